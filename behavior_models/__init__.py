@@ -1,0 +1,16 @@
+"""Policies that drive agents. Each is a `waymax_sim.env.Policy`."""
+
+from behavior_models.constant import ConstantSpeed, ConstantVelocity, Stationary
+from behavior_models.random import Random
+from behavior_models.replay import LogReplay
+
+# Policies by the names that the command line knows, with default settings.
+POLICIES = {
+    "log_replay": LogReplay,
+    "constant_velocity": ConstantVelocity,
+    "constant_speed": ConstantSpeed,
+    "stationary": Stationary,
+    "random": Random,
+}
+
+__all__ = ["POLICIES", "ConstantSpeed", "ConstantVelocity", "LogReplay", "Random", "Stationary"]

@@ -1,0 +1,35 @@
+"""Driving as recorded."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Key
+
+from waymax_sim.datatypes.state import Action
+from waymax_sim.dynamics import Dynamics, Teleport
+from waymax_sim.env import Observation
+from waymax_sim.pytree import Array, take
+
+
+@dataclasses.dataclass(frozen=True)
+class LogReplay:
+    """Goes where the log goes next: exactly by teleport, or as well as another dynamics model can.
+
+    Where the log ends before the episode does, agents coast.
+
+    Attributes:
+      dynamics: Model that the logged motion is expressed in.
+    """
+
+    dynamics: Dynamics = Teleport()
+    privileged: bool = dataclasses.field(default=True, init=False)
+
+    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
+        """Needs no state."""
+        return ()
+
+    def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
+        """The inverse from the simulated present to the logged next step."""
+        log = observation.log
+        following = take(log, jnp.minimum(observation.step + 1, log.valid.shape[0] - 1))
+        return self.dynamics.invert(observation.agents, following, observation.dt), carry

@@ -1,0 +1,236 @@
+"""From what a reader found, in world coordinates and float64, to a `Scenario` in its local frame."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.datatypes.agents import AgentInfo, AgentState
+from waymax_sim.datatypes.padding import pad, sizes
+from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
+from waymax_sim.datatypes.route import Routes
+from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
+from waymax_sim.datatypes.signals import Signals
+from waymax_sim.maps.segments import build_segments
+
+INT32 = np.iinfo(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class RawRoutes:
+    """Paths of the sdc: samples (m, world), arc lengths (m), masks."""
+
+    xyz: Float[np.ndarray, "M R 3"]
+    arc_length: Float[np.ndarray, "M R"]
+    valid: Bool[np.ndarray, "M R"]
+    on_route: Bool[np.ndarray, " M"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RawScene:
+    """What every reader produces, in SI units and the world frame of its source.
+
+    Attributes:
+      scenario_id: Id of the source.
+      timestamps: Seconds; any origin.
+      current_step: Step called "now".
+      agent_id: Track ids.
+      agent_type: 0 unset, 1 vehicle, 2 pedestrian, 3 cyclist, 4 other.
+      xyz: Box centres, m. Positions, yaw, velocity and size may hold anything where not `valid`.
+      yaw: Headings, rad, wrapped or not.
+      velocity: m/s.
+      size: Length, width, height per step, m.
+      valid: Which states were observed.
+      sdc_index: Row of the self-driving car, -1 where there is none.
+      to_predict: Mask of tracks to predict.
+      of_interest: Mask of objects of interest.
+      point_xyz: Map points, m, contiguous and in order per feature.
+      point_feature: Row of each point in the feature table.
+      feature_id: Map ids of the source.
+      feature_type: WOMD tf.Example codes (see `datatypes.roadmap`).
+      speed_limit: Of lanes, m/s; 0 where unknown.
+      links: Rows (from, to, kind) between rows of the feature table (see `RoadMap.links`).
+      signal_lane_id: Map id of the lane of each light.
+      signal_state: WOMD light states.
+      signal_stop_point: m.
+      signal_valid: When each light was seen.
+      routes: Paths of the sdc where the source has them.
+    """
+
+    scenario_id: str
+    timestamps: Float[np.ndarray, " T"]
+    current_step: int
+    agent_id: Int[np.ndarray, " N"]
+    agent_type: Int[np.ndarray, " N"]
+    xyz: Float[np.ndarray, "T N 3"]
+    yaw: Float[np.ndarray, "T N"]
+    velocity: Float[np.ndarray, "T N 2"]
+    size: Float[np.ndarray, "T N 3"]
+    valid: Bool[np.ndarray, "T N"]
+    sdc_index: int
+    to_predict: Bool[np.ndarray, " N"]
+    of_interest: Bool[np.ndarray, " N"]
+    point_xyz: Float[np.ndarray, "P 3"]
+    point_feature: Int[np.ndarray, " P"]
+    feature_id: Int[np.ndarray, " F"]
+    feature_type: Int[np.ndarray, " F"]
+    speed_limit: Float[np.ndarray, " F"]
+    links: Int[np.ndarray, "L 3"]
+    signal_lane_id: Int[np.ndarray, " S"]
+    signal_state: Int[np.ndarray, "T S"]
+    signal_stop_point: Float[np.ndarray, "T S 3"]
+    signal_valid: Bool[np.ndarray, "T S"]
+    routes: RawRoutes | None = None
+
+
+def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
+    """Moves a scene to its local origin in float64 and packs it in float32 and int32.
+
+    The origin is the position of the sdc now (or the mean of the valid agents now, or of the map), rounded
+    to whole metres.
+
+    Args:
+      raw: A scene as read.
+      bucketed: Pad every axis to a common size, so that scenes of similar size share compiled programs.
+
+    Raises:
+      DataError: A number is not finite where it must be, an index is out of range, or an id does not fit int32.
+    """
+    _check(raw)
+    origin = _origin(raw)
+    seen = raw.valid
+    xyz = np.where(seen[..., None], raw.xyz - origin, 0.0)
+    log = AgentState(
+        xyz=xyz.astype(np.float32),
+        yaw=_wrap(np.where(seen, raw.yaw, 0.0)),
+        velocity=np.where(seen[..., None], raw.velocity, 0.0).astype(np.float32),
+        valid=seen,
+    )
+    num_agents = len(raw.agent_id)
+    agents = AgentInfo(
+        id=raw.agent_id.astype(np.int32),
+        type=raw.agent_type.astype(np.int32),
+        size=_size_now(raw).astype(np.float32),
+        exists=np.ones(num_agents, bool),
+        is_sdc=np.arange(num_agents) == raw.sdc_index,
+        to_predict=raw.to_predict,
+        of_interest=raw.of_interest,
+    )
+    points = (raw.point_xyz - origin).astype(np.float32)
+    feature = raw.point_feature.astype(np.int32)
+    feature_type = raw.feature_type.astype(np.int32)
+    roadmap = RoadMap(
+        xyz=points,
+        feature=feature,
+        valid=np.ones(len(points), bool),
+        feature_id=raw.feature_id.astype(np.int32),
+        feature_type=feature_type,
+        speed_limit=raw.speed_limit.astype(np.float32),
+        links=raw.links.astype(np.int32),
+    )
+    lit = raw.signal_valid
+    signals = Signals(
+        lane_id=raw.signal_lane_id.astype(np.int32),
+        state=np.where(lit, raw.signal_state, 0).astype(np.int32),
+        stop_point=np.where(lit[..., None], raw.signal_stop_point - origin, 0.0).astype(np.float32),
+        valid=lit,
+    )
+    scenario = Scenario(
+        id_bytes=_encode_id(raw.scenario_id),
+        origin=origin.astype(np.float32),
+        timestamps=(raw.timestamps - raw.timestamps[0]).astype(np.float32),
+        current_step=np.asarray(raw.current_step, np.int32),
+        agents=agents,
+        log=log,
+        roadmap=roadmap,
+        edges=build_segments(points, feature, feature_type, ROAD_EDGE_TYPES),
+        lanes=build_segments(points, feature, feature_type, LANE_TYPES),
+        signals=signals,
+        routes=_local_routes(raw.routes, origin),
+    )
+    return pad(scenario, sizes(scenario).bucket()) if bucketed else scenario
+
+
+def _encode_id(scenario_id: str) -> np.ndarray:
+    data = scenario_id.encode("utf-8")[:ID_BYTES]
+    return np.frombuffer(data.ljust(ID_BYTES, b"\0"), np.uint8)
+
+
+def _wrap(yaw: np.ndarray) -> np.ndarray:
+    wrapped = (np.mod(yaw + np.pi, 2 * np.pi) - np.pi).astype(np.float32)
+    # float32(pi) is larger than pi: rounding must not leave [-pi, pi).
+    return np.where(wrapped >= np.float32(np.pi), -np.float32(np.pi), wrapped)
+
+
+def _origin(raw: RawScene) -> np.ndarray:
+    now = raw.valid[raw.current_step]
+    if raw.sdc_index >= 0 and now[raw.sdc_index]:
+        where = raw.xyz[raw.current_step, raw.sdc_index]
+    elif now.any():
+        where = raw.xyz[raw.current_step, now].mean(axis=0)
+    elif len(raw.point_xyz):
+        where = raw.point_xyz.mean(axis=0)
+    else:
+        where = np.zeros(3)
+    return np.round(where)
+
+
+def _size_now(raw: RawScene) -> np.ndarray:
+    """Box sizes at the valid step nearest to now; sizes vary over time in most recorded tracks."""
+    steps = np.arange(len(raw.timestamps))
+    distance = np.where(raw.valid, np.abs(steps - raw.current_step)[:, None], len(steps))
+    nearest = np.argmin(distance, axis=0) if len(raw.agent_id) else np.zeros(0, int)
+    size = raw.size[nearest, np.arange(len(raw.agent_id))]
+    return np.where(raw.valid.any(axis=0)[:, None], size, 0.0)
+
+
+def _local_routes(routes: RawRoutes | None, origin: np.ndarray) -> Routes | None:
+    if routes is None:
+        return None
+    return Routes(
+        xyz=np.where(routes.valid[..., None], routes.xyz - origin, 0.0).astype(np.float32),
+        arc_length=np.where(routes.valid, routes.arc_length, 0.0).astype(np.float32),
+        valid=routes.valid,
+        on_route=routes.on_route,
+    )
+
+
+def _check(raw: RawScene) -> None:
+    """Refuses what would become silently wrong numbers later."""
+    num_steps, num_agents, num_features = len(raw.timestamps), len(raw.agent_id), len(raw.feature_id)
+    if not num_steps:
+        raise DataError("the scene has no steps", field="timestamps")
+    if not 0 <= raw.current_step < num_steps:
+        raise DataError(f"{raw.current_step} is not a step of 0..{num_steps - 1}", field="current_step")
+    if not -1 <= raw.sdc_index < num_agents:
+        raise DataError(f"{raw.sdc_index} is not one of {num_agents} agents", field="sdc_index")
+    finite = {
+        "timestamps": raw.timestamps,
+        "xyz": raw.xyz[raw.valid],
+        "yaw": raw.yaw[raw.valid],
+        "velocity": raw.velocity[raw.valid],
+        "size": raw.size[raw.valid],
+        "point_xyz": raw.point_xyz,
+        "speed_limit": raw.speed_limit,
+        "signal_stop_point": raw.signal_stop_point[raw.signal_valid],
+    }
+    for field, values in finite.items():
+        # Beyond 1e7 m (or any other unit) even float64 input is damage, not a place on earth.
+        bad = ~(np.abs(values) < 1e10 if field == "timestamps" else np.abs(values) < 1e7)
+        if bad.any():
+            raise DataError(f"{np.count_nonzero(bad)} values are not finite or absurdly large", field=field)
+    for field in ("agent_id", "feature_id", "signal_lane_id"):
+        values = getattr(raw, field)
+        if values.size and (values.min() < INT32.min or values.max() > INT32.max):
+            raise DataError("ids do not fit 32 bits", field=field)
+    ranges = {
+        "agent_type": (raw.agent_type, 0, 4),
+        "point_feature": (raw.point_feature, 0, num_features - 1),
+        "feature_type": (raw.feature_type, -1, 20),
+        "links": (raw.links[:, :2], 0, num_features - 1),
+        "signal_state": (raw.signal_state[raw.signal_valid], 0, 8),
+    }
+    for field, (values, low, high) in ranges.items():
+        if values.size and (values.min() < low or values.max() > high):
+            raise DataError(f"values outside {low}..{high}", field=field)

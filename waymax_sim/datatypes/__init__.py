@@ -1,0 +1,1 @@
+"""What flows: scenario, state, action."""

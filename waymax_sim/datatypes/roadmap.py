@@ -1,0 +1,73 @@
+"""The map: sampled features, their table, and the segments the simulator asks questions of."""
+
+from jaxtyping import Bool, Float, Int
+
+from waymax_sim.pytree import Array, pytree
+
+# Feature types are the codes of WOMD tf.Examples; 20 is what later releases use for driveways.
+LANE_UNDEFINED, LANE_FREEWAY, LANE_SURFACE_STREET, LANE_BIKE = range(4)
+ROAD_LINE_UNKNOWN = 5
+ROAD_EDGE_UNKNOWN, ROAD_EDGE_BOUNDARY, ROAD_EDGE_MEDIAN = 14, 15, 16
+STOP_SIGN, CROSSWALK, SPEED_BUMP, DRIVEWAY = 17, 18, 19, 20
+
+LANE_TYPES = (LANE_UNDEFINED, LANE_FREEWAY, LANE_SURFACE_STREET, LANE_BIKE)
+ROAD_LINE_TYPES = tuple(range(5, 14))
+ROAD_EDGE_TYPES = (ROAD_EDGE_UNKNOWN, ROAD_EDGE_BOUNDARY, ROAD_EDGE_MEDIAN)
+
+# Kinds of links between lanes.
+SUCCESSOR, LEFT_NEIGHBOR, RIGHT_NEIGHBOR = range(3)
+
+
+def kind_name(feature_type: int) -> str:
+    """The kind of a feature type in one word: lane, road_line, road_edge, stop_sign, ..., unknown."""
+    for name, types in (("lane", LANE_TYPES), ("road_line", ROAD_LINE_TYPES), ("road_edge", ROAD_EDGE_TYPES)):
+        if feature_type in types:
+            return name
+    names = {STOP_SIGN: "stop_sign", CROSSWALK: "crosswalk", SPEED_BUMP: "speed_bump", DRIVEWAY: "driveway"}
+    return names.get(feature_type, "unknown")
+
+
+@pytree
+class RoadMap:
+    """Map features as one flat list of points, in order and contiguous per feature.
+
+    Attributes:
+      xyz: Points of polylines and polygons (not closed), m, local frame.
+      feature: Row of each point in the feature table.
+      valid: False for padding points.
+      feature_id: Map id of the source.
+      feature_type: WOMD tf.Example code (1 freeway ... 15 road-edge boundary ... 20 driveway), -1 for padding.
+      speed_limit: Speed limit of lanes, m/s; 0 where unknown.
+      links: Rows (from, to, kind) between rows of the feature table; kind 0 successor, 1 left neighbour,
+        2 right neighbour; -1 for padding.
+    """
+
+    xyz: Float[Array, "P 3"]
+    feature: Int[Array, " P"]
+    valid: Bool[Array, " P"]
+    feature_id: Int[Array, " F"]
+    feature_type: Int[Array, " F"]
+    speed_limit: Float[Array, " F"]
+    links: Int[Array, "L 3"]
+
+
+@pytree
+class Segments:
+    """Straight pieces between consecutive points of map features.
+
+    Attributes:
+      start: First end, m, local frame.
+      end: Second end, m, local frame.
+      previous: Index of the segment that ends where this one starts, -1 where there is none. The first
+        segment of a closed loop has the last one here.
+      next: Index of the segment that starts where this one ends, -1 where there is none.
+      feature: Row of the feature table.
+      valid: False for padding.
+    """
+
+    start: Float[Array, "E 3"]
+    end: Float[Array, "E 3"]
+    previous: Int[Array, " E"]
+    next: Int[Array, " E"]
+    feature: Int[Array, " E"]
+    valid: Bool[Array, " E"]

@@ -1,0 +1,50 @@
+"""What changes while a scenario is simulated, and what is asked of an agent."""
+
+from jaxtyping import Bool, Int, Key, Num
+
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.pytree import Array, pytree, take
+
+# Controllers: who moves an agent. POLICY + i is the i-th policy of a rollout.
+LOG, CALLER, POLICY = range(3)
+
+
+@pytree
+class State:
+    """The simulated part of a scene: a few kilobytes.
+
+    Attributes:
+      step: Index of the present moment in the record.
+      history: The last H simulated steps, oldest first; the last one is now, [H, N].
+      controller: Who moves each agent: 0 the log, 1 the caller's action, 2 and up a policy.
+      key: Random key of this rollout. Draws use `fold_in(key, step)`, so it never changes.
+    """
+
+    step: Int[Array, ""]
+    history: AgentState
+    controller: Int[Array, " N"]
+    key: Key[Array, ""]
+
+    @property
+    def agents(self) -> AgentState:
+        """Agents now, [N]."""
+        return take(self.history, -1)
+
+    @property
+    def previous(self) -> AgentState:
+        """Agents one step ago, [N]."""
+        return take(self.history, -2)
+
+
+@pytree
+class Action:
+    """One request per agent, in the units of the dynamics model it is meant for.
+
+    Attributes:
+      value: Numbers to apply, [N, A].
+      valid: Whether the agent is asked to do anything. A controlled agent without a valid action coasts:
+        it keeps its velocity and heading.
+    """
+
+    value: Num[Array, "N A"]
+    valid: Bool[Array, " N"]

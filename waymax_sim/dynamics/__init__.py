@@ -1,0 +1,9 @@
+"""How agents move."""
+
+from waymax_sim.dynamics.bicycle import Bicycle
+from waymax_sim.dynamics.delta import Delta
+from waymax_sim.dynamics.discrete import Discrete
+from waymax_sim.dynamics.protocol import Dynamics
+from waymax_sim.dynamics.teleport import Teleport
+
+__all__ = ["Bicycle", "Delta", "Discrete", "Dynamics", "Teleport"]

@@ -1,0 +1,8 @@
+"""The loop: reset, step, observe, roll out."""
+
+from waymax_sim.env.env import Env, EnvConfig, StepOut
+from waymax_sim.env.observation import Observation, observe
+from waymax_sim.env.policy import Policy
+from waymax_sim.env.rollout import Trace, rollout
+
+__all__ = ["Env", "EnvConfig", "Observation", "Policy", "StepOut", "Trace", "observe", "rollout"]

@@ -1,0 +1,33 @@
+"""How the ground rises under a moving agent."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from waymax_sim import geometry
+from waymax_sim.datatypes.roadmap import Segments
+from waymax_sim.maps.nearest import nearest_segment
+from waymax_sim.pytree import Array
+
+# Lanes further away than this say nothing about the ground here (m).
+REACH = 15.0
+
+
+def height_change(
+    lanes: Segments, before: Float[Array, "*q 3"], after: Float[Array, "*q 2"]
+) -> Float[Array, "*q"]:
+    """Change of height (m) when moving in the plane from `before` to `after` (m).
+
+    The grade is that of the lane nearest to the new place at the old height, so on a bridge it is the
+    bridge's. Far from every lane the ground is taken as level. Gradients do not flow through the choice.
+    """
+    if lanes.valid.shape[0] == 0:
+        return jnp.zeros(before.shape[:-1], jnp.float32)
+    target = jnp.concatenate([after, before[..., 2:]], axis=-1)
+    index, found = nearest_segment(lanes, jax.lax.stop_gradient(target))
+    start, along = lanes.start[index], lanes.end[index] - lanes.start[index]
+    length2 = jnp.sum(along[..., :2] ** 2, axis=-1)
+    near = geometry.norm(jax.lax.stop_gradient(after) - start[..., :2]) < REACH + jnp.sqrt(length2)
+    grade = along[..., 2] / jnp.where(length2 > 0, length2, 1.0)
+    rise = grade * geometry.dot(after - before[..., :2], along[..., :2])
+    return jnp.where(found & near, rise, 0.0)

@@ -1,0 +1,48 @@
+"""How good a state is. `METRICS` lists every metric by name."""
+
+from collections.abc import Iterable, Mapping
+
+from waymax_sim.metrics.divergence import log_divergence
+from waymax_sim.metrics.kinematics import kinematic_infeasibility
+from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot
+from waymax_sim.metrics.offroad import offroad, road_edge_distance
+from waymax_sim.metrics.overlap import overlap
+from waymax_sim.metrics.route import off_route, route_progression
+from waymax_sim.metrics.summary import summarize
+from waymax_sim.metrics.wrong_way import wrong_way
+
+__all__ = ["METRICS", "Metric", "MetricValue", "Snapshot", "judge", "resolve", "summarize"]
+
+_ALL = (
+    Metric("overlap", overlap, per="agent", unit="1", over_time="max"),
+    Metric("offroad", offroad, per="agent", unit="1", over_time="max"),
+    Metric("road_edge_distance", road_edge_distance, per="agent", unit="m", over_time="max", over_agents="max"),
+    Metric("log_divergence", log_divergence, per="agent", unit="m", over_time="mean"),
+    Metric("kinematic_infeasibility", kinematic_infeasibility, per="agent", unit="1", over_time="mean"),
+    Metric("wrong_way", wrong_way, per="agent", unit="1", over_time="max"),
+    Metric("off_route", off_route, per="scene", unit="m", over_time="max"),
+    Metric("route_progression", route_progression, per="scene", unit="1", over_time="last", better="higher"),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+def resolve(metrics: Iterable[str | Metric]) -> dict[str, Metric]:
+    """Metrics by name, from names of `METRICS` and metrics of one's own.
+
+    Raises:
+      ValueError: A name is unknown or used twice.
+    """
+    found: dict[str, Metric] = {}
+    for item in metrics:
+        if isinstance(item, str) and item not in METRICS:
+            raise ValueError(f"unknown metric {item!r}; known are {', '.join(METRICS)}")
+        metric = METRICS[item] if isinstance(item, str) else item
+        if metric.name in found:
+            raise ValueError(f"metric {metric.name!r} is asked for twice")
+        found[metric.name] = metric
+    return found
+
+
+def judge(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[str, MetricValue]:
+    """Computes the metrics of one moment; what they share is computed once."""
+    return {name: metric.compute(snapshot) for name, metric in metrics.items()}

@@ -1,0 +1,42 @@
+"""Distance from what was recorded."""
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from waymax_sim import geometry
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
+from waymax_sim.pytree import Array, take
+
+
+def log_divergence(snapshot: Snapshot) -> MetricValue:
+    """Distance in the plane between an agent and its logged place at the same step (m)."""
+    return displacement(snapshot.agents, take(snapshot.scenario.log, snapshot.step))
+
+
+def displacement(agents: AgentState, logged: AgentState) -> MetricValue:
+    """Distance in the plane (m) between simulated and logged agents; valid where both are."""
+    distance = geometry.norm(agents.xyz[..., :2] - logged.xyz[..., :2])
+    return masked_value(distance, agents.valid & logged.valid)
+
+
+def average_displacement_error(agents: AgentState, logged: AgentState) -> MetricValue:
+    """ADE (m) per agent: mean displacement over valid steps. Both are [T, N]."""
+    error = displacement(agents, logged)
+    count = jnp.sum(error.valid, axis=-2)
+    mean = jnp.sum(error.value, axis=-2) / jnp.maximum(count, 1).astype(jnp.float32)
+    return masked_value(mean, count > 0)
+
+
+def final_displacement_error(agents: AgentState, logged: AgentState) -> MetricValue:
+    """FDE (m) per agent: displacement at the last valid step. Both are [T, N]."""
+    error = displacement(agents, logged)
+    steps = jnp.arange(error.valid.shape[-2])
+    last = jnp.max(jnp.where(error.valid, steps[:, None], -1), axis=-2)
+    value = jnp.take_along_axis(error.value, jnp.maximum(last, 0)[None], axis=-2)[0]
+    return masked_value(value, last >= 0)
+
+
+def min_over_rollouts(errors: Float[Array, "K N"]) -> Float[Array, " N"]:
+    """The best of K rollouts per agent: minADE from ADEs, minFDE from FDEs."""
+    return jnp.min(errors, axis=0)

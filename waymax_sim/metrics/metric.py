@@ -1,0 +1,95 @@
+"""What a metric is, and the view of one moment that metrics are computed from."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from waymax_sim import geometry
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.maps.nearest import signed_distance
+from waymax_sim.pytree import Array, pytree
+
+
+@pytree
+class MetricValue:
+    """A number and whether it means anything. Shape [N] per agent or [] per scene, with any leading axes.
+
+    Attributes:
+      value: In the unit of the metric; 0 where not valid.
+      valid: Whether the metric is defined there.
+    """
+
+    value: Float[Array, "*lead"]
+    valid: Bool[Array, "*lead"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """One simulated moment with what metrics compare it to. What several metrics need is computed once.
+
+    Attributes:
+      scenario: The scene.
+      step: Index of the moment in the record.
+      agents: Agents at the moment.
+      previous: Agents one step before.
+      dt: Step, s.
+    """
+
+    scenario: Scenario
+    step: Int[Array, ""]
+    agents: AgentState
+    previous: AgentState
+    dt: float
+
+    @cached_property
+    def corners(self) -> Float[Array, "N 4 3"]:
+        """Bottom corners of the boxes, m."""
+        size = self.scenario.agents.size
+        xy = geometry.box_corners(self.agents.xyz[:, :2], self.agents.yaw, size[:, :2])
+        bottom = self.agents.xyz[:, 2] - size[:, 2] / 2
+        return jnp.concatenate([xy, jnp.broadcast_to(bottom[:, None, None], (*xy.shape[:2], 1))], axis=-1)
+
+    @cached_property
+    def road_edge_distance(self) -> MetricValue:
+        """Signed distance of the most off-road corner of each agent to the nearest road edge, m."""
+        distance, found = signed_distance(self.scenario.edges, self.corners)
+        return masked_value(jnp.max(distance, axis=-1), self.agents.valid & jnp.all(found, axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A named measure of one moment and how it becomes one number per scene.
+
+    Attributes:
+      name: Key in results.
+      compute: From a snapshot to a value per agent or per scene.
+      per: "agent" or "scene"; what is per scene is about the sdc.
+      unit: Unit of the value; "1" for yes (1) or no (0) and for ratios.
+      over_time: How valid steps become one number: their mean, their maximum or the last of them. The
+        maximum of a yes-or-no metric says whether it ever happened.
+      over_agents: How valid agents become one number. Scenes are always averaged, each counting once.
+      better: Whether lower or higher is better.
+    """
+
+    name: str
+    compute: Callable[[Snapshot], MetricValue]
+    per: Literal["agent", "scene"]
+    unit: str
+    over_time: Literal["mean", "max", "last"]
+    over_agents: Literal["mean", "max"] = "mean"
+    better: Literal["lower", "higher"] = "lower"
+
+
+def masked_value(value: Float[Array, "*lead"], valid: Bool[Array, "*lead"]) -> MetricValue:
+    """A metric value with zeros where it is not valid."""
+    return MetricValue(value=jnp.where(valid, value, 0.0), valid=valid)
+
+
+def flag(condition: Bool[Array, "*lead"], valid: Bool[Array, "*lead"]) -> MetricValue:
+    """A yes-or-no metric value: 1.0 where the condition holds."""
+    return masked_value(condition.astype(jnp.float32), valid)

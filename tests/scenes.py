@@ -1,9 +1,15 @@
 """Small made-up scenes for tests."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.roadmap import ROAD_EDGE_BOUNDARY, ROAD_EDGE_TYPES, Segments
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.maps.segments import build_segments
+from waymax_sim.metrics import Snapshot
 
 
 def raw_scene(num_steps: int = 21, num_agents: int = 3, current_step: int = 5, **changes) -> RawScene:
@@ -52,3 +58,32 @@ def raw_scene(num_steps: int = 21, num_agents: int = 3, current_step: int = 5, *
 def scene(**changes) -> Scenario:
     """The same, in its local frame, without padding."""
     return to_scenario(raw_scene(**changes), bucketed=False)
+
+
+def agent_state(xyz, yaw=0.0, velocity=(0.0, 0.0), valid=True) -> AgentState:
+    """Agents at places [..., 3] (or [..., 2] at height 0); the rest is broadcast."""
+    xyz = np.asarray(xyz, np.float32)
+    lead = xyz.shape[:-1]
+    if xyz.shape[-1] == 2:
+        xyz = np.concatenate([xyz, np.zeros((*lead, 1), np.float32)], axis=-1)
+    return AgentState(
+        xyz=jnp.asarray(xyz),
+        yaw=jnp.asarray(np.broadcast_to(np.asarray(yaw, np.float32), lead)),
+        velocity=jnp.asarray(np.broadcast_to(np.asarray(velocity, np.float32), (*lead, 2))),
+        valid=jnp.asarray(np.broadcast_to(valid, lead)),
+    )
+
+
+def segments(*polylines) -> Segments:
+    """Segments of polylines [n, 3] (or [n, 2] at height 0)."""
+    lines = [np.asarray(line, float) for line in polylines]
+    lines = [np.pad(line, ((0, 0), (0, 3 - line.shape[1]))) for line in lines]
+    feature = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
+    built = build_segments(np.concatenate(lines), feature, np.full(len(lines), ROAD_EDGE_BOUNDARY), ROAD_EDGE_TYPES)
+    return jax.tree.map(jnp.asarray, built)
+
+
+def snapshot(scenario: Scenario, agents: AgentState, previous: AgentState | None = None, step: int = 5) -> Snapshot:
+    """The moment when `agents` are in the scene; one step before they were where they are unless told."""
+    on_device = jax.tree.map(jnp.asarray, (scenario, agents, agents if previous is None else previous))
+    return Snapshot(on_device[0], jnp.int32(step), *on_device[1:], dt=0.1)

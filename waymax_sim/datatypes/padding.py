@@ -29,7 +29,7 @@ class Sizes:
         return Sizes(*(max(pair) for pair in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     def bucket(self) -> "Sizes":
-        """Every size rounded up to 8, 12, 16, 24, 32, 48, ...: at most a third is padding."""
+        """Every size rounded up to 8, 12, 16, 24, 32, 48, ...: above 8 at most a third is padding."""
         return Sizes(*(_round_up(size) for size in dataclasses.astuple(self)))
 
 

@@ -41,10 +41,10 @@ class Action:
     """One request per agent, in the units of the dynamics model it is meant for.
 
     Attributes:
-      value: Numbers to apply, [N, A].
+      value: Numbers to apply, [N, A], with any leading axes.
       valid: Whether the agent is asked to do anything. A controlled agent without a valid action coasts:
         it keeps its velocity and heading.
     """
 
-    value: Num[Array, "N A"]
-    valid: Bool[Array, " N"]
+    value: Num[Array, "*lead N A"]
+    valid: Bool[Array, "*lead N"]

@@ -14,14 +14,17 @@ from waymax_sim.pytree import Array
 
 # Below this speed the direction of a recorded velocity is noise (m/s).
 DEAD_BAND = 0.6
+# Time in which the inverse makes up for a missed place (s), and the most it turns for that (rad).
+CATCH_UP = 0.5
+MAX_CORRECTION = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Bicycle:
     """Acceleration (m/s^2) and path curvature (1/m), exact along the path, no slip.
 
-    Speed is signed: it is the velocity along the heading. Braking ends at rest; a stopped agent reverses only if
-    `allow_reverse`. The limits are those of the Waymax paper (Gulino et al. 2023).
+    Speed is signed: it is the velocity along the heading. Braking ends at rest. Without `allow_reverse` an agent that
+    stands or rolls backwards gains no speed backwards. The limits are those of the Waymax paper (Gulino et al. 2023).
 
     Attributes:
       max_acceleration: Limit of |acceleration|, m/s^2.
@@ -58,10 +61,10 @@ class Bicycle:
             stops = ((speed > 0) & (new_speed < 0)) | ((speed < 0) & (new_speed > 0))
             braking = jnp.where(stops, acceleration, 1.0)
             distance = jnp.where(stops, -(speed**2) / (2 * braking), distance)
-            # From rest only forward: an agent that stands and brakes keeps standing.
-            stands = (speed == 0) & (new_speed < 0)
-            new_speed = jnp.where(stops | stands, 0.0, new_speed)
-            distance = jnp.where(stands, 0.0, distance)
+            # Recorded agents at rest have speeds of either sign near zero: those that brake must not drive off.
+            holds = (speed <= 0) & (acceleration < 0)
+            new_speed = jnp.where(stops, 0.0, jnp.where(holds, speed, new_speed))
+            distance = jnp.where(holds, speed * dt, distance)
         yaw = geometry.wrap_angle(agents.yaw + curvature * distance)
         xy = agents.xyz[:, :2] + forward * distance[:, None]
         return dataclasses.replace(
@@ -72,12 +75,30 @@ class Bicycle:
         )
 
     def invert(self, before: AgentState, after: AgentState, dt: Step) -> Action:
-        """One-step inverse from speeds and headings, clipped to the bounds."""
+        """One-step inverse from speeds and headings, corrected for the place that it would miss.
+
+        One action cannot meet both the velocity and the place of `after`. The velocity is met, plus what makes up
+        for the missed distance within `CATCH_UP` seconds; an `after` that `apply` can reach is met exactly.
+        """
         valid = before.valid & after.valid
         limits = jnp.asarray(self._limits, jnp.float32)[None]
         value = jnp.clip(explain_motion(before, after, dt), -limits, limits)
-        value = jnp.where(valid[:, None], value, 0.0)
+        value = value + self._catch_up(before, after, value, dt)
+        value = jnp.where(valid[:, None], jnp.clip(value, -limits, limits), 0.0)
         return Action(value=value / limits if self.normalized else value, valid=valid)
+
+    def _catch_up(
+        self, before: AgentState, after: AgentState, value: Float[Array, "N 2"], dt: Step
+    ) -> Float[Array, "N 2"]:
+        """Extra (acceleration, curvature) for the distance by which `value` misses the place of `after`."""
+        reached = dataclasses.replace(self, normalized=False).apply(before, value, dt)
+        missed = geometry.rotate(after.xyz[:, :2] - reached.xyz[:, :2], -before.yaw)
+        speed = geometry.dot(after.velocity, geometry.heading(after.yaw))
+        slow = jnp.abs(speed) < DEAD_BAND
+        speed = jnp.where(slow, 1.0, speed)
+        turn = jnp.clip(missed[:, 1] / (speed * CATCH_UP), -MAX_CORRECTION, MAX_CORRECTION)
+        curvature = jnp.where(slow, 0.0, turn / (speed * dt))
+        return jnp.stack([missed[:, 0] / (CATCH_UP * dt), curvature], axis=-1)
 
 
 def explain_motion(before: AgentState, after: AgentState, dt: Step) -> Float[Array, "N 2"]:

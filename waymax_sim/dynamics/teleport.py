@@ -24,10 +24,8 @@ class Teleport:
 
     def apply(self, agents: AgentState, value: Float[Array, "N 5"], dt: Step) -> AgentState:
         """Takes the pose as it is. A yaw already in [-pi, pi) is kept bit for bit."""
-        yaw = value[:, 2]
-        wrapped = jnp.where((yaw >= -jnp.float32(jnp.pi)) & (yaw < jnp.pi), yaw, geometry.wrap_angle(yaw))
         xyz = jnp.concatenate([value[:, :2], agents.xyz[:, 2:]], axis=-1)
-        return dataclasses.replace(agents, xyz=xyz, yaw=wrapped, velocity=value[:, 3:])
+        return dataclasses.replace(agents, xyz=xyz, yaw=geometry.wrap_angle(value[:, 2]), velocity=value[:, 3:])
 
     def invert(self, before: AgentState, after: AgentState, dt: Step) -> Action:
         """The pose of `after`; valid where `after` is, since where an agent comes from does not matter."""

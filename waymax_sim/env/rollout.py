@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Collection, Sequence
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from waymax_sim.env.policy import Policy
 from waymax_sim.metrics import MetricValue
 from waymax_sim.pytree import Array, pytree
 
-Recorded = Literal["agents", "metrics", "reward", "terminated", "actions"]
+RECORDED = ("agents", "metrics", "reward", "terminated", "actions")
 Assignment = Sequence[tuple[Policy, Selector | Bool[Array, " N"]]]
 
 # Selectors that no agent answers to at the same time.
@@ -55,7 +54,7 @@ def rollout(
     scenario: Scenario,
     key: Key[Array, ""],
     num_steps: int,
-    record: Collection[Recorded] = ("agents", "metrics"),
+    record: Collection[str] = ("agents", "metrics"),
 ) -> Trace:
     """Simulates `num_steps` steps from the scenario's current step.
 
@@ -69,15 +68,15 @@ def rollout(
       scenario: One scene.
       key: Random key; step t draws from `fold_in(key, t)`.
       num_steps: How many steps; at most one less than the record has.
-      record: What the trace keeps besides the steps.
+      record: What the trace keeps besides the steps: any of `RECORDED`.
 
     Raises:
       ValueError: Two policies share an agent, or might and that cannot be checked; a name in `record` is
         unknown; there are more steps than the record can hold.
     """
-    unknown = set(record) - set(get_args(Recorded))
+    unknown = set(record) - set(RECORDED)
     if unknown:
-        raise ValueError(f"cannot record {sorted(unknown)}; choose from {', '.join(get_args(Recorded))}")
+        raise ValueError(f"cannot record {sorted(unknown)}; choose from {', '.join(RECORDED)}")
     if not 0 < num_steps < scenario.num_steps:
         raise ValueError(f"num_steps={num_steps} does not fit a record of {scenario.num_steps} steps")
     pairs = list(policies) if isinstance(policies, Sequence) else [(policies, env.config.controlled)]

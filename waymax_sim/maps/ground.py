@@ -13,9 +13,7 @@ from waymax_sim.pytree import Array
 REACH = 15.0
 
 
-def height_change(
-    lanes: Segments, before: Float[Array, "*q 3"], after: Float[Array, "*q 2"]
-) -> Float[Array, "*q"]:
+def height_change(lanes: Segments, before: Float[Array, "*q 3"], after: Float[Array, "*q 2"]) -> Float[Array, "*q"]:
     """Change of height (m) when moving in the plane from `before` to `after` (m).
 
     The grade is that of the lane nearest to the new place at the old height, so on a bridge it is the
@@ -23,11 +21,13 @@ def height_change(
     """
     if lanes.valid.shape[0] == 0:
         return jnp.zeros(before.shape[:-1], jnp.float32)
-    target = jnp.concatenate([after, before[..., 2:]], axis=-1)
-    index, found = nearest_segment(lanes, jax.lax.stop_gradient(target))
+    target = jax.lax.stop_gradient(jnp.concatenate([after, before[..., 2:]], axis=-1))
+    index, found = nearest_segment(lanes, target)
     start, along = lanes.start[index], lanes.end[index] - lanes.start[index]
-    length2 = jnp.sum(along[..., :2] ** 2, axis=-1)
-    near = geometry.norm(jax.lax.stop_gradient(after) - start[..., :2]) < REACH + jnp.sqrt(length2)
-    grade = along[..., 2] / jnp.where(length2 > 0, length2, 1.0)
-    rise = grade * geometry.dot(after - before[..., :2], along[..., :2])
+    plane, offset = along[..., :2], target[..., :2] - start[..., :2]
+    length2 = geometry.dot(plane, plane)
+    length2 = jnp.where(length2 > 0, length2, 1.0)
+    t = jnp.clip(geometry.dot(offset, plane) / length2, 0.0, 1.0)
+    near = geometry.norm(offset - t[..., None] * plane) < REACH
+    rise = along[..., 2] / length2 * geometry.dot(after - before[..., :2], plane)
     return jnp.where(found & near, rise, 0.0)

@@ -11,9 +11,7 @@ from waymax_sim.pytree import Array
 Z_STRETCH = 3.0
 
 
-def nearest_segment(
-    segments: Segments, points: Float[Array, "*q 3"]
-) -> tuple[Int[Array, "*q"], Bool[Array, "*q"]]:
+def nearest_segment(segments: Segments, points: Float[Array, "*q 3"]) -> tuple[Int[Array, "*q"], Bool[Array, "*q"]]:
     """The segment nearest to each point, with heights stretched, and whether there is any.
 
     Ties go to the lower index. With no valid segment the index is 0 and the mask False.
@@ -39,9 +37,7 @@ def stretched_distance2(segments: Segments, points: Float[Array, "*q 3"]) -> Flo
     return jnp.where(segments.valid[lead], dx * dx + dy * dy + dz * dz, jnp.inf)
 
 
-def signed_distance(
-    segments: Segments, points: Float[Array, "*q 3"]
-) -> tuple[Float[Array, "*q"], Bool[Array, "*q"]]:
+def signed_distance(segments: Segments, points: Float[Array, "*q 3"]) -> tuple[Float[Array, "*q"], Bool[Array, "*q"]]:
     """Signed planar distance to the nearest segment (m): positive to the right of it, negative to the left.
 
     For road edges, left is road. Beyond the end of a segment the side is decided together with the

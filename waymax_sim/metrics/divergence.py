@@ -1,12 +1,11 @@
 """Distance from what was recorded."""
 
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
-from waymax_sim.pytree import Array, take
+from waymax_sim.pytree import take
 
 
 def log_divergence(snapshot: Snapshot) -> MetricValue:
@@ -37,6 +36,7 @@ def final_displacement_error(agents: AgentState, logged: AgentState) -> MetricVa
     return masked_value(value, last >= 0)
 
 
-def min_over_rollouts(errors: Float[Array, "K N"]) -> Float[Array, " N"]:
-    """The best of K rollouts per agent: minADE from ADEs, minFDE from FDEs."""
-    return jnp.min(errors, axis=0)
+def min_over_rollouts(errors: MetricValue) -> MetricValue:
+    """The best of K rollouts per agent: minADE from ADEs, minFDE from FDEs. From [K, N] to [N]."""
+    best = jnp.min(jnp.where(errors.valid, errors.value, jnp.inf), axis=0)
+    return masked_value(best, jnp.any(errors.valid, axis=0))

@@ -22,7 +22,7 @@ def off_route(snapshot: Snapshot) -> MetricValue:
     Valid where the sdc is and a path is on the route.
     """
     routes = snapshot.scenario.routes
-    if routes is None:
+    if routes is None or _has_no_segment(routes):
         return _undefined()
     xy, present = _sdc(snapshot)
     distance, _, usable = project(routes, xy)
@@ -40,7 +40,7 @@ def route_progression(snapshot: Snapshot) -> MetricValue:
     current step and a path is on the route.
     """
     scenario, routes = snapshot.scenario, snapshot.scenario.routes
-    if routes is None:
+    if routes is None or _has_no_segment(routes):
         return _undefined()
     xy, present = _sdc(snapshot)
     is_sdc = scenario.agents.is_sdc
@@ -59,9 +59,7 @@ def route_progression(snapshot: Snapshot) -> MetricValue:
     return masked_value(share, present & logged[scenario.current_step] & jnp.any(usable))
 
 
-def project(
-    routes: Routes, xy: Float[Array, " 2"]
-) -> tuple[Float[Array, " M"], Float[Array, " M"], Bool[Array, " M"]]:
+def project(routes: Routes, xy: Float[Array, " 2"]) -> tuple[Float[Array, " M"], Float[Array, " M"], Bool[Array, " M"]]:
     """Nearest point of each path: distance (m), arc length (m), and whether the path has any segment."""
     start, along = routes.xyz[:, :-1, :2], routes.xyz[:, 1:, :2] - routes.xyz[:, :-1, :2]
     ok = routes.valid[:, :-1] & routes.valid[:, 1:]
@@ -80,6 +78,11 @@ def _sdc(snapshot: Snapshot) -> tuple[Float[Array, " 2"], Bool[Array, ""]]:
     is_sdc = snapshot.scenario.agents.is_sdc
     sdc = jnp.argmax(is_sdc)
     return snapshot.agents.xyz[sdc, :2], jnp.any(is_sdc) & snapshot.agents.valid[sdc]
+
+
+def _has_no_segment(routes: Routes) -> bool:
+    num_routes, num_points = routes.valid.shape
+    return num_routes == 0 or num_points < 2
 
 
 def _undefined() -> MetricValue:

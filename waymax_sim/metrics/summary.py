@@ -26,7 +26,9 @@ def summarize(
     Returns:
       Scalars; not valid where no judged agent was valid at any active step.
     """
-    return {name: _over_agents(metrics[name], over_time(metrics[name], values[name], active), judged) for name in values}
+    return {
+        name: _over_agents(metrics[name], over_time(metrics[name], values[name], active), judged) for name in values
+    }
 
 
 def over_time(metric: Metric, values: MetricValue, active: Bool[Array, " T"]) -> MetricValue:

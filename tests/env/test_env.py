@@ -1,0 +1,234 @@
+"""The environment: who moves how, who is there, and what is judged when."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.scenes import raw_scene, scene
+from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datatypes.padding import stack_scenarios
+from waymax_sim.datatypes.state import CALLER, LOG, Action
+from waymax_sim.dynamics import Bicycle, Delta, Teleport
+from waymax_sim.env import Env, EnvConfig
+
+KEY = jax.random.key(0)
+
+
+def bicycle(*rows, valid=True) -> Action:
+    value = jnp.asarray(rows, jnp.float32)
+    return Action(value=value, valid=jnp.broadcast_to(jnp.asarray(valid), (len(rows),)))
+
+
+def validity(now, following, num_agents=5, **changes):
+    """A scene of three steps whose agents are there as told; "now" is step 1."""
+    valid = np.stack([now, now, following])
+    return scene(num_steps=3, num_agents=num_agents, current_step=1, valid=valid, **changes)
+
+
+@pytest.mark.parametrize(
+    ("birth", "expected"), [("log", [True, True, True, False, False]), ("never", [True, False, True, False, False])]
+)
+def test_births_and_deaths(birth, expected):
+    """Hand-made table: controlled agents stay, others come and go with the log, births only if allowed."""
+    s = validity([True, False, True, True, False], [True, True, False, False, False])
+    env = Env(config=EnvConfig(birth=birth))
+    controller = jnp.where(jnp.asarray([True, True, True, False, True]), CALLER, LOG).astype(jnp.int32)
+    state, _ = env.reset(s, KEY, controller)
+    state, _ = env.step(s, state, bicycle(*[(0.0, 0.0)] * 5))
+    np.testing.assert_array_equal(state.agents.valid, expected)
+
+
+def test_death_with_the_log():
+    s = validity([True, True, True], [True, False, True], num_agents=3)
+    controller = jnp.full(3, CALLER, jnp.int32)
+    for death, expected in (("never", [True, True, True]), ("log", [True, False, True])):
+        env = Env(config=EnvConfig(death=death))
+        state, _ = env.reset(s, KEY, controller)
+        state, _ = env.step(s, state, bicycle(*[(0.0, 0.0)] * 3))
+        np.testing.assert_array_equal(state.agents.valid, expected)
+
+
+def test_absent_agents_hold_zeros():
+    s = validity([True, True, True], [True, False, True], num_agents=3)
+    state, _ = Env().reset(s, KEY)
+    state, _ = Env().step(s, state, bicycle(*[(0.0, 0.0)] * 3))
+    assert not np.any(state.agents.xyz[1]) and not np.any(state.agents.velocity[1])
+
+
+def test_late_controlled_agent_is_born_where_the_log_has_it():
+    s = validity([True, False, True], [True, True, True], num_agents=3)
+    state, _ = Env().reset(s, KEY, jnp.full(3, CALLER, jnp.int32))
+    state, _ = Env().step(s, state, bicycle(*[(6.0, 0.3)] * 3))
+    np.testing.assert_array_equal(state.agents.xyz[1], s.log.xyz[2, 1])
+    np.testing.assert_array_equal(state.agents.velocity[1], s.log.velocity[2, 1])
+
+
+def test_only_controlled_agents_obey():
+    s = scene()
+    state, _ = Env().reset(s, KEY)
+    np.testing.assert_array_equal(state.controller, [CALLER, LOG, LOG])
+    state, _ = Env().step(s, state, bicycle(*[(6.0, 0.0)] * 3))
+    now = int(s.current_step)
+    np.testing.assert_allclose(state.agents.velocity[:, 0], [10.6, 10.0, 10.0], rtol=1e-6)
+    np.testing.assert_array_equal(state.agents.xyz[1:], s.log.xyz[now + 1, 1:])
+
+
+def test_agent_without_a_valid_action_coasts():
+    s = scene()
+    state, _ = Env().reset(s, KEY)
+    before = state.agents
+    state, _ = Env().step(s, state, bicycle(*[(6.0, 0.3)] * 3, valid=False))
+    np.testing.assert_allclose(state.agents.xyz[0, :2], before.xyz[0, :2] + 0.1 * before.velocity[0], atol=1e-6)
+    np.testing.assert_array_equal(state.agents.velocity[0], before.velocity[0])
+    np.testing.assert_array_equal(state.agents.yaw[0], before.yaw[0])
+
+
+def test_nothing_moves_past_the_end():
+    s = scene(num_steps=8, current_step=5)
+    env = Env()
+    state, out = env.reset(s, KEY)
+    seen = []
+    for _ in range(4):
+        state, out = env.step(s, state, bicycle(*[(-6.0, 0.0)] * 3))
+        seen.append((int(state.step), bool(out.truncated), float(state.agents.xyz[0, 0])))
+    assert [step for step, _, _ in seen] == [6, 7, 7, 7]
+    assert [end for _, end, _ in seen] == [False, True, True, True]
+    assert seen[1][2] == seen[2][2] == seen[3][2]
+    assert not np.any(out.reward), "a step that did not happen is worth nothing"
+
+
+def test_history_before_the_record_is_unknown():
+    """A window before the first step must not wrap around to the end of the record."""
+    s = scene(current_step=1)
+    state, _ = Env(config=EnvConfig(num_history_steps=4)).reset(s, KEY)
+    np.testing.assert_array_equal(state.history.valid.any(axis=1), [False, False, True, True])
+    np.testing.assert_array_equal(state.history.xyz[2:], s.log.xyz[:2])
+    assert not np.any(state.history.xyz[:2])
+
+
+def test_judged_after_the_step():
+    """The sdc jumps onto the agent behind it: the very step that does so is penalised."""
+    s = scene()
+    env = Env(dynamics=Teleport(), config=EnvConfig(terminate_on=("overlap",)))
+    state, out = env.reset(s, KEY)
+    assert not out.terminated and float(out.reward[0]) == 0
+    target = s.log.xyz[int(s.current_step) + 1, 1]
+    pose = jnp.asarray([[target[0] + 1.0, target[1], 0.0, 10.0, 0.0]] * 3, jnp.float32)
+    state, out = env.step(s, state, Action(value=pose, valid=jnp.ones(3, bool)))
+    np.testing.assert_array_equal(out.metrics["overlap"].value, [1, 1, 0])
+    np.testing.assert_array_equal(out.reward, [-1, 0, 0])
+    np.testing.assert_array_equal(out.agent_terminated, [True, False, False])
+    assert out.terminated and not out.truncated
+
+
+def test_scene_metrics_reward_the_sdc():
+    env = Env(config=EnvConfig(controlled="all", metrics=("route_progression",), rewards=(("route_progression", 2.0),)))
+    s = scene()
+    _, out = env.reset(s, KEY)
+    assert not out.metrics["route_progression"].valid and not np.any(out.reward)
+
+
+def test_config_must_know_what_it_rewards():
+    with pytest.raises(ValueError, match="unknown metric 'overlaps'"):
+        EnvConfig(metrics=("overlaps",))
+    with pytest.raises(ValueError, match="'offroad' is rewarded or terminates"):
+        EnvConfig(metrics=("overlap",))
+    with pytest.raises(ValueError, match="at least 2"):
+        EnvConfig(num_history_steps=1)
+
+
+def test_env_is_hashable_and_holds_no_arrays():
+    assert hash(Env()) == hash(Env()) and Env() == Env()
+    assert Env(dynamics=Delta()) != Env()
+
+
+def sloped(grade: float, **changes):
+    """The made-up road with a slope along x; agents' wheels are on the road."""
+    raw = raw_scene(**changes)
+    points, xyz = raw.point_xyz.copy(), raw.xyz.copy()
+    points[:, 2] = grade * points[:, 0]
+    xyz[..., 2] = grade * xyz[..., 0] + 0.75
+    return to_scenario(raw_scene(**changes, point_xyz=points, xyz=xyz), bucketed=False)
+
+
+def test_height_follows_the_map():
+    s = sloped(0.08)
+    env = Env(config=EnvConfig(controlled="all"))
+    state, _ = env.reset(s, KEY)
+    first = state.agents
+    for _ in range(10):
+        state, _ = env.step(s, state, bicycle(*[(2.0, 0.0)] * 3))
+    driven = state.agents.xyz[:, 0] - first.xyz[:, 0]
+    np.testing.assert_allclose(driven, 11.0, atol=1e-3)
+    np.testing.assert_allclose(state.agents.xyz[:, 2] - first.xyz[:, 2], 0.08 * driven, atol=1e-3)
+
+
+def test_height_may_follow_the_log():
+    s = sloped(0.08)
+    env = Env(config=EnvConfig(controlled="all", z="log"))
+    state, _ = env.reset(s, KEY)
+    state, _ = env.step(s, state, bicycle(*[(-6.0, 0.0)] * 3))
+    np.testing.assert_array_equal(state.agents.xyz[:, 2], s.log.xyz[6, :, 2])
+
+
+def test_height_of_replayed_agents_is_logged():
+    s = sloped(0.08)
+    state, _ = Env().reset(s, KEY)
+    state, _ = Env().step(s, state, bicycle(*[(0.0, 0.0)] * 3))
+    np.testing.assert_array_equal(state.agents.xyz[1:, 2], s.log.xyz[6, 1:, 2])
+
+
+def test_scenes_of_a_batch_have_their_own_clocks():
+    batch = stack_scenarios([scene(current_step=5), scene(current_step=18)])
+    env = Env()
+    keys = jax.random.split(KEY, 2)
+    state, out = jax.vmap(env.reset)(batch, keys)
+    action = Action(value=jnp.zeros((2, 3, 2)), valid=jnp.ones((2, 3), bool))
+    ends = []
+    for _ in range(3):
+        state, out = jax.vmap(env.step)(batch, state, action)
+        ends.append(out.truncated.tolist())
+    assert state.step.tolist() == [8, 20]
+    assert ends == [[False, False], [False, True], [False, True]]
+
+
+def test_step_compiles_once():
+    chex.clear_trace_counter()
+    s, env = scene(), Env()
+    reset = jax.jit(chex.assert_max_traces(env.reset, n=1))
+    step = jax.jit(chex.assert_max_traces(env.step, n=1))
+    state, _ = reset(s, KEY)
+    for _ in range(5):
+        state, _ = step(s, state, bicycle(*[(1.0, 0.0)] * 3))
+    reset(s, jax.random.key(1))
+
+
+def test_state_is_small():
+    s = to_scenario(raw_scene(num_agents=128))
+    state, _ = Env().reset(s, KEY)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    assert size < 10_000
+
+
+@pytest.mark.parametrize("dynamics", [Bicycle(), Delta(), Delta(frame="body"), Teleport()])
+@pytest.mark.parametrize("speed", [0.0, 10.0])
+def test_gradients_through_an_episode_are_finite(dynamics, speed):
+    velocity = np.zeros((21, 3, 2))
+    velocity[..., 0] = speed
+    s = scene(velocity=velocity)
+    env = Env(dynamics=dynamics, config=EnvConfig(controlled="all", metrics=("log_divergence", "road_edge_distance"), rewards=()))
+    size = len(dynamics.bounds[0])
+
+    def loss(values):
+        def body(state, value):
+            state, out = env.step(s, state, Action(value=value, valid=jnp.ones(3, bool)))
+            return state, out.metrics["log_divergence"].value.sum() + out.metrics["road_edge_distance"].value.sum()
+
+        _, costs = jax.lax.scan(body, env.reset(s, KEY)[0], values)
+        return costs.sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.zeros((12, 3, size)))
+    assert np.isfinite(value) and np.all(np.isfinite(gradient))
+    assert np.any(gradient != 0)

@@ -84,6 +84,8 @@ class RawScene:
     routes: RawRoutes | None = None
 
 
+# States that are not valid may hold anything, signalling NaNs among them, which NumPy warns of.
+@np.errstate(invalid="ignore")
 def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
     """Moves a scene to its local origin in float64 and packs it in float32 and int32.
 
@@ -182,7 +184,7 @@ def _size_now(raw: RawScene) -> np.ndarray:
     distance = np.where(raw.valid, np.abs(steps - raw.current_step)[:, None], len(steps))
     nearest = np.argmin(distance, axis=0) if len(raw.agent_id) else np.zeros(0, int)
     size = raw.size[nearest, np.arange(len(raw.agent_id))]
-    return np.where(raw.valid.any(axis=0)[:, None], size, 0.0)
+    return np.where(np.any(raw.valid, axis=0, keepdims=True).T, size, 0.0)
 
 
 def _local_routes(routes: RawRoutes | None, origin: np.ndarray) -> Routes | None:
@@ -224,13 +226,14 @@ def _check(raw: RawScene) -> None:
         values = getattr(raw, field)
         if values.size and (values.min() < INT32.min or values.max() > INT32.max):
             raise DataError("ids do not fit 32 bits", field=field)
-    ranges = {
-        "agent_type": (raw.agent_type, 0, 4),
-        "point_feature": (raw.point_feature, 0, num_features - 1),
-        "feature_type": (raw.feature_type, -1, 20),
-        "links": (raw.links[:, :2], 0, num_features - 1),
-        "signal_state": (raw.signal_state[raw.signal_valid], 0, 8),
-    }
-    for field, (values, low, high) in ranges.items():
+    ranges = [
+        ("agent_type", raw.agent_type, 0, 4),
+        ("point_feature", raw.point_feature, 0, num_features - 1),
+        ("feature_type", raw.feature_type, -1, 20),
+        ("links", raw.links[:, :2], 0, num_features - 1),
+        ("links", raw.links[:, 2], 0, 2),
+        ("signal_state", raw.signal_state[raw.signal_valid], 0, 8),
+    ]
+    for field, values, low, high in ranges:
         if values.size and (values.min() < low or values.max() > high):
             raise DataError(f"values outside {low}..{high}", field=field)

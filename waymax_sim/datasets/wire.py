@@ -1,0 +1,179 @@
+"""The protobuf wire format, read without generated classes (https://protobuf.dev/programming-guides/encoding).
+
+A message is a run of (field number, wire type, value). `decode` splits it, the other functions read fields of a known
+type. Whatever is malformed raises `DataError`; nothing is allocated that is not in proportion to the input.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Int, Num
+
+from waymax_sim.datasets.errors import DataError
+
+VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
+WIRE_OF_KIND = {"<f8": FIXED64, "<f4": FIXED32, "u1": VARINT}
+REMEDY = "the record is damaged or not what it seems"
+
+# Field number -> its (wire type, value) pairs in order; the value is an int for VARINT and bytes for all others.
+Fields: TypeAlias = dict[int, list[tuple[int, Any]]]
+
+
+def decode(data: bytes, name: str = "") -> Fields:
+    """Splits a message into its fields.
+
+    Args:
+      data: The message.
+      name: What to call it in errors.
+
+    Raises:
+      DataError: It is not a message.
+    """
+    fields: Fields = {}
+    position, end = 0, len(data)
+    try:
+        while position < end:
+            key = data[position]
+            position += 1
+            if key >= 0x80:
+                key, position = _varint(data, position - 1, name)
+            wire = key & 7
+            if wire == LEN:
+                size = data[position]
+                position += 1
+                if size >= 0x80:
+                    size, position = _varint(data, position - 1, name)
+            elif wire == VARINT:
+                value, position = _varint(data, position, name)
+                fields.setdefault(key >> 3, []).append((wire, value))
+                continue
+            elif wire == FIXED64:
+                size = 8
+            elif wire == FIXED32:
+                size = 4
+            else:
+                raise DataError(f"unknown wire type {wire} at byte {position - 1}", field=name, remedy=REMEDY)
+            if size > end - position:
+                raise DataError(f"{end - position} bytes left where {size} are announced", field=name, remedy=REMEDY)
+            fields.setdefault(key >> 3, []).append((wire, data[position : position + size]))
+            position += size
+    except IndexError:
+        raise DataError("ends in the middle of a number", field=name, remedy=REMEDY) from None
+    return fields
+
+
+def _varint(data: bytes, position: int, name: str) -> tuple[int, int]:
+    """The number at a position, and where it ends; IndexError where the data end first."""
+    value = shift = 0
+    while shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, position
+        shift += 7
+    raise DataError(f"a number of more than 10 bytes at byte {position - 10}", field=name, remedy=REMEDY)
+
+
+def blobs(fields: Fields, number: int, name: str) -> list[bytes]:
+    """All values of a field of messages, strings or bytes."""
+    return [_expect(LEN, field, name) for field in fields.get(number, [])]
+
+
+def text(fields: Fields, number: int, name: str) -> str:
+    """The value of a string field, "" where absent."""
+    try:
+        return b"".join(blobs(fields, number, name)[-1:]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError("is not UTF-8 text", field=name, remedy=REMEDY) from None
+
+
+def integer(fields: Fields, number: int, name: str, default: int = 0) -> int:
+    """The value of an integer, enum or bool field."""
+    values = fields.get(number)
+    return _signed(_expect(VARINT, values[-1], name)) if values else default
+
+
+def integers(fields: Fields, number: int, name: str) -> Int[np.ndarray, " n"]:
+    """All values of a repeated integer field, packed or not."""
+    parts = [
+        unpack_varints(value, name)
+        if wire == LEN
+        else np.array([_signed(_expect(VARINT, (wire, value), name))], np.int64)
+        for wire, value in fields.get(number, [])
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def numbers(fields: Fields, number: int, name: str, kind: str) -> Num[np.ndarray, " n"]:
+    """All values of a repeated float ("<f4") or double ("<f8") field, packed or not."""
+    fixed, size = WIRE_OF_KIND[kind], np.dtype(kind).itemsize
+    data = b"".join(
+        value if wire == LEN else _expect(fixed, (wire, value), name) for wire, value in fields.get(number, [])
+    )
+    if len(data) % size:
+        raise DataError(f"{len(data)} bytes are no whole number of {size}-byte values", field=name, remedy=REMEDY)
+    return np.frombuffer(data, kind)
+
+
+def unpack_varints(data: bytes, name: str) -> Int[np.ndarray, " n"]:
+    """Packed signed integers, all at once."""
+    bytes_ = np.frombuffer(data, np.uint8)
+    last = bytes_ < 0x80
+    if last.all():
+        return bytes_.astype(np.int64)
+    if not last[-1]:
+        raise DataError("ends in the middle of a number", field=name, remedy=REMEDY)
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 10:
+        raise DataError("a number of more than 10 bytes", field=name, remedy=REMEDY)
+    shift = 7 * (np.arange(len(bytes_)) - np.repeat(starts, lengths))
+    return np.bitwise_or.reduceat((bytes_ & 0x7F).astype(np.uint64) << shift.astype(np.uint64), starts).view(np.int64)
+
+
+def table(messages: list[bytes], columns: Mapping[str, tuple[int, str]], name: str) -> np.ndarray:
+    """Scalars of many small messages of one kind, as a structured array with one row per message.
+
+    Messages that hold exactly these fields in this order, as writers make them, have one fixed layout of tags
+    and values, and are read in one piece. The others are decoded one by one. Absent fields are zero.
+
+    Args:
+      messages: The messages.
+      columns: Name -> (field number below 16, "<f8" double, "<f4" float or "u1" bool), in order of field number.
+      name: What to call them in errors.
+    """
+    layout = np.dtype(
+        [item for column, (_, kind) in columns.items() for item in ((f"{column} tag", "u1"), (column, kind))]
+    )
+    rows = np.zeros(len(messages), layout)
+    regular = np.array([len(message) == layout.itemsize for message in messages], bool)
+    rows[regular] = np.frombuffer(b"".join(m for m in messages if len(m) == layout.itemsize), layout)
+    for column, (number, kind) in columns.items():
+        regular &= rows[f"{column} tag"] == number << 3 | WIRE_OF_KIND[kind]
+        if kind == "u1":
+            regular &= rows[column] <= 1
+    for row in np.flatnonzero(~regular):
+        fields = decode(messages[row], f"{name}[{row}]")
+        rows[row] = 0
+        for column, (number, kind) in columns.items():
+            place = f"{name}[{row}].{column}"
+            if number not in fields:
+                continue
+            if kind == "u1":
+                rows[column][row] = integer(fields, number, place) != 0
+            elif len(values := numbers(fields, number, place, kind)):
+                rows[column][row] = values[-1]
+    return rows
+
+
+def _expect(wire: int, field: tuple[int, Any], name: str) -> Any:
+    if field[0] != wire:
+        raise DataError(f"has wire type {field[0]} where {wire} is expected", field=name, remedy=REMEDY)
+    return field[1]
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value

@@ -31,5 +31,6 @@ class LogReplay:
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """The inverse from the simulated present to the logged next step."""
         log = observation.log
+        assert log is not None, "privileged policies are shown the log"
         following = take(log, jnp.minimum(observation.step + 1, log.valid.shape[0] - 1))
         return self.dynamics.invert(observation.agents, following, observation.dt), carry

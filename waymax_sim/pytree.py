@@ -23,7 +23,7 @@ def pytree(cls: type[T]) -> type[T]:
     Unflattening does not run `__init__`: JAX fills records with tracers and placeholders on its way
     through `vmap` and `scan`, and those would fail the shape checks meant for users.
     """
-    record = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    record: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     names = tuple(field.name for field in dataclasses.fields(record))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)
 

@@ -218,7 +218,10 @@ def test_gradients_through_an_episode_are_finite(dynamics, speed):
     velocity = np.zeros((21, 3, 2))
     velocity[..., 0] = speed
     s = scene(velocity=velocity)
-    env = Env(dynamics=dynamics, config=EnvConfig(controlled="all", metrics=("log_divergence", "road_edge_distance"), rewards=()))
+    env = Env(
+        dynamics=dynamics,
+        config=EnvConfig(controlled="all", metrics=("log_divergence", "road_edge_distance"), rewards=()),
+    )
     size = len(dynamics.bounds[0])
 
     def loss(values):

@@ -34,7 +34,7 @@ def replay(path, dynamics):
 
 @pytest.mark.parametrize("file", FILES)
 def test_teleport_is_exact(file):
-    scenario, trace, logged = replay(recorded(file), Teleport())
+    _, trace, logged = replay(recorded(file), Teleport())
     valid = np.asarray(logged.valid)
     assert valid.sum() > 500
     for name in ("xyz", "yaw", "velocity"):
@@ -46,7 +46,9 @@ def test_teleport_is_exact(file):
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(
-    ("dynamics", "limit"), [(Bicycle(), 0.10), (Delta(), 1e-3), (Delta(frame="body"), 1e-3)], ids=["bicycle", "world", "body"]
+    ("dynamics", "limit"),
+    [(Bicycle(), 0.10), (Delta(), 1e-3), (Delta(frame="body"), 1e-3)],
+    ids=["bicycle", "world", "body"],
 )
 def test_vehicles_stay_near_the_log(file, dynamics, limit):
     scenario, trace, logged = replay(recorded(file), dynamics)

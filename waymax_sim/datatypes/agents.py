@@ -74,8 +74,8 @@ def masked(agents: AgentState, keep: Bool[Array, "*lead"]) -> AgentState:
     )
 
 
-def select(info: AgentInfo, who: Selector) -> Bool[Array, " N"]:
-    """Mask of the agents named by `who`; "others" are all but the sdc.
+def select(info: AgentInfo, who: str) -> Bool[Array, " N"]:
+    """Mask of the agents named by `who`, a `Selector`; "others" are all but the sdc.
 
     Raises:
       ValueError: `who` is not one of the selectors.

@@ -81,7 +81,7 @@ def _map_problems(scenario: Scenario) -> list[str]:
 
 
 def _clock_problems(scenario: Scenario) -> list[str]:
-    gaps = np.diff(np.asarray(scenario.timestamps))
+    gaps = np.diff(np.asarray(scenario.timestamps, np.float64))
     if len(gaps) and not gaps.min() > 0:
         return ["timestamps do not increase"]
     if len(gaps) and (np.abs(gaps - 0.1) > 0.02).any():

@@ -130,9 +130,7 @@ class Env:
         """What a policy sees; only a privileged one sees the log."""
         return observe(_on_device(scenario), state, self.config.dt, privileged=privileged)
 
-    def advance(
-        self, scenario: Scenario, state: State, proposed: AgentState, acts: Bool[Array, " N"]
-    ) -> State:
+    def advance(self, scenario: Scenario, state: State, proposed: AgentState, acts: Bool[Array, " N"]) -> State:
         """The next state, given where the dynamics would put the agents that act.
 
         Controlled agents that do not act coast. Agents of the log are where the log has them. At the end of the

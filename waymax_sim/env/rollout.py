@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Float, Int, Key
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState, Selector, select, where
@@ -136,10 +137,10 @@ def _controllers(agents: AgentInfo, who: Sequence[Selector | Bool[Array, " N"]])
     for (i, a), (j, b) in itertools.combinations(enumerate(masks), 2):
         if {str(who[i]), str(who[j])} in _DISJOINT or "none" in (who[i], who[j]):
             continue
-        if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
+        if isinstance(a, Tracer) or isinstance(b, Tracer):
             raise ValueError(
-                f"policies {i} and {j} may share agents, and under jit or vmap that cannot be checked: use selectors that "
-                "exclude each other, such as 'sdc' and 'others'"
+                f"policies {i} and {j} may share agents, and under jit or vmap that cannot be checked: "
+                "use selectors that exclude each other, such as 'sdc' and 'others'"
             )
         shared = np.flatnonzero(np.asarray(a & b))
         if len(shared):

@@ -1,0 +1,144 @@
+"""A scene in motion: GIF with Pillow, MP4 with ffmpeg. The map is laid out once for all frames."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.pytree import Array, take
+from waymax_sim.viz.draw import (
+    PAST_STEPS,
+    Center,
+    check_step,
+    draw_moment,
+    figure_of,
+    logged_future,
+    look_at,
+    new_axes,
+    on_host,
+    set_up,
+    to_image,
+    views,
+)
+
+Frames = Iterable[UInt8[np.ndarray, "H W 3"]]
+
+
+def animate(
+    scenario: Scenario,
+    agents: AgentState,
+    path: str | os.PathLike,
+    *,
+    steps: Int[Array, " T"] | None = None,
+    flags: Mapping[str, Bool[Array, "T N"]] | None = None,
+    fps: float = 10.0,
+    controlled: Bool[Array, " N"] | None = None,
+    center: Center = "sdc",
+    radius: float = 60.0,
+    title: str | None = None,
+    size: float = 8.0,
+) -> Path:
+    """Draws agents over time. Fading lines are the last ten frames, dashed ones what the log has next.
+
+    Args:
+      scenario: One scene, without a batch axis.
+      agents: Agents in each frame, [T, N]: a rollout, or `scenario.log`.
+      path: Where to write: `.gif`, or `.mp4` if ffmpeg is installed.
+      steps: Step of each frame in the scenario; 0, 1, 2, ... by default.
+      flags: Masks by name per frame; see `draw`.
+      fps: Frames per second; 10 is real time. Times in a GIF are whole hundredths of a second.
+      controlled: See `draw`.
+      center: See `draw`. The view follows the sdc or an agent; while it is not there the view stands still.
+      radius: See `draw`.
+      title: See `draw`.
+      size: See `draw`.
+
+    Returns:
+      `path`.
+
+    Raises:
+      DataError: Another suffix, there is no ffmpeg for an `.mp4`, or it failed.
+      ValueError: No frames, not as many steps as states, no such step, or a scenario with a batch axis.
+    """
+    path = Path(path)
+    writers = {".gif": _write_gif, ".mp4": _write_mp4}
+    if path.suffix.lower() not in writers:
+        raise DataError(f"cannot write a video as {path.suffix!r}", file=str(path), remedy="use .gif or .mp4")
+    if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg") is None:
+        raise DataError("ffmpeg is not installed", file=str(path), remedy="use .gif or install ffmpeg")
+    agents = jax.tree.map(np.asarray, agents)
+    steps = np.arange(len(agents.valid)) if steps is None else np.asarray(steps)
+    if not 0 < len(steps) == len(agents.valid):
+        raise ValueError(f"{len(steps)} steps do not go with agents at {len(agents.valid)}; there must be at least one")
+    flags = {name: np.asarray(mask) for name, mask in (flags or {}).items()}
+
+    scenario = on_host(scenario)
+    for step in steps.tolist():
+        check_step(scenario, step)
+    middle, radius = views(scenario, agents, center, radius)
+    ax = new_axes(size)
+    scale = set_up(ax, scenario, middle, radius)
+
+    def frames() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        console = Console(stderr=True)
+        for frame in track(range(len(steps)), path.name, console=console, disable=not console.is_terminal):
+            look_at(ax, middle[frame], radius)
+            artists = draw_moment(
+                ax,
+                scenario,
+                take(agents, frame),
+                scale,
+                step=int(steps[frame]),
+                past=take(agents, slice(max(frame - PAST_STEPS, 0), frame + 1)),
+                future=logged_future(scenario, int(steps[frame])),
+                controlled=controlled,
+                flags={name: mask[frame] for name, mask in flags.items()},
+                title=title,
+            )
+            yield to_image(figure_of(ax))
+            for artist in artists:
+                artist.remove()
+
+    writers[path.suffix.lower()](frames(), path, fps)
+    return path
+
+
+def _write_gif(frames: Frames, path: Path, fps: float) -> None:
+    # Without dithering, flat colours stay flat and the file small.
+    images = (
+        Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for frame in frames
+    )
+    first = next(images)
+    first.save(path, save_all=True, append_images=images, duration=round(100 / fps) * 10, loop=0)
+
+
+def _write_mp4(frames: Frames, path: Path, fps: float) -> None:
+    frames = iter(frames)
+    first = next(frames)
+    height, width = first.shape[:2]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    # What every player can show: even sides and halved colour.
+    target = ["-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2", "-pix_fmt", "yuv420p", str(path)]
+    command = [str(shutil.which("ffmpeg")), "-y", "-loglevel", "error", *source, *target]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        # When ffmpeg gives up early, it has said why on stderr.
+        with contextlib.suppress(BrokenPipeError):
+            for frame in itertools.chain([first], frames):
+                process.stdin.write(frame.tobytes())
+        _, problem = process.communicate()
+    if process.returncode:
+        raise DataError(f"ffmpeg failed: {problem.decode(errors='replace').strip()}", file=str(path), remedy="use .gif")

@@ -92,7 +92,8 @@ def test_policies_share_a_scene_by_selector():
 
 
 def test_agents_without_a_policy_follow_the_log():
-    trace = rollout(ALL, [(Stationary(), jnp.asarray([False, True, False]))], scene(), KEY, 10)
+    policies = [(Stationary(), np.asarray([False, True, False])), (Stationary(), "none")]
+    trace = rollout(ALL, policies, scene(), KEY, 10)
     np.testing.assert_array_equal(trace.final.controller, [LOG, POLICY, LOG])
 
 

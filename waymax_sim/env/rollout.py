@@ -134,8 +134,9 @@ def _views(env: Env, scenario: Scenario, state: State, pairs: Assignment):
 
 def _controllers(agents: AgentInfo, who: Sequence[Selector | Bool[Array, " N"]]) -> Int[Array, " N"]:
     masks = [select(agents, item) if isinstance(item, str) else jnp.asarray(item) & agents.exists for item in who]
+    names = [item if isinstance(item, str) else "mask" for item in who]
     for (i, a), (j, b) in itertools.combinations(enumerate(masks), 2):
-        if {str(who[i]), str(who[j])} in _DISJOINT or "none" in (who[i], who[j]):
+        if {names[i], names[j]} in _DISJOINT or "none" in (names[i], names[j]):
             continue
         if isinstance(a, Tracer) or isinstance(b, Tracer):
             raise ValueError(

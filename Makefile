@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all that is needed on a fresh clone; each sets up .venv first.
+# Another interpreter: make PYTHON=/path/to/python3.12 test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+.PHONY: demo test lint docs clean
+
+demo: $(VENV)/installed
+	$(BIN)/waymax-sim demo --out demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+docs: $(VENV)/installed-dev
+	$(BIN)/sphinx-build -W --keep-going docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) .cache build demo docs/_build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python " + sys.version)' || { \
+	  echo 'waymax-sim needs Python 3.11 or newer; "$(PYTHON)" is older or does not work (see above).' >&2; \
+	  echo 'Name another: make PYTHON=/path/to/python3.11' >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# The stamps are older than setup.py when what is needed has changed.
+$(VENV)/installed: setup.py | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: setup.py | $(BIN)/python
+	$(PIP) --editable '.[test,docs]'
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,55 @@
+"""Installs `waymax-sim`: the simulator and its behavior models, one distribution."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Linters are pinned: a new release must not turn a green commit red.
+TEST = [
+    "beartype>=0.20",
+    "hypothesis>=6.100",
+    "import-linter>=2.3",
+    "pyright[nodejs]==1.1.414",
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "ruff==0.17.6",
+]
+DOCS = ["furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1"]
+
+setup(
+    name="waymax-sim",
+    version="0.1.0",
+    description="A multi-agent driving simulator that replays recorded scenes inside one jitted JAX graph",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The waymax_sim authors",
+    license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["waymax_sim", "waymax_sim.*", "behavior_models", "behavior_models.*"]),
+    package_data={"waymax_sim": ["py.typed"], "behavior_models": ["py.typed"]},
+    install_requires=[
+        "chex>=0.1.90",
+        "jax>=0.9",
+        "jaxtyping>=0.3.2",
+        "matplotlib>=3.9",
+        "numpy>=2.0",
+        "pillow>=10.3",
+        "rich>=13.7",
+        "tyro>=0.9",
+    ],
+    extras_require={
+        "test": TEST,
+        "docs": DOCS,
+        "rl": ["dm_env>=1.6", "gymnasium>=1.0", "pettingzoo>=1.24"],
+        "train": ["flax>=0.10", "optax>=0.2.4", "orbax-checkpoint>=0.11"],
+        "beam": ["apache-beam>=2.60"],
+        "dev": [*TEST, *DOCS, "build>=1.2", "pre-commit>=3.8"],
+    },
+    entry_points={"console_scripts": ["waymax-sim = waymax_sim.cli:main"]},
+)

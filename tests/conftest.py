@@ -1,0 +1,26 @@
+"""Test settings. They must be in place before jax or the packages under test are imported."""
+
+import os
+from pathlib import Path
+
+# Each xdist worker has its own folder: jax writes cache entries in place, and a half-written one read by another
+# worker would be a warning, so an error.
+CACHE = Path(__file__).parents[1] / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.update(
+    XLA_FLAGS=os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
+    JAX_NUMPY_RANK_PROMOTION="raise",
+    JAX_NUMPY_DTYPE_PROMOTION="strict",
+    JAX_COMPILATION_CACHE_DIR=str(CACHE),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+)
+
+from hypothesis import settings  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook(["waymax_sim", "behavior_models"], "beartype.beartype")
+
+settings.register_profile("repository", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("repository")

@@ -1,0 +1,148 @@
+"""The promises of the repository itself: strict tests, light imports, short files, true documents."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from waymax_sim import geometry
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = {
+    "behavior_models",
+    "dm_env",
+    "flax",
+    "gymnasium",
+    "matplotlib",
+    "optax",
+    "orbax",
+    "pettingzoo",
+    "PIL",
+    "rich",
+    "tensorflow",
+    "tensorflow_datasets",
+    "tree",
+    "tyro",
+}
+
+
+def project_files(*patterns: str) -> list[Path]:
+    folders = ("waymax_sim", "behavior_models", "examples", "tests", "docs", ".ci", ".github")
+    inside = [path for folder in folders for pattern in patterns for path in (ROOT / folder).rglob(pattern)]
+    found = [*inside, *(path for pattern in patterns for path in ROOT.glob(pattern))]
+    return [path for path in found if path.is_file() and "_build" not in path.parts]
+
+
+def test_mixed_ranks_raise():
+    with pytest.raises(ValueError, match="jax_numpy_rank_promotion='raise'"):
+        jnp.ones((2, 3)) + jnp.ones(3)
+
+
+def test_mixed_dtypes_raise():
+    with pytest.raises(ValueError, match="promotion"):
+        jnp.ones(3, jnp.float32) + jnp.ones(3, jnp.int32)
+
+
+def test_numbers_are_32_bits_wide():
+    assert jnp.asarray(1.0).dtype == jnp.float32
+    assert jnp.asarray(1).dtype == jnp.int32
+
+
+def test_there_are_two_devices():
+    assert len(jax.devices()) >= 2 or jax.default_backend() != "cpu"
+
+
+def test_wrong_shapes_raise():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        geometry.heading("north")
+    with pytest.raises(jaxtyping.TypeCheckError):
+        geometry.dot(np.ones(3, np.float32), np.ones(3, np.float32))
+
+
+def test_warnings_raise():
+    with pytest.raises(UserWarning):
+        warnings.warn("raised", UserWarning, stacklevel=1)
+
+
+def test_compiled_programs_are_kept():
+    folder = Path(jax.config.jax_compilation_cache_dir)
+    # Only this test makes this program, so an earlier run or this one has written it.
+    jax.jit(lambda x: x * 3 + 0.1234567)(jnp.ones(17)).block_until_ready()
+    assert any(folder.iterdir())
+
+
+def test_import_is_light():
+    code = "import sys, waymax_sim; print(*sorted(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {name.partition(".")[0] for name in run.stdout.split()}
+    assert "jax" in loaded
+    assert not loaded & OPTIONAL
+
+
+def test_files_are_short():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in project_files("*.py", "*.md", "*.toml", "*.yml", "*.html")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert not long
+
+
+def test_nothing_is_left_to_do():
+    # Put together from parts, so that this file does not find itself.
+    words = ["TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"]
+    pattern = re.compile(rf"\b({'|'.join(words)})\b")
+    files = project_files("*.py", "*.md", "*.toml", "Makefile", "run")
+    assert not [str(path) for path in files if pattern.search(path.read_text(encoding="utf-8"))]
+
+
+def test_no_file_names_a_folder_of_one_machine():
+    pattern = re.compile(r"(?<![\w.*{}])/(work|tmp|root|home|farm)/\w")
+    files = project_files("*.py", "*.md", "*.toml", "*.yml", "Makefile", "run")
+    assert not [str(path) for path in files if pattern.search(path.read_text(encoding="utf-8"))]
+
+
+def test_every_package_folder_is_installed():
+    inits = {path.parent for path in project_files("__init__.py")}
+    bare = [path for path in project_files("*.py") if path.parent not in inits]
+    packaged = [path for path in bare if path.relative_to(ROOT).parts[0] in ("waymax_sim", "behavior_models")]
+    assert not packaged
+    for package in ("waymax_sim", "behavior_models"):
+        assert (ROOT / package / "py.typed").exists()
+
+
+def test_commands_of_the_readme_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", "\n".join(re.findall(r"```bash\n(.*?)```|`([^`]+)`", readme)[0])))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_version_is_the_top_of_the_changelog():
+    version = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    top = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version and top and version[1] == top[1]
+
+
+def test_the_public_names_are_documented():
+    import waymax_sim
+
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in waymax_sim.__all__ if not re.search(rf"\bwaymax_sim\.{name}\b", api)]
+    assert not missing
+    assert len(waymax_sim.__all__) <= 25
+
+
+def test_ci_runs_what_users_run():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text(encoding="utf-8")
+    assert "make test" in (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")

@@ -1,0 +1,247 @@
+import dataclasses
+import json
+import math
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.encode import message, scenario_of, small_scene
+from waymax_sim.cli import main
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.tfrecord import write_records
+from waymax_sim.evaluation import report
+from waymax_sim.metrics import METRICS
+
+INFO_KEYS = {
+    "scenario_id",
+    "num_agents",
+    "num_valid_now",
+    "agents_by_type",
+    "num_steps",
+    "current_step",
+    "sdc_index",
+    "num_map_points",
+    "map_features_by_type",
+    "num_lights",
+    "problems",
+}
+
+
+@pytest.fixture
+def good(tmp_path) -> Path:
+    """A file of three scenes: a, b and c."""
+    names = ("a", "b", "c")
+    records = [message(scenario_of(dataclasses.replace(small_scene(), scenario_id=name))) for name in names]
+    write_records(tmp_path / "good.tfrecord", records)
+    return tmp_path / "good.tfrecord"
+
+
+@pytest.fixture
+def damaged(good) -> Path:
+    """The same with one byte of the second record flipped."""
+    data = bytearray(good.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    good.with_name("damaged.tfrecord").write_bytes(data)
+    return good.with_name("damaged.tfrecord")
+
+
+def evaluate(path, out: Path, *options: str, policy: str = "constant_velocity") -> int:
+    return main(["evaluate", str(path), "--policy", policy, "--out", str(out), "--agents", "vehicle", *options])
+
+
+def read_rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+def read_summary(out: Path) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    return json.loads((out / "summary.json").read_text(), parse_constant=refuse)
+
+
+def test_info_tells_people(good, capsys):
+    assert main(["info", str(good)]) == 0
+    out, err = capsys.readouterr()
+    assert f"b  ({good}, record 1)" in out
+    assert "agents    3 (vehicle 2, pedestrian 1)" in out
+    assert err == ""
+
+
+def test_info_tells_scripts(capsys):
+    assert main(["info", "synthetic:0:3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    scenarios = load("synthetic:0:3")
+    assert [item["scenario_id"] for item in found] == [scenario.scenario_id for scenario in scenarios]
+    for index, item in enumerate(found):
+        raw = scenarios.read(index)
+        assert item.keys() >= INFO_KEYS
+        assert (item["file"], item["record"]) == ("synthetic:0:3", index)
+        assert (item["num_agents"], item["sdc_index"]) == (len(raw.agent_id), raw.sdc_index)
+        assert item["num_map_points"] == len(raw.point_xyz) == sum(item["map_points_by_type"].values())
+        assert sum(item["map_features_by_type"].values()) == len(raw.feature_id)
+        assert sum(item["agents_by_type"].values()) == item["num_agents"]
+        assert item["num_valid_now"] == raw.valid[raw.current_step].sum()
+
+
+def test_info_skips_and_counts_a_damaged_record(damaged, capsys):
+    assert main(["info", str(damaged), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [item["record"] for item in json.loads(out)] == [0, 2]
+    assert f"{damaged}, record 1, field data" in err
+    assert "1 could not be used" in err
+
+
+@pytest.mark.parametrize("command", ["info", "draw", "evaluate"])
+def test_nothing_usable_is_1(command, tmp_path, capsys):
+    (tmp_path / "picture.tfrecord").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(100))
+    (tmp_path / "empty.tfrecord").touch()
+    (tmp_path / "folder").mkdir()
+    write_records(tmp_path / "noise.tfrecord", [b"\xff" * 40])
+    out = ["--out", str(tmp_path / "x.png")]
+    options = {"info": [], "draw": out, "evaluate": ["--policy", "random", *out]}[command]
+    for name in ("picture.tfrecord", "empty.tfrecord", "folder", "noise.tfrecord", "absent.tfrecord", "absent@2"):
+        assert main([command, str(tmp_path / name), *options]) == 1
+        err = capsys.readouterr().err
+        assert name.partition("@")[0] in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "subcommand"),
+        (["fly"], "fly"),
+        (["info"], "PATH"),
+        (["info", "synthetic:0:1", "--fast"], "--fast"),
+        (["info", "synthetic:zero"], "synthetic:SEED:COUNT"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT"], "--policy"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "hope"], "known are log_replay"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--agents", "ghosts"], "ghosts"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--metrics", "beauty"], "beauty"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--metrics"], "known are overlap"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--steps", "0"], "--steps 0"),
+        (["evaluate", "synthetic:0:1", "--out", "FILE", "--policy", "random"], "File exists"),
+        (["draw", "synthetic:0:1", "--out", "OUT.txt"], "use one of .png"),
+        (["draw", "synthetic:0:1", "--out", "OUT.png", "--index", "1"], "--index 1"),
+        (["demo", "--out", "FILE"], "File exists"),
+    ],
+)
+def test_a_wrong_call_is_2(arguments, reason, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    places = {"OUT": "out", "OUT.txt": "out.txt", "OUT.png": "out.png", "FILE": "file"}
+    assert main([str(tmp_path / places[item]) if item in places else item for item in arguments]) == 2
+    err = capsys.readouterr().err
+    assert reason in " ".join(err.split())
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_is_0(capsys):
+    for arguments in (["--help"], ["demo", "--help"], ["info", "--help"], ["evaluate", "--help"], ["draw", "--help"]):
+        assert main(arguments) == 0
+    assert "constant_velocity" in capsys.readouterr().out
+
+
+def test_evaluate_writes_rows_and_their_summary(good, tmp_path, capsys):
+    assert evaluate(good, tmp_path / "out") == 0
+    rows, summary = read_rows(tmp_path / "out"), read_summary(tmp_path / "out")
+    assert [(row["record"], row["metric"]) for row in rows] == [(i, name) for i in range(3) for name in METRICS]
+    assert (summary["num_scenes"], summary["num_failed"], summary["failures"]) == (3, 0, [])
+    for name, item in summary["metrics"].items():
+        values = [row["value"] for row in rows if row["metric"] == name and row["valid"]]
+        assert item["value"] == (math.fsum(values) / len(values) if values else None)
+        assert item["valid_fraction"] == len(values) / 3
+        assert item["unit"] == METRICS[name].unit
+    assert summary["metrics"]["log_divergence"]["value"] > 0
+    assert summary["metrics"]["route_progression"]["value"] is None
+    conditions = summary["conditions"]
+    assert (conditions["policy"], conditions["privileged"], conditions["agents"]) == (
+        "constant_velocity",
+        False,
+        "vehicle",
+    )
+    assert (conditions["steps"], conditions["seed"], conditions["path"]) == (None, 0, str(good))
+    assert conditions.keys() >= {"versions", "device", "dynamics", "metrics"}
+    assert "log_divergence" in capsys.readouterr().out
+
+
+def test_evaluate_marks_privileged_policies(good, tmp_path, capsys):
+    assert evaluate(good, tmp_path / "out", "--metrics", "log_divergence", policy="log_replay") == 0
+    assert {row["privileged"] for row in read_rows(tmp_path / "out")} == {True}
+    summary = read_summary(tmp_path / "out")
+    assert summary["metrics"].keys() == {"log_divergence"}
+    assert summary["metrics"]["log_divergence"]["value"] == 0.0
+    assert "* privileged" in capsys.readouterr().out
+
+
+def test_evaluate_skips_and_counts_a_damaged_record(damaged, tmp_path, capsys):
+    assert evaluate(damaged, tmp_path / "out", "--metrics", "overlap") == 0
+    summary = read_summary(tmp_path / "out")
+    assert (summary["num_scenes"], summary["num_failed"]) == (2, 1)
+    (failure,) = summary["failures"]
+    assert (failure["file"], failure["record"], failure["field"]) == (str(damaged), 1, "data checksum")
+    assert "1 could not be used" in capsys.readouterr().err
+
+
+def test_evaluate_goes_on_where_it_was_interrupted(good, tmp_path, monkeypatch, capsys):
+    options = ("--metrics", "overlap", "log_divergence")
+    assert evaluate(good, tmp_path / "whole", *options, policy="random") == 0
+    append, added = report.append_rows, []
+
+    def interrupted(out, rows):
+        append(out, rows)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(report, "append_rows", interrupted)
+    assert evaluate(good, tmp_path / "out", *options, policy="random") == 130
+    assert {row["record"] for row in read_rows(tmp_path / "out")} == {0}
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "summary.json").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+    monkeypatch.setattr(report, "append_rows", lambda out, rows: added.append(rows) or append(out, rows))
+    assert evaluate(good, tmp_path / "out", *options, policy="random") == 0
+    assert [rows[0]["record"] for rows in added] == [1, 2]
+    assert read_rows(tmp_path / "out") == read_rows(tmp_path / "whole")
+    assert read_summary(tmp_path / "out") == read_summary(tmp_path / "whole")
+
+
+def test_evaluate_does_not_mix_conditions(good, tmp_path, capsys):
+    assert evaluate(good, tmp_path / "out", "--metrics", "overlap") == 0
+    before = read_rows(tmp_path / "out")
+    assert evaluate(good, tmp_path / "out", "--metrics", "overlap", "--seed", "1") == 2
+    assert "different: seed" in capsys.readouterr().err
+    assert read_rows(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".gif"])
+def test_draw_writes_a_picture(suffix, good, tmp_path, capsys):
+    out = tmp_path / "deep" / f"scene{suffix}"
+    assert main(["draw", str(good), "--index", "2", "--out", str(out)]) == 0
+    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".gif": b"GIF8"}[suffix]
+    assert out.read_bytes().startswith(start)
+    assert str(out) in capsys.readouterr().out
+
+
+def test_draw_without_ffmpeg_says_what_to_do(good, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert main(["draw", str(good), "--out", str(tmp_path / "scene.mp4")]) == 2
+    assert "use .gif" in capsys.readouterr().err
+
+
+def test_demo_simulates_and_draws(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    for name in ("replay*", "constant", "stationary", "random", "* privileged"):
+        assert name in out
+    written = {path.name for path in (tmp_path / "demo").iterdir()}
+    pictures = {f"synthetic-0-{index}.png" for index in range(3)}
+    assert written == {"summary.json", "synthetic-0-1.gif"} | pictures
+    summaries = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    by_run = {(item["conditions"]["policy"], item["conditions"]["agents"]): item["metrics"] for item in summaries}
+    assert by_run["log_replay", "all"]["log_divergence"]["value"] == 0.0
+    assert by_run["stationary", "sdc"]["log_divergence"]["value"] > 1.0

@@ -1,0 +1,239 @@
+"""The command `waymax-sim`. Exit codes: 0 done, 1 nothing usable, 2 wrong call, 130 interrupted."""
+
+import contextlib
+import importlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.loader import Scenarios, load
+from waymax_sim.datatypes.agents import Selector
+from waymax_sim.env import Env, EnvConfig, Policy
+from waymax_sim.metrics import METRICS
+
+ScenePath = Annotated[
+    str, tyro.conf.arg(metavar="PATH", help="A file, a quoted glob, shards as name@N, or synthetic:SEED:COUNT.")
+]
+T = TypeVar("T")
+PICTURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
+DONE, NOTHING_USABLE, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+
+
+class WrongCall(Exception):
+    """The command cannot mean anything as it was given."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    commands = {"demo": demo, "info": info, "evaluate": evaluate, "draw": draw}
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="waymax-sim",
+            description="A multi-agent driving simulator in JAX.",
+            args=argv,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except SystemExit as stop:  # tyro has printed help or what is wrong with the options
+        return stop.code if isinstance(stop.code, int) else WRONG_CALL
+    except WrongCall as error:
+        return _say_error(error, WRONG_CALL)
+    except (DataError, OSError) as error:
+        return _say_error(error, NOTHING_USABLE)
+    except KeyboardInterrupt:
+        return _say_error("interrupted", INTERRUPTED)
+
+
+def demo(out: Path = Path("demo")) -> int:
+    """Simulates made-up scenes with several policies; prints a table, writes pictures, an animation and a summary.
+
+    Args:
+      out: Folder to write to.
+    """
+    from waymax_sim.demo import run_demo
+
+    with _wrong_if(OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    run_demo(out, _policies(), Console(highlight=False))
+    return DONE
+
+
+def info(path: tyro.conf.Positional[ScenePath], /, json: bool = False) -> int:
+    """Says what is in each record and what is wrong with it.
+
+    Args:
+      path: Where the scenes are.
+      json: Print a JSON list for scripts.
+    """
+    from waymax_sim.evaluation.info import describe
+    from waymax_sim.evaluation.tables import info_text
+
+    scenarios = _load(path)
+    console, errors, found = Console(highlight=False), list(scenarios.problems), []
+    for (file, record), outcome in scenarios.attempt():
+        if isinstance(outcome, DataError):
+            errors.append(outcome)
+            continue
+        found.append({"file": file, "record": record} | describe(outcome))
+        if not json:
+            console.print(info_text(found[-1]), soft_wrap=True)
+    if json:
+        print(_dumps(found))
+    _list_failures(errors)
+    return DONE if found else NOTHING_USABLE
+
+
+def evaluate(
+    path: tyro.conf.Positional[ScenePath],
+    /,
+    policy: str,
+    out: Path,
+    agents: Selector = "sdc",
+    seed: int = 0,
+    steps: int | None = None,
+    metrics: tuple[str, ...] = tuple(METRICS),
+) -> int:
+    """Rolls a policy out in every scene and writes its metrics.
+
+    Ctrl-C stops after the scene under way, and again at once. The same command goes on from there.
+
+    Args:
+      path: Where the scenes are.
+      policy: Name of a policy, such as constant_velocity.
+      out: Folder for rows.jsonl and summary.json.
+      agents: Who is driven by the policy and judged; the log drives the rest.
+      seed: Seed of all random draws.
+      steps: Steps to simulate at most; by default to the end of each record.
+      metrics: Metrics to compute; by default all.
+    """
+    from waymax_sim.evaluation import report
+    from waymax_sim.evaluation.evaluate import evaluate as evaluate_scenes
+    from waymax_sim.evaluation.tables import metrics_table
+
+    driver = _policy(policy)
+    if steps is not None and steps < 1:
+        raise WrongCall(f"--steps {steps} is not a number of steps; give 1 or more")
+    if not metrics:
+        raise WrongCall(f"--metrics names none; known are {', '.join(METRICS)}")
+    with _wrong_if(ValueError):
+        env = Env(config=EnvConfig(controlled=agents, metrics=metrics, rewards=()))
+    scenarios = _load(path)
+    conditions = report.conditions_of(env, driver, name=policy, path=path, seed=seed, max_steps=steps)
+    with _wrong_if(ValueError, OSError):
+        rows = report.open_results(out, conditions)
+    done = report.done(rows)
+    left = [index for index in range(len(scenarios)) if scenarios.source(index) not in done]
+    failures = list(scenarios.problems)
+    results = evaluate_scenes(scenarios, env, driver, seed=seed, max_steps=steps, indices=left)
+    for result in track(_until_interrupted(results), "scenes", total=len(left), console=Console(stderr=True)):
+        if isinstance(result, DataError):
+            failures.append(result)
+            continue
+        new = report.rows_of(result, env.metrics, conditions)
+        report.append_rows(out, new)
+        rows += new
+    summary = report.summarize_rows(rows, env.metrics, failures, conditions)
+    report.write_json(out / "summary.json", summary)
+    Console(highlight=False).print(metrics_table(summary))
+    print(f"wrote {out / 'rows.jsonl'} and {out / 'summary.json'}")
+    _list_failures(failures)
+    return DONE if summary["num_scenes"] else NOTHING_USABLE
+
+
+def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) -> int:
+    """Draws one scene: a picture of now, or an animation of the whole record.
+
+    Args:
+      path: Where the scenes are.
+      out: File to write: .png, .pdf or .svg for a picture, .gif or .mp4 for an animation.
+      index: Which scene, counted from 0.
+    """
+    from waymax_sim.viz import animate
+    from waymax_sim.viz import draw as draw_scene
+
+    form = out.suffix.lower()
+    if form not in PICTURES + ANIMATIONS:
+        raise WrongCall(f"cannot write {out}: use one of {', '.join(PICTURES + ANIMATIONS)}")
+    scenarios = _load(path)
+    if not 0 <= index < len(scenarios):
+        raise WrongCall(f"--index {index} is not one of the scenes 0..{len(scenarios) - 1} of {path}")
+    scenario = scenarios[index]
+    with _wrong_if(DataError, OSError):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if form in ANIMATIONS:
+            animate(scenario, scenario.log, out)
+        else:
+            draw_scene(scenario).savefig(out)
+    print(f"wrote {out}")
+    return DONE
+
+
+def _load(path: str) -> Scenarios:
+    try:
+        return load(path)
+    except DataError as error:
+        # A synthetic source is nothing but its name: only the name can be wrong.
+        raise WrongCall(str(error)) if path.startswith("synthetic:") else error from None
+
+
+def _policies() -> dict[str, Callable[[], Policy]]:
+    # By name, because the simulator must not depend on its users.
+    return importlib.import_module("behavior_models").POLICIES
+
+
+def _policy(name: str) -> Policy:
+    policies = _policies()
+    if name not in policies:
+        raise WrongCall(f"unknown policy {name!r}; known are {', '.join(policies)}")
+    return policies[name]()
+
+
+@contextlib.contextmanager
+def _wrong_if(*errors: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds inside the block are about how the command was called."""
+    try:
+        yield
+    except errors as error:
+        raise WrongCall(str(error)) from error
+
+
+def _until_interrupted(results: Iterator[T]) -> Iterator[T]:
+    """Waits for the end of a scene at the first Ctrl-C: a process stopped while XLA compiles crashes at its exit."""
+    pressed = []
+
+    def press(*_):
+        pressed.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        for result in results:
+            yield result
+            if pressed:
+                raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _dumps(data: Any) -> str:
+    return json.dumps(data, indent=2, allow_nan=False)
+
+
+def _list_failures(failures: list[DataError]) -> None:
+    for error in failures:
+        print(f"skipped: {error}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} could not be used", file=sys.stderr)
+
+
+def _say_error(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

@@ -1,19 +1,23 @@
 """Small made-up scenes for tests."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datasets.scene import RawRoutes, RawScene, to_scenario
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.roadmap import ROAD_EDGE_BOUNDARY, ROAD_EDGE_TYPES, Segments
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.segments import build_segments
-from waymax_sim.metrics import Snapshot
+from waymax_sim.metrics import MetricValue, Snapshot
 
 
 def raw_scene(num_steps: int = 21, num_agents: int = 3, current_step: int = 5, **changes) -> RawScene:
-    """A straight road of 200 m along x with two lanes; agents drive in a row at 10 m/s, 20 m apart, agent 0 is the sdc."""
+    """A straight road of 200 m along x with two lanes; agents drive in a row at 10 m/s, 20 m apart, the sdc first."""
     steps, agents = np.arange(num_steps), np.arange(num_agents)
     xyz = np.zeros((num_steps, num_agents, 3))
     xyz[..., 0] = 0.1 * 10.0 * (steps[:, None] - current_step) - 20.0 * agents
@@ -83,7 +87,47 @@ def segments(*polylines) -> Segments:
     return jax.tree.map(jnp.asarray, built)
 
 
-def snapshot(scenario: Scenario, agents: AgentState, previous: AgentState | None = None, step: int = 5) -> Snapshot:
-    """The moment when `agents` are in the scene; one step before they were where they are unless told."""
-    on_device = jax.tree.map(jnp.asarray, (scenario, agents, agents if previous is None else previous))
-    return Snapshot(on_device[0], jnp.int32(step), *on_device[1:], dt=0.1)
+def measure(
+    metric: Callable[[Snapshot], MetricValue],
+    scenario: Scenario,
+    agents: AgentState,
+    previous: AgentState | None = None,
+    step: int = 5,
+) -> MetricValue:
+    """A metric when `agents` are in the scene; one step before they were where they are unless told."""
+    return _measure(metric, scenario, agents, agents if previous is None else previous, step)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(metric, scenario, agents, previous, step):
+    return metric(Snapshot(scenario, step, agents, previous, dt=0.1))
+
+
+def busy_raw_scene(seed: int = 0, num_agents: int = 12) -> RawScene:
+    """The same road with a bridge across and a round island; agents of all types at random, two paths of the sdc."""
+    base, rng = raw_scene(num_agents=num_agents), np.random.default_rng(seed)
+    across, angle = np.arange(-20.0, 20.5, 1.0), np.linspace(0, -2 * np.pi, 25)
+    bridge = [np.stack([np.full_like(across, x), across, np.full_like(across, 6.0)], axis=-1) for x in (-10, -12)]
+    island = np.stack([20 + np.cos(angle), 1.75 + np.sin(angle), 0 * angle], axis=-1)
+    lines = [*bridge, island]
+    shape = base.valid.shape
+    place = np.stack([rng.uniform(-40, 40, shape), rng.uniform(-6, 9, shape), rng.choice([0.75, 6.75], shape)], axis=-1)
+    along = np.arange(-80.0, 80.0, 2.0)
+    path = np.stack([np.stack([along, np.full_like(along, y), 0 * along], axis=-1) for y in (0.0, 3.5)])
+    return dataclasses.replace(
+        base,
+        agent_type=rng.integers(1, 4, num_agents),
+        xyz=place,
+        yaw=rng.uniform(-np.pi, np.pi, shape),
+        velocity=rng.normal(0, 5, (*shape, 2)),
+        size=np.broadcast_to(rng.uniform((1, 0.5, 1), (9, 2.5, 3), (num_agents, 3)), base.size.shape),
+        valid=rng.random(shape) < 0.8,
+        point_xyz=np.concatenate([base.point_xyz, *lines]),
+        point_feature=np.concatenate([base.point_feature, np.repeat([4, 5, 6], [len(line) for line in lines])]),
+        feature_id=np.arange(7) + 10,
+        feature_type=np.array([2, 2, 15, 15, 15, 2, 16]),
+        speed_limit=np.zeros(7),
+        routes=RawRoutes(
+            path, np.stack([along + 80, along + 80]), np.ones((2, len(along)), bool), np.array([True, False])
+        ),
+    )

@@ -11,10 +11,12 @@ from waymax_sim.pytree import Array
 
 
 def wrap_angle(angle: Float[Array, "*#b"]) -> Float[Array, "*#b"]:
-    """Wraps an angle to [-pi, pi) (rad)."""
+    """Wraps an angle to [-pi, pi) (rad). An angle already there is kept bit for bit."""
+    inside = (angle >= -jnp.pi) & (angle < jnp.pi)
     wrapped = jnp.mod(angle + jnp.pi, 2 * jnp.pi) - jnp.pi
-    # Just below -pi the float32 remainder rounds up to 2 pi itself.
-    return jnp.where(wrapped >= jnp.pi, -jnp.pi, wrapped)
+    # Not every backend has an exact remainder: it may round up to 2 pi itself.
+    wrapped = jnp.where(wrapped >= jnp.pi, wrapped - 2 * jnp.pi, wrapped)
+    return jnp.where(inside, angle, wrapped)
 
 
 def heading(yaw: Float[Array, "*#b"]) -> Float[Array, "*#b 2"]:
@@ -30,8 +32,9 @@ def norm(vector: Float[Array, "*#b d"]) -> Float[Array, "*#b"]:
 
 
 def direction(vector: Float[Array, "*#b 2"], otherwise: Float[Array, "*#b"]) -> Float[Array, "*#b"]:
-    """Angle of `vector` (rad), or `otherwise` where the vector is zero, with safe gradients."""
-    moving = jnp.any(vector != 0, axis=-1)
+    """Angle of `vector` (rad), or `otherwise` where its length is zero, with safe gradients."""
+    # The squared length, since the gradient divides by it: it is zero for lengths below 1e-19 too.
+    moving = dot(vector, vector) > 0
     x = jnp.where(moving, vector[..., 0], 1.0)
     y = jnp.where(moving, vector[..., 1], 0.0)
     return jnp.where(moving, jnp.arctan2(y, x), otherwise)

@@ -78,7 +78,8 @@ class Bicycle:
         """One-step inverse from speeds and headings, corrected for the place that it would miss.
 
         One action cannot meet both the velocity and the place of `after`. The velocity is met, plus what makes up
-        for the missed distance within `CATCH_UP` seconds; an `after` that `apply` can reach is met exactly.
+        for the missed distance within `CATCH_UP` seconds. Where `apply` reaches `after` without coming to rest on the
+        way, its action is found again.
         """
         valid = before.valid & after.valid
         limits = jnp.asarray(self._limits, jnp.float32)[None]

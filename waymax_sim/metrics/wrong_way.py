@@ -17,7 +17,7 @@ def wrong_way(snapshot: Snapshot) -> MetricValue:
     """Whether a vehicle or cyclist is in a lane that runs against its heading, and in no lane that agrees with it.
 
     The nearest opposing lane centre must be within 2 m and nearer than every lane centre whose direction differs
-    from the heading by at most 120 degrees. Valid where the map has lanes.
+    from the heading by at most 120 degrees; heights count three times. Valid where the map has lanes.
     """
     agents, lanes = snapshot.agents, snapshot.scenario.lanes
     kind = snapshot.scenario.agents.type

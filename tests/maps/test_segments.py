@@ -1,0 +1,67 @@
+import numpy as np
+
+from waymax_sim.maps.segments import build_segments
+
+EDGE, LINE, LANE = 15, 7, 2
+
+
+def build(*lines, types=(EDGE,), kinds=None):
+    lines = [np.asarray(line, np.float32).reshape(-1, 3) for line in lines]
+    feature = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
+    points = np.concatenate([*lines, np.zeros((0, 3), np.float32)])
+    return build_segments(points, feature, np.asarray(kinds or [EDGE] * len(lines), int), types)
+
+
+def polyline(*xy):
+    return [(x, y, 0.0) for x, y in xy]
+
+
+def test_segments_join_consecutive_points_of_one_feature():
+    built = build(polyline((0, 0), (1, 0), (2, 1)), polyline((5, 5), (6, 5)))
+    np.testing.assert_array_equal(built.start[:, :2], [(0, 0), (1, 0), (5, 5)])
+    np.testing.assert_array_equal(built.end[:, :2], [(1, 0), (2, 1), (6, 5)])
+    np.testing.assert_array_equal(built.previous, [-1, 0, -1])
+    np.testing.assert_array_equal(built.next, [1, -1, -1])
+    np.testing.assert_array_equal(built.feature, [0, 0, 1])
+    assert built.valid.all() and built.start.dtype == np.float32
+
+
+def test_only_the_types_asked_for():
+    lines = [polyline((i, 0), (i, 1)) for i in range(4)]
+    built = build(*lines, types=(EDGE, LANE), kinds=[LINE, EDGE, LINE, LANE])
+    np.testing.assert_array_equal(built.feature, [1, 3])
+
+
+def test_points_that_repeat_are_skipped_and_single_points_have_no_segment():
+    built = build(
+        polyline((0, 0), (0, 0), (1, 0), (1, 0)), polyline((1, 0)), polyline((1, 0), (1, 0)), polyline((1, 0), (2, 0))
+    )
+    np.testing.assert_array_equal(built.start[:, :2], [(0, 0), (1, 0)])
+    np.testing.assert_array_equal(built.feature, [0, 3])
+    np.testing.assert_array_equal(built.next, [-1, -1])
+
+
+def test_a_step_in_height_alone_is_no_segment():
+    built = build([(0, 0, 0), (1, 0, 0), (1, 0, 3), (2, 0, 3)])
+    np.testing.assert_array_equal(built.start, [(0, 0, 0), (1, 0, 0)])
+    np.testing.assert_array_equal(built.next, [1, -1])
+
+
+def test_loops_close_where_the_gap_is_below_a_metre():
+    square = [(0, 0), (10, 0), (10, 10), (0, 10)]
+    for gap, closes in ((0.0, True), (0.99, True), (1.0, False)):
+        built = build(polyline((50, 0), (51, 0)), polyline(*square, (0, gap)))
+        np.testing.assert_array_equal(built.previous[1:], [4 if closes else -1, 1, 2, 3])
+        np.testing.assert_array_equal(built.next[1:], [2, 3, 4, 1 if closes else -1])
+    apart_in_height = [(*xy, 0.0) for xy in square] + [(0, 0, 2.0)]
+    assert build(apart_in_height).previous[0] == -1
+
+
+def test_out_and_back_is_no_loop():
+    built = build(polyline((0, 0), (10, 0), (0, 0.5)))
+    np.testing.assert_array_equal(built.previous, [-1, 0])
+
+
+def test_no_points_no_segments():
+    for built in (build(), build(polyline((0, 0), (1, 0)), kinds=[LINE])):
+        assert built.start.shape == (0, 3) and built.valid.shape == (0,)

@@ -101,19 +101,15 @@ def boxes_overlap(
     no corner is needed. Touching is no overlap, and a box without an area overlaps nothing. The sign of a
     size does not matter.
     """
-    half_a, half_b = jnp.abs(size_a) / 2, jnp.abs(size_b) / 2
-    cos, sin = jnp.abs(jnp.cos(yaw_b - yaw_a)), jnp.abs(jnp.sin(yaw_b - yaw_a))
+    # Trigonometry per box, not per pair: for all pairs of N boxes that is what counts.
+    forward_a, forward_b, offset = heading(yaw_a), heading(yaw_b), xy_b - xy_a
+    cos, sin = jnp.abs(dot(forward_a, forward_b)), jnp.abs(cross(forward_a, forward_b))
 
-    def separated(offset, own, other):
-        long = own[..., 0] + cos * other[..., 0] + sin * other[..., 1]
-        wide = own[..., 1] + sin * other[..., 0] + cos * other[..., 1]
-        apart = jnp.abs(offset)
-        return (apart[..., 0] >= long) | (apart[..., 1] >= wide)
+    def separated(forward, own, other):
+        long, wide = jnp.abs(own[..., 0]) / 2, jnp.abs(own[..., 1]) / 2
+        other_long, other_wide = jnp.abs(other[..., 0]) / 2, jnp.abs(other[..., 1]) / 2
+        ahead = jnp.abs(dot(forward, offset)) >= long + cos * other_long + sin * other_wide
+        return ahead | (jnp.abs(cross(forward, offset)) >= wide + sin * other_long + cos * other_wide)
 
-    offset = xy_b - xy_a
-    has_area = jnp.all((half_a > 0) & (half_b > 0), axis=-1)
-    return (
-        has_area
-        & ~separated(rotate(offset, -yaw_a), half_a, half_b)
-        & ~separated(rotate(offset, -yaw_b), half_b, half_a)
-    )
+    has_area = jnp.all((size_a != 0) & (size_b != 0), axis=-1)
+    return has_area & ~separated(forward_a, size_a, size_b) & ~separated(forward_b, size_b, size_a)

@@ -1,12 +1,11 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
 from tests.scenes import busy_raw_scene, scene
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datatypes.padding import Sizes, pad, sizes, stack_scenarios
+from waymax_sim.datatypes.padding import bucket, pad, sizes, stack_scenarios
+from waymax_sim.datatypes.roadmap import FAR
 from waymax_sim.pytree import take
 
 
@@ -15,31 +14,31 @@ def busy(num_agents: int = 9):
 
 
 def test_sizes_are_the_lengths_of_the_axes():
-    # Four lines of 201 points, two of 41 and one of 25.
-    expected = Sizes(
-        agents=9, points=911, features=7, links=0, edges=464, lanes=440, signals=1, routes=2, route_points=80
-    )
-    assert sizes(busy()) == expected
-    assert sizes(scene()).routes == sizes(scene()).route_points == 0
+    # Four lines of 201 points, two of 41 and one of 25: two edges of 200 segments, one of 40, and a loop of 24.
+    expected = {"N": 9, "P": 911, "F": 7, "L": 0, "edges.C": 58, "lanes.C": 55, "S": 1, "M": 2, "R": 80}
+    found = sizes(busy())
+    assert {axis: found[axis] for axis in expected} == expected
+    assert found["edges.G"] == found["lanes.G"] == 32
+    assert set(found) - set(sizes(scene())) == {"M", "R"}
 
 
 @pytest.mark.parametrize(
-    ("size", "bucket"),
-    [(0, 0), (1, 8), (8, 8), (9, 12), (12, 12), (13, 16), (17, 24), (25, 32), (33, 48), (49, 64), (20_000, 24_576)],
+    ("size", "rounded"),
+    [(0, 0), (1, 8), (8, 8), (9, 16), (16, 16), (17, 24), (25, 32), (33, 48), (49, 64), (20_000, 24_576)],
 )
-def test_buckets(size, bucket):
-    assert Sizes(*[size] * 9).bucket() == Sizes(*[bucket] * 9)
+def test_buckets(size, rounded):
+    assert bucket({"N": size}) == {"N": rounded}
 
 
 def test_buckets_waste_at_most_a_third():
-    for size in range(8, 3000):
-        bucket = Sizes(*[size] * 9).bucket().agents
-        assert size <= bucket < 1.5 * size
+    for size in range(16, 3000):
+        rounded = bucket({"edges.C": size})["edges.C"]
+        assert size <= rounded < 1.5 * size
 
 
 def test_padding_has_the_sizes_asked_for_and_keeps_what_is_there():
     scenario = busy()
-    to = Sizes(agents=10, points=950, features=9, links=3, edges=500, lanes=441, signals=4, routes=5, route_points=99)
+    to = {axis: size + 8 * rank for rank, (axis, size) in enumerate(sizes(scenario).items())}
     padded = pad(scenario, to)
     assert sizes(padded) == to
     for before, after in zip(jax.tree.leaves(scenario), jax.tree.leaves(padded), strict=True):
@@ -50,32 +49,35 @@ def test_padding_has_the_sizes_asked_for_and_keeps_what_is_there():
 def test_padding_is_not_valid_and_refers_to_nothing():
     scenario = busy()
     have = sizes(scenario)
-    padded = pad(scenario, Sizes(*(size + 3 for size in dataclasses.astuple(have))))
-    agents, roadmap = padded.agents, padded.roadmap
-    assert not agents.exists[have.agents :].any() and (agents.id[have.agents :] == -1).all()
-    assert not padded.log.valid[:, have.agents :].any() and not padded.log.xyz[:, have.agents :].any()
-    assert not roadmap.valid[have.points :].any()
+    padded = pad(scenario, {axis: size + 8 for axis, size in have.items()})
+    agents, roadmap, routes = padded.agents, padded.roadmap, padded.routes
+    assert not agents.exists[have["N"] :].any() and (agents.id[have["N"] :] == -1).all()
+    assert not padded.log.valid[:, have["N"] :].any() and not padded.log.xyz[:, have["N"] :].any()
+    assert not roadmap.valid[have["P"] :].any()
     for values in (roadmap.feature_id, roadmap.feature_type):
-        assert (values[have.features :] == -1).all()
+        assert (values[have["F"] :] == -1).all()
     assert (roadmap.links == -1).all()
-    for segments, count in ((padded.edges, have.edges), (padded.lanes, have.lanes)):
+    for segments, count in ((padded.edges, have["edges.C"]), (padded.lanes, have["lanes.C"])):
         assert not segments.valid[count:].any()
+        assert (segments.ends[count:] == FAR).all()
         assert (segments.previous[count:] == -1).all() and (segments.next[count:] == -1).all()
-    assert (padded.signals.lane_id[have.signals :] == -1).all() and not padded.signals.valid[:, have.signals :].any()
-    assert not padded.routes.valid[have.routes :].any() and not padded.routes.valid[:, have.route_points :].any()
-    assert not padded.routes.on_route[have.routes :].any()
+        grid = segments.index.root
+        assert (grid[-8:] == -1).all() and (grid[:, -8:] == -1).all() and (segments.index.nodes[-8:] == -1).all()
+    assert (padded.signals.lane_id[have["S"] :] == -1).all() and not padded.signals.valid[:, have["S"] :].any()
+    assert not routes.valid[have["M"] :].any() and not routes.valid[:, have["R"] :].any()
+    assert not routes.on_route[have["M"] :].any()
 
 
 def test_padding_cannot_cut():
     scenario = busy()
-    with pytest.raises(ValueError, match="larger"):
-        pad(scenario, dataclasses.replace(sizes(scenario), edges=10))
+    with pytest.raises(ValueError, match=r"larger than asked in edges\.C"):
+        pad(scenario, sizes(scenario) | {"edges.C": 8})
 
 
 def test_stacked_scenes_keep_their_content():
     scenarios = [busy(4), busy(9)]
     batch = stack_scenarios(scenarios)
-    common = sizes(scenarios[0]).union(sizes(scenarios[1]))
+    common = {axis: max(sizes(one)[axis] for one in scenarios) for axis in sizes(scenarios[0])}
     assert batch.log.xyz.shape == (2, 21, 9, 3) and batch.current_step.shape == (2,)
     for index, scenario in enumerate(scenarios):
         jax.tree.map(np.testing.assert_array_equal, take(batch, index), pad(scenario, common))

@@ -8,7 +8,10 @@ from tests.scenes import segments
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.nearest import nearest_segment, signed_distance
 
-distances = jax.jit(signed_distance)
+
+@jax.jit
+def distances(edges: Segments, points):
+    return signed_distance(edges, points, jnp.ones(points.shape[:-1], bool))
 
 
 def ask(edges: Segments, *points) -> np.ndarray:
@@ -86,14 +89,14 @@ def test_a_bridge_is_judged_by_its_own_edges():
 
 def test_ties_go_to_the_lower_index():
     edges = segments([(0, 1), (10, 1)], [(10, -1), (0, -1)])
-    index, _ = nearest_segment(edges, jnp.asarray([[5.0, 0.0, 0.0]]))
+    index, _ = nearest_segment(edges, jnp.asarray([[5.0, 0.0, 0.0]]), jnp.ones(1, bool))
     assert index[0] == 0
     np.testing.assert_allclose(ask(edges, (5, 0)), [1.0])
 
 
 def test_nothing_near_is_said_so():
     empty = segments(np.zeros((0, 2)))
-    padding = jax.tree.map(lambda leaf: jnp.zeros_like(leaf), segments([(0, 0), (1, 0), (2, 0)]))
+    padding = jax.tree.map(jnp.zeros_like, segments([(0, 0), (1, 0), (2, 0)]))
     for edges in (empty, padding):
         value, found = distances(edges, jnp.ones((2, 4, 3)))
         assert value.shape == found.shape == (2, 4)
@@ -118,14 +121,12 @@ def test_batched_points_equal_single_ones():
     edges = segments(circle(10, 21))
     points = jnp.asarray(np.random.default_rng(0).normal(0, 8, (3, 5, 3)), jnp.float32)
     value, _ = distances(edges, points)
-    np.testing.assert_allclose(
-        value, jax.jit(jax.vmap(jax.vmap(lambda p: signed_distance(edges, p)[0])))(points), atol=1e-6
-    )
+    np.testing.assert_allclose(value, jax.jit(jax.vmap(jax.vmap(lambda p: distances(edges, p)[0])))(points), atol=1e-6)
 
 
 def test_gradients_point_away_from_the_edge():
     edges = segments([(0, 0), (10, 0), (10, 10)])
     points = jnp.asarray([(5, 1, 0), (5, -1, 0), (5, 0, 0), (10, 0, 0), (13, -4, 0), (5, 1, 3)], jnp.float32)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(signed_distance(edges, p)[0])))(points)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(distances(edges, p)[0])))(points)
     expected = [(0, -1, 0), (0, -1, 0), (0, 0, 0), (0, 0, 0), (0.6, -0.8, 0), (0, -1, 0)]
     np.testing.assert_allclose(gradient, expected, atol=1e-6)

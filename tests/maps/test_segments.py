@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import numpy as np
 
+from waymax_sim.datatypes.roadmap import FAR
 from waymax_sim.maps.segments import build_segments
 
 EDGE, LINE, LANE = 15, 7, 2
@@ -9,7 +12,18 @@ def build(*lines, types=(EDGE,), kinds=None):
     lines = [np.asarray(line, np.float32).reshape(-1, 3) for line in lines]
     feature = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     points = np.concatenate([*lines, np.zeros((0, 3), np.float32)])
-    return build_segments(points, feature, np.asarray(kinds or [EDGE] * len(lines), int), types)
+    return compact(build_segments(points, feature, np.asarray(kinds or [EDGE] * len(lines), int), types))
+
+
+def compact(built):
+    """The valid segments alone, with references among them renumbered."""
+    rows = {name: getattr(built, name).reshape(-1) for name in ("previous", "next", "feature", "valid")}
+    place = np.flatnonzero(rows["valid"])
+    number = np.full(built.valid.size + 1, -1)
+    number[place] = np.arange(len(place))
+    rows = {name: values[place] for name, values in rows.items()}
+    rows |= {name: number[rows[name]] for name in ("previous", "next")}
+    return SimpleNamespace(start=built.start[place], end=built.end[place], **rows)
 
 
 def polyline(*xy):
@@ -65,3 +79,16 @@ def test_out_and_back_is_no_loop():
 def test_no_points_no_segments():
     for built in (build(), build(polyline((0, 0), (1, 0)), kinds=[LINE])):
         assert built.start.shape == (0, 3) and built.valid.shape == (0,)
+
+
+def test_every_feature_starts_a_chunk_and_padding_is_far_away():
+    points = np.zeros((14, 3), np.float32)
+    points[:, 0] = np.arange(14)
+    built = build_segments(points, np.repeat([0, 1, 2], [10, 1, 3]), np.full(3, EDGE), (EDGE,))
+    np.testing.assert_array_equal(built.valid.sum(axis=1), [8, 1, 2])
+    np.testing.assert_array_equal(built.valid[:, 0], True)
+    hollow = ~built.valid
+    assert (built.ends.swapaxes(1, 2)[hollow] == FAR).all()
+    assert (built.previous[hollow] == -1).all() and (built.next[hollow] == -1).all()
+    np.testing.assert_array_equal(built.start[:9, 0], np.arange(9))
+    np.testing.assert_array_equal(built.end[16:18, 0], [12, 13])

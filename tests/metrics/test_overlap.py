@@ -8,7 +8,12 @@ from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.metrics.overlap import overlap, overlapping_pairs
 from waymax_sim.pytree import take
 
-pairs = jax.jit(overlapping_pairs)
+
+@jax.jit
+def pairs(agents, size):
+    return overlapping_pairs(agents, size, jnp.arange(len(size)))
+
+
 CAR = np.float32([4, 2, 1.5])
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
-from waymax_sim.datatypes.padding import pad, sizes
+from waymax_sim.datatypes.padding import bucket, pad, sizes
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
@@ -151,7 +151,7 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         signals=signals,
         routes=_local_routes(raw.routes, origin),
     )
-    return pad(scenario, sizes(scenario).bucket()) if bucketed else scenario
+    return pad(scenario, bucket(sizes(scenario))) if bucketed else scenario
 
 
 def _encode_id(scenario_id: str) -> np.ndarray:

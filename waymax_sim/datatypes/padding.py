@@ -1,104 +1,91 @@
 """Padding: scenes of similar size get equal shapes, so compiled programs are reused and scenes stack."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
+from waymax_sim.datatypes.roadmap import FAR
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import stack
 
+# The padded axes of arrays, by their path in a scenario or the start of it; letters as in the shapes of the records.
+_AXES = {
+    "agents": ("N",),
+    "log": (None, "N"),
+    "roadmap": ("P",),
+    "roadmap.feature_id": ("F",),
+    "roadmap.feature_type": ("F",),
+    "roadmap.speed_limit": ("F",),
+    "roadmap.links": ("L",),
+    **{
+        f"{segments}{path}": tuple(f"{segments}.{axis}" for axis in axes)
+        for segments in ("edges", "lanes")
+        for path, axes in {
+            "": ("C",),
+            ".index.corner": (),
+            ".index.root": ("G", "G"),
+            ".index.nodes": ("Q",),
+            ".index.lists": ("L",),
+            ".index.low": ("L",),
+            ".index.high": ("L",),
+        }.items()
+    },
+    "signals": (None, "S"),
+    "signals.lane_id": ("S",),
+    "routes": ("M", "R"),
+}
+# Where padding is not zero or False: ids, indices and codes of nothing, and places that are never nearest.
+_FILL = dict.fromkeys(("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes"), -1)
+_FILL |= {"ends": FAR}
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Lengths of the padded axes of a scenario; letters as in the shapes of the records."""
 
-    agents: int
-    points: int
-    features: int
-    links: int
-    edges: int
-    lanes: int
-    signals: int
-    routes: int
-    route_points: int
+def _axes(path: tuple) -> tuple[str | None, ...]:
+    """Padded axes of the array at a path: those of the longest part of the path in the table."""
+    names = [key.name for key in path]
+    parts = (".".join(names[:length]) for length in range(len(names), 0, -1))
+    return next((_AXES[part] for part in parts if part in _AXES), ())
 
-    def union(self, other: "Sizes") -> "Sizes":
-        """The smallest sizes that hold both."""
-        return Sizes(*(max(pair) for pair in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
-    def bucket(self) -> "Sizes":
-        """Every size rounded up to 8, 12, 16, 24, 32, 48, ...: above 8 at most a third is padding."""
-        return Sizes(*(_round_up(size) for size in dataclasses.astuple(self)))
+def sizes(scenario: Scenario) -> dict[str, int]:
+    """Lengths of the padded axes of one scenario (no batch axis), by name."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(scenario)[0]:
+        found |= {axis: size for axis, size in zip(_axes(path), np.shape(leaf), strict=False) if axis is not None}
+    return found
+
+
+def bucket(lengths: Mapping[str, int]) -> dict[str, int]:
+    """Every size rounded up to 8, 16, 24, 32, 48, 64, 96, ...: above 16 at most a third is padding."""
+    return {axis: _round_up(size) for axis, size in lengths.items()}
 
 
 def _round_up(size: int) -> int:
-    if size == 0:
-        return 0
     power = 8
     while power < size:
-        if power + power // 2 >= size:
+        if power >= 16 and power + power // 2 >= size:
             return power + power // 2
         power *= 2
-    return power
+    return power if size else 0
 
 
-def sizes(scenario: Scenario) -> Sizes:
-    """Sizes of one scenario (no batch axis)."""
-    routes = scenario.routes
-    return Sizes(
-        agents=scenario.num_agents,
-        points=scenario.roadmap.valid.shape[0],
-        features=scenario.roadmap.feature_id.shape[0],
-        links=scenario.roadmap.links.shape[0],
-        edges=scenario.edges.valid.shape[0],
-        lanes=scenario.lanes.valid.shape[0],
-        signals=scenario.signals.lane_id.shape[0],
-        routes=0 if routes is None else routes.valid.shape[0],
-        route_points=0 if routes is None else routes.valid.shape[1],
-    )
-
-
-# Where padding is not zero or False: ids and indices of nothing.
-_FILL = {"feature_type": -1, "feature_id": -1, "links": -1, "lane_id": -1, "previous": -1, "next": -1, "id": -1}
-# Which arrays of a scenario have which padded axis, by the last names of their paths.
-_AXES = {
-    "agents": ("agents",),
-    "log": (None, "agents"),
-    "edges": ("edges",),
-    "lanes": ("lanes",),
-    "roadmap": ("points",),
-    "roadmap.feature_id": ("features",),
-    "roadmap.feature_type": ("features",),
-    "roadmap.speed_limit": ("features",),
-    "roadmap.links": ("links",),
-    "signals": (None, "signals"),
-    "signals.lane_id": ("signals",),
-    "routes": ("routes", "route_points"),
-}
-
-
-def pad(scenario: Scenario, to: Sizes) -> Scenario:
+def pad(scenario: Scenario, to: Mapping[str, int]) -> Scenario:
     """Pads a scenario on the host. Padding is invalid everywhere and changes no result.
 
     Raises:
       ValueError: An axis is already longer than asked.
     """
     have = sizes(scenario)
-    if have.union(to) != to:
-        raise ValueError(f"cannot pad {scenario.scenario_id!r} of {have} to {to}: it is larger")
+    larger = [axis for axis in have if have[axis] > to[axis]]
+    if larger:
+        raise ValueError(f"cannot pad {scenario.scenario_id!r}: it is larger than asked in {', '.join(larger)}")
 
     def grow(path, leaf):
-        names = [key.name for key in path]
-        axes = _AXES.get(".".join(names), _AXES.get(names[0], ()))
-        leaf = np.asarray(leaf)
-        widths = [(0, 0)] * leaf.ndim
-        for index, axis in enumerate(axes[: leaf.ndim]):
-            if axis is not None:
-                widths[index] = (0, getattr(to, axis) - leaf.shape[index])
+        leaf, axes = np.asarray(leaf), _axes(path)
+        widths = [(0, to[axis] - size if axis else 0) for axis, size in zip(axes, leaf.shape, strict=False)]
+        widths += [(0, 0)] * (leaf.ndim - len(widths))
         # np.pad refuses the empty list of widths of a scalar.
-        return leaf if leaf.ndim == 0 else np.pad(leaf, widths, constant_values=_FILL.get(names[-1], 0))
+        return leaf if leaf.ndim == 0 else np.pad(leaf, widths, constant_values=_FILL.get(path[-1].name, 0))
 
     return jax.tree_util.tree_map_with_path(grow, scenario)
 
@@ -115,7 +102,6 @@ def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
         raise ValueError("scenarios of different numbers of steps cannot be stacked")
     if len({scenario.routes is None for scenario in scenarios}) > 1:
         raise ValueError("scenarios with routes and scenarios without cannot be stacked")
-    common = sizes(scenarios[0])
-    for scenario in scenarios[1:]:
-        common = common.union(sizes(scenario))
+    lengths = [sizes(scenario) for scenario in scenarios]
+    common = {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
     return stack([pad(scenario, common) for scenario in scenarios])

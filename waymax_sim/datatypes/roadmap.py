@@ -14,6 +14,9 @@ LANE_TYPES = (LANE_UNDEFINED, LANE_FREEWAY, LANE_SURFACE_STREET, LANE_BIKE)
 ROAD_LINE_TYPES = tuple(range(5, 14))
 ROAD_EDGE_TYPES = (ROAD_EDGE_UNKNOWN, ROAD_EDGE_BOUNDARY, ROAD_EDGE_MEDIAN)
 
+# Segments are stored in chunks of this many; padding is put this far away (m), so that it is never nearest.
+CHUNK, FAR = 8, 1e8
+
 # Kinds of links between lanes.
 SUCCESSOR, LEFT_NEIGHBOR, RIGHT_NEIGHBOR = range(3)
 
@@ -52,22 +55,60 @@ class RoadMap:
 
 
 @pytree
-class Segments:
-    """Straight pieces between consecutive points of map features.
+class SegmentIndex:
+    """Which chunks of segments may hold the one nearest to a place. A quadtree in the plane.
+
+    Codes name what is known of a cell: a code that is not negative is the row of its quarters in `nodes`, any other is
+    `~row` of its list in `lists`. List 0 is that of nowhere: it holds at no height.
 
     Attributes:
-      start: First end, m, local frame.
-      end: Second end, m, local frame.
+      corner: Lowest x and y of the cells, m, local frame.
+      size: Side of the cells that the tree starts from, m.
+      root: Codes of the cells that the tree starts from, by x and y.
+      nodes: Codes of the quarters of a cell: low x low y, low x high y, high x low y, high x high y.
+      lists: Chunks in ascending order; a list that is not full repeats its first chunk.
+      low: Lowest height at which a list holds, m.
+      high: Highest height at which a list holds, m.
+    """
+
+    corner: Float[Array, " 2"]
+    size: Float[Array, ""]
+    root: Int[Array, "G G"]
+    nodes: Int[Array, "Q 4"]
+    lists: Int[Array, "L W"]
+    low: Float[Array, " L"]
+    high: Float[Array, " L"]
+
+
+@pytree
+class Segments:
+    """Straight pieces between consecutive points of map features, in C chunks of W = `CHUNK`, each of one feature.
+
+    Segment i is number `i % W` of chunk `i // W`.
+
+    Attributes:
+      ends: x, y and z of the first end, then of the second, m, local frame. Padding lies far away.
       previous: Index of the segment that ends where this one starts, -1 where there is none. The first
         segment of a closed loop has the last one here.
       next: Index of the segment that starts where this one ends, -1 where there is none.
       feature: Row of the feature table.
-      valid: False for padding.
+      valid: False for padding: at the end of a chunk that is not full, and of the whole.
+      index: Finds the nearest segment without looking at all of them.
     """
 
-    start: Float[Array, "E 3"]
-    end: Float[Array, "E 3"]
-    previous: Int[Array, " E"]
-    next: Int[Array, " E"]
-    feature: Int[Array, " E"]
-    valid: Bool[Array, " E"]
+    ends: Float[Array, "C 6 W"]
+    previous: Int[Array, "C W"]
+    next: Int[Array, "C W"]
+    feature: Int[Array, "C W"]
+    valid: Bool[Array, "C W"]
+    index: SegmentIndex
+
+    @property
+    def start(self) -> Float[Array, "E 3"]:
+        """First ends of all segments, m."""
+        return self.ends[:, :3].swapaxes(1, 2).reshape(-1, 3)
+
+    @property
+    def end(self) -> Float[Array, "E 3"]:
+        """Second ends of all segments, m."""
+        return self.ends[:, 3:].swapaxes(1, 2).reshape(-1, 3)

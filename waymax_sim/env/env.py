@@ -29,6 +29,7 @@ class EnvConfig:
       z: Whether the height of controlled agents follows the map or the log.
       metrics: Names from `METRICS`, or metrics of one's own.
       rewards: Pairs of metric and weight; an agent's reward is the weighted sum of its valid values.
+      judged: Whether metrics per agent are computed for all agents or for the sdc alone, which costs far less.
       terminate_on: Metrics that end the episode when positive for a controlled agent.
       num_history_steps: Steps kept in the state, at least 2.
       dt: Time step, s.
@@ -39,6 +40,7 @@ class EnvConfig:
     death: Literal["never", "log"] = "never"
     z: Literal["map", "log"] = "map"
     metrics: tuple[str | Metric, ...] = ("overlap", "offroad", "log_divergence")
+    judged: Literal["all", "sdc"] = "all"
     rewards: tuple[tuple[str, float], ...] = (("overlap", -1.0), ("offroad", -1.0))
     terminate_on: tuple[str, ...] = ()
     num_history_steps: int = 2
@@ -140,8 +142,8 @@ class Env:
         last = scenario.num_steps - 1
         step = jnp.minimum(state.step + 1, last)
         logged = take(scenario.log, step)
-        moved = where(acts, proposed, _coast(now, self.config.dt))
-        moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged), valid=now.valid)
+        moved = where(acts, dataclasses.replace(proposed, valid=now.valid), _coast(now, self.config.dt))
+        moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
 
         may_appear = logged.valid & (self.config.birth == "log")
         stays = now.valid if self.config.death == "never" else now.valid & logged.valid
@@ -156,7 +158,8 @@ class Env:
 
     def judge(self, scenario: Scenario, state: State, *, moved: Bool[Array, ""]) -> StepOut:
         """Metrics, reward and termination of a state. Where it has not `moved`, nothing is rewarded."""
-        snapshot = Snapshot(scenario, state.step, state.agents, state.previous, self.config.dt)
+        rows = None if self.config.judged == "all" else jnp.argmax(scenario.agents.is_sdc)[None]
+        snapshot = Snapshot(scenario, state.step, state.agents, state.previous, self.config.dt, rows)
         metrics = self.metrics
         values = judge(snapshot, metrics)
         controlled = (state.controller != LOG) & scenario.agents.exists
@@ -181,14 +184,19 @@ class Env:
         )
 
     def _with_height(
-        self, scenario: Scenario, now: AgentState, moved: AgentState, logged: AgentState
+        self,
+        scenario: Scenario,
+        now: AgentState,
+        moved: AgentState,
+        logged: AgentState,
+        controlled: Bool[Array, " N"],
     ) -> Float[Array, "N 3"]:
         if self.config.z == "log":
             z = jnp.where(logged.valid, logged.xyz[:, 2], now.xyz[:, 2])
         else:
             # The lane under the wheels, not the one nearest to the middle of a tall truck.
             bottom = now.xyz - jnp.asarray([0.0, 0.0, 0.5])[None] * scenario.agents.size
-            z = now.xyz[:, 2] + height_change(scenario.lanes, bottom, moved.xyz[:, :2])
+            z = now.xyz[:, 2] + height_change(scenario.lanes, bottom, moved.xyz[:, :2], now.valid & controlled)
         return jnp.concatenate([moved.xyz[:, :2], z[:, None]], axis=-1)
 
 

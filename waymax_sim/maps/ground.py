@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.roadmap import Segments
+from waymax_sim.datatypes.roadmap import CHUNK, Segments
 from waymax_sim.maps.nearest import nearest_segment
 from waymax_sim.pytree import Array
 
@@ -13,17 +13,18 @@ from waymax_sim.pytree import Array
 REACH = 15.0
 
 
-def height_change(lanes: Segments, before: Float[Array, "*q 3"], after: Float[Array, "*q 2"]) -> Float[Array, "*q"]:
-    """Change of height (m) when moving in the plane from `before` to `after` (m).
+def height_change(
+    lanes: Segments, before: Float[Array, "*q 3"], after: Float[Array, "*q 2"], asked: Bool[Array, "*q"]
+) -> Float[Array, "*q"]:
+    """Change of height (m) when moving in the plane from `before` to `after` (m), where `asked`.
 
     The grade is that of the lane nearest to the new place at the old height, so on a bridge it is the
     bridge's. Far from every lane the ground is taken as level. Gradients do not flow through the choice.
     """
-    if lanes.valid.shape[0] == 0:
-        return jnp.zeros(before.shape[:-1], jnp.float32)
     target = jax.lax.stop_gradient(jnp.concatenate([after, before[..., 2:]], axis=-1))
-    index, found = nearest_segment(lanes, target)
-    start, along = lanes.start[index], lanes.end[index] - lanes.start[index]
+    index, found = nearest_segment(lanes, target, asked)
+    ends = lanes.ends[index // CHUNK, :, index % CHUNK]
+    start, along = ends[..., :3], ends[..., 3:] - ends[..., :3]
     plane, offset = along[..., :2], target[..., :2] - start[..., :2]
     length2 = geometry.dot(plane, plane)
     length2 = jnp.where(length2 > 0, length2, 1.0)

@@ -5,7 +5,8 @@ from collections.abc import Collection
 import numpy as np
 from jaxtyping import Float, Int
 
-from waymax_sim.datatypes.roadmap import Segments
+from waymax_sim.datatypes.roadmap import CHUNK, FAR, Segments
+from waymax_sim.maps.index import build_index
 
 # First and last point of a polyline this close make it a loop (m; the WOSAC rule).
 LOOP_GAP = 1.0
@@ -34,24 +35,24 @@ def build_segments(
 
     first = np.flatnonzero(feature[1:] == feature[:-1])
     owner = feature[first]
-    index = np.arange(len(first))
-    follows = np.zeros(len(first), bool)
-    follows[1:] = owner[1:] == owner[:-1]
-    precedes = np.roll(follows, -1)
-    previous = np.where(follows, index - 1, -1)
-    next_ = np.where(precedes, index + 1, -1)
+    begins = np.flatnonzero(np.diff(owner, prepend=-1))
+    length = np.diff(begins, append=len(owner))
+    # Every feature starts a chunk of its own.
+    room = -(-length // CHUNK) * CHUNK
+    place = np.arange(len(owner)) + np.repeat(np.cumsum(room) - room - begins, length)
+    heads, tails = place[begins], place[begins] + length - 1
 
-    heads, tails = index[~follows], index[~precedes]
-    start, end = xyz[first], xyz[first + 1]
-    gap = np.linalg.norm(start[heads] - end[tails], axis=-1)
-    loops = (gap < LOOP_GAP) & (tails - heads >= 2)
-    previous[heads[loops]] = tails[loops]
-    next_[tails[loops]] = heads[loops]
-    return Segments(
-        start=start.astype(np.float32),
-        end=end.astype(np.float32),
-        previous=previous.astype(np.int32),
-        next=next_.astype(np.int32),
-        feature=owner.astype(np.int32),
-        valid=np.ones(len(first), bool),
-    )
+    # Without any segment there is one chunk of padding, so that nothing has to ask for that case.
+    total = max(int(room.sum()), CHUNK)
+    start, end = np.full((2, total, 3), FAR, np.float32)
+    previous, next_ = np.full((2, total), -1, np.int32)
+    valid, of = np.zeros(total, bool), np.zeros(total, np.int32)
+    start[place], end[place] = xyz[first], xyz[first + 1]
+    previous[place], next_[place], of[place], valid[place] = place - 1, place + 1, owner, True
+    loops = (np.linalg.norm(start[heads] - end[tails], axis=-1) < LOOP_GAP) & (length >= 3)
+    previous[heads] = np.where(loops, tails, -1)
+    next_[tails] = np.where(loops, heads, -1)
+    ends = np.concatenate([start.reshape(-1, CHUNK, 3), end.reshape(-1, CHUNK, 3)], axis=-1).swapaxes(1, 2).copy()
+    rows = {"previous": previous, "next": next_, "feature": of, "valid": valid}
+    chunked = {name: values.reshape(-1, CHUNK) for name, values in rows.items()}
+    return Segments(ends=ends, **chunked, index=build_index(ends, chunked["valid"]))

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+import jax
+import jax.numpy as jnp
+
 from waymax_sim.metrics.divergence import log_divergence
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
 from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot
@@ -44,5 +47,16 @@ def resolve(metrics: Iterable[str | Metric]) -> dict[str, Metric]:
 
 
 def judge(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[str, MetricValue]:
-    """Computes the metrics of one moment; what they share is computed once."""
-    return {name: metric.compute(snapshot) for name, metric in metrics.items()}
+    """Computes the metrics of one moment; what they share is computed once.
+
+    Values per agent are [N]: where only some agents are judged, those of the others are not valid.
+    """
+    values = {name: metric.compute(snapshot) for name, metric in metrics.items()}
+    if snapshot.rows is None:
+        return values
+
+    def spread(value: MetricValue) -> MetricValue:
+        empty = jax.tree.map(lambda leaf: jnp.zeros(snapshot.agents.valid.shape, leaf.dtype), value)
+        return jax.tree.map(lambda all_, own: all_.at[snapshot.rows].set(own), empty, value)
+
+    return {name: spread(values[name]) if metric.per == "agent" else values[name] for name, metric in metrics.items()}

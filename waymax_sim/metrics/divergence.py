@@ -10,7 +10,8 @@ from waymax_sim.pytree import take
 
 def log_divergence(snapshot: Snapshot) -> MetricValue:
     """Distance in the plane between an agent and its logged place at the same step (m)."""
-    return displacement(snapshot.agents, take(snapshot.scenario.log, snapshot.step))
+    logged = snapshot.of_subjects(take(snapshot.scenario.log, snapshot.step))
+    return displacement(snapshot.subjects, logged)
 
 
 def displacement(agents: AgentState, logged: AgentState) -> MetricValue:

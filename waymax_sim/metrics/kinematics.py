@@ -22,8 +22,8 @@ def kinematic_infeasibility(
     Valid for vehicles and cyclists that were there one step before. For other limits use
     `dataclasses.replace(METRICS["kinematic_infeasibility"], compute=functools.partial(kinematic_infeasibility, ...))`.
     """
-    kind = snapshot.scenario.agents.type
-    valid = snapshot.agents.valid & snapshot.previous.valid & ((kind == VEHICLE) | (kind == CYCLIST))
-    needed = jnp.abs(explain_motion(snapshot.previous, snapshot.agents, snapshot.dt))
+    kind, previous = snapshot.info.type, snapshot.of_subjects(snapshot.previous)
+    valid = snapshot.subjects.valid & previous.valid & ((kind == VEHICLE) | (kind == CYCLIST))
+    needed = jnp.abs(explain_motion(previous, snapshot.subjects, snapshot.dt))
     limits = jnp.asarray([max_acceleration + TOLERANCE, max_curvature + TOLERANCE], jnp.float32)
     return flag(jnp.any(needed > limits[None], axis=-1), valid)

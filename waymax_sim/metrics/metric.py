@@ -3,16 +3,18 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.nearest import signed_distance
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, pytree, take
+
+T = TypeVar("T")
 
 
 @pytree
@@ -38,6 +40,7 @@ class Snapshot:
       agents: Agents at the moment.
       previous: Agents one step before.
       dt: Step, s.
+      rows: The O agents to judge, by index; None for all of them. Metrics per agent have a value for each.
     """
 
     scenario: Scenario
@@ -45,20 +48,37 @@ class Snapshot:
     agents: AgentState
     previous: AgentState
     dt: float
+    rows: Int[Array, " O"] | None = None
+
+    def of_subjects(self, record: T) -> T:
+        """The rows of the judged agents of any record over agents."""
+        return record if self.rows is None else take(record, self.rows)
 
     @cached_property
-    def corners(self) -> Float[Array, "N 4 3"]:
-        """Bottom corners of the boxes, m."""
-        size = self.scenario.agents.size
-        xy = geometry.box_corners(self.agents.xyz[:, :2], self.agents.yaw, size[:, :2])
-        bottom = self.agents.xyz[:, 2] - size[:, 2] / 2
+    def subjects(self) -> AgentState:
+        """The judged agents at the moment."""
+        return self.of_subjects(self.agents)
+
+    @cached_property
+    def info(self) -> AgentInfo:
+        """What the judged agents are."""
+        return self.of_subjects(self.scenario.agents)
+
+    @cached_property
+    def corners(self) -> Float[Array, "O 4 3"]:
+        """Bottom corners of the boxes of the judged agents, m."""
+        size = self.info.size
+        xy = geometry.box_corners(self.subjects.xyz[:, :2], self.subjects.yaw, size[:, :2])
+        bottom = self.subjects.xyz[:, 2] - size[:, 2] / 2
         return jnp.concatenate([xy, jnp.broadcast_to(bottom[:, None, None], (*xy.shape[:2], 1))], axis=-1)
 
     @cached_property
     def road_edge_distance(self) -> MetricValue:
-        """Signed distance of the most off-road corner of each agent to the nearest road edge, m."""
-        distance, found = signed_distance(self.scenario.edges, self.corners)
-        return masked_value(jnp.max(distance, axis=-1), self.agents.valid & jnp.all(found, axis=-1))
+        """Signed distance of the most off-road corner of each judged agent to the nearest road edge, m."""
+        present = self.subjects.valid
+        asked = jnp.broadcast_to(present[:, None], self.corners.shape[:2])
+        distance, found = signed_distance(self.scenario.edges, self.corners, asked)
+        return masked_value(jnp.max(distance, axis=-1), present & jnp.all(found, axis=-1))
 
 
 @dataclasses.dataclass(frozen=True)

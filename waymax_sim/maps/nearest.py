@@ -15,6 +15,8 @@ from waymax_sim.pytree import Array
 LONG_BATCH, NOWHERE_BATCH = 32, 8
 
 
+# Compiled even where the caller is not: loops are traced anew at every call outside of jit.
+@jax.jit
 def nearest_segment(
     segments: Segments, points: Float[Array, "*q 3"], asked: Bool[Array, "*q"]
 ) -> tuple[Int[Array, "*q"], Bool[Array, "*q"]]:

@@ -1,11 +1,15 @@
 """Driving against the direction of a lane."""
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import CYCLIST, VEHICLE
+from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.nearest import distance2_to_all, nearest_segment, work_off
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
+from waymax_sim.pytree import Array
 
 # A heading this far from the direction of the lane drives against it (rad); crossing traffic does not.
 MAX_ANGLE = 2 * jnp.pi / 3
@@ -26,6 +30,14 @@ def wrong_way(snapshot: Snapshot) -> MetricValue:
     valid = agents.valid & ((kind == VEHICLE) | (kind == CYCLIST)) & jnp.any(lanes.valid)
     bottom = agents.xyz[:, 2:] - snapshot.info.size[:, 2:] / 2
     wheels = jnp.concatenate([agents.xyz[:, :2], bottom], axis=-1)
+    return flag(_drives_against(lanes, wheels, agents.yaw, valid), valid)
+
+
+# Compiled even where the caller is not: loops are traced anew at every call outside of jit.
+@jax.jit
+def _drives_against(
+    lanes: Segments, wheels: Float[Array, "O 3"], yaw: Float[Array, " O"], asked: Bool[Array, " O"]
+) -> Bool[Array, " O"]:
     along = lanes.ends[:, 3:5] - lanes.ends[:, :2]
     direction = jnp.arctan2(along[:, 1], along[:, 0]).reshape(-1)
 
@@ -35,12 +47,12 @@ def wrong_way(snapshot: Snapshot) -> MetricValue:
     def confirmed(which):
         """The definition, against every lane."""
         distance2 = distance2_to_all(lanes, wheels[which])
-        opposing = opposes(agents.yaw[which][:, None], direction[None])
+        opposing = opposes(yaw[which][:, None], direction[None])
         against = jnp.min(jnp.where(opposing, distance2, jnp.inf), axis=-1)
         agrees = jnp.min(jnp.where(opposing, jnp.inf, distance2), axis=-1)
         return (against < IN_LANE**2) & (against < agrees)
 
     # Few agents have an opposing lane nearest to them; only these are looked at closely.
-    nearest, _ = nearest_segment(lanes, wheels, valid)
-    suspect = valid & opposes(agents.yaw, direction[nearest])
-    return flag(work_off(jnp.zeros(valid.shape, bool), suspect, SUSPECTS, confirmed), valid)
+    nearest, _ = nearest_segment(lanes, wheels, asked)
+    suspect = asked & opposes(yaw, direction[nearest])
+    return work_off(jnp.zeros(asked.shape, bool), suspect, SUSPECTS, confirmed)

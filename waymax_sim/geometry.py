@@ -4,8 +4,10 @@ Frames are changed by subtracting first and rotating second: folding the transla
 loses millimetres at a few kilometres in float32. Every function has finite gradients everywhere.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from waymax_sim.pytree import Array
 
@@ -87,29 +89,37 @@ def box_corners(
     return jnp.stack([xy + offset for offset in offsets], axis=-2)
 
 
-def boxes_overlap(
-    xy_a: Float[Array, "*#b 2"],
-    yaw_a: Float[Array, "*#b"],
-    size_a: Float[Array, "*#b 2"],
-    xy_b: Float[Array, "*#b 2"],
-    yaw_b: Float[Array, "*#b"],
-    size_b: Float[Array, "*#b 2"],
-) -> Bool[Array, "*#b"]:
-    """Whether two boxes share an area: the separating-axis test in closed form.
+class Boxes(NamedTuple):
+    """Boxes in the plane, prepared for comparison: centre (m), direction, half length and half width (m).
 
-    Along each of the four box axes the half extent of the other box is a sum of two absolute cosines, so
-    no corner is needed. Touching is no overlap, and a box without an area overlaps nothing. The sign of a
-    size does not matter.
+    A box without an area has halves of minus infinity, which nothing reaches. The sign of a size does not matter.
     """
-    # Trigonometry per box, not per pair: for all pairs of N boxes that is what counts.
-    forward_a, forward_b, offset = heading(yaw_a), heading(yaw_b), xy_b - xy_a
-    cos, sin = jnp.abs(dot(forward_a, forward_b)), jnp.abs(cross(forward_a, forward_b))
 
-    def separated(forward, own, other):
-        long, wide = jnp.abs(own[..., 0]) / 2, jnp.abs(own[..., 1]) / 2
-        other_long, other_wide = jnp.abs(other[..., 0]) / 2, jnp.abs(other[..., 1]) / 2
-        ahead = jnp.abs(dot(forward, offset)) >= long + cos * other_long + sin * other_wide
-        return ahead | (jnp.abs(cross(forward, offset)) >= wide + sin * other_long + cos * other_wide)
+    x: Float[Array, "*b"]
+    y: Float[Array, "*b"]
+    cos: Float[Array, "*b"]
+    sin: Float[Array, "*b"]
+    long: Float[Array, "*b"]
+    wide: Float[Array, "*b"]
 
-    has_area = jnp.all((size_a != 0) & (size_b != 0), axis=-1)
-    return has_area & ~separated(forward_a, size_a, size_b) & ~separated(forward_b, size_b, size_a)
+    @classmethod
+    def of(cls, xy: Float[Array, "*b 2"], yaw: Float[Array, "*b"], size: Float[Array, "*b 2"]) -> "Boxes":
+        """Boxes by centre (m), heading (rad), length and width (m)."""
+        flat = (size[..., 0] == 0) | (size[..., 1] == 0)
+        long, wide = (jnp.where(flat, -jnp.inf, jnp.abs(size[..., axis]) / 2) for axis in range(2))
+        return cls(xy[..., 0], xy[..., 1], jnp.cos(yaw), jnp.sin(yaw), long, wide)
+
+
+def boxes_gap(a: Boxes, b: Boxes) -> Float[Array, "*b"]:
+    """The widest gap (m) between two boxes along their axes: negative exactly where they share an area.
+
+    The separating-axis test in closed form: along each of the four axes the half extent of the other box is a
+    sum of two absolute cosines, so no corner is needed. Positive gaps bound the distance from below. Boxes broadcast.
+    """
+    x, y = b.x - a.x, b.y - a.y
+    cos, sin = jnp.abs(a.cos * b.cos + a.sin * b.sin), jnp.abs(a.cos * b.sin - a.sin * b.cos)
+    ahead_a = jnp.abs(a.cos * x + a.sin * y) - (a.long + cos * b.long + sin * b.wide)
+    aside_a = jnp.abs(a.cos * y - a.sin * x) - (a.wide + sin * b.long + cos * b.wide)
+    ahead_b = jnp.abs(b.cos * x + b.sin * y) - (b.long + cos * a.long + sin * a.wide)
+    aside_b = jnp.abs(b.cos * y - b.sin * x) - (b.wide + sin * a.long + cos * a.wide)
+    return jnp.maximum(jnp.maximum(ahead_a, aside_a), jnp.maximum(ahead_b, aside_b))

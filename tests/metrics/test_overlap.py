@@ -5,13 +5,13 @@ import pytest
 from tests import oracle
 from tests.scenes import agent_state, busy_raw_scene, measure, scene
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.metrics.overlap import overlap, overlapping_pairs
+from waymax_sim.metrics.overlap import gaps, overlap
 from waymax_sim.pytree import take
 
 
 @jax.jit
 def pairs(agents, size):
-    return overlapping_pairs(agents, size, jnp.arange(len(size)))
+    return (gaps(agents, size, agents, size) < 0) & ~np.eye(len(size), dtype=bool)
 
 
 CAR = np.float32([4, 2, 1.5])

@@ -165,7 +165,7 @@ def _pruned(chunks: _Chunks, cells: _Cells) -> _Cells:
         rival = np.flatnonzero(squared == np.repeat(np.minimum.reduceat(squared, begins), repeats))
         rival = rival[np.diff(cell[rival], prepend=-1) > 0]
         aim[2] = aim[2][rival, None]
-        joint = sum((near[axis][rival] - aim[axis]) ** 2 for axis in range(3)).argmin(axis=1)
+        joint = np.argmin(sum((near[axis][rival] - aim[axis]) ** 2 for axis in range(3)), axis=1)
         point = [near[axis][rival, joint] for axis in range(3)]
         rise, span = chunks.rise[chunk[rival], joint], reach[cell[begins]]
         # The rival is at most this far (squared), even if its segment climbs on the way to where it is nearest.
@@ -174,8 +174,8 @@ def _pruned(chunks: _Chunks, cells: _Cells) -> _Cells:
         lead = own - np.repeat(far, repeats)[:, None]
         for axis, extent in enumerate((half, half, np.repeat(span, repeats)[:, None])):
             lead -= 2 * extent * np.abs(near[axis] - np.repeat(point[axis], repeats)[:, None])
-        keep = (lead < 0).any(axis=1)
-        keep[rival] = True
+        keep = np.any(lead < 0, axis=1)
+        np.put(keep, rival, True)
         cell, chunk, own, near = cell[keep], chunk[keep], own[keep], [coordinate[keep] for coordinate in near]
     return dataclasses.replace(cells, cell=cell, chunk=chunk)
 

@@ -8,7 +8,7 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import Action, State
 from waymax_sim.datatypes.validate import validate
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics, Teleport
-from waymax_sim.env import Env, EnvConfig, Observation, Policy, Trace, rollout
+from waymax_sim.env import Env, EnvConfig, Observation, Policy, Trace, View, rollout, view
 from waymax_sim.metrics import METRICS, Metric, summarize
 
 __all__ = [
@@ -29,10 +29,12 @@ __all__ = [
     "State",
     "Teleport",
     "Trace",
+    "View",
     "load",
     "rollout",
     "select",
     "stack_scenarios",
     "summarize",
     "validate",
+    "view",
 ]

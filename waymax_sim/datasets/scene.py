@@ -12,6 +12,7 @@ from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
 from waymax_sim.datatypes.signals import Signals
+from waymax_sim.maps.elements import build_elements
 from waymax_sim.maps.segments import build_segments
 
 INT32 = np.iinfo(np.int32)
@@ -148,6 +149,7 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         roadmap=roadmap,
         edges=build_segments(points, feature, feature_type, ROAD_EDGE_TYPES),
         lanes=build_segments(points, feature, feature_type, LANE_TYPES),
+        elements=build_elements(points, feature),
         signals=signals,
         routes=_local_routes(raw.routes, origin),
     )

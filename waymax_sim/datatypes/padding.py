@@ -31,12 +31,17 @@ _AXES = {
             ".index.high": ("L",),
         }.items()
     },
+    "elements": ("elements.G",),
+    "elements.cells": ("elements.C",),
+    "elements.low": (),
     "signals": (None, "S"),
     "signals.lane_id": ("S",),
     "routes": ("M", "R"),
 }
 # Where padding is not zero or False: ids, indices and codes of nothing, and places that are never nearest.
-_FILL = dict.fromkeys(("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes"), -1)
+_FILL = dict.fromkeys(
+    ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cells"), -1
+)
 _FILL |= {"ends": FAR}
 
 
@@ -76,7 +81,7 @@ def pad(scenario: Scenario, to: Mapping[str, int]) -> Scenario:
       ValueError: An axis is already longer than asked.
     """
     have = sizes(scenario)
-    larger = [axis for axis in have if have[axis] > to[axis]]
+    larger = [axis for axis in have if have[axis] > to.get(axis, 0)]
     if larger:
         raise ValueError(f"cannot pad {scenario.scenario_id!r}: it is larger than asked in {', '.join(larger)}")
 

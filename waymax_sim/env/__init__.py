@@ -4,5 +4,6 @@ from waymax_sim.env.env import Env, EnvConfig, StepOut
 from waymax_sim.env.observation import Observation, observe
 from waymax_sim.env.policy import Policy
 from waymax_sim.env.rollout import Trace, rollout
+from waymax_sim.env.view import View, view
 
-__all__ = ["Env", "EnvConfig", "Observation", "Policy", "StepOut", "Trace", "observe", "rollout"]
+__all__ = ["Env", "EnvConfig", "Observation", "Policy", "StepOut", "Trace", "View", "observe", "rollout", "view"]

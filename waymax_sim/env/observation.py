@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
+from waymax_sim.datatypes.elements import MapElements
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
@@ -24,6 +25,7 @@ class Observation:
       roadmap: The map.
       lanes: Lane segments.
       edges: Road-edge segments.
+      elements: Short pieces of map features, and the index of which are near.
       signals: Traffic lights now, [S].
       routes: Paths of the sdc, or None. `on_route` is an instruction where to go, and is not hidden.
       log: The whole record, future included, for privileged policies; None for all others.
@@ -36,6 +38,7 @@ class Observation:
     roadmap: RoadMap
     lanes: Segments
     edges: Segments
+    elements: MapElements
     signals: Signals
     routes: Routes | None
     log: AgentState | None
@@ -64,6 +67,7 @@ def observe(scenario: Scenario, state: State, dt: float, *, privileged: bool = F
         roadmap=scenario.roadmap,
         lanes=scenario.lanes,
         edges=scenario.edges,
+        elements=scenario.elements,
         signals=signals,
         routes=scenario.routes,
         log=scenario.log if privileged else None,

@@ -1,0 +1,360 @@
+"""What agents see, held against a slow version, and the mistakes that views are prone to."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import oracle_view
+from tests.data import recorded
+from tests.scenes import busy_raw_scene, raw_scene
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datatypes.padding import stack_scenarios
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env.env import Env, EnvConfig
+from waymax_sim.env.observation import Observation
+from waymax_sim.env.view import View, view
+from waymax_sim.pytree import take
+
+LARGE = 2**24
+
+
+# Room for all agents and all of the map.
+EVERYTHING = dict(num_agents=12, num_elements=160)
+
+
+@functools.partial(jax.jit, static_argnames=("who", "num_steps", "num_agents", "num_elements"))
+def look(scenario: Scenario, who="all", num_steps=4, num_agents=6, num_elements=20) -> View:
+    return view(observe(scenario, num_steps), who, num_agents=num_agents, num_elements=num_elements)
+
+
+@jax.jit
+def look_from(scenario: Scenario, rows: jax.Array) -> View:
+    return view(observe(scenario), rows, num_agents=6, num_elements=20)
+
+
+def observe(scenario: Scenario, num_steps: int = 4) -> Observation:
+    """The moment called now, without any metric."""
+    config = EnvConfig(num_history_steps=num_steps, metrics=(), rewards=())
+    env = Env(config=config)
+    state, _ = env.reset(scenario, jax.random.key(0))
+    return env.observe(scenario, state)
+
+
+def scenario_of(raw: RawScene) -> Scenario:
+    return jax.tree.map(jnp.asarray, to_scenario(raw, bucketed=False))
+
+
+def busy(seed: int = 0, **changes) -> Scenario:
+    return scenario_of(dataclasses.replace(busy_raw_scene(seed), **changes))
+
+
+def close(a: View, b: View, atol: float = 1e-4) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agents_are_those_of_the_slow_version(seed):
+    scenario = busy(seed)
+    history = jax.tree.map(np.asarray, observe(scenario).history)
+    seen = jax.tree.map(np.asarray, look(scenario))
+    for observer in range(12):
+        expected = oracle_view.agents_seen(history.xyz[-1], history.valid[-1], observer, 6)
+        index = seen.agents.index[observer]
+        assert index.tolist() == [*expected, *[-1] * (6 - len(expected))]
+        for column, agent in enumerate(expected):
+            for step, moment in enumerate(oracle_view.history_seen(history, observer, agent)):
+                state = take(seen.agents.state, (observer, column, step))
+                assert state.valid == (moment is not None)
+                xyz, yaw, velocity = moment or (np.zeros(3), 0.0, np.zeros(2))
+                np.testing.assert_allclose(state.xyz, xyz, atol=1e-4)
+                np.testing.assert_allclose(state.velocity, velocity, atol=1e-4)
+                assert abs((state.yaw - yaw + 1) % (2 * np.pi) - 1) < 1e-5
+            assert seen.agents.type[observer, column] == scenario.agents.type[agent]
+            np.testing.assert_array_equal(seen.agents.size[observer, column], scenario.agents.size[agent])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_elements_are_those_of_the_slow_version(seed):
+    scenario = busy(seed)
+    roadmap, now = jax.tree.map(np.asarray, (scenario.roadmap, take(scenario.log, scenario.current_step)))
+    runs = oracle_view.runs(roadmap.feature)
+    seen = jax.tree.map(np.asarray, look(scenario))
+    for observer in np.flatnonzero(now.valid):
+        origin, yaw = now.xyz[observer].astype(float), now.yaw[observer]
+        in_frame = [np.array([oracle_view.in_frame(roadmap.xyz[point], origin, yaw) for point in run]) for run in runs]
+        distances = []
+        for xyz, valid, kind in zip(
+            seen.elements.xyz[observer], seen.elements.valid[observer], seen.elements.type[observer], strict=True
+        ):
+            points = xyz[valid]
+            # Each one is one of the map, with all of its points and the type of its feature.
+            same = [
+                run
+                for run, place in zip(runs, in_frame, strict=True)
+                if place.shape == points.shape and np.allclose(place, points, atol=1e-4)
+            ]
+            assert kind in roadmap.feature_type[roadmap.feature[[run[0] for run in same]]]
+            assert not xyz[~valid].any()
+            distances.append(np.hypot(*points[:, :2].T).min())
+        nearest = oracle_view.nearest_distances(roadmap.xyz[:, :2].astype(float), runs, origin[:2], 20)
+        np.testing.assert_allclose(np.sort(distances), nearest, atol=1e-4)
+
+
+def test_who_is_who():
+    scenario = busy(sdc_index=2)
+    seen = look(scenario, **EVERYTHING)
+    there = np.asarray(scenario.log.valid[5])
+    assert there[2] and not there.all()
+    np.testing.assert_array_equal(seen.valid, there)
+    np.testing.assert_array_equal(seen.agents.is_self, there[:, None] & (np.arange(12) == 0)[None])
+    assert seen.agents.index[:, 0].tolist() == np.where(there, np.arange(12), -1).tolist()
+    # Everybody who is there sees the sdc once, in the column where the sdc is.
+    np.testing.assert_array_equal(seen.agents.is_sdc, np.asarray(seen.agents.index) == 2)
+    np.testing.assert_array_equal(seen.agents.is_sdc.sum(axis=-1), there)
+
+
+def test_the_view_of_the_sdc_is_its_row_of_all_views():
+    scenario = busy(sdc_index=2)
+    everyone, ego = look(scenario), look(scenario, who="sdc")
+    rows = look_from(scenario, jnp.asarray([2, -1]))
+    assert ego.valid.all() and ego.valid.shape == (1,)
+    for one in (ego, rows):
+        close(one.routes, everyone.routes, 1e-5)
+        one, row = (dataclasses.replace(seen, routes=None) for seen in (one, everyone))
+        close(take(one, 0), take(row, 2), 1e-5)
+
+
+def test_who_is_not_there_sees_nothing():
+    raw = busy_raw_scene()
+    valid = raw.valid.copy()
+    valid[5, [0, 4]] = False
+    scenario = busy(valid=valid)
+    ego, no_sdc = look(scenario, who="sdc"), look(busy(sdc_index=-1), who="sdc")
+    rows = look_from(scenario, jnp.asarray([5, -1]))
+    assert rows.valid.tolist() == [True, False]
+    for seen, observer in ((look(scenario), 4), (ego, 0), (no_sdc, 0), (rows, 1)):
+        seen = take(dataclasses.replace(seen, routes=None), observer)
+        assert (seen.agents.index == -1).all() and (seen.elements.type == -1).all()
+        leaves = jax.tree_util.tree_leaves_with_path(seen)
+        blank = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+        del blank[".agents.index"], blank[".elements.type"]
+        assert not [name for name, leaf in blank.items() if np.any(np.asarray(leaf))]
+    for one in (ego, no_sdc, rows):
+        assert not one.routes.valid.any() and not one.routes.xyz.any() and not one.routes.on_route.any()
+
+
+def test_there_may_be_room_for_more_than_there_is():
+    scenario = scenario_of(raw_scene(num_agents=3))
+    seen = look(scenario, **EVERYTHING)
+    assert seen.agents.index.tolist() == [[0, 1, 2, *[-1] * 9], [1, 0, 2, *[-1] * 9], [2, 1, 0, *[-1] * 9]]
+    # 804 points of 4 features of 201 points: 26 elements each.
+    assert (seen.elements.type >= 0).sum(axis=-1).tolist() == [104] * 3
+    assert seen.elements.valid.sum(axis=(1, 2)).tolist() == [804] * 3
+    least = look(scenario, num_agents=1, num_elements=0)
+    assert least.agents.index.tolist() == [[0], [1], [2]] and least.elements.xyz.shape == (3, 0, 8, 3)
+
+
+NO_MAP = dict(
+    point_xyz=np.zeros((0, 3)),
+    point_feature=np.zeros(0, int),
+    feature_id=np.zeros(0, int),
+    feature_type=np.zeros(0, int),
+    speed_limit=np.zeros(0),
+)
+
+
+def test_a_scene_without_a_map():
+    seen = look(scenario_of(dataclasses.replace(busy_raw_scene(), **NO_MAP)))
+    assert seen.valid.sum() == 11 and not seen.elements.valid.any() and (seen.elements.type == -1).all()
+    assert not seen.elements.light_valid.any()
+
+
+def test_steps_before_the_record_are_not_seen():
+    seen = look(scenario_of(raw_scene(current_step=1)), **EVERYTHING)
+    assert seen.agents.state.valid[:, :3].all(axis=(0, 1)).tolist() == [False] * 2 + [True] * 2
+    assert not seen.agents.state.xyz[:, :, :2].any()
+    # Ten metres per second: the observer itself, one step ago.
+    np.testing.assert_allclose(seen.agents.state.xyz[0, 0, 2:, 0], [-1.0, 0.0], atol=1e-5)
+
+
+def test_the_future_changes_nothing():
+    raw, rng = busy_raw_scene(), np.random.default_rng(5)
+    future = np.arange(21)[:, None, None] > 5
+    other = dataclasses.replace(
+        raw,
+        xyz=np.where(future, rng.uniform(-40, 40, raw.xyz.shape), raw.xyz),
+        valid=np.where(future[..., 0], ~raw.valid, raw.valid),
+        signal_state=np.where(future[..., 0], 4, raw.signal_state),
+        signal_valid=np.where(future[..., 0], False, raw.signal_valid),
+    )
+    jax.tree.map(np.testing.assert_array_equal, look(scenario_of(raw)), look(scenario_of(other)))
+
+
+def test_headings_are_wrapped():
+    yaw = np.broadcast_to(np.array([3.0, -3.0, 0.0]), (21, 3))
+    seen = look(scenario_of(raw_scene(yaw=yaw)), **EVERYTHING)
+    np.testing.assert_allclose(seen.agents.state.yaw[0, :3, -1], [0.0, 2 * np.pi - 6.0, -3.0], atol=1e-5)
+    assert (seen.agents.state.yaw < np.pi).all() and (seen.agents.state.yaw >= -np.pi).all()
+
+
+def test_lights_belong_to_their_lane_even_where_ids_are_large():
+    # In float32 these ids would be the same number.
+    raw = raw_scene(
+        feature_id=np.array([LARGE, LARGE + 1, LARGE + 2, LARGE + 3]),
+        signal_lane_id=np.array([LARGE + 1, 5, LARGE]),
+        signal_state=np.broadcast_to([4, 6, 5], (21, 3)),
+        signal_stop_point=np.zeros((21, 3, 3)),
+        signal_valid=np.broadcast_to([True, True, False], (21, 3)),
+    )
+    elements = look(scenario_of(raw), num_elements=104).elements
+    # The lane of the agents has y = 0 and no light that is seen; the oncoming one has y = 3.5 and a red one.
+    lane = np.asarray(elements.type) == 2
+    oncoming = lane & np.isclose(elements.xyz[..., 0, 1], 3.5)
+    assert oncoming.sum() == 3 * 26 and lane.sum() == 6 * 26
+    np.testing.assert_array_equal(elements.light, np.where(oncoming, 4, 0))
+    np.testing.assert_array_equal(elements.light_valid, oncoming)
+    np.testing.assert_allclose(elements.speed_limit, np.where(lane, 13.4, 0.0), atol=1e-5)
+
+
+def test_routes_are_in_the_frame_of_the_sdc():
+    yaw = np.full((21, 12), np.pi / 2)
+    raw = busy_raw_scene()
+    xyz = raw.xyz.copy()
+    xyz[5, 0] = (10.0, 1.0, 0.75)
+    valid = raw.valid.copy()
+    valid[5, 0] = True
+    scenario = busy(xyz=xyz, yaw=yaw, valid=valid)
+    along = np.arange(-80.0, 80.0, 2.0)
+    for who in ("sdc", "all"):
+        routes = look(scenario, who=who).routes
+        assert routes.valid.all() and routes.on_route.tolist() == [True, False]
+        # The sdc looks along y, so what is ahead along x is to its right.
+        for path, y in enumerate((0.0, 3.5)):
+            expected = np.stack([np.full_like(along, y - 1.0), 10.0 - along, np.full_like(along, -0.75)], axis=-1)
+            np.testing.assert_allclose(routes.xyz[path], expected, atol=1e-4)
+    others = look_from(scenario, jnp.asarray([1, 2])).routes
+    assert not others.valid.any()
+
+
+def test_heights_are_kept_apart():
+    seen = look(busy(), **EVERYTHING)
+    z = np.asarray(seen.elements.xyz[..., 2])[np.asarray(seen.elements.valid)]
+    # Agents stand at 0.75 or 6.75, the road is at 0 and the bridge at 6.
+    assert set(np.round(z, 3)) == {-0.75, -6.75, 5.25}
+
+
+def test_far_from_the_origin_no_digits_are_lost():
+    far = np.array([6000.0, -9000.0, 0.0])
+    base = raw_scene()
+    # The origin is at the sdc; the others and the map are 10 km away.
+    xyz = base.xyz + far
+    xyz[:, 0] -= far
+    seen = look(scenario_of(dataclasses.replace(base, xyz=xyz, point_xyz=base.point_xyz + far)), **EVERYTHING)
+    np.testing.assert_allclose(seen.agents.state.xyz[1, 1, -1], [-20.0, 0.0, 0.0], atol=2e-3)
+    lanes = np.asarray(seen.elements.xyz[1, ..., 1])[np.asarray(seen.elements.valid[1])]
+    assert np.abs(lanes[:, None] - np.array([-1.75, 0.0, 3.5, 5.25])).min(axis=-1).max() < 2e-3
+
+
+@pytest.mark.parametrize(("angle", "shift"), [(0.7, (0, 0, 0)), (-2.4, (3000, -700, 40)), (np.pi, (0.3, 0.2, 0))])
+def test_views_do_not_depend_on_the_frame_of_the_scene(angle, shift):
+    raw = busy_raw_scene()
+    cos, sin = np.cos(angle), np.sin(angle)
+
+    def turn(vectors):
+        x, y = vectors[..., 0], vectors[..., 1]
+        return np.concatenate([np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1), vectors[..., 2:]], axis=-1)
+
+    moved = dataclasses.replace(
+        raw,
+        xyz=turn(raw.xyz) + np.array(shift),
+        yaw=raw.yaw + angle,
+        velocity=turn(raw.velocity),
+        point_xyz=turn(raw.point_xyz) + np.array(shift),
+        routes=dataclasses.replace(raw.routes, xyz=turn(raw.routes.xyz) + np.array(shift)),
+    )
+    # Room for the whole map; the order of the elements is free, so it is taken out.
+    a, b = (look(scenario_of(one), **EVERYTHING) for one in (raw, moved))
+    yaw = a.agents.state.yaw - b.agents.state.yaw
+    assert np.abs(np.angle(np.exp(1j * np.asarray(yaw)))).max() < 1e-4
+
+    def comparable(seen: View) -> dict:
+        elements, points = seen.elements, seen.elements.xyz
+        distance = jnp.where(elements.valid, jnp.linalg.norm(points[..., :2], axis=-1), 0.0)
+        return {
+            "agents": (seen.agents.index, seen.agents.state.xyz, seen.agents.state.velocity, seen.agents.state.valid),
+            "distances": jnp.sort(jnp.sum(distance, axis=-1), axis=-1),
+            "places": jnp.sum(points, axis=(1, 2)) / 100,
+            "types": jnp.sort(elements.type, axis=-1),
+            "routes": seen.routes,
+            "speed": seen.speed,
+        }
+
+    a, b = comparable(a), comparable(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-3), a, b)
+
+
+def test_a_batch_is_a_loop_and_padding_changes_nothing():
+    small, empty = busy_raw_scene(0), dataclasses.replace(busy_raw_scene(2), **NO_MAP)
+    scenarios = [to_scenario(raw, bucketed=False) for raw in (small, empty, busy_raw_scene(1, 15))]
+    batch = jax.tree.map(jnp.asarray, stack_scenarios(scenarios))
+    together = jax.vmap(look)(batch)
+    for index, scenario in enumerate(scenarios[:2]):
+        alone, row = look(jax.tree.map(jnp.asarray, scenario)), take(together, index)
+        assert not row.valid[12:].any()
+        close(alone.routes, row.routes)
+        row = take(dataclasses.replace(row, routes=None), slice(0, 12))
+        close(dataclasses.replace(alone, routes=None), row)
+
+
+def test_gradients_are_finite():
+    scenario = busy()
+    observation = observe(scenario)
+
+    @jax.jit
+    @jax.grad
+    def slope(moved: tuple) -> jax.Array:
+        xyz, yaw, velocity = moved
+        history = dataclasses.replace(observation.history, xyz=xyz, yaw=yaw, velocity=velocity)
+        seen = view(dataclasses.replace(observation, history=history), "all", num_agents=6, num_elements=20)
+        numbers = [leaf for leaf in jax.tree.leaves(seen) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return sum(jnp.sum(leaf**2) for leaf in numbers)
+
+    history = observation.history
+    slopes = slope((history.xyz, history.yaw, jnp.zeros_like(history.velocity)))
+    assert all(np.isfinite(leaf).all() for leaf in slopes)
+    assert np.abs(slopes[0]).max() > 1.0
+
+
+@pytest.fixture(scope="module")
+def real() -> Scenario:
+    scenario = load(recorded("womd/tf_example_a3bb37c25ce56418.tfrecord"))[0]
+    return jax.tree.map(jnp.asarray, scenario)
+
+
+def test_elements_of_a_recorded_scene(real):
+    seen = jax.tree.map(np.asarray, look(real, num_steps=11, num_agents=16, num_elements=64))
+    now, roadmap = jax.tree.map(np.asarray, (take(real.log, 10), real.roadmap))
+    points = int(roadmap.valid.sum())
+    starts = np.array([run[0] for run in oracle_view.runs(roadmap.feature[:points])])
+    assert now.valid.sum() > 50
+    for observer in np.flatnonzero(now.valid):
+        offset = roadmap.xyz[:points, :2].astype(float) - now.xyz[observer, :2]
+        expected = np.sort(np.minimum.reduceat(np.hypot(*offset.T), starts))[:64]
+        distance = np.linalg.norm(seen.elements.xyz[observer, ..., :2], axis=-1)
+        distance = np.where(seen.elements.valid[observer], distance, np.inf).min(axis=-1)
+        np.testing.assert_allclose(np.sort(distance), expected, atol=1e-3)
+    assert seen.elements.light_valid.any()
+
+
+def test_no_view_needs_a_copy_of_the_map_per_agent(real):
+    # 128 agents times 20,000 points would be 10 MB even as one number each.
+    compiled = jax.jit(lambda observation: view(observation, "all")).lower(observe(real, 11)).compile()
+    memory = compiled.memory_analysis()
+    assert real.num_agents == 128
+    if memory is not None:
+        assert memory.temp_size_in_bytes < 4e6

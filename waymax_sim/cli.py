@@ -1,6 +1,7 @@
 """The command `waymax-sim`. Exit codes: 0 done, 1 nothing usable, 2 wrong call, 130 interrupted."""
 
 import contextlib
+import functools
 import importlib
 import json
 import signal
@@ -33,7 +34,7 @@ class WrongCall(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    commands = {"demo": demo, "info": info, "evaluate": evaluate, "draw": draw}
+    commands = {"demo": demo, "info": info, "evaluate": evaluate, "draw": draw, "bench": bench}
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -173,6 +174,60 @@ def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) ->
         else:
             draw_scene(scenario).savefig(out)
     print(f"wrote {out}")
+    return DONE
+
+
+def bench(
+    data: str | None = None,
+    json: bool = False,
+    markdown: bool = False,
+    plot: Path | None = None,
+    quick: bool = False,
+    only: tuple[str, ...] = (),
+    bandwidth: float | None = None,
+) -> int:
+    """Measures how fast this machine simulates, next to brute force in the same run.
+
+    Args:
+      data: Recorded scenes, the first of which is measured; by default a made-up one of 128 agents and 20,000 points.
+      json: Print JSON for scripts.
+      markdown: Print a table for a page.
+      plot: File for the scaling curves, such as scaling.png.
+      quick: About a minute: what matters most, at fewer sizes, with fewer samples.
+      only: Names of what is measured; by default everything.
+      bandwidth: Memory bandwidth of the device, GB/s, to compare with.
+    """
+    from waymax_sim.bench import run, table
+
+    if json and markdown:
+        raise WrongCall("choose one of --json and --markdown")
+    if bandwidth is not None and not bandwidth > 0:
+        raise WrongCall(f"--bandwidth {bandwidth} is not above 0")
+    if plot is not None and plot.suffix.lower() not in PICTURES:
+        raise WrongCall(f"cannot write {plot}: use one of {', '.join(PICTURES)}")
+    policies = _policies()
+    known = run.names(policies)
+    if unknown := sorted(set(only) - set(known)):
+        raise WrongCall(f"nothing called {', '.join(unknown)} is measured; known are {', '.join(known)}")
+    run.use_all_cores()
+    settings = run.settings(quick, only, bandwidth, data=data)
+    progress = functools.partial(track, description="bench", console=Console(stderr=True))
+    results = run.run(settings, policies, progress)
+    if json:
+        print(_dumps(results))
+    elif markdown:
+        print(table.markdown(results))
+    else:
+        # A table squeezed into fewer columns cannot be read.
+        console = Console(highlight=False, width=max(120, Console().width))
+        console.print(table.conditions_text(results), table.terminal_table(results), sep="\n\n")
+        console.print(*(f"left out: {name} ({why})" for name, why in results["left_out"].items()), sep="\n")
+    if plot is not None:
+        from waymax_sim.bench.plot import plot as draw_curves
+
+        with _wrong_if(OSError):
+            plot.parent.mkdir(parents=True, exist_ok=True)
+            draw_curves(results, plot)
     return DONE
 
 

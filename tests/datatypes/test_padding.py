@@ -2,7 +2,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests.data import recorded
 from tests.scenes import busy_raw_scene, scene
+from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import bucket, pad, sizes, stack_scenarios
 from waymax_sim.datatypes.roadmap import FAR
@@ -23,17 +25,25 @@ def test_sizes_are_the_lengths_of_the_axes():
 
 
 @pytest.mark.parametrize(
-    ("size", "rounded"),
-    [(0, 0), (1, 8), (8, 8), (9, 16), (16, 16), (17, 24), (25, 32), (33, 48), (49, 64), (20_000, 24_576)],
+    ("size", "rounded"), [(0, 0), (1, 8), (8, 8), (9, 16), (16, 16), (17, 24), (25, 32), (33, 48), (49, 64), (211, 256)]
 )
 def test_buckets(size, rounded):
-    assert bucket({"N": size}) == {"N": rounded}
+    assert bucket(sizes(busy()) | {"N": size})["N"] == rounded
 
 
-def test_buckets_waste_at_most_a_third():
-    for size in range(16, 3000):
-        rounded = bucket({"edges.C": size})["edges.C"]
-        assert size <= rounded < 1.5 * size
+def test_everything_about_a_map_is_rounded_together():
+    have = sizes(busy())
+    # 20,000 points are 4.9 units of 4096; of one more edge chunk than 6 units have, 8 units are needed.
+    for more, points in (({"P": 20_000}, 24_576), ({"P": 20_000, "edges.C": 6 * 192 + 1}, 32_768)):
+        rounded = bucket(have | more)
+        assert rounded["P"] == points and rounded["lanes.C"] * 4096 == points * 320
+        assert all(rounded[axis] >= (have | more)[axis] for axis in have)
+
+
+@pytest.mark.parametrize("file", ["scenario_637f20cafde22ff8.tfrecord", "tf_example_a3bb37c25ce56418.tfrecord"])
+def test_recorded_scenes_of_similar_size_share_their_map_shapes(file):
+    found = bucket(sizes(load(recorded(f"womd/{file}"), bucketed=False)[0]))
+    assert found["P"] == 24_576 and found["lanes.C"] == 6 * 320
 
 
 def test_padding_has_the_sizes_asked_for_and_keeps_what_is_there():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import recorded
@@ -92,6 +92,7 @@ def polylines():
     return st.lists(st.lists(point, min_size=2, max_size=20), min_size=1, max_size=6)
 
 
+@settings(max_examples=30)
 @given(polylines(), st.integers(0, 1000))
 def test_any_map(lines, seed):
     """Long, short, crossing, coincident and steep segments."""
@@ -105,7 +106,7 @@ def test_any_map(lines, seed):
 
 def _padded(built: Segments) -> Segments:
     """Equal shapes for all examples, so that they share one program."""
-    sizes = {"root": 64, "nodes": 16384, "lists": 32768, "low": 32768, "high": 32768}
+    sizes = {"root": 64, "nodes": 32768, "lists": 65536, "low": 65536, "high": 65536}
     fill = {"ends": FAR, "previous": -1, "next": -1, "root": -1, "nodes": -1}
 
     def grow(path, leaf):
@@ -114,7 +115,7 @@ def _padded(built: Segments) -> Segments:
             return leaf
         widths = [(0, 0)] * leaf.ndim
         for axis in range(2 if name == "root" else 1):
-            widths[axis] = (0, sizes.get(name, 32) - leaf.shape[axis])
+            widths[axis] = (0, sizes.get(name, 128) - leaf.shape[axis])
         return np.pad(leaf, widths, constant_values=fill.get(name, 0))
 
     return jax.tree_util.tree_map_with_path(grow, built)

@@ -72,7 +72,7 @@ def test_loops_close_where_the_gap_is_below_a_metre():
 
 
 def test_out_and_back_is_no_loop():
-    built = build(polyline((0, 0), (10, 0), (0, 0.5)))
+    built = build(polyline((0, 0), (9, 0), (0, 0.5)))
     np.testing.assert_array_equal(built.previous, [-1, 0])
 
 
@@ -92,3 +92,12 @@ def test_every_feature_starts_a_chunk_and_padding_is_far_away():
     assert (built.previous[hollow] == -1).all() and (built.next[hollow] == -1).all()
     np.testing.assert_array_equal(built.start[:9, 0], np.arange(9))
     np.testing.assert_array_equal(built.end[16:18, 0], [12, 13])
+
+
+def test_long_segments_are_cut_into_equal_pieces():
+    built = build([(0, 0, 0), (25, 0, 5), (26, 0, 5)])
+    np.testing.assert_allclose(built.end[:, 0], [25 / 3, 50 / 3, 25, 26], rtol=1e-6)
+    np.testing.assert_allclose(built.end[:, 2], [5 / 3, 10 / 3, 5, 5], rtol=1e-6)
+    np.testing.assert_array_equal(built.start[1:], built.end[:-1])
+    np.testing.assert_array_equal(built.previous, [-1, 0, 1, 2])
+    assert len(build([(0, 0, 0), (1e6, 0, 0)]).start) == 64

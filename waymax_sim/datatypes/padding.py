@@ -60,15 +60,26 @@ def sizes(scenario: Scenario) -> dict[str, int]:
     return found
 
 
+# Sizes of everything about a map of 4096 points, with room to spare on recorded maps.
+_MAP_UNIT = {"P": 4096, "F": 64, "L": 128, "elements.G": 144, "elements.C": 384}
+_MAP_UNIT |= {"edges.C": 192, "edges.Q": 1024, "edges.L": 1024, "lanes.C": 320, "lanes.Q": 1280, "lanes.L": 1280}
+
+
 def bucket(lengths: Mapping[str, int]) -> dict[str, int]:
-    """Every size rounded up to 8, 16, 24, 32, 48, 64, 96, ...: above 16 at most a third is padding."""
-    return {axis: _round_up(size) for axis, size in lengths.items()}
+    """Sizes rounded up so that few different shapes occur.
+
+    Everything about the map grows in step: to the least multiple 1, 2, 3, 4, 6, 8, 12, ... of a unit of 4096 points
+    that holds all of it. Other axes are rounded up to 8, 16, 24, 32, 48, 64, 96, ...
+    """
+    scale = _round_up(max(-(-lengths[axis] // unit) for axis, unit in _MAP_UNIT.items()), 1)
+    others = {axis: _round_up(size, 8) for axis, size in lengths.items() if axis not in _MAP_UNIT}
+    return others | {axis: scale * unit for axis, unit in _MAP_UNIT.items()}
 
 
-def _round_up(size: int) -> int:
-    power = 8
+def _round_up(size: int, unit: int) -> int:
+    power = unit
     while power < size:
-        if power >= 16 and power + power // 2 >= size:
+        if power > unit and power + power // 2 >= size:
             return power + power // 2
         power *= 2
     return power if size else 0

@@ -92,7 +92,7 @@ class Segments:
         segment of a closed loop has the last one here.
       next: Index of the segment that starts where this one ends, -1 where there is none.
       feature: Row of the feature table.
-      valid: False for padding: at the end of a chunk that is not full, and of the whole.
+      valid: False for padding: at the end of a chunk that is not full, and of the whole. There is at least one chunk.
       index: Finds the nearest segment without looking at all of them.
     """
 

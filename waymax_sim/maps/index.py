@@ -22,7 +22,7 @@ CELL, MAX_GRID, LEVELS = 16.0, 256, 4
 # Chunks that a cell lists before it is quartered, and that the smallest cells list at most.
 SHORT, WIDTH = 4, 8
 # How far around the map, and how far above and below the segments that matter, lists hold (m).
-MARGIN, HEADROOM = 32.0, 1.5
+MARGIN, HEADROOM = 48.0, 1.5
 # A rival must win by this much (m^2), and by this part of what is compared, so that rounding decides nothing.
 TOLERANCE, ROUNDING = 2e-3, 1e-6
 # Where in a cell, in halves of its sides, the nearest chunk is taken as a rival of the others.
@@ -60,10 +60,12 @@ def build_index(ends: Float[np.ndarray, "C 6 W"], valid: Bool[np.ndarray, "C W"]
         return _finish(0, np.zeros(2), CELL, np.full((1, 1), -1), [], np.zeros((0, WIDTH), int), [], [])
     chunks = _chunks(ends, valid)
     flat = chunks.joints.reshape(-1, 3)
-    corner = np.floor(flat.min(axis=0)[:2] - MARGIN)
-    extent = float((flat.max(axis=0)[:2] + MARGIN - corner).max())
+    lowest, highest = flat.min(axis=0)[:2], flat.max(axis=0)[:2]
+    extent = float((highest - lowest).max()) + 2 * MARGIN
     depth = min(max(0, int(np.ceil(np.log2(extent / CELL)))), int(np.log2(MAX_GRID)))
     side = max(CELL * 2**depth, extent)
+    # In the middle, so that what the grid has to spare is around the map.
+    corner = np.floor((lowest + highest - side) / 2)
     cells = _Cells(
         middle=(corner + np.float32(side / 2))[None],
         low=flat[:, 2].min(keepdims=True) - Z_STRETCH * HEADROOM,

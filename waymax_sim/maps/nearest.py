@@ -28,7 +28,9 @@ def nearest_segment(
     that are `asked`; the answer for others means nothing. No gradient flows.
     """
     segments, flat, ask = jax.lax.stop_gradient((segments, points.reshape(-1, 3), asked.reshape(-1)))
-    ask = ask & jnp.any(segments.valid)
+    # Valid segments come first.
+    some = segments.valid[0, 0]
+    ask = ask & some
     row, holds = _look_up(segments.index, flat)
     lists = segments.index.lists[row].astype(jnp.int32)
     long = holds & (lists[:, SHORT] != lists[:, 0])
@@ -42,8 +44,7 @@ def nearest_segment(
         NOWHERE_BATCH,
         lambda which: jnp.argmin(distance2_to_all(segments, flat[which]), axis=-1).astype(jnp.int32),
     )
-    found = jnp.broadcast_to(jnp.any(segments.valid), asked.shape)
-    return nearest.reshape(asked.shape), found
+    return nearest.reshape(asked.shape), jnp.broadcast_to(some, asked.shape)
 
 
 def distance2_to_all(segments: Segments, points: Float[Array, "Q 3"]) -> Float[Array, "Q E"]:
@@ -86,15 +87,16 @@ def _look_up(index: SegmentIndex, points: Float[Array, "Q 3"]) -> tuple[Int[Arra
     cell = jnp.floor(place)
     inside = jnp.all((cell >= 0) & (cell < index.root.shape[0]), axis=-1)
     cell = jnp.where(inside[:, None], cell, 0.0)
-    code = index.root[cell[:, 0].astype(jnp.int32), cell[:, 1].astype(jnp.int32)]
+    # Codes are stored small, but an index must be able to count the whole axis.
+    code = index.root[cell[:, 0].astype(jnp.int32), cell[:, 1].astype(jnp.int32)].astype(jnp.int32)
     within = place - cell
     for _ in range(LEVELS):
         within = within * 2
         upper = within >= 1
         within = jnp.where(upper, within - 1, within)
         quarter = 2 * upper[:, 0].astype(jnp.int32) + upper[:, 1].astype(jnp.int32)
-        code = jnp.where(code >= 0, index.nodes[jnp.maximum(code, 0), quarter], code)
-    row = jnp.where(inside, ~jnp.minimum(code, -1).astype(jnp.int32), 0)
+        code = jnp.where(code >= 0, index.nodes[jnp.maximum(code, 0), quarter].astype(jnp.int32), code)
+    row = jnp.where(inside, ~jnp.minimum(code, -1), 0)
     z = points[:, 2]
     return row, (z >= index.low[row]) & (z <= index.high[row])
 

@@ -27,7 +27,7 @@ def wrong_way(snapshot: Snapshot) -> MetricValue:
     """
     agents, lanes = snapshot.subjects, snapshot.scenario.lanes
     kind = snapshot.info.type
-    valid = agents.valid & ((kind == VEHICLE) | (kind == CYCLIST)) & jnp.any(lanes.valid)
+    valid = agents.valid & ((kind == VEHICLE) | (kind == CYCLIST)) & lanes.valid[0, 0]
     bottom = agents.xyz[:, 2:] - snapshot.info.size[:, 2:] / 2
     wheels = jnp.concatenate([agents.xyz[:, :2], bottom], axis=-1)
     return flag(_drives_against(lanes, wheels, agents.yaw, valid), valid)

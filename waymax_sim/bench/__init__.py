@@ -1,0 +1,1 @@
+"""How fast it is, and how that was measured: the command `waymax-sim bench`."""

@@ -1,0 +1,236 @@
+"""What is measured: one function per kind of work, which makes the work ready for one size."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Key
+
+from waymax_sim.bench.baseline import PLAIN, WholeMap, plain_metrics, whole_map
+from waymax_sim.bench.scenes import Workload, batched, moments, states_at
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.state import Action, State
+from waymax_sim.dynamics import Dynamics
+from waymax_sim.env import Env, EnvConfig, Observation, Policy, rollout
+from waymax_sim.env.view import View, view
+from waymax_sim.metrics import METRICS, MetricValue
+from waymax_sim.pytree import Array, take
+
+JUDGED = ("overlap", "offroad", "log_divergence")
+ROLLOUT_STEPS = 80
+# Steps of history in an observation, now included.
+OBSERVED_STEPS = 11
+# Inputs that calls take in turn.
+VARIANTS = 4
+# Steps of a rollout that brute force is given; each costs it the same.
+PLAIN_STEPS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A function of a batch, its inputs, and the plain way to the same result.
+
+    Attributes:
+      function: What is measured.
+      variants: Arguments of equal shapes, taken in turn.
+      valid_agents: Mean number of valid agents per scene and step.
+      steps: Steps simulated by one call.
+      plain: The same by brute force, where there is such a thing.
+      plain_variants: Its arguments.
+      plain_share: Part of the scenes and steps that brute force is given; it takes one after another.
+    """
+
+    function: Callable[..., Any]
+    variants: list[tuple]
+    valid_agents: float
+    steps: int = 1
+    plain: Callable[..., Any] | None = None
+    plain_variants: list[tuple] = dataclasses.field(default_factory=list)
+    plain_share: float = 1.0
+
+
+def transition(workload: Workload, batch: int, plain_scenes: int) -> Work:
+    """A step that is not judged: every agent is moved by the bicycle model and follows the ground."""
+    env = _env(())
+    scenarios, states = _batch(env, workload, batch)
+    request = jnp.asarray([0.5, 0.01])
+    actions = [
+        Action(value=jnp.broadcast_to(request, (*state.controller.shape, 2)), valid=_present(state)) for state in states
+    ]
+    variants = [(scenarios, state, action) for state, action in zip(states, actions, strict=True)]
+    return Work(jax.vmap(env.step), variants, _valid(states))
+
+
+def judge(workload: Workload, batch: int, plain_scenes: int, metrics: tuple[str, ...] = JUDGED) -> Work:
+    """Metrics of all agents at given moments, in one go."""
+    env = _env(metrics)
+    scenarios, states = _batch(env, workload, batch)
+    variants = [(scenarios, state) for state in states]
+    work = Work(jax.vmap(functools.partial(_judge, env)), variants, _valid(states))
+    if not set(metrics) <= set(PLAIN):
+        return work
+    count = min(batch, plain_scenes)
+    few, whole = batched(workload.scenario, count), batched(whole_map(workload.scenario.roadmap), count)
+
+    def plain(whole: WholeMap, scenario: Scenario, state: State) -> dict[str, MetricValue]:
+        return _judge(_plain(env, whole), scenario, state)
+
+    return dataclasses.replace(
+        work,
+        plain=one_by_one(plain),
+        plain_variants=[(whole, few, take(state, slice(count))) for state in states],
+        plain_share=count / batch,
+    )
+
+
+def judge_ego(workload: Workload, batch: int, plain_scenes: int) -> Work:
+    """The same for the sdc alone."""
+    env = _env(JUDGED, judged="sdc")
+    scenarios, states = _batch(env, workload, batch)
+    variants = [(scenarios, state) for state in states]
+    return Work(jax.vmap(functools.partial(_judge, env)), variants, valid_agents=1.0)
+
+
+def simulate(workload: Workload, batch: int, plain_scenes: int, policy: Policy | None = None) -> Work:
+    """A judged rollout from the current step: all agents as recorded, or driven by a policy."""
+    env = _env(JUDGED)
+    num_steps = min(ROLLOUT_STEPS, workload.scenario.num_steps - 1 - int(workload.scenario.current_step))
+    plain_steps = min(PLAIN_STEPS, num_steps)
+    keys = [jax.random.split(jax.random.key(variant), batch) for variant in range(VARIANTS)]
+    scenarios = batched(workload.scenario, batch)
+    one, whole = batched(workload.scenario, 1), batched(whole_map(workload.scenario.roadmap), 1)
+
+    def plain(whole: WholeMap, scenario: Scenario, key: Key[Array, ""]) -> dict[str, MetricValue]:
+        return _roll(_plain(env, whole), policy, plain_steps, scenario, key)
+
+    if policy is None:
+        valid_agents = _logged(workload.scenario, num_steps)
+    else:
+        values = jax.jit(functools.partial(_roll, env, policy, num_steps))(workload.scenario, keys[0][0])
+        valid_agents = float(values["overlap"].valid.sum(axis=-1).mean())
+    return Work(
+        jax.vmap(functools.partial(_roll, env, policy, num_steps)),
+        [(scenarios, key) for key in keys],
+        valid_agents,
+        steps=num_steps,
+        plain=one_by_one(plain),
+        plain_variants=[(whole, one, key[:1]) for key in keys],
+        plain_share=plain_steps / num_steps / batch,
+    )
+
+
+def simulate_watched(workload: Workload, batch: int, plain_scenes: int) -> Work:
+    """The judged replay of all agents, while at every step each of them is given its own view."""
+    env = _env(JUDGED, OBSERVED_STEPS)
+    num_steps = min(ROLLOUT_STEPS, workload.scenario.num_steps - 1 - int(workload.scenario.current_step))
+
+    def run(scenario: Scenario, key: Key[Array, ""]) -> Any:
+        # The watcher drives nobody. Its actions are kept, so that its views have to be computed.
+        trace = rollout(env, [(Watcher(), "none")], scenario, key, num_steps, record=("metrics", "actions"))
+        return trace.metrics, trace.actions
+
+    keys = [jax.random.split(jax.random.key(variant), batch) for variant in range(VARIANTS)]
+    valid_agents = _logged(workload.scenario, num_steps)
+    scenarios = batched(workload.scenario, batch)
+    return Work(jax.vmap(run), [(scenarios, key) for key in keys], valid_agents, steps=num_steps)
+
+
+def observe(workload: Workload, batch: int, plain_scenes: int, who: Literal["sdc", "all"]) -> Work:
+    """What the sdc or every agent sees of its surroundings and of the last 11 steps, in its own frame."""
+    env = _env((), OBSERVED_STEPS)
+    scenarios, states = _batch(env, workload, batch)
+
+    def run(scenario: Scenario, state: State) -> View:
+        return view(env.observe(scenario, state), who)
+
+    observers = 1.0 if who == "sdc" else _valid(states)
+    return Work(jax.vmap(run), [(scenarios, state) for state in states], observers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watcher:
+    """Looks at the view of every agent; its actions are sums of all that is in them, to be kept and not to be done."""
+
+    privileged: bool = dataclasses.field(default=False, init=False)
+    dynamics: Dynamics | None = dataclasses.field(default=None, init=False)
+
+    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
+        """Needs no state."""
+        return ()
+
+    def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
+        """One sum per agent, twice."""
+        seen = view(observation, "all")
+        num_agents = seen.valid.shape[0]
+        leaves = jax.tree.leaves(dataclasses.replace(seen, routes=None))
+        total = sum(leaf.astype(jnp.float32).reshape(num_agents, -1).sum(axis=-1) for leaf in leaves)
+        return Action(value=jnp.stack([total, total], axis=-1), valid=seen.valid), carry
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps a function over a batch one item after another, so that memory is that of one."""
+    return lambda *arguments: jax.lax.map(lambda item: function(*item), arguments)
+
+
+def compiled_cases(policies: Mapping[str, Callable[[], Policy]]) -> dict[str, Callable[[Workload, int, int], Work]]:
+    """Everything that is compiled, by name. A rollout is there for each of the usual policies that exists."""
+    driven = {
+        f"rollout80_{name}": functools.partial(simulate, policy=policies[name]())
+        for name in ("constant_velocity", "idm")
+        if name in policies
+    }
+    metrics = {f"metric_{name}": functools.partial(judge, metrics=(name,)) for name in METRICS}
+    views = {"observe_ego": functools.partial(observe, who="sdc"), "observe_all": functools.partial(observe, who="all")}
+    return (
+        {"transition": transition, "judge": judge, "judge_ego": judge_ego, "rollout80_replay": simulate}
+        | driven
+        | {"rollout80_observe_all": simulate_watched}
+        | views
+        | metrics
+    )
+
+
+def _env(metrics: tuple[str, ...], num_history: int = 2, judged: Literal["all", "sdc"] = "all") -> Env:
+    config = EnvConfig(controlled="all", metrics=metrics, judged=judged, rewards=(), num_history_steps=num_history)
+    return Env(config=config)
+
+
+def _plain(env: Env, whole: WholeMap) -> Env:
+    known = plain_metrics(whole)
+    metrics = tuple(known[name] for name in env.metrics)
+    return dataclasses.replace(env, config=dataclasses.replace(env.config, metrics=metrics))
+
+
+def _batch(env: Env, workload: Workload, batch: int) -> tuple[Scenario, list[State]]:
+    scenario, num_history = workload.scenario, env.config.num_history_steps
+    steps = [moments(scenario.num_steps, num_history, batch, variant) for variant in range(VARIANTS)]
+    return batched(scenario, batch), [states_at(env, scenario, step) for step in steps]
+
+
+def _judge(env: Env, scenario: Scenario, state: State) -> dict[str, MetricValue]:
+    return env.judge(scenario, state, moved=jnp.asarray(True)).metrics
+
+
+def _roll(
+    env: Env, policy: Policy | None, num_steps: int, scenario: Scenario, key: Key[Array, ""]
+) -> dict[str, MetricValue]:
+    policies = [] if policy is None else [(policy, "all")]
+    metrics = rollout(env, policies, scenario, key, num_steps, record=("metrics",)).metrics
+    assert metrics is not None  # they were asked for
+    return metrics
+
+
+def _present(state: State) -> Bool[Array, "B N"]:
+    return state.history.valid[:, -1]
+
+
+def _logged(scenario: Scenario, num_steps: int) -> float:
+    first = int(scenario.current_step) + 1
+    return float(scenario.log.valid[first : first + num_steps].sum(axis=-1).mean())
+
+
+def _valid(states: list[State]) -> float:
+    return float(jnp.mean(jnp.stack([_present(state).sum(axis=-1).mean() for state in states])))

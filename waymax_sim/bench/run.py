@@ -1,0 +1,210 @@
+"""Runs the benchmark: a plan of what is measured at which size, and one row of numbers for each."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from waymax_sim.bench.cases import compiled_cases
+from waymax_sim.bench.cold import cold_starts, peak_rss_mb
+from waymax_sim.bench.host import HOST, host_cases
+from waymax_sim.bench.rows import Json, Sampling, cold_row, compiled_row, conditions, cores, host_row
+from waymax_sim.bench.scenes import sized, source
+from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scene import RawScene
+from waymax_sim.env import Policy
+
+Policies = Mapping[str, Callable[[], Policy]]
+# Size of a made-up scene: that of a recorded one of the Waymo Open Motion Dataset.
+MADE_UP_AGENTS, MADE_UP_POINTS = 128, 20000
+COLD = ("cold_start", "cold_start_warm_cache")
+# What a quick run measures unless told otherwise.
+QUICK = (
+    "transition",
+    "judge",
+    "rollout80_replay",
+    "rollout80_idm",
+    "observe_ego",
+    "observe_all",
+    "load_tf_example",
+    "load_store",
+    "index_build",
+    *COLD,
+)
+# Calls that would take longer than this (s), by what a smaller batch took, are left out.
+LONGEST = 3.0
+# What is there only if something else is.
+NEEDS = {
+    "rollout80_constant_velocity": "there is no policy called constant_velocity",
+    "rollout80_idm": "there is no rule-based traffic: no policy called idm",
+    "load_tf_example": "no tf.Example was given with --data",
+    "load_scenario_proto": "no Scenario proto was given with --data",
+    "load_store": "scenes are not kept in a converted form",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured, and for how long.
+
+    Attributes:
+      data: Path of recorded scenes, the first of which is measured; None for made-up ones.
+      only: Names of what is measured; all when empty.
+      agents: Agent slots; None for as many as recorded, or 128.
+      points: Map points; None for as many as recorded, or 20,000.
+      batches: Scenes at once. The second is that of the sweeps.
+      agent_sweep: Agent slots of the sweep.
+      point_sweep: Map points of the sweep.
+      sampling: For how long each row is measured.
+      plain_scenes: Scenes of a batch that brute force is given at most.
+      starts: Cold starts of each kind.
+    """
+
+    data: str | None = None
+    only: tuple[str, ...] = ()
+    agents: int | None = None
+    points: int | None = None
+    batches: tuple[int, ...] = (1, 16, 64)
+    agent_sweep: tuple[int, ...] = (8, 32, 64, 128, 256)
+    point_sweep: tuple[int, ...] = (1000, 5000, 20000, 60000)
+    sampling: Sampling = Sampling()
+    plain_scenes: int = 4
+    starts: int = 3
+
+
+def settings(quick: bool, only: tuple[str, ...], bandwidth: float | None, **changes: Any) -> Settings:
+    """The settings of a full or of a quick run; larger batches where there is an accelerator."""
+    if quick:
+        sampling = Sampling(repeats=2, seconds=0.2, bandwidth=bandwidth)
+        sizes = {"batches": (1, 16), "agent_sweep": (), "point_sweep": (60000,)}
+        return Settings(only=only or QUICK, **sizes, sampling=sampling, plain_scenes=1, starts=1, **changes)
+    batches = Settings.batches if jax.default_backend() == "cpu" else (*Settings.batches, 256, 1024, 4096)
+    return Settings(only=only, batches=batches, sampling=Sampling(bandwidth=bandwidth), **changes)
+
+
+def use_all_cores() -> None:
+    """Makes each CPU core a device, so that batches spread over them; unless devices have been counted before."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores())
+
+
+def names(policies: Policies) -> list[str]:
+    """Names of all that can be measured, or that is left out for a reason."""
+    return sorted({*compiled_cases(policies), *HOST, *NEEDS, *COLD})
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One row to be: a name and a size."""
+
+    name: str
+    batch: int
+    agents: int
+    points: int
+
+    def __str__(self) -> str:
+        return f"{self.name} at batch {self.batch}, {self.agents} agents, {self.points} points"
+
+
+def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] = lambda items, total: items) -> Json:
+    """Measures everything.
+
+    Args:
+      settings: What and for how long.
+      policies: What makes each policy, by name; some rollouts are left out without theirs.
+      track: Wraps the loop over rows, given their number as `total`, to show progress.
+
+    Returns:
+      Strict JSON: `conditions`, `rows` of `COLUMNS`, and `left_out`: names and why there is no row.
+
+    Raises:
+      DataError: The data cannot be used.
+    """
+    scenarios, index = source(settings.data)
+    raw = scenarios.read(index)
+    cases, host = compiled_cases(policies), host_cases(scenarios, index, raw)
+    left_out = {name: why for name, why in NEEDS.items() if name not in cases and name not in host}
+    found = conditions() | dataclasses.asdict(settings.sampling) | _scene_of(scenarios, index)
+
+    base = _base(settings, raw)
+    workload = functools.lru_cache(maxsize=2)(functools.partial(sized, raw))
+
+    def compiled(item: Item) -> list[Json]:
+        scene = workload(item.agents, item.points)
+        at_base = (item.agents, item.points) == (base.agents, base.points)
+        work = cases[item.name](scene, item.batch, settings.plain_scenes if at_base else 1)
+        return [compiled_row(item.name, work, scene, item.batch, settings.sampling)]
+
+    def on_host(name: str) -> list[Json]:
+        return [host_row(name, host[name], raw, settings.sampling)]
+
+    def cold(path: str) -> list[Json]:
+        starts = cold_starts(path, index, settings.starts)
+        return [cold_row(name, times) for name, times in starts.items() if _wanted(settings, name)]
+
+    tasks: list[tuple[str, Callable[[Any], list[Json]], Any]]
+    tasks = [(item.name, compiled, item) for item in plan(settings, list(cases), base)]
+    tasks += [(name, on_host, name) for name in host]
+    tasks = [task for task in tasks if _wanted(settings, task[0])]
+    if any(_wanted(settings, name) for name in COLD):
+        tasks.append(("cold_start", cold, scenarios.source(index)[0]))
+    rows = []
+    for _, measure, subject in track(tasks, total=len(tasks)):
+        if isinstance(subject, Item) and (seconds := _expected(subject, rows)) > LONGEST:
+            left_out[str(subject)] = f"one call would take about {seconds:.0f} s"
+            continue
+        try:
+            rows += measure(subject)
+        except jax.errors.JaxRuntimeError as error:
+            # On small devices large batches do not fit. Anything else is a bug.
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            left_out[str(subject)] = "not enough memory"
+    left_out = {name: why for name, why in left_out.items() if name not in NEEDS or _wanted(settings, name)}
+    return {"conditions": found | {"peak_rss_mb": peak_rss_mb()}, "rows": rows, "left_out": left_out}
+
+
+def _base(settings: Settings, raw: RawScene) -> Item:
+    """One scene of the usual size: as recorded, or grown to that of a recorded one."""
+    agents, points = settings.agents, settings.points
+    if settings.data is None:
+        agents, points = agents or MADE_UP_AGENTS, points or MADE_UP_POINTS
+    return Item("", 1, agents or len(raw.agent_id), points or len(raw.point_xyz))
+
+
+def _scene_of(scenarios: Scenarios, index: int) -> Json:
+    file, record = scenarios.source(index)
+    return {"data": file, "record": record, "scenario_id": scenarios.read(index).scenario_id}
+
+
+def plan(settings: Settings, names: list[str], base: Item) -> list[Item]:
+    """What is measured at which size: nothing twice.
+
+    Metrics are measured at one batch size, everything else at each, and judgement at each size of scene as well.
+    """
+    middle = settings.batches[min(1, len(settings.batches) - 1)]
+    everywhere = [name for name in names if not name.startswith("metric_")]
+    scaled = [dataclasses.replace(base, batch=batch) for batch in settings.batches]
+    sweep = [dataclasses.replace(base, batch=middle, agents=agents) for agents in settings.agent_sweep]
+    sweep += [dataclasses.replace(base, batch=middle, points=points) for points in settings.point_sweep]
+    items = [dataclasses.replace(size, name=name) for name in everywhere for size in scaled]
+    items += [dataclasses.replace(base, name=name, batch=middle) for name in names]
+    items += [dataclasses.replace(size, name=name) for size in sweep for name in ("judge", "metric_offroad")]
+    return list(dict.fromkeys(items))
+
+
+def _expected(item: Item, rows: list[Json]) -> float:
+    """Seconds that a call will take, by the last row of the same name and a scene of the same size; 0 if unknown."""
+    for row in reversed(rows):
+        if (row["name"], row["agents"], row["map_points"]) == (item.name, item.agents, item.points):
+            return row["wall_ms"] / 1e3 * item.batch / row["batch"]
+    return 0.0
+
+
+def _wanted(settings: Settings, name: str) -> bool:
+    return not settings.only or name in settings.only

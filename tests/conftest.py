@@ -17,6 +17,8 @@ os.environ.update(
     JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
 )
 
+import jax  # noqa: E402
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -24,3 +26,10 @@ install_import_hook(["waymax_sim", "behavior_models"], "beartype.beartype")
 
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repository")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drops what a module compiled: together the programs of all tests take gigabytes."""
+    yield
+    jax.clear_caches()

@@ -117,7 +117,7 @@ def test_recorded_traffic_drives_along_lanes():
     course = np.arctan2(direction[:, 1], direction[:, 0])
     for agent in np.flatnonzero(moving & scenario.log.valid[now]):
         away = np.linalg.norm(lanes.start[:, :2] - scenario.log.xyz[now, agent, :2], axis=-1)
-        near = lanes.valid & (away < 3)
+        near = lanes.valid.reshape(-1) & (away < 3)
         turn = course[near] - scenario.log.yaw[now, agent]
         assert np.cos(turn).max(initial=-1) > 0.95
 

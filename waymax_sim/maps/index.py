@@ -21,6 +21,9 @@ Z_STRETCH = 3.0
 CELL, MAX_GRID, LEVELS = 16.0, 256, 4
 # Chunks that a cell lists before it is quartered, and that the smallest cells list at most.
 SHORT, WIDTH = 4, 8
+# Pairs of a cell and a chunk beyond which no index is made: a map with points absurdly far apart. Recorded maps of
+# 25,000 points need a fifth of it. Nor is one made of a map wider than this (m).
+MOST_PAIRS, WIDEST = 250_000, 16_000.0
 # How far around the map, and how far above and below the segments that matter, lists hold (m).
 MARGIN, HEADROOM = 48.0, 1.5
 # A rival must win by this much (m^2), and by this part of what is compared, so that rounding decides nothing.
@@ -57,11 +60,13 @@ class _Cells:
 def build_index(ends: Float[np.ndarray, "C 6 W"], valid: Bool[np.ndarray, "C W"]) -> SegmentIndex:
     """Index of segments (m, see `Segments`); the valid ones of a chunk come first and join end to start."""
     if not valid.any():
-        return _finish(0, np.zeros(2), CELL, np.full((1, 1), -1), [], np.zeros((0, WIDTH), int), [], [])
+        return _nowhere()
     chunks = _chunks(ends, valid)
     flat = chunks.joints.reshape(-1, 3)
     lowest, highest = flat.min(axis=0)[:2], flat.max(axis=0)[:2]
     extent = float((highest - lowest).max()) + 2 * MARGIN
+    if extent > WIDEST:
+        return _nowhere()
     depth = min(max(0, int(np.ceil(np.log2(extent / CELL)))), int(np.log2(MAX_GRID)))
     side = max(CELL * 2**depth, extent)
     # In the middle, so that what the grid has to spare is around the map.
@@ -76,6 +81,8 @@ def build_index(ends: Float[np.ndarray, "C 6 W"], valid: Bool[np.ndarray, "C W"]
     )
     for _ in range(depth):
         cells = _pruned(chunks, cells)
+        if len(cells.cell) > MOST_PAIRS:
+            return _nowhere()
         cells = _quarters(chunks, cells, np.ones(len(cells.middle), bool))
     place = np.floor((cells.middle - corner) / cells.side).astype(int)
     size = cells.side
@@ -100,10 +107,17 @@ def build_index(ends: Float[np.ndarray, "C 6 W"], valid: Bool[np.ndarray, "C W"]
         num_nodes += int(split.sum())
         if not split.any():
             break
+        if len(cells.cell) > MOST_PAIRS:
+            return _nowhere()
         cells = _quarters(chunks, cells, split)
     root = np.full((2**depth, 2**depth), -1)
     root[place[:, 0], place[:, 1]] = codes[0]
     return _finish(len(chunks.joints), corner, size, root, codes[1:], *map(np.concatenate, (lists, lows, highs)))
+
+
+def _nowhere() -> SegmentIndex:
+    """An index without a list: every segment is looked at."""
+    return _finish(0, np.zeros(2), CELL, np.full((1, 1), -1), [], np.zeros((0, WIDTH), int), [], [])
 
 
 def _finish(num_chunks, corner, size, root, codes, lists, low, high) -> SegmentIndex:

@@ -1,5 +1,7 @@
 """The index finds what a scan over all segments finds."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,11 +82,8 @@ def test_recorded_signs(file):
 
 def without_index(segments: Segments) -> Segments:
     """The same segments with an index that knows no place, so that every segment is looked at."""
-    index = jax.tree.map(lambda leaf: leaf, segments.index)
-    object.__setattr__(index, "root", jnp.full_like(index.root, -1))
-    found = jax.tree.map(lambda leaf: leaf, segments)
-    object.__setattr__(found, "index", index)
-    return found
+    nowhere = dataclasses.replace(segments.index, root=jnp.full_like(segments.index.root, -1))
+    return dataclasses.replace(segments, index=nowhere)
 
 
 def polylines():

@@ -142,7 +142,7 @@ class Env:
         last = scenario.num_steps - 1
         step = jnp.minimum(state.step + 1, last)
         logged = take(scenario.log, step)
-        moved = where(acts, dataclasses.replace(proposed, valid=now.valid), _coast(now, self.config.dt))
+        moved = where(acts, proposed, _coast(now, self.config.dt))
         moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
 
         may_appear = logged.valid & (self.config.birth == "log")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.roadmap import CHUNK, Segments
-from waymax_sim.maps.nearest import nearest_segment
+from waymax_sim.datatypes.roadmap import Segments
+from waymax_sim.maps.nearest import ends_of, nearest_segment
 from waymax_sim.pytree import Array
 
 # Lanes further away than this say nothing about the ground here (m).
@@ -23,7 +23,7 @@ def height_change(
     """
     target = jax.lax.stop_gradient(jnp.concatenate([after, before[..., 2:]], axis=-1))
     index, found = nearest_segment(lanes, target, asked)
-    ends = lanes.ends[index // CHUNK, :, index % CHUNK]
+    ends = ends_of(lanes, index)
     start, along = ends[..., :3], ends[..., 3:] - ends[..., :3]
     plane, offset = along[..., :2], target[..., :2] - start[..., :2]
     length2 = geometry.dot(plane, plane)

@@ -161,6 +161,10 @@ def signed_distance(
 
 def _in_plane(segments: Segments, index: Int[Array, "*q"]):
     """Start and direction with length (m, [..., 2]) of segments, and the indices of their neighbours."""
-    place = index // CHUNK, index % CHUNK
-    ends = segments.ends[place[0], :, place[1]]
+    ends, place = ends_of(segments, index), (index // CHUNK, index % CHUNK)
     return ends[..., :2], ends[..., 3:5] - ends[..., :2], segments.previous[place], segments.next[place]
+
+
+def ends_of(segments: Segments, index: Int[Array, "*q"]) -> Float[Array, "*q 6"]:
+    """x, y and z of the first end of segments, then of the second, m."""
+    return segments.ends[index // CHUNK, :, index % CHUNK]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import CYCLIST, VEHICLE
 from waymax_sim.datatypes.roadmap import Segments
-from waymax_sim.maps.nearest import distance2_to_all, nearest_segment, work_off
+from waymax_sim.maps.nearest import distance2_to_all, ends_of, nearest_segment, work_off
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
 from waymax_sim.pytree import Array
 
@@ -17,6 +17,8 @@ MAX_ANGLE = 2 * jnp.pi / 3
 IN_LANE = 2.0
 # Suspects that are looked at closely at once.
 SUSPECTS = 8
+# x and y of both ends among the coordinates of a segment.
+PLANE = (0, 1, 3, 4)
 
 
 def wrong_way(snapshot: Snapshot) -> MetricValue:
@@ -38,21 +40,19 @@ def wrong_way(snapshot: Snapshot) -> MetricValue:
 def _drives_against(
     lanes: Segments, wheels: Float[Array, "O 3"], yaw: Float[Array, " O"], asked: Bool[Array, " O"]
 ) -> Bool[Array, " O"]:
-    along = lanes.ends[:, 3:5] - lanes.ends[:, :2]
-    direction = jnp.arctan2(along[:, 1], along[:, 0]).reshape(-1)
-
-    def opposes(yaw, direction):
+    def opposes(yaw, start_x, start_y, end_x, end_y):
+        direction = jnp.arctan2(end_y - start_y, end_x - start_x)
         return jnp.abs(geometry.wrap_angle(yaw - direction)) > MAX_ANGLE
 
     def confirmed(which):
         """The definition, against every lane."""
         distance2 = distance2_to_all(lanes, wheels[which])
-        opposing = opposes(yaw[which][:, None], direction[None])
+        opposing = opposes(yaw[which][:, None], *(lanes.ends[:, axis].reshape(1, -1) for axis in PLANE))
         against = jnp.min(jnp.where(opposing, distance2, jnp.inf), axis=-1)
         agrees = jnp.min(jnp.where(opposing, jnp.inf, distance2), axis=-1)
         return (against < IN_LANE**2) & (against < agrees)
 
     # Few agents have an opposing lane nearest to them; only these are looked at closely.
     nearest, _ = nearest_segment(lanes, wheels, asked)
-    suspect = asked & opposes(yaw, direction[nearest])
+    suspect = asked & opposes(yaw, *(ends_of(lanes, nearest)[:, axis] for axis in PLANE))
     return work_off(jnp.zeros(asked.shape, bool), suspect, SUSPECTS, confirmed)

@@ -13,6 +13,7 @@ import numpy as np
 
 from waymax_sim.datasets import tfrecord, wire
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.files import SceneFile, has_one_scene
 from waymax_sim.datasets.scenario_proto import scene_from_proto
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.tf_example import decode_example
@@ -200,6 +201,9 @@ def load(path: str | os.PathLike[str], *, bucketed: bool = True) -> Scenarios:
 
     sources, problems = [], []
     for name in _files(text):
+        if has_one_scene(name):
+            sources.append(SceneFile(name))
+            continue
         try:
             index = tfrecord.index(name)
         except DataError as error:

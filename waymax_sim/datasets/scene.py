@@ -57,6 +57,7 @@ class RawScene:
       signal_stop_point: m.
       signal_valid: When each light was seen.
       routes: Paths of the sdc where the source has them.
+      lacks: What the format does not hold and a user may miss, such as "lights" or "z"; said by `info`.
     """
 
     scenario_id: str
@@ -83,6 +84,7 @@ class RawScene:
     signal_stop_point: Float[np.ndarray, "T S 3"]
     signal_valid: Bool[np.ndarray, "T S"]
     routes: RawRoutes | None = None
+    lacks: tuple[str, ...] = ()
 
 
 # States that are not valid may hold anything, signalling NaNs among them, which NumPy warns of.

@@ -92,7 +92,7 @@ def test_the_plan_covers_each_axis_without_repeats():
     assert [item for item in items if item.name == "metric_offroad"] == [
         Item("metric_offroad", 16, agents, points) for agents, points in ((128, 20000), (8, 20000), (128, 1000))
     ]
-    assert len(items) == 11
+    assert len(items) == 14
 
 
 def test_curves_are_in_order_of_their_axis(results):

@@ -112,7 +112,7 @@ def simulate(workload: Workload, batch: int, plain_scenes: int, policy: Policy |
         values = jax.jit(functools.partial(_roll, env, policy, num_steps))(workload.scenario, keys[0][0])
         valid_agents = float(values["overlap"].valid.sum(axis=-1).mean())
     return Work(
-        jax.vmap(functools.partial(_roll, env, policy, num_steps)),
+        each_scene(functools.partial(_roll, env, policy, num_steps)),
         [(scenarios, key) for key in keys],
         valid_agents,
         steps=num_steps,
@@ -122,20 +122,20 @@ def simulate(workload: Workload, batch: int, plain_scenes: int, policy: Policy |
     )
 
 
-def simulate_watched(workload: Workload, batch: int, plain_scenes: int) -> Work:
+def simulate_watched(workload: Workload, batch: int, plain_scenes: int, watcher: "Watcher") -> Work:
     """The judged replay of all agents, while at every step each of them is given its own view."""
-    env = _env(JUDGED, OBSERVED_STEPS)
+    env = _env(JUDGED, watcher.num_steps)
     num_steps = min(ROLLOUT_STEPS, workload.scenario.num_steps - 1 - int(workload.scenario.current_step))
 
     def run(scenario: Scenario, key: Key[Array, ""]) -> Any:
         # The watcher drives nobody. Its actions are kept, so that its views have to be computed.
-        trace = rollout(env, [(Watcher(), "none")], scenario, key, num_steps, record=("metrics", "actions"))
+        trace = rollout(env, [(watcher, "none")], scenario, key, num_steps, record=("metrics", "actions"))
         return trace.metrics, trace.actions
 
     keys = [jax.random.split(jax.random.key(variant), batch) for variant in range(VARIANTS)]
     valid_agents = _logged(workload.scenario, num_steps)
     scenarios = batched(workload.scenario, batch)
-    return Work(jax.vmap(run), [(scenarios, key) for key in keys], valid_agents, steps=num_steps)
+    return Work(each_scene(run), [(scenarios, key) for key in keys], valid_agents, steps=num_steps)
 
 
 def observe(workload: Workload, batch: int, plain_scenes: int, who: Literal["sdc", "all"]) -> Work:
@@ -154,6 +154,9 @@ def observe(workload: Workload, batch: int, plain_scenes: int, who: Literal["sdc
 class Watcher:
     """Looks at the view of every agent; its actions are sums of all that is in them, to be kept and not to be done."""
 
+    num_steps: int = OBSERVED_STEPS
+    num_agents: int = 16
+    num_elements: int = 64
     privileged: bool = dataclasses.field(default=False, init=False)
     dynamics: Dynamics | None = dataclasses.field(default=None, init=False)
 
@@ -163,11 +166,17 @@ class Watcher:
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """One sum per agent, twice."""
-        seen = view(observation, "all")
+        seen = view(observation, "all", num_agents=self.num_agents, num_elements=self.num_elements)
         num_agents = seen.valid.shape[0]
         leaves = jax.tree.leaves(dataclasses.replace(seen, routes=None))
         total = sum(leaf.astype(jnp.float32).reshape(num_agents, -1).sum(axis=-1) for leaf in leaves)
         return Action(value=jnp.stack([total, total], axis=-1), valid=seen.valid), carry
+
+
+def each_scene(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps a function over a batch as `map_scenes` does: one scene after another on CPUs, elsewhere all at once."""
+    at_once = jax.vmap(function)
+    return lambda *arguments: jax.lax.platform_dependent(*arguments, cpu=one_by_one(function), default=at_once)
 
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,11 +192,15 @@ def compiled_cases(policies: Mapping[str, Callable[[], Policy]]) -> dict[str, Ca
         if name in policies
     }
     metrics = {f"metric_{name}": functools.partial(judge, metrics=(name,)) for name in METRICS}
+    watched = {
+        "rollout80_observe_all": functools.partial(simulate_watched, watcher=Watcher()),
+        "rollout80_observe_near": functools.partial(simulate_watched, watcher=Watcher(num_steps=2, num_elements=16)),
+    }
     views = {"observe_ego": functools.partial(observe, who="sdc"), "observe_all": functools.partial(observe, who="all")}
     return (
         {"transition": transition, "judge": judge, "judge_ego": judge_ego, "rollout80_replay": simulate}
         | driven
-        | {"rollout80_observe_all": simulate_watched}
+        | watched
         | views
         | metrics
     )

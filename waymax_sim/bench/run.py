@@ -35,6 +35,8 @@ QUICK = (
     "index_build",
     *COLD,
 )
+# What is measured at each size of scene.
+SCALED = ("judge", "metric_offroad", "rollout80_replay")
 # Calls that would take longer than this (s), by what a smaller batch took, are left out.
 LONGEST = 3.0
 # What is there only if something else is.
@@ -185,7 +187,7 @@ def _scene_of(scenarios: Scenarios, index: int) -> Json:
 def plan(settings: Settings, names: list[str], base: Item) -> list[Item]:
     """What is measured at which size: nothing twice.
 
-    Metrics are measured at one batch size, everything else at each, and judgement at each size of scene as well.
+    Metrics are measured at one batch size, everything else at each, and what is `SCALED` at each size of scene as well.
     """
     middle = settings.batches[min(1, len(settings.batches) - 1)]
     everywhere = [name for name in names if not name.startswith("metric_")]
@@ -194,7 +196,7 @@ def plan(settings: Settings, names: list[str], base: Item) -> list[Item]:
     sweep += [dataclasses.replace(base, batch=middle, points=points) for points in settings.point_sweep]
     items = [dataclasses.replace(size, name=name) for name in everywhere for size in scaled]
     items += [dataclasses.replace(base, name=name, batch=middle) for name in names]
-    items += [dataclasses.replace(size, name=name) for size in sweep for name in ("judge", "metric_offroad")]
+    items += [dataclasses.replace(size, name=name) for size in sweep for name in SCALED]
     return list(dict.fromkeys(items))
 
 

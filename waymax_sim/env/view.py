@@ -133,9 +133,9 @@ def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], 
     # A view may have room for more agents than the scene has.
     missing = max(num_agents - 1 - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
-    nearness, others = jax.lax.top_k(-distance2, num_agents - 1)
+    nearest2, others = _smallest(distance2, num_agents - 1)
     index = jnp.concatenate([row[:, None], others], axis=-1)
-    found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearness)], axis=-1)
+    found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearest2)], axis=-1)
     index = jnp.where(found, index, 0)
 
     history = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1)[index], observation.history)
@@ -148,6 +148,28 @@ def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], 
         is_self=found & (jnp.arange(num_agents) == 0)[None],
         is_sdc=found & info.is_sdc[index],
     )
+
+
+def _smallest(values: Float[Array, "O N"], k: int) -> tuple[Float[Array, "O k"], Int[Array, "O k"]]:
+    """The k smallest values of each row and where they are, in rising order; of equal ones the first comes first."""
+
+    def at_once(values):
+        smallest, index = jax.lax.top_k(-values, k)
+        return -smallest, index
+
+    # Side by side for all rows, which on a CPU takes half of the time of `top_k`.
+    def one_after_another(values):
+        column = jnp.arange(values.shape[1], dtype=jnp.int32)[:, None]
+
+        def take_one(left, _):
+            smallest = jnp.min(left, axis=0)
+            index = jnp.min(jnp.where(left == smallest[None], column, values.shape[1] - 1), axis=0)
+            return jnp.where(column == index[None], jnp.inf, left), (smallest, index)
+
+        _, (smallest, index) = jax.lax.scan(take_one, values.T, length=k)
+        return smallest.T, index.T
+
+    return jax.lax.platform_dependent(values, cpu=one_after_another, default=at_once)
 
 
 def _in_frame(agents: AgentState, frame: AgentState) -> AgentState:

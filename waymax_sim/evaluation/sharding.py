@@ -50,7 +50,7 @@ def map_scenes(
     """
     num, mesh = _count(scenarios, keys), _in_a_row(mesh)
     if memory_budget is None:
-        at_once = _share(num, mesh)
+        at_once = 1 if mesh.devices.flat[0].platform == "cpu" else _share(num, mesh)
     else:
         at_once = scenes_at_once(function, scenarios, keys, memory_budget, mesh=mesh)
     filled = np.arange(mesh.size * _share(num, mesh)) % num

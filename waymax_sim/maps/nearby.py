@@ -1,5 +1,7 @@
 """Which map elements are nearest, exactly, without looking at the whole map."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -7,10 +9,12 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
+from waymax_sim.maps.batching import scene_by_scene
+from waymax_sim.maps.nearest import work_off
 from waymax_sim.pytree import Array
 
-# Points answered together from the whole map, where the lists do not reach far enough.
-CHUNK = 4
+# Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.
+LISTED_BATCH, WHOLE_BATCH = 32, 4
 # Rounding of the distances that are compared with the reach of a list (m).
 SLACK = 1e-2
 
@@ -58,8 +62,8 @@ def element_points(
 
 
 def nearest_elements(
-    elements: MapElements, roadmap: RoadMap, points: Float[Array, "Q 2"], asks: Bool[Array, " Q"], k: int
-) -> tuple[Int[Array, "Q k"], Bool[Array, "Q k"]]:
+    elements: MapElements, roadmap: RoadMap, points: Float[Array, "*q 2"], asks: Bool[Array, "*q"], k: int
+) -> tuple[Int[Array, "*q k"], Bool[Array, "*q k"]]:
     """The k elements nearest to each point, in no particular order, and whether there are that many.
 
     The distance of an element is that of its nearest point in the plane. Equal to a search of the whole map: a list
@@ -73,31 +77,39 @@ def nearest_elements(
       asks: Which places matter; the others get no elements.
       k: How many to find. Up to 64 are as a rule found through the index; more are found too, slowly.
     """
-    num_groups = elements.first.shape[0]
-    points = jax.lax.stop_gradient(points)
-    if num_groups == 0 or k == 0:
-        nothing = jnp.zeros((points.shape[0], k), jnp.int32)
+    if elements.first.shape[0] == 0 or k == 0:
+        nothing = jnp.zeros((*asks.shape, k), jnp.int32)
         return nothing, nothing > 0
-    groups, reach = _listed(elements, points, k)
-    found, exists, furthest = _search(elements, roadmap, points, groups, k)
-    unsettled = asks & (furthest + SLACK > reach)
-    all_groups = jnp.arange(num_groups, dtype=jnp.int32)[None]
+    find = scene_by_scene(functools.partial(_nearest_elements, k=k))
+    return find((elements, roadmap), *jax.lax.stop_gradient((points, asks)))
 
-    def search_all(loop):
-        found, exists, unsettled = loop
-        # Without the barrier XLA would read the whole map ahead of the loop, even where the loop never runs.
-        everything, unsettled = jax.lax.optimization_barrier((elements, unsettled))
-        (rows,) = jnp.nonzero(unsettled, size=CHUNK, fill_value=points.shape[0])
-        few = points[jnp.minimum(rows, points.shape[0] - 1)]
-        index, there, _ = _search(everything, roadmap, few, all_groups, k)
-        return (
-            found.at[rows].set(index, mode="drop"),
-            exists.at[rows].set(there, mode="drop"),
-            unsettled.at[rows].set(False, mode="drop"),
-        )
 
-    found, exists, _ = jax.lax.while_loop(lambda loop: jnp.any(loop[2]), search_all, (found, exists, unsettled))
-    return found, exists & asks[:, None]
+def _nearest_elements(
+    road: tuple[MapElements, RoadMap], points: Float[Array, "*q 2"], asks: Bool[Array, "*q"], k: int
+) -> tuple[Int[Array, "*q k"], Bool[Array, "*q k"]]:
+    elements, roadmap = road
+    flat, ask = points.reshape(-1, 2), asks.reshape(-1)
+    nothing = jnp.zeros((ask.shape[0], k), jnp.int32)
+    answers = nothing, nothing > 0, jnp.zeros(ask.shape, bool)
+
+    def by_lists(places):
+        groups, reach = _listed(elements, places, k)
+        found, exists, furthest = _search(elements, roadmap, places, groups, k)
+        return found, exists, furthest + SLACK <= reach
+
+    # On a CPU, a few places at a time stay in the cache, and those that do not ask cost nothing.
+    found, exists, settled = jax.lax.platform_dependent(
+        flat,
+        cpu=lambda flat: work_off(answers, ask, LISTED_BATCH, lambda which: by_lists(flat[which])),
+        default=by_lists,
+    )
+    all_groups = jnp.arange(elements.first.shape[0], dtype=jnp.int32)[None]
+
+    def by_map(which):
+        return _search(elements, roadmap, flat[which], all_groups, k)[:2]
+
+    found, exists = work_off((found, exists), ask & ~settled, WHOLE_BATCH, by_map)
+    return found.reshape(*asks.shape, k), exists.reshape(*asks.shape, k) & asks[..., None]
 
 
 def _listed(elements: MapElements, points: Float[Array, "Q 2"], k: int) -> tuple[Int[Array, "Q W"], Float[Array, " Q"]]:

@@ -1,13 +1,12 @@
 """Which segment is nearest, and on which side of it a point lies."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import CHUNK, SegmentIndex, Segments
+from waymax_sim.maps.batching import scene_by_scene, work_off
 from waymax_sim.maps.index import LEVELS, SHORT, Z_STRETCH
 from waymax_sim.pytree import Array
 
@@ -15,8 +14,6 @@ from waymax_sim.pytree import Array
 LONG_BATCH, NOWHERE_BATCH = 32, 8
 
 
-# Compiled even where the caller is not: loops are traced anew at every call outside of jit.
-@jax.jit
 def nearest_segment(
     segments: Segments, points: Float[Array, "*q 3"], asked: Bool[Array, "*q"]
 ) -> tuple[Int[Array, "*q"], Bool[Array, "*q"]]:
@@ -27,7 +24,16 @@ def nearest_segment(
     holds (far outside the map, high above it), which are compared with every segment. That is done only for points
     that are `asked`; the answer for others means nothing. No gradient flows.
     """
-    segments, flat, ask = jax.lax.stop_gradient((segments, points.reshape(-1, 3), asked.reshape(-1)))
+    return _nearest_segment(*jax.lax.stop_gradient((segments, points, asked)))
+
+
+# Compiled even where the caller is not: loops are traced anew at every call outside of jit.
+@jax.jit
+@scene_by_scene
+def _nearest_segment(
+    segments: Segments, points: Float[Array, "*q 3"], asked: Bool[Array, "*q"]
+) -> tuple[Int[Array, "*q"], Bool[Array, "*q"]]:
+    flat, ask = points.reshape(-1, 3), asked.reshape(-1)
     # Valid segments come first.
     some = segments.valid[0, 0]
     ask = ask & some
@@ -99,27 +105,6 @@ def _look_up(index: SegmentIndex, points: Float[Array, "Q 3"]) -> tuple[Int[Arra
     row = jnp.where(inside, ~jnp.minimum(code, -1), 0)
     z = points[:, 2]
     return row, (z >= index.low[row]) & (z <= index.high[row])
-
-
-def work_off(
-    answers: Shaped[Array, " Q"],
-    left: Bool[Array, " Q"],
-    batch: int,
-    find: Callable[[Int[Array, " batch"]], Shaped[Array, " batch"]],
-) -> Shaped[Array, " Q"]:
-    """Replaces the answers of the items that are `left`, `batch` at a time; costs next to nothing where none is.
-
-    `find` gets indices of items and returns their answers. Not differentiable in reverse.
-    """
-    size = left.shape[0]
-
-    def body(loop):
-        answers, left = loop
-        which = jnp.nonzero(left, size=min(batch, size), fill_value=size)[0]
-        found = find(jnp.minimum(which, size - 1))
-        return answers.at[which].set(found, mode="drop"), left.at[which].set(False, mode="drop")
-
-    return jax.lax.while_loop(lambda loop: jnp.any(loop[1]), body, (answers, left))[0]
 
 
 def signed_distance(

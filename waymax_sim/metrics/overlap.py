@@ -1,8 +1,10 @@
 """Collisions."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
@@ -13,17 +15,40 @@ from waymax_sim.pytree import Array
 MEETS = 1e-4
 
 
+# How many others a CPU takes in one turn of the loop.
+UNROLL = 8
+
+
+class Solids(NamedTuple):
+    """Upright boxes, prepared for comparison: outline, middle and half height (m), infinity where there is none."""
+
+    outline: geometry.Boxes
+    z: Float[Array, "*n"]
+    half: Float[Array, "*n"]
+    absence: Float[Array, "*n"]
+
+    @classmethod
+    def of(cls, agents: AgentState, size: Float[Array, "N 3"]) -> "Solids":
+        """Boxes of agents of given length, width and height (m)."""
+        # Absence is added, in floats, rather than selected: one kind of number is what compilers vectorise.
+        absence = jnp.where(agents.valid, 0.0, jnp.inf)
+        outline = geometry.Boxes.of(agents.xyz[:, :2], agents.yaw, size[:, :2])
+        # Without the barrier XLA may repeat all this for every pair.
+        return jax.lax.optimization_barrier(cls(outline, agents.xyz[:, 2], (size[:, 2] + MEETS) / 2, absence))
+
+
 def overlap(snapshot: Snapshot) -> MetricValue:
     """Whether the box of an agent shares space with that of any other valid agent.
 
     Boxes are upright: their outlines must share an area (touching is not enough) and their heights must meet, so
     a car on a bridge does not collide with the car below.
     """
-    everyone = jnp.arange(snapshot.agents.valid.shape[0])
+    everyone = jnp.arange(snapshot.agents.valid.shape[0], dtype=jnp.int32)
     rows = everyone if snapshot.rows is None else snapshot.rows
-    gap = gaps(snapshot.subjects, snapshot.info.size, snapshot.agents, snapshot.scenario.agents.size)
-    itself = rows[:, None] == everyone[None]
-    nearest = jnp.min(gap + jnp.where(itself, jnp.inf, 0.0), axis=-1, initial=jnp.inf)
+    others = Solids.of(snapshot.agents, snapshot.scenario.agents.size)
+    ours = others if snapshot.rows is None else Solids.of(snapshot.subjects, snapshot.info.size)
+    # A CPU compares all of ours with one of the others at a time, in registers: half of the time of all pairs at once.
+    nearest = jax.lax.platform_dependent(rows, ours, everyone, others, cpu=_nearest_in_turn, default=_nearest_at_once)
     return flag(nearest < 0, snapshot.subjects.valid)
 
 
@@ -34,15 +59,33 @@ def gaps(
 
     Infinite where one of the two is not valid.
     """
+    return _gap(jax.tree.map(lambda leaf: leaf[:, None], Solids.of(ours, our_size)), _row(Solids.of(others, size)))
 
-    def columns(agents, size):
-        # Absence is added, in floats, rather than selected: one kind of number is what compilers vectorise.
-        absence = jnp.where(agents.valid, 0.0, jnp.inf)
-        boxes = geometry.Boxes.of(agents.xyz[:, :2], agents.yaw, size[:, :2])
-        # Without the barrier XLA may repeat all this for every pair.
-        return jax.lax.optimization_barrier((boxes, agents.xyz[:, 2], (size[:, 2] + MEETS) / 2, absence))
 
-    our_boxes, our_z, our_half, our_absence = jax.tree.map(lambda leaf: leaf[:, None], columns(ours, our_size))
-    boxes, z, half, absence = jax.tree.map(lambda leaf: leaf[None], columns(others, size))
-    above = jnp.abs(our_z - z) - (our_half + half)
-    return jnp.maximum(geometry.boxes_gap(our_boxes, boxes), above) + our_absence + absence
+def _gap(a: Solids, b: Solids) -> Float[Array, "*n"]:
+    above = jnp.abs(a.z - b.z) - (a.half + b.half)
+    return jnp.maximum(geometry.boxes_gap(a.outline, b.outline), above) + a.absence + b.absence
+
+
+def _row(solids: Solids) -> Solids:
+    return jax.tree.map(lambda leaf: leaf[None], solids)
+
+
+def _nearest_at_once(
+    rows: Int[Array, " O"], ours: Solids, everyone: Int[Array, " N"], others: Solids
+) -> Float[Array, " O"]:
+    gap = _gap(jax.tree.map(lambda leaf: leaf[:, None], ours), _row(others))
+    itself = rows[:, None] == everyone[None]
+    return jnp.min(gap + jnp.where(itself, jnp.inf, 0.0), axis=-1, initial=jnp.inf)
+
+
+def _nearest_in_turn(
+    rows: Int[Array, " O"], ours: Solids, everyone: Int[Array, " N"], others: Solids
+) -> Float[Array, " O"]:
+    def compare(nearest, turn):
+        number, other = turn
+        gap = _gap(ours, _row(other))
+        return jnp.minimum(nearest, gap + jnp.where(rows == number, jnp.inf, 0.0)), None
+
+    nothing = jnp.full(rows.shape, jnp.inf)
+    return jax.lax.scan(compare, nothing, (everyone, others), unroll=UNROLL)[0]

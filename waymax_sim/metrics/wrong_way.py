@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import CYCLIST, VEHICLE
 from waymax_sim.datatypes.roadmap import Segments
-from waymax_sim.maps.nearest import distance2_to_all, ends_of, nearest_segment, work_off
+from waymax_sim.maps.batching import work_off
+from waymax_sim.maps.nearest import distance2_to_all, ends_of, nearest_segment
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
 from waymax_sim.pytree import Array
 

@@ -26,6 +26,7 @@ OPTIONAL = {
     "orbax",
     "pettingzoo",
     "PIL",
+    "pyarrow",
     "rich",
     "tensorflow",
     "tensorflow_datasets",

@@ -17,6 +17,8 @@ from waymax_sim.datasets.files import SceneFile, has_one_scene
 from waymax_sim.datasets.scenario_proto import scene_from_proto
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.tf_example import decode_example
+from waymax_sim.datasets.window import Window
+from waymax_sim.datasets.window import window as cut
 from waymax_sim.datasets.womd import scene_from_example
 from waymax_sim.datatypes.scenario import Scenario
 
@@ -100,6 +102,7 @@ class Scenarios(Sequence):
       sources: Where the scenes are, in order.
       problems: See below.
       bucketed: Pad every axis to a common size.
+      window: Which steps of every record to take, all by default.
       rows: Which of all scenes to take, all by default.
 
     Attributes:
@@ -112,12 +115,14 @@ class Scenarios(Sequence):
         *,
         problems: Sequence[DataError] = (),
         bucketed: bool = True,
+        window: Window | None = None,
         rows: range | None = None,
     ):
         self.problems = list(problems)
         self._sources = list(sources)
         self._ends = list(itertools.accumulate(len(source) for source in sources))
         self._bucketed = bucketed
+        self._window = window
         self._rows = range(self._ends[-1] if self._ends else 0) if rows is None else rows
 
     def __len__(self) -> int:
@@ -139,7 +144,8 @@ class Scenarios(Sequence):
         """
         if isinstance(index, slice):
             rows = self._rows[index]
-            return Scenarios(self._sources, problems=self.problems, bucketed=self._bucketed, rows=rows)
+            options = {"problems": self.problems, "bucketed": self._bucketed, "window": self._window}
+            return Scenarios(self._sources, **options, rows=rows)
         raw = self.read(index)
         file, record = self.source(index)
         try:
@@ -148,14 +154,15 @@ class Scenarios(Sequence):
             raise error.at(file=file, record=record) from None
 
     def read(self, index: int) -> RawScene:
-        """The scene as its source has it: world frame, float64, no padding.
+        """The scene as its source has it: world frame, float64, no padding. Only the steps of the window, if any.
 
         Raises:
           DataError: The record cannot be used.
         """
         source, record = self._find(index)
         try:
-            return source.read(record)
+            raw = source.read(record)
+            return raw if self._window is None else cut(raw, **dataclasses.asdict(self._window))
         except DataError as error:
             raise error.at(file=source.name, record=record) from None
 
@@ -179,13 +186,14 @@ class Scenarios(Sequence):
         return self._sources[which], row - (self._ends[which - 1] if which else 0)
 
 
-def load(path: str | os.PathLike[str], *, bucketed: bool = True) -> Scenarios:
+def load(path: str | os.PathLike[str], *, bucketed: bool = True, window: Window | None = None) -> Scenarios:
     """Opens recorded or synthetic scenes.
 
     Args:
       path: A TFRecord file of WOMD tf.Examples or Scenario protos; a pattern of such files (sorted by name);
         `name@N` for the shards `name-00000-of-0000N` and so on; or `synthetic:SEED:COUNT`.
       bucketed: Pad every axis to a common size, so that scenes of similar size share compiled programs.
+      window: Which steps of every record to take, so that records of different lengths stack; all by default.
 
     Raises:
       DataError: Nothing is there, or none of it can be read. Single bad records raise when they are read.
@@ -197,7 +205,7 @@ def load(path: str | os.PathLike[str], *, bucketed: bool = True) -> Scenarios:
             raise DataError(
                 "not a set of synthetic scenes", file=text, remedy="write synthetic:SEED:COUNT, COUNT above 0"
             )
-        return Scenarios([Synthetic(int(form["seed"]), int(form["count"]))], bucketed=bucketed)
+        return Scenarios([Synthetic(int(form["seed"]), int(form["count"]))], bucketed=bucketed, window=window)
 
     sources, problems = [], []
     for name in _files(text):
@@ -214,7 +222,7 @@ def load(path: str | os.PathLike[str], *, bucketed: bool = True) -> Scenarios:
             problems.append(index.problem)
     if not any(len(source) for source in sources):
         raise problems[0]
-    return Scenarios(sources, problems=problems, bucketed=bucketed)
+    return Scenarios(sources, problems=problems, bucketed=bucketed, window=window)
 
 
 def _files(path: str) -> list[str]:

@@ -25,7 +25,7 @@ from waymax_sim.datatypes.roadmap import (
     SUCCESSOR,
 )
 
-Polyline = Float[np.ndarray, "P 3"]
+Polyline = Float[np.ndarray, "_ 3"]
 REMEDY = "is it a map of Argoverse 2 motion forecasting?"
 
 LANES = {"VEHICLE": LANE_SURFACE_STREET, "BUS": LANE_SURFACE_STREET, "BIKE": LANE_BIKE}

@@ -13,9 +13,8 @@ from jaxtyping import Int, Shaped
 
 from waymax_sim.datasets.argoverse2_map import read_map
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.features import ground_height, map_fields, no_lights
+from waymax_sim.datasets.features import MAX_STATES, ground_height, map_fields, no_lights
 from waymax_sim.datasets.files import read_bytes
-from waymax_sim.datasets.lights import MAX_CELLS
 from waymax_sim.datasets.scene import INT32, RawScene
 from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.roadmap import LANE_TYPES
@@ -72,7 +71,7 @@ def scene_from_file(path: str) -> RawScene:
     if (count != num_steps).any() or not 0 <= timestep.min() <= timestep.max() < num_steps:
         raise DataError(f"not all steps are within {num_steps}", field="timestep", remedy=REMEDY)
     shape = num_steps, len(names)
-    if num_steps * len(names) > MAX_CELLS:
+    if num_steps * len(names) > MAX_STATES:
         raise DataError(f"{shape[1]} tracks of {num_steps} steps are too many", field="num_timestamps", remedy=REMEDY)
     if not rows["observed"].any():
         raise DataError("no step is observed", field="observed", remedy=REMEDY)

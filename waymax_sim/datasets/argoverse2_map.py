@@ -66,7 +66,8 @@ def read_map(data: bytes) -> tuple[list[Feature], set[tuple[int, int, int]]]:
         marks = _marks(lanes)
     # What JSON may hold in place of what it should.
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
-        raise DataError(f"damaged: {type(error).__name__} {error}", field="map", remedy=REMEDY) from None
+        problem = f"damaged: {type(error).__name__} {error}"[:200]
+        raise DataError(problem, field="map", remedy=REMEDY) from None
     if len({lane.id for lane in features}) < len(features):
         raise DataError("an id is used twice", field="lane_segments", remedy=REMEDY)
     unnamed = [*marks, *((ROAD_EDGE_BOUNDARY, edge) for edge in _edges(areas, [lane.xyz for lane in features]))]

@@ -14,9 +14,8 @@ from jaxtyping import Float
 from waymax_sim.datasets.commonroad_map import read_map
 from waymax_sim.datasets.commonroad_xml import REMEDY, child, id_of, number, number_of, parse, points_of, text_of, whole
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.features import map_fields, no_lights
+from waymax_sim.datasets.features import MAX_STATES, map_fields, no_lights
 from waymax_sim.datasets.files import read_bytes
-from waymax_sim.datasets.lights import MAX_CELLS
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN, VEHICLE
 
@@ -55,7 +54,7 @@ def scene_from_file(path: str) -> RawScene:
     tracks = [_states(obstacle) for obstacle in obstacles]
     num_steps = 1 + max((time for track in tracks for time in track), default=0)
     shape = num_steps, len(tracks)
-    if num_steps * max(len(tracks), 1) > MAX_CELLS // 4:
+    if num_steps * max(len(tracks), 1) > MAX_STATES:
         raise DataError(f"{shape[1]} obstacles over {num_steps} steps are too many", field="time", remedy=REMEDY)
     x, y, yaw, speed = np.zeros((4, *shape))
     valid = np.zeros(shape, bool)

@@ -12,6 +12,8 @@ from waymax_sim.datasets.scene import INT32
 
 # Comparisons of all with all are bounded, in all and at once: this is far beyond any scene.
 MAX_PAIRS, AT_ONCE = 500_000_000, 1_000_000
+# Steps times agents can outgrow a file, so they are bounded.
+MAX_STATES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)

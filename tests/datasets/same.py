@@ -19,3 +19,16 @@ def assert_same(found: RawScene, expected: RawScene, ignore: tuple[str, ...] = (
             np.testing.assert_allclose(a, b, rtol=1e-12, err_msg=field.name)
         else:
             assert a == b, field.name
+
+
+def in_order(raw: RawScene) -> RawScene:
+    """The same scene with lights in the order of lane ids, and links in order, as readers of WOMD have them."""
+    order = np.argsort(raw.signal_lane_id)
+    return dataclasses.replace(
+        raw,
+        links=np.unique(raw.links, axis=0),
+        signal_lane_id=raw.signal_lane_id[order],
+        signal_state=raw.signal_state[:, order],
+        signal_stop_point=raw.signal_stop_point[:, order],
+        signal_valid=raw.signal_valid[:, order],
+    )

@@ -102,8 +102,8 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
     Raises:
       DataError: A number is not finite where it must be, an index is out of range, or an id does not fit int32.
     """
-    _check(raw)
-    origin = _origin(raw)
+    check(raw)
+    origin = origin_of(raw)
     seen = raw.valid
     xyz = np.where(seen[..., None], raw.xyz - origin, 0.0)
     log = AgentState(
@@ -169,7 +169,8 @@ def _wrap(yaw: np.ndarray) -> np.ndarray:
     return np.where(wrapped >= np.float32(np.pi), -np.float32(np.pi), wrapped)
 
 
-def _origin(raw: RawScene) -> np.ndarray:
+def origin_of(raw: RawScene) -> Float[np.ndarray, " 3"]:
+    """The local origin of a scene (m, world), see `to_scenario`."""
     now = raw.valid[raw.current_step]
     if raw.sdc_index >= 0 and now[raw.sdc_index]:
         where = raw.xyz[raw.current_step, raw.sdc_index]
@@ -202,8 +203,12 @@ def _local_routes(routes: RawRoutes | None, origin: np.ndarray) -> Routes | None
     )
 
 
-def _check(raw: RawScene) -> None:
-    """Refuses what would become silently wrong numbers later."""
+def check(raw: RawScene) -> None:
+    """Refuses what would become silently wrong numbers later.
+
+    Raises:
+      DataError: See `to_scenario`.
+    """
     num_steps, num_agents, num_features = len(raw.timestamps), len(raw.agent_id), len(raw.feature_id)
     if not num_steps:
         raise DataError("the scene has no steps", field="timestamps")

@@ -1,0 +1,65 @@
+"""Scenarios back to raw scenes: bit by bit the same scenario comes of them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from tests.data import recorded
+from tests.datasets.encode import PAST, small_scene
+from tests.datasets.random_scenes import random_scene, scene_arguments
+from tests.datasets.same import assert_same
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.raw import raw_of
+from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datatypes.padding import stack_scenarios
+from waymax_sim.pytree import take
+
+
+def assert_bits(found, expected) -> None:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(expected)
+    for (path, leaf), other in zip(leaves, jax.tree.leaves(found), strict=True):
+        assert leaf.dtype == other.dtype and leaf.shape == other.shape, path
+        assert leaf.tobytes() == other.tobytes(), path
+
+
+@pytest.mark.parametrize("bucketed", [True, False])
+def test_a_scene_comes_back(bucketed):
+    raw = small_scene()
+    found = raw_of(to_scenario(raw, bucketed=bucketed))
+    size = np.broadcast_to(raw.size[PAST], raw.size.shape).copy()
+    size[:, 2] = raw.size[PAST, 2]
+    yaw = np.array(np.mod(raw.yaw + np.pi, 2 * np.pi) - np.pi, np.float32)
+    limit = np.float32(raw.speed_limit)
+    assert_same(found, dataclasses.replace(raw, size=size, yaw=yaw, speed_limit=limit))
+    assert not found.xyz[~raw.valid].any()
+
+
+# Maps kilometres wide take long to index, so they are small.
+@given(scene_arguments(agents=5, features=1))
+@settings(max_examples=10)
+def test_any_scenario_comes_back_bit_by_bit(arguments):
+    scenario = to_scenario(random_scene(**arguments), bucketed=False)
+    assert_bits(to_scenario(raw_of(scenario), bucketed=False), scenario)
+
+
+@pytest.mark.parametrize("yaw", [np.pi, -np.pi, 1e-12, -1e-20])
+def test_headings_at_the_seam_and_near_zero_come_back(yaw):
+    raw = small_scene()
+    scenario = to_scenario(dataclasses.replace(raw, yaw=np.full_like(raw.yaw, yaw)))
+    assert_bits(to_scenario(raw_of(scenario)), scenario)
+
+
+@pytest.mark.parametrize("name", ["synthetic:0:1", "womd/scenario_637f20cafde22ff8.tfrecord"])
+def test_scenes_of_real_size_come_back_bit_by_bit(name):
+    scenario = load(name if name.startswith("synthetic") else recorded(name))[0]
+    assert_bits(to_scenario(raw_of(scenario)), scenario)
+
+
+def test_padding_to_the_size_of_others_is_dropped():
+    scenarios = [load("synthetic:0:3")[i] for i in range(3)]
+    batch = stack_scenarios(scenarios)
+    for i, scenario in enumerate(scenarios):
+        assert_bits(to_scenario(raw_of(take(batch, i))), scenario)

@@ -45,6 +45,20 @@ def test_any_scenario_comes_back_bit_by_bit(arguments):
     assert_bits(to_scenario(raw_of(scenario), bucketed=False), scenario)
 
 
+def test_nothing_that_is_there_passes_for_padding():
+    raw = small_scene()
+    odd = dataclasses.replace(
+        raw,
+        feature_id=np.where(raw.feature_type == 17, -1, raw.feature_id),
+        feature_type=np.where(raw.feature_type == 17, -1, raw.feature_type),
+        signal_valid=raw.signal_valid & [True, False],
+        signal_lane_id=np.array([-1, 10]),
+    )
+    found = raw_of(to_scenario(odd))
+    assert found.feature_id.tolist() == odd.feature_id.tolist() and found.point_feature.max() == 4
+    assert found.signal_lane_id.tolist() == [-1, 10]
+
+
 @pytest.mark.parametrize("yaw", [np.pi, -np.pi, 1e-12, -1e-20])
 def test_headings_at_the_seam_and_near_zero_come_back(yaw):
     raw = small_scene()

@@ -65,6 +65,13 @@ def test_features_without_points_stay():
     assert_same(parse(proto_of(raw)), raw)
 
 
+def test_points_need_not_be_in_the_order_of_features():
+    raw = small_scene()
+    order = np.argsort(-raw.point_feature, kind="stable")
+    turned = dataclasses.replace(raw, point_xyz=raw.point_xyz[order], point_feature=raw.point_feature[order])
+    assert_same(parse(proto_of(turned)), raw)
+
+
 def test_features_of_unknown_type_are_left_out():
     raw = dataclasses.replace(small_scene(), feature_type=np.array([2, 1, -1, 18, 17]))
     found = parse(proto_of(raw))
@@ -200,6 +207,7 @@ def test_protobuf_reads_what_was_written():
     assert [item.id for item in features] == raw.feature_id.tolist()
     lane = features[0].lane
     assert (lane.speed_limit_mph, lane.type, len(lane.polyline)) == (25.0, 2, 4)
+    assert not features[1].lane.HasField("speed_limit_mph")
     assert list(lane.exit_lanes) == [2**24 + 11] and not lane.entry_lanes
     assert [n.feature_id for n in lane.left_neighbors] == [2**24 + 11]
     assert list(features[1].lane.entry_lanes) == [10]

@@ -125,15 +125,16 @@ def test_a_recorded_scene_with_too_much_is_cut():
 def test_who_is_kept_of_too_many_agents():
     raw = random_scene(0, steps=3, agents=140, features=0, lights=0, paths=0)
     valid = np.zeros_like(raw.valid)
-    valid[raw.current_step, :120] = True
+    valid[raw.current_step, [*range(120), 130]] = True
+    valid[raw.current_step - 1, 120:] = True
     marked = np.arange(140) >= 135
     away = np.arange(140.0)
     xyz = np.broadcast_to(np.stack([away, 0 * away, 0 * away], axis=-1), raw.xyz.shape).copy()
     none = np.zeros(140, bool)
     raw = dataclasses.replace(raw, valid=valid, sdc_index=130, to_predict=marked, of_interest=none, xyz=xyz)
-    # 130 is the sdc, 135 to 139 are marked, 0 to 119 are there now, and two more fit.
-    assert write_womd.kept_agents(raw).tolist() == [*range(122), 130, *range(135, 140)]
-    # Without a mark, the nearest to the middle of those there now (59.5, so 60) come first.
+    # 130 is the sdc, 135 to 139 are marked, 0 to 119 are there now, and two more fit: those nearest to the sdc.
+    assert write_womd.kept_agents(raw).tolist() == [*range(120), *range(129, 132), *range(135, 140)]
+    # Without a mark, the nearest to the middle of those there now (69.5, so 70) come first.
     near = dataclasses.replace(raw, valid=np.ones_like(valid), sdc_index=-1, to_predict=none)
     assert set(write_womd.kept_agents(near)) == set(np.argsort(np.abs(away - 70), kind="stable")[:128])
 
@@ -147,16 +148,16 @@ def test_the_nearest_features_are_kept_whole():
 
 def test_the_nearest_lights_are_kept():
     raw = random_scene(3, steps=2, agents=1, features=0, lights=20, paths=0)
-    stop = np.zeros((2, 20, 3))
+    stop = np.full((2, 20, 3), 19.0)
     stop[..., 0] = np.arange(20)[::-1]
     raw = dataclasses.replace(
         raw,
-        xyz=np.zeros_like(raw.xyz),
+        xyz=np.full_like(raw.xyz, 19.0),
         signal_stop_point=stop,
         signal_valid=np.ones((2, 20), bool),
         signal_state=np.ones((2, 20), int),
     )
-    assert parse(example_of(raw)).signal_lane_id.tolist() == raw.signal_lane_id[4:].tolist()
+    assert parse(example_of(raw)).signal_lane_id.tolist() == raw.signal_lane_id[:16].tolist()
 
 
 def test_directions_lead_to_the_next_sample():

@@ -25,7 +25,8 @@ def write_scenes(
 ) -> int:
     """Writes scenes to a TFRecord file, one record each, and returns how many.
 
-    Scenes are taken one at a time. The file appears under its name when all are in it; an older one is replaced.
+    Scenes are taken one at a time. The file appears under its name when all are in it; an older one is replaced. What
+    `lost` lists is not in it, nor is `RawScene.lacks`.
 
     Args:
       path: The file to write.

@@ -99,12 +99,18 @@ def test_lights_that_cannot_be_are_refused(state, lanes):
 
 def test_routes_are_set():
     scenario = crossing()
-    found = edit.set_routes(scenario, [np.array([[0, 0, 1], [3, 4, 1], [3, 4, 3]]), np.zeros((1, 3))], [True, False])
+    found = edit.set_routes(
+        scenario, [np.array([[0, 0, 1], [3, 4, 1], [3, 4, 3]]), np.full((1, 3), 9.0)], [True, False]
+    )
     assert_sound(found)
     assert_unchanged(found, scenario, "routes")
     routes = found.routes
     assert routes.valid.sum(axis=1).tolist()[:2] == [3, 1] and not routes.valid[2:].any()
-    assert routes.arc_length[0, :3].tolist() == [0, 5, 7] and not routes.arc_length[0, 3:].any()
+    assert (
+        routes.arc_length[0, :3].tolist() == [0, 5, 7]
+        and not routes.arc_length[0, 3:].any()
+        and not routes.arc_length[1].any()
+    )
     assert routes.xyz[0, 1].tolist() == [3, 4, 1] and routes.on_route[:2].tolist() == [True, False]
     assert edit.set_routes(scenario, [np.zeros((2, 3))]).routes.on_route[0]
     assert edit.set_routes(scenario, []).routes is None

@@ -1,0 +1,247 @@
+"""Reads data out of pickles without unpickling: nothing that a file names is imported or called.
+
+A small machine runs the opcodes that build plain data. The few names that files with NumPy arrays need stand for
+functions written here; any other name, and any other opcode, is refused. So there is nothing to trick: no import, no
+call into NumPy with arguments from the file that were not checked, no attribute of anything.
+
+Memory and time are bounded by the size of the file: the values are counted, lengths are checked against the bytes that
+are there, all arrays together cannot hold more bytes than the file, and keys are of kinds that cannot be made to
+collide. One value can still be in many places, as in any pickle, so whoever adds up parts of the result must count.
+
+Format: the module `pickletools` of the standard library, protocols 3 to 5; sets only of 4 and 5.
+"""
+
+import dataclasses
+import math
+import pickle
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from waymax_sim.datasets.errors import DataError
+
+MAX_OPCODES = 4_000_000  # a recorded scene of 200 agents has a hundred thousand
+MAX_AXIS = 1_000_000
+REMEDY = "only NumPy arrays of numbers or text, dicts, lists, tuples, sets and plain values are read"
+
+NUMBERS = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BINFLOAT: ">d"}
+CONSTANTS = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
+EMPTY = {pickle.EMPTY_LIST: list, pickle.EMPTY_DICT: dict, pickle.EMPTY_SET: set}
+TUPLES = {pickle.EMPTY_TUPLE: 0, pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+# Bytes of the length before the content, and how the content is read.
+SIZED: dict[bytes, tuple[int, Callable[[bytes], Any]]] = {
+    pickle.SHORT_BINUNICODE: (1, bytes.decode),
+    pickle.BINUNICODE: (4, bytes.decode),
+    pickle.BINUNICODE8: (8, bytes.decode),
+    pickle.SHORT_BINBYTES: (1, bytes),
+    pickle.BINBYTES: (4, bytes),
+    pickle.BINBYTES8: (8, bytes),
+    pickle.BYTEARRAY8: (8, bytes),
+    pickle.LONG1: (1, lambda content: int.from_bytes(content, "little", signed=True)),
+}
+GETS = {pickle.BINGET: 1, pickle.LONG_BINGET: 4}
+PUTS = {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
+SKIPPED = {pickle.PROTO: 1, pickle.FRAME: 8}
+# Booleans, integers and floats of up to 64 bits, and short texts; no objects, records or times.
+DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][1-9]\d{0,2}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """A name that a pickle may mention, such as numpy.dtype."""
+
+    text: str
+
+
+# NumPy 2 renamed numpy.core to numpy._core; both are read as the latter.
+NAMES = {
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.numeric._frombuffer",
+    "collections.defaultdict",
+    # Factories of a defaultdict, which are never called.
+    *(f"builtins.{name}" for name in ("int", "float", "str", "list", "dict", "set")),
+}
+
+
+def loads(data: bytes) -> Any:
+    """The value that a pickle holds: dicts, lists, tuples, sets, text, bytes, numbers, booleans, None and arrays.
+
+    A defaultdict becomes a dict, a NumPy scalar a Python number. Arrays are C or Fortran ordered, of booleans, numbers
+    or text, little-endian.
+
+    Raises:
+      DataError: It holds anything else, names anything else, is damaged, or has too many parts.
+    """
+    try:
+        return _Machine(data).run()
+    except DataError:
+        raise
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error):
+        raise DataError("is no sound pickle", remedy=REMEDY) from None
+
+
+class _Machine:
+    """The state of a pickle being read: a stack, the stacks below marks, and the memo."""
+
+    def __init__(self, data: bytes):
+        self.data, self.position = data, 0
+        self.stack, self.below, self.memo = [], [], {}
+        self.bytes_left = len(data)
+
+    def run(self) -> Any:
+        for _ in range(MAX_OPCODES):
+            opcode = self.take(1)
+            if opcode == pickle.STOP:
+                return self.stack.pop()
+            self.step(opcode)
+        raise DataError(f"has more than {MAX_OPCODES} values", remedy="is it one scene?")
+
+    def take(self, size: int) -> bytes:
+        taken = self.data[self.position : self.position + size]
+        if len(taken) < size:
+            raise IndexError
+        self.position += size
+        return taken
+
+    def take_length(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def take_line(self) -> str:
+        return self.take(self.data.index(b"\n", self.position) + 1 - self.position)[:-1].decode()
+
+    def pop_to_mark(self) -> list:
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def pop(self, count: int) -> list:
+        if count > len(self.stack):
+            raise IndexError
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def step(self, opcode: bytes) -> None:
+        stack = self.stack
+        if opcode in GETS:
+            stack.append(self.memo[self.take_length(GETS[opcode])])
+        elif opcode == pickle.MEMOIZE:
+            self.memo[len(self.memo)] = stack[-1]
+        elif opcode in PUTS:
+            self.memo[self.take_length(PUTS[opcode])] = stack[-1]
+        elif opcode in SIZED:
+            width, read = SIZED[opcode]
+            content = self.take(self.take_length(width))
+            if opcode == pickle.LONG1 and len(content) > 8:
+                raise DataError("has an integer of more than 64 bits", remedy=REMEDY)
+            stack.append(read(content))
+        elif opcode in NUMBERS:
+            form = NUMBERS[opcode]
+            stack.append(struct.unpack(form, self.take(struct.calcsize(form)))[0])
+        elif opcode in TUPLES:
+            stack.append(tuple(self.pop(TUPLES[opcode])))
+        elif opcode == pickle.MARK:
+            self.below.append(stack)
+            self.stack = []
+        elif opcode == pickle.TUPLE:
+            items = self.pop_to_mark()
+            self.stack.append(tuple(items))
+        elif opcode in EMPTY:
+            stack.append(EMPTY[opcode]())
+        elif opcode in CONSTANTS:
+            stack.append(CONSTANTS[opcode])
+        elif opcode == pickle.REDUCE:
+            name, arguments = self.pop(2)
+            stack.append(self.call(name, arguments))
+        elif opcode == pickle.BUILD:
+            (state,) = self.pop(1)
+            self.build(stack[-1], state)
+        elif opcode in (pickle.APPEND, pickle.SETITEM):
+            self.add(self.pop(1 if opcode == pickle.APPEND else 2))
+        elif opcode in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
+            self.add(self.pop_to_mark())
+        elif opcode == pickle.FROZENSET:
+            items = self.pop_to_mark()
+            self.stack.append(frozenset(_key(item) for item in items))
+        elif opcode == pickle.GLOBAL:
+            stack.append(_name(self.take_line(), self.take_line()))
+        elif opcode == pickle.STACK_GLOBAL:
+            stack.append(_name(*self.pop(2)))
+        elif opcode in SKIPPED:
+            self.take(SKIPPED[opcode])
+        else:
+            raise DataError(f"has opcode {opcode!r}, which builds no plain data", remedy=REMEDY)
+
+    def add(self, items: list) -> None:
+        """Adds items to the list, set or dict on top of the stack."""
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target += items
+        elif isinstance(target, set):
+            target.update(_key(item) for item in items)
+        elif isinstance(target, dict):
+            target.update(zip((_key(key) for key in items[::2]), items[1::2], strict=True))
+        else:
+            raise TypeError
+
+    def call(self, name: Any, arguments: Any) -> Any:
+        match name, arguments:
+            case Name("numpy._core.multiarray._reconstruct"), (Name("numpy.ndarray"), (0,), bytes()):
+                # An empty array, to be filled by `build`.
+                return np.ndarray((0,), np.int8)
+            case Name("numpy._core.numeric._frombuffer"), (
+                bytes(raw),
+                np.dtype() as dtype,
+                tuple(shape),
+                "C" | "F" as order,
+            ):
+                return self.array(raw, dtype, shape, order)
+            case Name("numpy._core.multiarray.scalar"), (np.dtype() as dtype, bytes(raw)):
+                return self.array(raw, dtype, (), "C").item()
+            case Name("numpy.dtype"), (str(kind), *_) if DTYPE.fullmatch(kind):
+                return np.dtype("<" + kind)
+            case Name("collections.defaultdict"), () | (None | Name(),):
+                return {}
+        what = name.text if isinstance(name, Name) else f"a {type(name).__name__}"
+        raise DataError(f"calls {what} with arguments that build no plain data", remedy=REMEDY)
+
+    def build(self, target: Any, state: Any) -> None:
+        match target, state:
+            case np.dtype(), (int(), "<" | "|" | "=", None, None, None, *_):
+                return
+            case np.ndarray(), (1, tuple(shape), np.dtype() as dtype, bool(), bytes(raw)):
+                self.check(raw, dtype, shape)
+                target.__setstate__(tuple(state))
+                return
+        raise DataError(f"sets the state of a {type(target).__name__} to what is no plain data", remedy=REMEDY)
+
+    def array(self, raw: bytes, dtype: np.dtype, shape: tuple, order: Any) -> np.ndarray:
+        self.check(raw, dtype, shape)
+        return np.ndarray(shape, dtype, raw, order=order)
+
+    def check(self, raw: bytes, dtype: np.dtype, shape: tuple) -> None:
+        self.bytes_left -= len(raw)
+        sound = len(shape) <= 4 and all(type(size) is int and 0 <= size <= MAX_AXIS for size in shape)
+        if not sound or math.prod(shape) * dtype.itemsize != len(raw):
+            raise DataError("has an array whose shape does not fit its bytes", remedy=REMEDY)
+        if self.bytes_left < 0:
+            raise DataError("has arrays that hold more bytes than the file", remedy=REMEDY)
+
+
+def _name(module: Any, name: Any) -> Name:
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise TypeError
+    text = f"{module}.{name}"
+    known = re.sub(r"^numpy\.core\.", "numpy._core.", text)
+    if known not in NAMES:
+        raise DataError(f"names {text[:80]}, which is not read", remedy=REMEDY)
+    return Name(known)
+
+
+def _key(value: Any) -> Any:
+    if not isinstance(value, (str, int, float, type(None))):
+        raise DataError(f"has a {type(value).__name__} as a key", remedy=REMEDY)
+    return value

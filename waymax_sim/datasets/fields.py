@@ -21,7 +21,8 @@ def member(record: Any, key: str, kind: type | tuple[type, ...], name: str, defa
     field = f"{name}.{key}" if name else key
     if value is None:
         raise DataError("missing", field=field)
-    if not isinstance(value, kind):
+    # For Python, True is a number.
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f"has unexpected type {type(value).__name__}", field=field)
     return value
 
@@ -32,17 +33,20 @@ def numbers(values: Any, name: str, width: int | None = None) -> Float[np.ndarra
     Raises:
       DataError: It is something else.
     """
+    tail = () if width is None else (width,)
     if isinstance(values, np.ndarray):
-        shape = (len(values) if values.ndim else 0, *([] if width is None else [width]))
-        good = values.dtype.kind in "biuf" and values.shape == shape
+        good = values.dtype.kind in "biuf" and values.ndim > 0 and values.shape[1:] == tail
+    elif not isinstance(values, (list, tuple)):
+        good = False
+    elif width is None:
+        good = all(isinstance(value, (int, float)) for value in values)
     else:
-        good = isinstance(values, (list, tuple)) and (
-            _are_numbers(values) if width is None else all(_is_row(row, width) for row in values)
-        )
-        shape = (len(values) if good else 0, *([] if width is None else [width]))
+        # Before NumPy sees them: lists in lists of a damaged file may multiply to any size.
+        good = all(isinstance(row, (list, tuple)) and len(row) == width for row in values)
+        good = good and all(isinstance(value, (int, float)) for row in values for value in row)
     if good:
         try:
-            return np.asarray(values, np.float64).reshape(shape)
+            return np.asarray(values, np.float64).reshape(len(values), *tail)
         except OverflowError:
             pass
     what = "numbers" if width is None else f"rows of {width} numbers"
@@ -69,11 +73,3 @@ def whole_numbers(values: Any, name: str) -> Int[np.ndarray, " n"]:
         except OverflowError:
             pass
     raise DataError("is no list of whole numbers of 64 bits", field=name)
-
-
-def _are_numbers(values: list | tuple) -> bool:
-    return all(isinstance(value, (int, float)) for value in values)
-
-
-def _is_row(row: Any, width: int) -> bool:
-    return isinstance(row, (list, tuple)) and len(row) == width and _are_numbers(row)

@@ -15,7 +15,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.fields import member, numbers, whole_numbers
 from waymax_sim.datasets.files import read_bytes
 from waymax_sim.datasets.lights import Lights, by_lane
-from waymax_sim.datasets.scene import RawScene
+from waymax_sim.datasets.scene import INT32, RawScene
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
 from waymax_sim.datatypes.roadmap import (
     CROSSWALK,
@@ -75,48 +75,39 @@ def scene_from_record(record: Any) -> RawScene:
     roads = [road for road in member(record, "roads", list, "") if member(road, "type", str, "roads") in KINDS]
     tl_states = member(record, "tl_states", dict, "", default={})
     metadata = member(record, "metadata", dict, "", default={})
-    track_names = [f"objects[{i}]" for i in range(len(objects))]
-    tracks = list(zip(objects, track_names, strict=True))
-
-    positions = [member(track, "position", list, name) for track, name in tracks]
-    num_steps = len(positions[0]) if positions else 0
+    num_steps = len(member(objects[0], "position", list, "objects[0]")) if objects else 0
+    shape = (len(objects), num_steps)
+    positions = _over_time(objects, "position", num_steps)
     geometries = [member(road, "geometry", list, "roads") for road in roads]
-    first_point = next((point for points in [*positions, *geometries] for point in points), {})
+    points = [point for geometry in geometries for point in geometry]
+    first_point = next(iter(positions or points), None)
     axes = "xyz" if isinstance(first_point, dict) and "z" in first_point else "xy"
 
-    def log(key: str) -> Float[np.ndarray, "T N"]:
-        columns = [_column(track, key, num_steps, name) for track, name in tracks]
-        return np.stack(columns, axis=1) if columns else np.zeros((num_steps, 0))
-
-    def points_log(key: str, axes: str) -> Float[np.ndarray, "T N axes"]:
-        lists = [_sized(member(track, key, list, name), num_steps, f"{name}.{key}") for track, name in tracks]
-        flat = _points([point for points in lists for point in points], axes, f"objects.{key}")
-        return flat.reshape(len(tracks), num_steps, -1).swapaxes(0, 1)
-
-    valid = log("valid") == 1
-    heading = log("heading")
+    valid = numbers(_over_time(objects, "valid", num_steps), "objects.valid").reshape(shape).T == 1
+    heading = numbers(_over_time(objects, "heading", num_steps), "objects.heading").reshape(shape).T
     in_degrees = np.abs(heading[valid]).max(initial=0) > MAX_RADIANS
+    velocity = _points(_over_time(objects, "velocity", num_steps), "xy", "objects.velocity")
+    size = [[_size(track, key) for key in ("length", "width", "height")] for track in objects]
     agent_id = _ids(objects, "objects", first=0)
+    of_interest = member(metadata, "objects_of_interest", list, "metadata", default=[])
     lights = _lights(tl_states, num_steps, axes)
-    sdc_index = member(metadata, "sdc_track_index", int, "metadata", default=-1)
-    sizes = [[_size(track, key, name) for key in ("length", "width", "height")] for track, name in tracks]
     return RawScene(
         scenario_id=member(record, "scenario_id", str, "", default=member(record, "name", str, "", default="unnamed")),
         timestamps=np.arange(num_steps) * STEP,
         current_step=NOW if num_steps > NOW else 0,
         agent_id=agent_id,
-        agent_type=np.array([_agent_type(track, name) for track, name in tracks], np.int64),
-        xyz=points_log("position", axes),
+        agent_type=np.array([_agent_type(track) for track in objects], np.int64),
+        xyz=_points(positions, axes, "objects.position").reshape(*shape, 3).swapaxes(0, 1),
         yaw=np.radians(heading) if in_degrees else heading,
-        velocity=points_log("velocity", "xy")[..., :2],
-        size=np.tile(numbers(sizes, "objects size", width=3), (num_steps, 1, 1)),
+        velocity=velocity.reshape(*shape, 3).swapaxes(0, 1)[..., :2],
+        size=np.tile(numbers(size, "objects.length", width=3), (num_steps, 1, 1)),
         valid=valid,
-        sdc_index=sdc_index,
+        sdc_index=member(metadata, "sdc_track_index", int, "metadata", default=-1),
         to_predict=_to_predict(metadata, len(objects)),
-        of_interest=np.isin(agent_id, whole_numbers(metadata.get("objects_of_interest", []), "objects_of_interest")),
-        point_xyz=_points([point for points in geometries for point in points], axes, "roads.geometry"),
-        point_feature=np.repeat(np.arange(len(roads)), [len(points) for points in geometries]),
-        feature_id=_ids(roads, "roads", first=int(lights.lane_id.max(initial=-1)) + 1),
+        of_interest=np.isin(agent_id, whole_numbers(of_interest, "metadata.objects_of_interest")),
+        point_xyz=_points(points, axes, "roads.geometry"),
+        point_feature=np.repeat(np.arange(len(roads)), [len(geometry) for geometry in geometries]),
+        feature_id=_ids(roads, "roads", first=int(lights.lane_id.clip(max=INT32.max).max(initial=-1)) + 1),
         feature_type=np.array([_road_type(road) for road in roads], np.int64),
         speed_limit=np.zeros(len(roads)),
         links=np.zeros((0, 3), np.int64),
@@ -124,34 +115,35 @@ def scene_from_record(record: Any) -> RawScene:
         signal_state=lights.state,
         signal_stop_point=lights.stop_point,
         signal_valid=lights.valid,
-        lacks=_lacks(record, objects, roads, has_z=axes == "xyz"),
+        lacks=_lacks(metadata, objects, roads, has_z=axes == "xyz", has_lights=bool(tl_states)),
     )
 
 
-def _lacks(record: dict, objects: list[dict], roads: list[dict], has_z: bool) -> tuple[str, ...]:
+def _lacks(metadata: dict, objects: list[dict], roads: list[dict], *, has_z: bool, has_lights: bool) -> tuple[str, ...]:
     found = {
-        "sdc": "sdc_track_index" in record.get("metadata", {}),
-        "tracks to predict": "tracks_to_predict" in record.get("metadata", {}),
+        "sdc": "sdc_track_index" in metadata,
+        "tracks to predict": "tracks_to_predict" in metadata,
         "agent ids": all("id" in track for track in objects),
         "z": has_z,
         "heights": all("height" in track for track in objects),
         "map ids": all("id" in road for road in roads),
         "map types": all("map_element_id" in road for road in roads),
-        "lights": bool(record.get("tl_states")),
+        "lights": has_lights,
     }
     never = ("timestamps", "sizes over time", "speed limits", "lane links", "routes")
     return (*never, *(name for name, is_there in found.items() if not is_there))
 
 
-def _sized(values: list, size: int, name: str) -> list:
-    if len(values) != size:
-        raise DataError(f"has {len(values)} steps where the first object has {size}", field=name, remedy=REMEDY)
-    return values
-
-
-def _column(track: Any, key: str, num_steps: int, name: str) -> Float[np.ndarray, " T"]:
-    name_of_key = f"{name}.{key}"
-    return numbers(_sized(member(track, key, list, name), num_steps, name_of_key), name_of_key)
+def _over_time(objects: list, key: str, num_steps: int) -> list:
+    """The values of a field at all steps of the first object, at all steps of the second, and so on."""
+    found = []
+    for i, track in enumerate(objects):
+        values = member(track, key, list, f"objects[{i}]")
+        if len(values) != num_steps:
+            problem = f"has {len(values)} steps where the first object has {num_steps}"
+            raise DataError(problem, field=f"objects[{i}].{key}", remedy=REMEDY)
+        found += values
+    return found
 
 
 def _points(points: list, axes: str, name: str) -> Float[np.ndarray, "P 3"]:
@@ -163,16 +155,17 @@ def _points(points: list, axes: str, name: str) -> Float[np.ndarray, "P 3"]:
     return np.pad(numbers(rows, name, width=len(axes)), ((0, 0), (0, 3 - len(axes))))
 
 
-def _size(track: Any, key: str, name: str) -> float:
+def _size(track: Any, key: str) -> float | int:
     # Nocturne has no heights.
-    return member(track, key, (int, float), name, default=0.0 if key == "height" else None)
+    return member(track, key, (int, float), "objects", default=0.0 if key == "height" else None)
 
 
-def _agent_type(track: Any, name: str) -> int:
-    kind = member(track, "type", str, name)
-    if kind not in AGENT_TYPE_NAMES:
-        raise DataError(f"{kind[:40]!r} is none of {', '.join(AGENT_TYPE_NAMES)}", field=f"{name}.type", remedy=REMEDY)
-    return AGENT_TYPE_NAMES.index(kind)
+def _agent_type(track: Any) -> int:
+    word = member(track, "type", str, "objects")
+    if word not in AGENT_TYPE_NAMES:
+        problem = f"{word[:40]!r} is none of {', '.join(AGENT_TYPE_NAMES)}"
+        raise DataError(problem, field="objects.type", remedy=REMEDY)
+    return AGENT_TYPE_NAMES.index(word)
 
 
 def _road_type(road: Any) -> int:

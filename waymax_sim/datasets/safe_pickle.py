@@ -12,6 +12,7 @@ Format: the module `pickletools` of the standard library, protocols 3 to 5; sets
 """
 
 import dataclasses
+import functools
 import math
 import pickle
 import re
@@ -40,13 +41,16 @@ SIZED: dict[bytes, tuple[int, Callable[[bytes], Any]]] = {
     pickle.BINBYTES: (4, bytes),
     pickle.BINBYTES8: (8, bytes),
     pickle.BYTEARRAY8: (8, bytes),
-    pickle.LONG1: (1, lambda content: int.from_bytes(content, "little", signed=True)),
+    pickle.LONG1: (1, functools.partial(int.from_bytes, byteorder="little", signed=True)),
 }
 GETS = {pickle.BINGET: 1, pickle.LONG_BINGET: 4}
 PUTS = {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
 SKIPPED = {pickle.PROTO: 1, pickle.FRAME: 8}
 # Booleans, integers and floats of up to 64 bits, and short texts; no objects, records or times.
 DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][1-9]\d{0,2}")
+
+
+_length = functools.partial(int.from_bytes, byteorder="little")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +113,6 @@ class _Machine:
         self.position += size
         return taken
 
-    def take_length(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
     def take_line(self) -> str:
         return self.take(self.data.index(b"\n", self.position) + 1 - self.position)[:-1].decode()
 
@@ -127,14 +128,14 @@ class _Machine:
     def step(self, opcode: bytes) -> None:
         stack = self.stack
         if opcode in GETS:
-            stack.append(self.memo[self.take_length(GETS[opcode])])
+            stack.append(self.memo[_length(self.take(GETS[opcode]))])
         elif opcode == pickle.MEMOIZE:
             self.memo[len(self.memo)] = stack[-1]
         elif opcode in PUTS:
-            self.memo[self.take_length(PUTS[opcode])] = stack[-1]
+            self.memo[_length(self.take(PUTS[opcode]))] = stack[-1]
         elif opcode in SIZED:
             width, read = SIZED[opcode]
-            content = self.take(self.take_length(width))
+            content = self.take(_length(self.take(width)))
             if opcode == pickle.LONG1 and len(content) > 8:
                 raise DataError("has an integer of more than 64 bits", remedy=REMEDY)
             stack.append(read(content))

@@ -82,7 +82,8 @@ def scene_from_record(record: Any) -> RawScene:
         _unswap(log.size[:, sdc_index])
 
     def named(key: str) -> Bool[np.ndarray, " N"]:
-        chosen = set(names_of(metadata.get(key) or [], f"metadata.{key}"))
+        listed = member(metadata, key, (list, tuple, set, dict), "metadata", default=[])
+        chosen = set(names_of(listed, f"metadata.{key}"))
         return np.array([name in chosen for name in tracks], bool)
 
     roads = roads_of(map_features, planar=is_nuscenes)

@@ -32,7 +32,7 @@ from waymax_sim.datatypes.roadmap import (
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES
 
 REMEDY = "is it a scene of ScenarioNet?"
-MAX_ITEMS = 4_000_000  # points of a map, or links; recorded scenes have tens of thousands
+MAX_ITEMS = 1_000_000  # points of a map, or links; recorded scenes have tens of thousands
 WHOLE = re.compile(r"0|-?[1-9]\d{0,9}")
 INT32 = np.iinfo(np.int32)
 
@@ -110,7 +110,7 @@ def roads_of(map_features: dict, planar: bool) -> list[Road]:
         num_points += len(points)
         if num_points > MAX_ITEMS:
             raise DataError(f"more than {MAX_ITEMS} points", field="map_features", remedy=REMEDY)
-        has_z = width == 3 and not planar
+        has_z = not planar and (width == 3 or not len(points))
         roads.append(Road(str(key), code, _in_space(points, has_z), has_z, fields))
     return roads
 
@@ -126,8 +126,8 @@ def _shape(fields: dict, code: int, name: str) -> Any:
 
 def _in_space(points: np.ndarray, has_z: bool) -> Float[np.ndarray, "P 3"]:
     xyz = np.zeros((len(points), 3))
+    axes = 3 if has_z else 2
     if len(points):
-        axes = 3 if has_z else 2
         xyz[:, :axes] = points[:, :axes]
     return xyz
 
@@ -140,9 +140,9 @@ def ids_of(names: Iterable[str]) -> dict[str, int]:
     return {name: position for position, name in enumerate(distinct)}
 
 
-def names_of(values: Any, field: str) -> list[str]:
+def names_of(values: Iterable, field: str) -> list[str]:
     """Ids in a list, set or dict, as text."""
-    if not isinstance(values, (list, tuple, set, dict)) or not all(isinstance(value, (str, int)) for value in values):
+    if not all(isinstance(value, (str, int)) for value in values):
         raise DataError("is no list of ids", field=field, remedy=REMEDY)
     return [str(value) for value in values]
 

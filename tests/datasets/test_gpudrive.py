@@ -1,0 +1,195 @@
+"""GPUDrive and Nocturne JSON: every schema that was found, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.datasets.encode import PAST, small_scene
+from tests.datasets.encode_files import gpudrive_of, nocturne_of
+from tests.datasets.same import assert_same
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.gpudrive import LARGEST, scene_from_file, scene_from_record
+from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datatypes.validate import validate
+
+NOT_IN_GPUDRIVE = ("timestamps", "current_step", "size", "speed_limit", "links", "lacks")
+
+
+@pytest.fixture
+def record():
+    return gpudrive_of(small_scene())
+
+
+def test_the_current_schema_holds_the_scene(record):
+    raw = scene_from_record(record)
+    assert_same(raw, small_scene(), ignore=NOT_IN_GPUDRIVE)
+    assert raw.lacks == ("timestamps", "sizes over time", "speed limits", "lane links", "routes")
+
+
+def test_what_the_format_lacks_is_by_convention(record):
+    raw = scene_from_record(record)
+    np.testing.assert_allclose(raw.timestamps, np.arange(5) * 0.1)
+    assert raw.current_step == 0
+    assert not raw.links.size and not raw.speed_limit.any()
+
+
+def test_now_is_the_tenth_step_of_long_records(record):
+    for track in record["objects"]:
+        for key in ("position", "velocity", "heading", "valid"):
+            track[key] = (track[key] * 3)[:11]
+    assert scene_from_record(record).current_step == 10
+
+
+def test_the_one_size_of_an_agent_holds_at_all_steps(record):
+    expected = np.tile([[4.5, 2.0, 1.5], [5.0, 1.75, 1.5], [0.5, 0.5, 1.75]], (5, 1, 1))
+    np.testing.assert_array_equal(scene_from_record(record).size, expected)
+
+
+def test_nocturne_has_degrees_and_neither_heights_nor_ids_nor_an_ego():
+    raw, scene = scene_from_record(nocturne_of(small_scene())), small_scene()
+    assert raw.scenario_id == "scene.json"
+    assert raw.sdc_index == -1 and not raw.to_predict.any() and not raw.of_interest.any()
+    np.testing.assert_allclose(raw.yaw[raw.valid], scene.yaw[scene.valid], atol=1e-12)
+    np.testing.assert_array_equal(raw.xyz[raw.valid][:, :2], scene.xyz[scene.valid][:, :2])
+    assert not raw.xyz[raw.valid][:, 2].any() and not raw.point_xyz[:, 2].any() and not raw.size[..., 2].any()
+    assert raw.feature_type.tolist() == [0, 0, 14, 18, 17]
+    assert raw.agent_id.tolist() == [0, 1, 2]
+    missing = {"sdc", "tracks to predict", "agent ids", "z", "heights", "map ids", "map types"}
+    assert missing <= set(raw.lacks) and "lights" not in raw.lacks
+    assert "no agent is marked as the sdc" in validate(to_scenario(raw))
+
+
+def test_roads_without_ids_are_not_mistaken_for_the_lanes_of_lights():
+    raw = scene_from_record(nocturne_of(small_scene()))
+    assert not np.isin(raw.feature_id, raw.signal_lane_id).any()
+    assert len(np.unique(raw.feature_id)) == len(raw.feature_id)
+
+
+@pytest.mark.parametrize("sentinel", [0.0, 1e-4, -10000.0])
+def test_degrees_with_heights_and_lights_and_any_sentinel(record, sentinel):
+    """Early GPUDrive."""
+    del record["metadata"]
+    for track in record["objects"]:
+        for step, valid in enumerate(track["valid"]):
+            track["heading"][step] = np.degrees(track["heading"][step]) if valid else sentinel
+            if not valid:
+                track["position"][step] = dict.fromkeys("xyz", sentinel)
+    raw = scene_from_record(record)
+    ignore = (*NOT_IN_GPUDRIVE, "sdc_index", "to_predict", "of_interest")
+    assert_same(raw, small_scene(), ignore=ignore)
+    assert "sdc" in raw.lacks
+
+
+def test_large_sentinels_are_not_degrees(record):
+    """Only valid headings tell the unit; those here reach 9.25 rad."""
+    assert any(heading == -10000 for track in record["objects"] for heading in track["heading"])
+    np.testing.assert_array_equal(scene_from_record(record).yaw[PAST], small_scene().yaw[PAST])
+
+
+def test_a_code_that_contradicts_the_kind_is_not_used(record):
+    """Early GPUDrive gives driveways the code -1."""
+    record["roads"][0] |= {"type": "driveway", "map_element_id": -1}
+    record["roads"][2]["map_element_id"] = 2
+    assert scene_from_record(record).feature_type.tolist() == [20, 1, 14, 18, 17]
+
+
+def test_roads_of_unknown_kinds_are_left_out(record):
+    record["roads"][1]["type"] = "tunnel"
+    raw = scene_from_record(record)
+    assert raw.feature_type.tolist() == [2, 15, 18, 17]
+    assert np.bincount(raw.point_feature).tolist() == [4, 4, 3, 1]
+
+
+def test_an_empty_map_and_no_lights(record):
+    record["roads"], record["tl_states"] = [], {}
+    raw = scene_from_record(record)
+    assert "lights" in raw.lacks
+    assert "there is no map" in validate(to_scenario(raw))
+
+
+def test_no_agents_are_no_scene(record):
+    record["objects"] = []
+    record["metadata"] = record["tl_states"] = {}
+    with pytest.raises(DataError, match="the scene has no steps"):
+        to_scenario(scene_from_record(record))
+
+
+def test_ids_used_twice_are_told(record):
+    record["objects"][1]["id"] = 3
+    assert "1 agent ids are used twice" in validate(to_scenario(scene_from_record(record)))
+
+
+def test_coordinates_that_are_not_finite_are_refused(record):
+    record["objects"][0]["position"][0]["x"] = float("nan")
+    with pytest.raises(DataError, match="field xyz: 1 values are not finite"):
+        to_scenario(scene_from_record(record))
+
+
+def spoil(place, value):
+    """Puts a value at a path in a record."""
+
+    def apply(record):
+        *way, last = place
+        for key in way:
+            record = record[key]
+        record[last] = value
+
+    return apply
+
+
+BAD = {
+    "objects: has unexpected type": spoil(["objects"], {}),
+    "field objects: missing": spoil(["objects"], None),
+    r"objects\[0\].heading: has 4 steps": spoil(["objects", 0, "heading"], [0.0] * 4),
+    r"objects\[0\].position: missing": spoil(["objects", 0], {}),
+    r"objects\[1\]: is of type list": spoil(["objects", 1], []),
+    "objects.valid: is no list of numbers": spoil(["objects", 0, "valid"], ["yes"] * 5),
+    "objects.type: 'plane' is none of": spoil(["objects", 0, "type"], "plane"),
+    "objects.length: missing": spoil(["objects", 0, "length"], None),
+    "objects.position: has points without x, y, z": spoil(["objects", 0, "position", 1], {"x": 0.0, "y": 0.0}),
+    "objects.velocity: is no list of rows": spoil(["objects", 0, "velocity", 1], {"x": 0.0, "y": "fast"}),
+    "objects.id: is no list of whole numbers": spoil(["objects", 0, "id"], 1.5),
+    "roads.geometry: is no list of rows": spoil(["roads", 0, "geometry", 0, "x"], 10**400),
+    "roads: is of type str": spoil(["roads", 0], "lane"),
+    "roads.id: is no list": spoil(["roads", 0, "id"], 2**70),
+    "metadata.sdc_track_index: has unexpected type": spoil(["metadata", "sdc_track_index"], "0"),
+    "tracks_to_predict: 3 is not one of 3": spoil(["metadata", "tracks_to_predict", 0, "track_index"], 3),
+    "tl_states.10: has unknown states": spoil(["tl_states", "10", "state", 0], "green"),
+    "tl_states.lane: has unknown states, or no lane": spoil(
+        ["tl_states", "lane"], {"time_index": [0], "state": ["go"]}
+    ),
+    "tl_states.10: has lists of different": spoil(["tl_states", "10", "x"], [0.0]),
+    "time_index: has steps outside 0..4": spoil(["tl_states", "10", "time_index", 0], 5),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_is_refused(record, message):
+    BAD[message](record)
+    with pytest.raises(DataError, match=message):
+        to_scenario(scene_from_record(record))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"[" * 100_000, b"{", b'{"objects": ' + b"9" * 5000 + b"}"])
+def test_files_that_are_not_json_are_refused(tmp_path, data):
+    path = tmp_path / "scene.json"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="is not JSON") as caught:
+        scene_from_file(str(path))
+    assert caught.value.file == str(path)
+
+
+def test_files_beyond_any_scene_are_not_read(tmp_path):
+    path = tmp_path / "scene.json"
+    with open(path, "wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(DataError, match=f"more than {LARGEST}"):
+        scene_from_file(str(path))
+
+
+def test_a_million_empty_objects_are_refused(tmp_path):
+    path = tmp_path / "scene.json"
+    path.write_text(json.dumps({"objects": [{}] * 1_000_000, "roads": []}))
+    with pytest.raises(DataError, match=r"objects\[0\].position: missing"):
+        scene_from_file(str(path))

@@ -1,0 +1,236 @@
+"""ScenarioNet records: two generations, several datasets, and what is refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from tests.datasets.encode import PAST, small_scene
+from tests.datasets.encode_files import scenarionet_of
+from tests.datasets.same import assert_same
+from tests.datasets.test_gpudrive import spoil
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.scenarionet import scene_from_file, scene_from_record
+from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datatypes.validate import validate
+
+LANE, OTHER_LANE = "10", str(2**24 + 11)
+
+
+@pytest.fixture
+def record():
+    return scenarionet_of(small_scene())
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_file_holds_the_scene(tmp_path, record, protocol):
+    path = tmp_path / "scene.pkl"
+    path.write_bytes(pickle.dumps(record, protocol))
+    raw = scene_from_file(str(path))
+    assert_same(raw, small_scene(), ignore=("lacks",))
+    assert raw.lacks == ("routes",)
+
+
+def test_the_older_generation_holds_the_same(record):
+    for track in record["tracks"].values():
+        state = track["state"]
+        state["size"] = np.stack([state.pop(name) for name in ("length", "width", "height")], axis=1)
+    crosswalk = record["map_features"]["13"]
+    crosswalk |= {"type": "CROSS_WALK", "polyline": crosswalk.pop("polygon")}
+    scene = small_scene()
+    for column, light in enumerate(record["dynamic_map_states"].values()):
+        light["state"]["object_state"] = scene.signal_state[:, column]
+        light["stop_point"] = scene.signal_stop_point[:, column]
+    assert_same(scene_from_record(record), scene, ignore=("lacks",))
+
+
+def test_single_numbers_may_have_an_axis_and_valid_may_be_a_float(record):
+    for track in record["tracks"].values():
+        state = track["state"]
+        for name in ("length", "width", "height"):
+            state[name] = state[name][:, None]
+        state["valid"] = state["valid"].astype(float)
+        state["heading"] = state["heading"].tolist()
+    assert_same(scene_from_record(record), small_scene(), ignore=("lacks",))
+
+
+def test_lists_of_points_of_two_numbers(record):
+    for feature in record["map_features"].values():
+        if "polyline" in feature:
+            feature["polyline"] = [tuple(p[:2]) for p in feature["polyline"].tolist()]
+    raw = scene_from_record(record)
+    np.testing.assert_array_equal(raw.point_xyz[:, :2], small_scene().point_xyz[:, :2])
+    assert not raw.point_xyz[raw.feature_type[raw.point_feature] <= 15][:, 2].any()
+    assert "z" in raw.lacks
+
+
+def test_the_third_number_of_lane_points_of_nuscenes_is_no_height(record):
+    record["metadata"]["dataset"] = "nuscenes"
+    raw = scene_from_record(record)
+    assert not raw.point_xyz[:, 2].any()
+    assert "z" in raw.lacks
+
+
+def test_the_ego_of_nuscenes_is_longer_than_wide(record):
+    record["metadata"]["dataset"] = "nuscenes"
+    ego, other = (record["tracks"][name]["state"] for name in ("3", "7"))
+    for state in (ego, other):
+        state["length"], state["width"] = state["width"], state["length"]
+    raw, scene = scene_from_record(record), small_scene()
+    np.testing.assert_array_equal(raw.size[:, 0], scene.size[:, 0])
+    np.testing.assert_array_equal(raw.size[:, 1, :2], scene.size[:, 1, 1::-1])
+
+
+def test_words_for_ids_are_counted(record):
+    record["tracks"]["ego"] = record["tracks"].pop("3")
+    record["metadata"]["sdc_id"] = "ego"
+    record["map_features"]["boundary_0"] = record["map_features"].pop("12")
+    raw = scene_from_record(record)
+    assert raw.agent_id.tolist() == [0, 1, 2] and raw.sdc_index == 2
+    assert raw.of_interest.tolist() == [True, True, False]
+    assert raw.feature_id.tolist() == [0, 1, 2, 3, 4]
+    assert raw.feature_type.tolist() == [2, 1, 18, 17, 15]
+    # Lights follow the lanes that they control.
+    assert raw.signal_lane_id.tolist() == [0, 1]
+    assert raw.links.tolist() == small_scene().links.tolist()
+
+
+@pytest.mark.parametrize("name", ["007", "2147483648", "1e3", "-0", " 7"])
+def test_ids_that_no_number_spells_are_counted(record, name):
+    record["tracks"][name] = record["tracks"].pop("7")
+    assert scene_from_record(record).agent_id.tolist() == [0, 1, 2]
+
+
+def test_a_light_on_a_lane_that_is_not_in_the_map_has_an_id_of_its_own(record):
+    del record["map_features"][LANE]
+    record["map_features"]["a word"] = {"type": "CROSSWALK", "polygon": np.zeros((3, 3))}
+    raw = scene_from_record(record)
+    assert np.isin(raw.signal_lane_id, raw.feature_id).tolist() == [True, False]
+
+
+def test_lights_of_metadrive(record):
+    words = ["UNKNOWN", "RED", "YELLOW", "GREEN", "RED"]
+    light = record["dynamic_map_states"][LANE]
+    light["state"]["object_state"] = [f"TRAFFIC_LIGHT_{word}" for word in words]
+    light["lane"] = LANE
+    light["stop_point"] = [8002.5, -3000.0]
+    raw = scene_from_record(record)
+    assert raw.signal_state[:, 0].tolist() == [0, 4, 5, 6, 4]
+    assert raw.signal_valid[:, 0].all()
+    assert raw.signal_stop_point[0, 0].tolist() == [8002.5, -3000, 0]
+
+
+def test_neighbours_may_be_plain_ids_and_exits_text(record):
+    lane = record["map_features"][LANE]
+    lane["exit_lanes"], lane["left_neighbor"] = [OTHER_LANE, "99"], [OTHER_LANE]
+    assert scene_from_record(record).links.tolist() == small_scene().links.tolist()
+
+
+def test_limits_in_kilometres_per_hour(record):
+    del record["map_features"][LANE]["speed_limit_mph"]
+    record["map_features"][OTHER_LANE] |= {"speed_limit_mph": None, "speed_limit_kmh": 36}
+    np.testing.assert_allclose(scene_from_record(record).speed_limit, [25 * 0.44704, 10, 0, 0, 0])
+
+
+def test_lanes_without_links_and_limits_are_told(record):
+    for name in (LANE, OTHER_LANE):
+        feature = record["map_features"][name]
+        record["map_features"][name] = {key: feature[key] for key in ("type", "polyline")}
+    assert {"lane links", "speed limits"} <= set(scene_from_record(record).lacks)
+
+
+def test_kinds_that_womd_lacks(record):
+    record["tracks"]["7"]["type"] = "TRAFFIC_CONE"
+    record["map_features"]["20"] = {"type": "ROAD_EDGE_SIDEWALK", "polygon": np.zeros((4, 2))}
+    record["map_features"]["21"] = {"type": "LANE_SURFACE_UNSTRUCTURE", "polygon": np.zeros((4, 2))}
+    record["map_features"]["22"] = {"type": "LANE_SURFACE_UNSTRUCTURE", "polyline": np.zeros((2, 3))}
+    record["map_features"]["23"] = {"type": "UNKNOWN", "polyline": np.zeros((2, 3))}
+    record["map_features"]["24"] = {"type": "UNKNOWN", "polyline": np.zeros((2, 3)), "entry_lanes": []}
+    raw = scene_from_record(record)
+    assert raw.agent_type.tolist() == [1, 4, 2]
+    assert raw.feature_id.tolist()[5:] == [22, 23, 24]
+    assert raw.feature_type.tolist()[5:] == [2, 14, 0]
+
+
+def test_without_metadata_of_waymo(record):
+    record["metadata"] = {"dataset": "nuplan", "sdc_id": "gone"}
+    raw = scene_from_record(record)
+    assert (raw.sdc_index, raw.current_step) == (-1, 0)
+    np.testing.assert_allclose(raw.timestamps, np.arange(5) * 0.1)
+    assert {"sdc", "timestamps", "tracks to predict"} <= set(raw.lacks)
+
+
+def test_an_empty_scene_of_some_length(record):
+    record |= {"tracks": {}, "map_features": {}, "dynamic_map_states": {}}
+    raw = scene_from_record(record)
+    assert raw.xyz.shape == (5, 0, 3) and {"lights", "sdc"} <= set(raw.lacks)
+    assert "there is no map" in validate(to_scenario(raw))
+
+
+def test_times_that_run_backwards_are_told(record):
+    record["metadata"]["ts"] = record["metadata"]["ts"][::-1]
+    assert "timestamps do not increase" in validate(to_scenario(scene_from_record(record)))
+
+
+def test_coordinates_that_are_not_finite_are_refused(record):
+    record["tracks"]["3"]["state"]["position"][PAST, 0] = np.nan
+    with pytest.raises(DataError, match="field xyz: 1 values are not finite"):
+        to_scenario(scene_from_record(record))
+
+
+STATE, LIGHT = ["tracks", "3", "state"], ["dynamic_map_states", LANE]
+FEW = np.zeros((2, 3))
+BAD = {
+    "field metadata: missing": spoil(["metadata"], None),
+    "field tracks: has unexpected type list": spoil(["tracks"], []),
+    "field tracks: has an id twice": spoil(["tracks", 3], None),
+    "field metadata.ts: is no list of numbers": spoil(["metadata", "ts"], {}),
+    "field tracks: 3 tracks of 4000000 steps are too many": spoil(["metadata", "ts"], np.zeros(4_000_000)),
+    "tracks.3.state.heading: missing": spoil([*STATE, "heading"], None),
+    r"tracks.3.state.position: has shape \(2, 3\)": spoil([*STATE, "position"], FEW),
+    r"tracks.3.state.velocity: has shape \(5, 4\)": spoil([*STATE, "velocity"], np.zeros((5, 4))),
+    "tracks.3.state.valid: is no list of numbers": spoil([*STATE, "valid"], np.array(["yes"] * 5)),
+    "tracks.3.type: has unexpected type int": spoil(["tracks", "3", "type"], 1),
+    "map_features.10: is no list of rows of 2 numbers": spoil(["map_features", LANE, "polyline"], [(1, 2), (3,)]),
+    "map_features.10: has points that are not rows": spoil(["map_features", LANE, "polyline"], np.zeros((2, 5))),
+    "map_features.10: has points that are not": spoil(["map_features", LANE, "polyline"], [1.0, 2.0]),
+    "map_features.14.position: is no list": spoil(["map_features", "14", "position"], None),
+    "map_features.10.exit_lanes: is no list of ids": spoil(["map_features", LANE, "exit_lanes"], [None]),
+    "10.speed_limit_mph: has unexpected type": spoil(["map_features", LANE, "speed_limit_mph"], "fast"),
+    "10.state.object_state: is no list of 5": spoil([*LIGHT, "state", "object_state"], ["LANE_STATE_GO"]),
+    "10.state.object_state: has unknown states": spoil([*LIGHT, "state", "object_state"], ["GO"] * 5),
+    "10.stop_point: missing": spoil([*LIGHT, "stop_point"], None),
+    "10.stop_point: is neither a point nor one": spoil([*LIGHT, "stop_point"], FEW),
+    "10.lane: has unexpected type": spoil([*LIGHT, "lane"], [10]),
+    "objects_of_interest: is no list of ids": spoil(["metadata", "objects_of_interest"], [3.5]),
+    "field current_step: 5 is not a step": spoil(["metadata", "current_time_index"], 5),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_is_refused(record, message):
+    BAD[message](record)
+    with pytest.raises(DataError, match=message):
+        to_scenario(scene_from_record(record))
+
+
+def test_one_part_in_many_places_takes_no_memory(record):
+    """A pickle may hold one array in a million places; what they add up to is counted first."""
+    track, lane, light = record["tracks"]["3"], record["map_features"][LANE], record["dynamic_map_states"][LANE]
+    many = {
+        "tracks": [track] * 900_000,
+        "map_features": [lane | {"polyline": np.zeros((100_000, 3))}] * 1000,
+        "dynamic_map_states": [light] * 1001,
+    }
+    steps = {"tracks": 5, "map_features": 5, "dynamic_map_states": 4000}
+    for field, items in many.items():
+        crowded = record | {"tracks": {}, "metadata": {"ts": np.arange(steps[field])}}
+        crowded[field] = {str(i): item for i, item in enumerate(items)}
+        with pytest.raises(DataError, match=f"field {field}: .*(too many|more than)"):
+            scene_from_record(crowded)
+
+
+def test_one_list_of_links_in_many_lanes_takes_no_time(record):
+    lane = record["map_features"][LANE] | {"exit_lanes": [10] * 100_000}
+    with pytest.raises(DataError, match="more than 1000000 links"):
+        scene_from_record(record | {"map_features": {str(i): lane for i in range(10_000)}})

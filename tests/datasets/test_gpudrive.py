@@ -193,3 +193,8 @@ def test_a_million_empty_objects_are_refused(tmp_path):
     path.write_text(json.dumps({"objects": [{}] * 1_000_000, "roads": []}))
     with pytest.raises(DataError, match=r"objects\[0\].position: missing"):
         scene_from_file(str(path))
+
+
+def test_ids_that_are_no_sound_text_are_replaced(record):
+    record["scenario_id"] = "a\ud800b"
+    assert to_scenario(scene_from_record(record)).scenario_id == "a?b"

@@ -159,7 +159,7 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
 
 
 def _encode_id(scenario_id: str) -> np.ndarray:
-    data = scenario_id.encode("utf-8")[:ID_BYTES]
+    data = scenario_id.encode("utf-8", errors="replace")[:ID_BYTES]
     return np.frombuffer(data.ljust(ID_BYTES, b"\0"), np.uint8)
 
 

@@ -47,15 +47,15 @@ def mutate(data: bytes, mutations) -> bytes:
 
 
 def check(path) -> None:
-    """Loads whatever can be loaded, in bounded time."""
-    started = time.perf_counter()
+    """Loads whatever can be loaded, in bounded time of this process: others may be busy."""
+    started = time.process_time()
     try:
         for (file, _), outcome in load(path, bucketed=False).attempt():
             assert isinstance(outcome, (Scenario, DataError))
             assert file == str(path)
     except DataError as error:
         assert error.file == str(path)
-    assert time.perf_counter() - started < MAX_SECONDS
+    assert time.process_time() - started < MAX_SECONDS
 
 
 @pytest.fixture(scope="module")

@@ -178,3 +178,16 @@ def summary(value, valid, active, judged, over_time: str, over_agents: str) -> t
         if kept:
             per_agent.append(reduce[over_time](kept))
     return (reduce[over_agents](per_agent), True) if per_agent else (0.0, False)
+
+
+def distance_along(pieces: list[tuple], point: np.ndarray, yaw: float, angle: float) -> float:
+    """Distance (heights three times) to the nearest piece (from, to) whose direction is within `angle` of `yaw`."""
+    best = math.inf
+    for a, b in pieces:
+        along = b - a
+        if abs(wrap(yaw - math.atan2(along[1], along[0]))) > angle:
+            continue
+        t = np.dot((point - a)[:2], along[:2]) / np.dot(along[:2], along[:2])
+        gap = point - (a + min(max(t, 0.0), 1.0) * along)
+        best = min(best, math.hypot(gap[0], gap[1], 3 * gap[2]))
+    return best

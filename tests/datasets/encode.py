@@ -5,7 +5,7 @@ import struct
 import numpy as np
 
 from waymax_sim.datasets.scene import RawScene
-from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR
+from waymax_sim.datatypes.roadmap import CONTROLS, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR
 
 PAST = 2
 
@@ -53,7 +53,7 @@ def small_scene() -> RawScene:
         feature_id=np.array([10, 2**24 + 11, 12, 13, 14]),
         feature_type=np.array([2, 1, 15, 18, 17]),
         speed_limit=np.array([25 * 0.44704, 0, 0, 0, 0]),
-        links=np.array([[0, 1, SUCCESSOR], [0, 1, LEFT_NEIGHBOR], [1, 0, RIGHT_NEIGHBOR]]),
+        links=np.array([[0, 1, SUCCESSOR], [0, 1, LEFT_NEIGHBOR], [1, 0, RIGHT_NEIGHBOR], [4, 0, CONTROLS]]),
         signal_lane_id=np.array([10, 2**24 + 11]),
         signal_state=np.where(lit, [[4, 6]], 0),
         signal_stop_point=np.where(lit[..., None], [[[8002.5, -3000.0, 12.0], [8004.5, -3000.0, 12.0]]], 0.0),
@@ -210,7 +210,7 @@ def map_feature(scene: RawScene, row: int) -> dict:
     code = int(scene.feature_type[row])
 
     def linked(kind, own, other):
-        return [scene.feature_id[link[other]] for link in scene.links if link[2] == kind and link[own] == row]
+        return [int(scene.feature_id[link[other]]) for link in scene.links if link[2] == kind and link[own] == row]
 
     if code <= 3:
         body = {
@@ -228,7 +228,7 @@ def map_feature(scene: RawScene, row: int) -> dict:
     elif code <= 16:
         number, body = 5, {1: code - 14, 2: points}
     elif code == 17:
-        number, body = 7, {2: points}
+        number, body = 7, {1: linked(CONTROLS, 0, 1), 2: points}
     else:
         number, body = {18: 8, 19: 9, 20: 10}[code], {1: points}
     return {1: scene.feature_id[row], number: body}

@@ -11,7 +11,7 @@ from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
 from waymax_sim.datatypes.padding import stack_scenarios
-from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
+from waymax_sim.datatypes.roadmap import CONTROLS, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
 
 FACTS = {
     "scenario_637f20cafde22ff8": {
@@ -139,7 +139,7 @@ def test_lanes_of_recorded_scenes_are_linked():
     """Most successors begin where their predecessor ends."""
     raw = scenes("scenario_637f20cafde22ff8").read(0)
     links = raw.links
-    assert {*links[:, 2]} == {SUCCESSOR, LEFT_NEIGHBOR, RIGHT_NEIGHBOR}
+    assert {*links[:, 2]} == {SUCCESSOR, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, CONTROLS}
     last = np.searchsorted(raw.point_feature, np.arange(len(raw.feature_id)), side="right") - 1
     first = np.searchsorted(raw.point_feature, np.arange(len(raw.feature_id)))
     follows = links[links[:, 2] == SUCCESSOR]

@@ -9,7 +9,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.lights import by_lane
 from waymax_sim.datasets.loader import parse
 from waymax_sim.datasets.scenario_proto import scene_from_proto
-from waymax_sim.datatypes.roadmap import SUCCESSOR, kind_name
+from waymax_sim.datatypes.roadmap import CONTROLS, SUCCESSOR, kind_name
 
 
 def read(fields):
@@ -81,8 +81,9 @@ def test_kinds_of_the_future_are_skipped(fields):
 
 def test_links_are_listed_once_and_only_to_lanes_of_the_map(fields):
     lane = {2: 2, 9: packed([2, 404]), 10: packed([2, 2, 3, 404]), 11: [{2: 5}, {1: 404}]}
-    fields[8] = [{1: 1, 3: lane}, {1: 2, 3: {9: [1], 10: packed([1])}}, {1: 3, 5: {}}]
-    assert read(fields).links.tolist() == [[0, 1, SUCCESSOR], [1, 0, SUCCESSOR]]
+    sign = {1: [2, 404, 3, 2]}
+    fields[8] = [{1: 1, 3: lane}, {1: 2, 3: {9: [1], 10: packed([1])}}, {1: 3, 5: {}}, {1: 4, 7: sign}]
+    assert read(fields).links.tolist() == [[0, 1, SUCCESSOR], [1, 0, SUCCESSOR], [3, 1, CONTROLS]]
 
 
 @pytest.mark.parametrize(("number", "bad"), [(3, {2: 4}), (3, {2: -1}), (4, {1: 9}), (5, {1: 3})])

@@ -148,7 +148,7 @@ def test_ids_are_text_again(raw):
         ("feature_type", 0, 21),
         ("links", (0, 1), 5),
         ("links", (0, 0), -1),
-        ("links", (0, 2), 3),
+        ("links", (0, 2), 4),
         ("signal_state", (PAST, 0), 9),
     ],
 )

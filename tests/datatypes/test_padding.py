@@ -73,6 +73,9 @@ def test_padding_is_not_valid_and_refers_to_nothing():
         assert (segments.previous[count:] == -1).all() and (segments.next[count:] == -1).all()
         grid = segments.index.root
         assert (grid[-8:] == -1).all() and (grid[:, -8:] == -1).all() and (segments.index.nodes[-8:] == -1).all()
+    graph, rows, chunks = padded.graph, have["graph.F"], have["lanes.C"]
+    assert (graph.successors[rows:] == -1).all() and (graph.light[rows:] == -1).all() and not graph.count[rows:].any()
+    assert (graph.left[chunks:] == -1).all() and (graph.right[chunks:] == -1).all()
     assert (padded.signals.lane_id[have["S"] :] == -1).all() and not padded.signals.valid[:, have["S"] :].any()
     assert not routes.valid[have["M"] :].any() and not routes.valid[:, have["R"] :].any()
     assert not routes.on_route[have["M"] :].any()

@@ -10,6 +10,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.lights import Lights, by_lane
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.roadmap import (
+    CONTROLS,
     CROSSWALK,
     DRIVEWAY,
     LANE_TYPES,
@@ -174,10 +175,13 @@ def _speed_limit(feature: Feature) -> float:
 
 
 def _links(features: list[Feature]) -> Int[np.ndarray, "L 3"]:
-    """Links between the lanes that are in the map, each once."""
+    """Links between lanes, and from stop signs to lanes, that are in the map, each once."""
     lanes = {feature.id: row for row, feature in enumerate(features) if _is_lane(feature)}
     links = set()
     for row, feature in enumerate(features):
+        if feature.type == STOP_SIGN:
+            controlled = wire.integers(feature.body, 1, "stop_sign.lane").tolist()
+            links |= {(row, lanes[lane], CONTROLS) for lane in controlled if lane in lanes}
         if not _is_lane(feature):
             continue
         entries = wire.integers(feature.body, 9, "lane.entry_lanes").tolist()

@@ -13,6 +13,7 @@ from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
 from waymax_sim.datatypes.signals import Signals
 from waymax_sim.maps.elements import build_elements
+from waymax_sim.maps.lanes import build_lane_graph
 from waymax_sim.maps.segments import build_segments
 
 INT32 = np.iinfo(np.int32)
@@ -141,6 +142,7 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         stop_point=np.where(lit[..., None], raw.signal_stop_point - origin, 0.0).astype(np.float32),
         valid=lit,
     )
+    lanes = build_segments(points, feature, feature_type, LANE_TYPES)
     scenario = Scenario(
         id_bytes=_encode_id(raw.scenario_id),
         origin=origin.astype(np.float32),
@@ -150,7 +152,8 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         log=log,
         roadmap=roadmap,
         edges=build_segments(points, feature, feature_type, ROAD_EDGE_TYPES),
-        lanes=build_segments(points, feature, feature_type, LANE_TYPES),
+        lanes=lanes,
+        graph=build_lane_graph(roadmap, lanes, signals),
         elements=build_elements(points, feature),
         signals=signals,
         routes=_local_routes(raw.routes, origin),
@@ -240,7 +243,7 @@ def check(raw: RawScene) -> None:
         ("point_feature", raw.point_feature, 0, num_features - 1),
         ("feature_type", raw.feature_type, -1, 20),
         ("links", raw.links[:, :2], 0, num_features - 1),
-        ("links", raw.links[:, 2], 0, 2),
+        ("links", raw.links[:, 2], 0, 3),
         ("signal_state", raw.signal_state[raw.signal_valid], 0, 8),
     ]
     for field, values, low, high in ranges:

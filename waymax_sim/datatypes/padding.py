@@ -31,6 +31,9 @@ _AXES = {
             ".index.high": ("L",),
         }.items()
     },
+    "graph": ("graph.F",),
+    **dict.fromkeys(("graph.arc_length", "graph.curvature", "graph.left", "graph.right"), ("lanes.C",)),
+    "graph.inferred": (),
     "elements": ("elements.G",),
     "elements.cells": ("elements.C",),
     "elements.low": (),
@@ -42,7 +45,7 @@ _AXES = {
 _FILL = dict.fromkeys(
     ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cells"), -1
 )
-_FILL |= {"ends": FAR}
+_FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right"), -1) | {"ends": FAR}
 
 
 def _axes(path: tuple) -> tuple[str | None, ...]:
@@ -61,7 +64,7 @@ def sizes(scenario: Scenario) -> dict[str, int]:
 
 
 # Sizes of everything about a map of 4096 points, with room to spare on recorded maps.
-_MAP_UNIT = {"P": 4096, "F": 64, "L": 128, "elements.G": 144, "elements.C": 384}
+_MAP_UNIT = {"P": 4096, "F": 64, "graph.F": 64, "L": 128, "elements.G": 144, "elements.C": 384}
 _MAP_UNIT |= {"edges.C": 192, "edges.Q": 1024, "edges.L": 1024, "lanes.C": 320, "lanes.Q": 1280, "lanes.L": 1280}
 
 

@@ -17,8 +17,8 @@ ROAD_EDGE_TYPES = (ROAD_EDGE_UNKNOWN, ROAD_EDGE_BOUNDARY, ROAD_EDGE_MEDIAN)
 # Segments are stored in chunks of this many; padding is put this far away (m), so that it is never nearest.
 CHUNK, FAR = 8, 1e8
 
-# Kinds of links between lanes.
-SUCCESSOR, LEFT_NEIGHBOR, RIGHT_NEIGHBOR = range(3)
+# Kinds of links: from a lane to another lane, and from a stop sign to a lane.
+SUCCESSOR, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, CONTROLS = range(4)
 
 
 def kind_name(feature_type: int) -> str:
@@ -42,7 +42,7 @@ class RoadMap:
       feature_type: WOMD tf.Example code (1 freeway ... 15 road-edge boundary ... 20 driveway), -1 for padding.
       speed_limit: Speed limit of lanes, m/s; 0 where unknown.
       links: Rows (from, to, kind) between rows of the feature table; kind 0 successor, 1 left neighbour,
-        2 right neighbour; -1 for padding.
+        2 right neighbour, 3 lane that a stop sign controls; -1 for padding.
     """
 
     xyz: Float[Array, "P 3"]

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int, UInt8
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.elements import MapElements
+from waymax_sim.datatypes.lanes import LaneGraph
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.signals import Signals
@@ -27,6 +28,7 @@ class Scenario:
       roadmap: Map points and their feature table.
       edges: Road-edge segments; the road is to the left of their direction.
       lanes: Segments of lane centres in the direction of travel.
+      graph: How lanes hang together, their limits and where they end in a stop line.
       elements: Short pieces of map features, and the index of which are near.
       signals: Traffic lights, [T, S].
       routes: Paths of the sdc, or None where the source has none.
@@ -41,6 +43,7 @@ class Scenario:
     roadmap: RoadMap
     edges: Segments
     lanes: Segments
+    graph: LaneGraph
     elements: MapElements
     signals: Signals
     routes: Routes | None

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.elements import MapElements
+from waymax_sim.datatypes.lanes import LaneGraph
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
@@ -24,6 +25,7 @@ class Observation:
       info: Ids, types, sizes and roles.
       roadmap: The map.
       lanes: Lane segments.
+      graph: How lanes hang together.
       edges: Road-edge segments.
       elements: Short pieces of map features, and the index of which are near.
       signals: Traffic lights now, [S].
@@ -37,6 +39,7 @@ class Observation:
     info: AgentInfo
     roadmap: RoadMap
     lanes: Segments
+    graph: LaneGraph
     edges: Segments
     elements: MapElements
     signals: Signals
@@ -66,6 +69,7 @@ def observe(scenario: Scenario, state: State, dt: float, *, privileged: bool = F
         info=scenario.agents,
         roadmap=scenario.roadmap,
         lanes=scenario.lanes,
+        graph=scenario.graph,
         edges=scenario.edges,
         elements=scenario.elements,
         signals=signals,

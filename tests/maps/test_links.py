@@ -1,0 +1,138 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import oracle
+from tests.data import recorded
+from tests.maps.lane_maps import arc, fork, lane_map, random_lines, straight
+from waymax_sim.datasets.loader import load
+from waymax_sim.datatypes.roadmap import CONTROLS, LANE_BIKE, STOP_SIGN, SUCCESSOR
+from waymax_sim.maps.centrelines import MOST_PAIRS, centrelines, near_pairs
+from waymax_sim.maps.links import JOINT, KINK, infer_controls, infer_successors
+
+
+def beside_of(built, lane: int, side: str) -> list[int]:
+    """The lane beside each segment of a lane, -1 for none."""
+    first, count = built.graph.first[lane], built.graph.count[lane]
+    other = getattr(built.graph, side).reshape(-1)[first : first + count]
+    return [int(built.lanes.feature.reshape(-1)[one]) if one >= 0 else -1 for one in other]
+
+
+@given(seed=st.integers(0, 2**20), radius=st.floats(0.1, 20))
+def test_near_pairs_are_all_that_are_near(seed, radius):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0, 20, (rng.integers(0, 30), 2)), rng.normal(5, 10, (rng.integers(0, 30), 2))
+    expected = {(i, j) for i in range(len(a)) for j in range(len(b)) if math.dist(a[i], b[j]) <= radius}
+    first, second = near_pairs(a, b, radius)
+    assert len(first) == len(expected) and set(zip(first.tolist(), second.tolist(), strict=True)) == expected
+
+
+def test_everything_in_one_spot_is_not_compared():
+    number = math.isqrt(MOST_PAIRS) + 1
+    assert not len(near_pairs(np.zeros((number, 2)), np.zeros((number, 2)), 1.0)[0])
+
+
+@given(seed=st.integers(0, 2**20))
+def test_successors_begin_where_a_lane_ends(seed):
+    lines = random_lines(np.random.default_rng(seed))
+    expected = set()
+    for i, a in enumerate(lines):
+        for j, b in enumerate(lines):
+            ahead, on = a[-1] - a[-2], b[1] - b[0]
+            turn = abs(oracle.wrap(math.atan2(on[1], on[0]) - math.atan2(ahead[1], ahead[0])))
+            if i != j and math.dist(a[-1][:2], b[0][:2]) <= JOINT and abs(a[-1][2] - b[0][2]) < 2 and turn <= KINK:
+                expected.add((i, j, SUCCESSOR))
+    built = lane_map(*lines)
+    found = infer_successors(built.lines, built.graph.is_bike)
+    assert {tuple(link) for link in found.tolist()} == expected and len(found) == len(expected)
+
+
+def test_what_does_not_join():
+    lines = [
+        straight((0, 0), (20, 0)),
+        straight((20.6, 0), (40, 0)),  # too far away
+        straight((20, 0), (20, 20)),  # too sharp
+        straight((20, 0, 6), (40, 0, 6)),  # on a bridge
+        straight((40, 0.1), (20, 0.1)),  # towards it
+        straight((20, 0), (40, 1)),  # a bike lane
+        straight((20.3, 0), (40, -1)),
+    ]
+    graph = lane_map(*lines, types=[2, 2, 2, 2, 2, LANE_BIKE, 2]).graph
+    assert [lane for lane in graph.successors[0] if lane >= 0] == [6]
+
+
+def test_lanes_side_by_side():
+    lines = [
+        straight((0, 0), (40, 0)),
+        straight((0, 3.5), (40, 3.5), spacing=2.5),
+        straight((10, 7), (30, 7)),
+        straight((40, 10.5), (0, 10.5)),  # oncoming
+        straight((0, 3.5, 6), (40, 3.5, 6)),  # on a bridge
+        straight((0, -3.5), (40, -3.5)),  # for bikes
+    ]
+    built = lane_map(*lines, types=[2, 2, 2, 2, 2, LANE_BIKE])
+    assert set(beside_of(built, 0, "left")) == {1} and set(beside_of(built, 0, "right")) == {-1}
+    assert set(beside_of(built, 1, "right")) == {0} and set(beside_of(built, 2, "right")) == {1}
+    where = built.lanes.start[built.graph.first[1] + np.arange(16), 0] + 1.25
+    for x, lane in zip(where, beside_of(built, 1, "left"), strict=True):
+        assert lane == (2 if 10 <= x <= 30 else -1) or min(abs(x - 10), abs(x - 30)) < 1.5
+    for lane in (3, 4, 5):
+        assert set(beside_of(built, lane, "left") + beside_of(built, lane, "right")) == {-1}
+
+
+def test_what_lies_beside_is_straight_across():
+    built = lane_map(straight((0, 0), (40, 0), spacing=0.7), straight((-3, 3.5), (44, 3.5)), arc((0, 60), 60, -90, -30))
+    middle = (built.lanes.start + built.lanes.end) / 2
+    first, count = built.graph.first[0], built.graph.count[0]
+    here = np.arange(first, first + count)
+    across = built.graph.left.reshape(-1)[here]
+    np.testing.assert_allclose(middle[across, 0], middle[here, 0], atol=0.3)
+
+
+def test_lanes_that_fork_are_not_side_by_side_at_first():
+    built = lane_map(*fork())
+    for lane in range(4):
+        assert set(beside_of(built, lane, "left") + beside_of(built, lane, "right")) == {-1}
+
+
+@pytest.mark.parametrize(
+    ("sign", "lanes"),
+    [
+        ((20, -3, 2), {1, 2, 3}),  # where three lanes begin, to the right
+        ((18, -3, 2), {1, 2, 3}),
+        ((20, 3, 2), set()),  # on the left
+        ((10, -3, 2), set()),  # nothing begins here
+        ((20, -8, 2), set()),
+        ((20, -3, 9), set()),  # above
+    ],
+)
+def test_stop_signs_control_what_begins_beside_them(sign, lanes):
+    graph = lane_map(*fork(), signs=[sign]).graph
+    assert set(np.flatnonzero(graph.stop_sign)) == lanes and graph.inferred[CONTROLS]
+    np.testing.assert_allclose(graph.stop, 0, atol=0.1)
+
+
+def test_a_stop_sign_is_meant_for_the_nearest_lane():
+    lines = [straight((20, y), (40, y)) for y in (0, 3.5)]
+    assert lane_map(*lines, signs=[(20, -2, 2)]).graph.stop_sign.tolist() == [True, False, False]
+    assert not lane_map(*lines, types=[LANE_BIKE, LANE_BIKE], signs=[(20, -2, 2)]).graph.stop_sign.any()
+
+
+@pytest.mark.parametrize("file", ["scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f"])
+def test_inferred_successors_are_the_given_ones(file):
+    scenario = load(recorded(f"womd/{file}.tfrecord"), bucketed=False)[0]
+    roadmap, graph = scenario.roadmap, scenario.graph
+    lines = centrelines(scenario.lanes, len(roadmap.feature_type))
+    found = {tuple(link) for link in infer_successors(lines, graph.is_bike).tolist()}
+    stated = {tuple(link) for link in roadmap.links.tolist() if link[2] == SUCCESSOR}
+    assert len(found & stated) >= 0.99 * max(len(found), len(stated))
+    signs = np.flatnonzero(roadmap.feature_type == STOP_SIGN)
+    xyz = np.array([roadmap.xyz[roadmap.feature == sign][0] for sign in signs], np.float64)
+    found = {tuple(link) for link in infer_controls(lines, signs, xyz, graph.is_bike).tolist()}
+    stated = {tuple(link) for link in roadmap.links.tolist() if link[2] == CONTROLS}
+    # Some signs are listed without lanes.
+    known = {sign for sign, _, _ in stated}
+    assert {link for link in found if link[0] in known} <= stated and len(found & stated) >= len(stated) / 2

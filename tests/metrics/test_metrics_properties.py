@@ -117,7 +117,7 @@ NOTHING = [
     ("all agents absent", dict(valid=np.zeros((21, 3), bool)), set()),
     ("pedestrians only", dict(agent_type=np.full(3, 2)), {"kinematic_infeasibility", "wrong_way"}),
     ("no lanes, no edges", dict(feature_type=np.array([7, 7, 7, 7])), {"wrong_way", "offroad", "road_edge_distance"}),
-    ("no routes", dict(), {"off_route", "route_progression"}),
+    ("no sdc", dict(sdc_index=-1), {"off_route", "route_progression"}),
     (
         "no map",
         dict(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -26,6 +28,8 @@ PARALLEL = [(-100, 10), (100, 10)]
 def judge(metric, x, y, paths, *, valid=True, seen=None, sdc_index=0) -> tuple[float, bool]:
     """The metric with the sdc at (x, y). In the log it drives from (0, 0) at step 5 to (15, 0) at step 20."""
     scenario = scene(routes=paths, sdc_index=sdc_index, valid=np.ones((21, 3), bool) if seen is None else seen)
+    if paths is None:
+        scenario = dataclasses.replace(scenario, routes=None)
     agents = agent_state([(x, y), (0, 0), (0, 0)], valid=[valid, True, True])
     result = measure(metric, scenario, agents)
     return float(result.value), bool(result.valid)

@@ -14,6 +14,7 @@ from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
 from waymax_sim.datatypes.signals import Signals
 from waymax_sim.maps.elements import build_elements
 from waymax_sim.maps.lanes import build_lane_graph
+from waymax_sim.maps.routes import build_routes
 from waymax_sim.maps.segments import build_segments
 
 INT32 = np.iinfo(np.int32)
@@ -57,7 +58,7 @@ class RawScene:
       signal_state: WOMD light states.
       signal_stop_point: m.
       signal_valid: When each light was seen.
-      routes: Paths of the sdc where the source has them.
+      routes: Paths of the sdc where the source has them; otherwise they are derived from the lanes.
       lacks: What the format does not hold and a user may miss, such as "lights" or "z"; said by `info`.
     """
 
@@ -158,6 +159,9 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         signals=signals,
         routes=_local_routes(raw.routes, origin),
     )
+    if scenario.routes is None:
+        routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, raw.current_step)
+        scenario = dataclasses.replace(scenario, routes=routes)
     return pad(scenario, bucket(sizes(scenario))) if bucketed else scenario
 
 

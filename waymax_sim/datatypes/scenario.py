@@ -31,7 +31,7 @@ class Scenario:
       graph: How lanes hang together, their limits and where they end in a stop line.
       elements: Short pieces of map features, and the index of which are near.
       signals: Traffic lights, [T, S].
-      routes: Paths of the sdc, or None where the source has none.
+      routes: Paths of the sdc, of the source or derived from the lanes; None where they were taken away.
     """
 
     id_bytes: UInt8[Array, " bytes"]

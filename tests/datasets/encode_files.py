@@ -4,7 +4,7 @@ import numpy as np
 
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
-from waymax_sim.datatypes.roadmap import LANE_TYPES, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
+from waymax_sim.datatypes.roadmap import CONTROLS, LANE_TYPES, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES
 
 NOWHERE = -10000.0
@@ -129,16 +129,16 @@ def scenarionet_of(scene: RawScene) -> dict:
 def map_feature(scene: RawScene, row: int) -> dict:
     code, points = int(scene.feature_type[row]), scene.point_xyz[scene.point_feature == row]
     feature: dict = {"type": TYPES[code]}
-    if code == 17:
-        return feature | {"position": points[0]}
-    if code == 18:
-        return feature | {"polygon": points}
-    if code not in LANE_TYPES:
-        return feature | {"polyline": points}
 
     def linked(kind, own, other):
         return [int(scene.feature_id[link[other]]) for link in scene.links if link[2] == kind and link[own] == row]
 
+    if code == 17:
+        return feature | {"position": points[0], "lane": linked(CONTROLS, 0, 1)}
+    if code == 18:
+        return feature | {"polygon": points}
+    if code not in LANE_TYPES:
+        return feature | {"polyline": points}
     return feature | {
         "polyline": points,
         "speed_limit_mph": float(scene.speed_limit[row] / 0.44704),

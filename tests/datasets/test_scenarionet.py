@@ -12,6 +12,7 @@ from tests.datasets.test_gpudrive import spoil
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenarionet import scene_from_file, scene_from_record
 from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datatypes.roadmap import CONTROLS
 from waymax_sim.datatypes.validate import validate
 
 LANE, OTHER_LANE = "10", str(2**24 + 11)
@@ -92,7 +93,8 @@ def test_words_for_ids_are_counted(record):
     assert raw.feature_type.tolist() == [2, 1, 18, 17, 15]
     # Lights follow the lanes that they control.
     assert raw.signal_lane_id.tolist() == [0, 1]
-    assert raw.links.tolist() == small_scene().links.tolist()
+    # The stop sign comes before the boundary now.
+    assert raw.links.tolist() == [*small_scene().links.tolist()[:3], [3, 0, CONTROLS]]
 
 
 @pytest.mark.parametrize("name", ["007", "2147483648", "1e3", "-0", " 7"])

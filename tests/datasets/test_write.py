@@ -70,8 +70,8 @@ def test_points_beyond_the_slots_asked_for_are_cut(tmp_path):
 
 def test_what_is_lost_is_listed():
     raw = small_scene()
-    assert lost(raw) == ["3 links between lanes", "1 speed limits"]
-    assert lost(raw, num_points=9) == ["7 map points", "3 links between lanes", "1 speed limits"]
+    assert lost(raw) == ["4 links", "1 speed limits"]
+    assert lost(raw, num_points=9) == ["7 map points", "4 links", "1 speed limits"]
     assert lost(raw, "scenario_proto") == []
     dark = dataclasses.replace(raw, signal_valid=raw.signal_valid & [True, False])
     odd = dataclasses.replace(dark, feature_type=np.array([2, 1, -1, 4, 17]))

@@ -15,6 +15,7 @@ from waymax_sim.datasets.loader import load, parse
 from waymax_sim.datasets.scenario_proto import scene_from_proto
 from waymax_sim.datasets.synthetic import synthetic_scene
 from waymax_sim.datasets.write_scenario_proto import proto_of
+from waymax_sim.datatypes.roadmap import CONTROLS
 
 RECORDED = ("scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f", "scenario_2a173b334be3d32c")
 
@@ -85,6 +86,7 @@ def test_features_of_unknown_type_are_left_out():
             speed_limit=raw.speed_limit[[0, 1, 3, 4]],
             point_xyz=raw.point_xyz[raw.point_feature != 2],
             point_feature=np.repeat(np.arange(4), [4, 1, 3, 1]),
+            links=np.concatenate([raw.links[:3], [[3, 0, CONTROLS]]]),
         ),
     )
 
@@ -118,7 +120,7 @@ MESSAGES = {
     ],
     "Line": [("type", 1, "int32", 0), ("polyline", 2, "MapPoint", 1)],
     "Polygon": [("polygon", 1, "MapPoint", 1)],
-    "StopSign": [("position", 2, "MapPoint", 0)],
+    "StopSign": [("lane", 1, "int64", 1), ("position", 2, "MapPoint", 0)],
     "MapFeature": [
         ("id", 1, "int64", 0),
         ("lane", 3, "LaneCenter", 0),
@@ -214,3 +216,4 @@ def test_protobuf_reads_what_was_written():
     assert [n.feature_id for n in features[1].lane.right_neighbors] == [10]
     assert (features[2].road_edge.type, len(features[2].road_edge.polyline)) == (1, 4)
     assert len(features[3].crosswalk.polygon) == 3 and features[4].stop_sign.position.y == -3002
+    assert list(features[4].stop_sign.lane) == [10]

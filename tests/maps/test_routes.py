@@ -43,7 +43,7 @@ def drive(
 
 def paths_of(routes: Routes) -> list[np.ndarray]:
     """The routes there are, [n, 3] each."""
-    assert routes.valid.shape == (NUM_ROUTES, NUM_POINTS)
+    assert routes.valid.shape[0] <= NUM_ROUTES and routes.valid.shape[1] <= NUM_POINTS
     there = routes.valid.any(axis=1)
     assert not routes.on_route[~there].any() and not routes.xyz[~routes.valid].any()
     for path, arcs in zip(routes.xyz, routes.arc_length, strict=True):

@@ -27,6 +27,7 @@ from waymax_sim.datasets.scenarionet_map import (
 )
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, OTHER
+from waymax_sim.datatypes.roadmap import CONTROLS
 
 LARGEST = 64 * 2**20  # bytes
 STEP = 0.1  # s, where the file has no times
@@ -99,7 +100,7 @@ def scene_from_record(record: Any) -> RawScene:
         "tracks to predict": "tracks_to_predict" in metadata,
         "z": all(road.has_z for road in roads),
         "speed limits": speed_limit.any(),
-        "lane links": len(links) > 0,
+        "lane links": (links[:, 2] != CONTROLS).any(),
         "lights": len(lights.lane_id) > 0,
         "routes": False,
     }

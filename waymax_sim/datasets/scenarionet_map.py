@@ -12,6 +12,7 @@ from waymax_sim.datasets.fields import member, numbers, width_of
 from waymax_sim.datasets.lights import MAX_CELLS, Lights, by_lane
 from waymax_sim.datasets.scenario_proto import MILE_PER_HOUR
 from waymax_sim.datatypes.roadmap import (
+    CONTROLS,
     CROSSWALK,
     DRIVEWAY,
     LANE_BIKE,
@@ -154,22 +155,27 @@ def speed_limit_of(road: Road) -> float:
     return float(miles * MILE_PER_HOUR or kilometres / 3.6)
 
 
+LANE_LINKS = (
+    ("entry_lanes", SUCCESSOR),
+    ("exit_lanes", SUCCESSOR),
+    ("left_neighbor", LEFT_NEIGHBOR),
+    ("right_neighbor", RIGHT_NEIGHBOR),
+)
+SIGN_LINKS = (("lane", CONTROLS),)
+
+
 def links_of(roads: list[Road]) -> Int[np.ndarray, "L 3"]:
-    """Links between the lanes that are in the map, each once.
+    """Links between lanes, and from stop signs to lanes, that are in the map, each once.
 
     Raises:
       DataError: A list of lanes is malformed, or there are absurdly many.
     """
     lanes = {road.name: row for row, road in enumerate(roads) if road.type in LANE_TYPES}
+    signs = {road.name: row for row, road in enumerate(roads) if road.type == STOP_SIGN}
     links, num_links = set(), 0
-    for name, row in lanes.items():
+    for name, row in (lanes | signs).items():
         found = []
-        for key, kind in (
-            ("entry_lanes", SUCCESSOR),
-            ("exit_lanes", SUCCESSOR),
-            ("left_neighbor", LEFT_NEIGHBOR),
-            ("right_neighbor", RIGHT_NEIGHBOR),
-        ):
+        for key, kind in SIGN_LINKS if name in signs else LANE_LINKS:
             others = member(roads[row].fields, key, (list, tuple), name, default=[])
             num_links += len(others)
             if num_links > MAX_ITEMS:

@@ -77,7 +77,7 @@ def lost(raw: RawScene, format: Format = "tf_example", num_points: int = NUM_POI
         "map points": points,
         "sightings of lights": lights,
         "map features without points": bare,
-        "links between lanes": len(raw.links),
+        "links": len(raw.links),
         "speed limits": int((raw.speed_limit > 0).sum()),
     }
     return found + [f"{count} {what}" for what, count in counts.items() if count]

@@ -7,7 +7,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenario_proto import KINDS, MILE_PER_HOUR, OBJECT_STATE, POINT
 from waymax_sim.datasets.scene import RawScene, check
 from waymax_sim.datasets.wire_write import blob, double, integer, pack_varints, table
-from waymax_sim.datatypes.roadmap import LANE_TYPES, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR
+from waymax_sim.datatypes.roadmap import CONTROLS, LANE_TYPES, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR
 
 # Type code of a feature -> its field number in MapFeature.
 NUMBER_OF = {kind.code + which: number for number, kind in KINDS.items() for which in range(kind.codes)}
@@ -21,7 +21,7 @@ def proto_of(raw: RawScene) -> bytes:
     Times and positions keep their float64. Headings, velocities and sizes are float32, and states that are not valid
     hold zeros. The format has no place for routes, for lights that are never seen, and for features of unknown type
     (`lost` lists what one scene loses). What `RawScene` does not hold is absent: lane boundaries, where neighbours
-    begin and end, lanes of stop signs, difficulties of predictions.
+    begin and end, difficulties of predictions.
 
     Raises:
       DataError: A number is impossible, or lanes with links share an id.
@@ -80,7 +80,8 @@ def _map_features(raw: RawScene) -> list[bytes]:
         body = integer(kind.type_field, code - kind.code) if kind.codes > 1 else b""
         body += points[ends[row] : ends[row + 1]].tobytes()
         if number == LANE:
-            body += _speed_limit(float(raw.speed_limit[row])) + links[row]
+            body += _speed_limit(float(raw.speed_limit[row]))
+        body += links[row]
         found.append(blob(8, integer(1, ids[row]) + blob(number, body)))
     return found
 
@@ -91,22 +92,24 @@ def _speed_limit(limit: float) -> bytes:
 
 
 def _links(raw: RawScene) -> list[bytes]:
-    """For each feature, its fields about other lanes."""
+    """For each lane and stop sign, its fields about other lanes."""
     lanes = raw.feature_id[np.isin(raw.feature_type, LANE_TYPES)]
     if len(raw.links) and len(np.unique(lanes)) < len(lanes):
         raise DataError("lanes share an id: links would be ambiguous", field="feature_id", remedy="number lanes anew")
     entries: list[list[int]] = [[] for _ in raw.feature_id]
     exits: list[list[int]] = [[] for _ in raw.feature_id]
-    neighbors = [b"" for _ in raw.feature_id]
+    others = [b"" for _ in raw.feature_id]
     for start, end, kind in raw.links.tolist():
         if kind == SUCCESSOR:
             exits[start].append(raw.feature_id[end])
             entries[end].append(raw.feature_id[start])
+        elif kind == CONTROLS:
+            others[start] += integer(1, int(raw.feature_id[end]))
         else:
-            neighbors[start] += blob(NEIGHBOR_FIELD[kind], integer(1, int(raw.feature_id[end])))
+            others[start] += blob(NEIGHBOR_FIELD[kind], integer(1, int(raw.feature_id[end])))
     return [
         (blob(9, pack_varints(np.array(before))) if before else b"")
         + (blob(10, pack_varints(np.array(after))) if after else b"")
-        + beside
-        for before, after, beside in zip(entries, exits, neighbors, strict=True)
+        + other
+        for before, after, other in zip(entries, exits, others, strict=True)
     ]

@@ -183,12 +183,11 @@ def _packed(
     for way in ways:
         arc = np.append(0.0, np.cumsum(np.hypot(*np.diff(way[:, :2], axis=0).T)))
         paths.append((way, arc))
-    xyz, arc_length = np.zeros((NUM_ROUTES, NUM_POINTS, 3), np.float32), np.zeros((NUM_ROUTES, NUM_POINTS), np.float32)
-    valid = np.zeros((NUM_ROUTES, NUM_POINTS), bool)
+    shape = len(paths), max((len(arc) for _, arc in paths), default=0)
+    xyz, arc_length, valid = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     for index, (path, arc) in enumerate(paths):
         xyz[index, : len(arc)], arc_length[index, : len(arc)], valid[index, : len(arc)] = path, arc, True
-    on_route = np.zeros(NUM_ROUTES, bool)
-    on_route[: len(paths)] = [*agrees, *(True for _ in ways)]
+    on_route = np.array([*agrees, *(True for _ in ways)], bool)
     return Routes(xyz=xyz, arc_length=arc_length, valid=valid, on_route=on_route)
 
 

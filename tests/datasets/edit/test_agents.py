@@ -205,8 +205,13 @@ def test_another_agent_becomes_the_sdc():
     row = int(np.flatnonzero(scenario.log.valid[10] & ~scenario.agents.is_sdc)[0])
     found = edit.set_sdc(scenario, int(scenario.agents.id[row]))
     assert_sound(found)
-    assert_unchanged(found, dataclasses.replace(scenario, routes=None), "agents.is_sdc")
-    assert np.flatnonzero(found.agents.is_sdc).tolist() == [row] and found.routes is None
+    assert_unchanged(
+        dataclasses.replace(found, routes=None), dataclasses.replace(scenario, routes=None), "agents.is_sdc"
+    )
+    assert np.flatnonzero(found.agents.is_sdc).tolist() == [row]
+    # Its own routes begin beside it.
+    begin = found.routes.xyz[found.routes.valid[:, 0], 0, :2]
+    assert len(begin) and np.linalg.norm(begin - scenario.log.xyz[10, row, :2], axis=-1).min() < 3
     with pytest.raises(ValueError, match="no agents"):
         edit.set_sdc(scenario, -1)
 

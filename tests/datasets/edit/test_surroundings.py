@@ -32,7 +32,7 @@ def test_features_within_a_circle_are_kept_whole(x, y, radius):
     scenario = crossing()
     old = scenario.roadmap
     found = edit.crop_map(scenario, (x, y), radius)
-    assert_unchanged(found, scenario, "roadmap", "edges", "lanes", "elements", "signals")
+    assert_unchanged(found, scenario, "roadmap", "edges", "lanes", "graph", "elements", "signals")
     kept = {
         int(old.feature_id[row])
         for row in range(len(old.feature_id))

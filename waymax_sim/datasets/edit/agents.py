@@ -10,6 +10,7 @@ from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, VEHICLE, AgentInfo, Ag
 from waymax_sim.datatypes.padding import pad, sizes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.geometry import wrap_angle
+from waymax_sim.maps.routes import build_routes
 from waymax_sim.pytree import take
 
 CAR = (4.5, 2.0, 1.5)  # length, width, height, m
@@ -138,13 +139,15 @@ def scale_boxes(scenario: Scenario, who: Who, factor: Numbers) -> Scenario:
 
 
 def set_sdc(scenario: Scenario, agent_id: int) -> Scenario:
-    """Makes an agent the sdc. Routes belong to the old one, so there are none afterwards; see `set_routes`.
+    """Makes an agent the sdc. Routes belong to the old one, so those of the new one are derived from the lanes.
 
     Raises:
       ValueError: There is no such agent.
     """
-    agents = dataclasses.replace(scenario.agents, is_sdc=chosen(scenario, [agent_id]))
-    return dataclasses.replace(scenario, agents=agents, routes=None)
+    is_sdc = chosen(scenario, [agent_id])
+    agents, now = dataclasses.replace(scenario.agents, is_sdc=is_sdc), int(scenario.current_step)
+    routes = build_routes(scenario.lanes, scenario.graph, scenario.log, agents, int(np.argmax(is_sdc)), now)
+    return sized_like(scenario, dataclasses.replace(scenario, agents=agents, routes=routes))
 
 
 def _known_type(agent_type: int) -> np.int32:

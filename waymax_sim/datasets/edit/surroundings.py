@@ -12,6 +12,7 @@ from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES, Signals
 from waymax_sim.maps.elements import build_elements
+from waymax_sim.maps.lanes import build_lane_graph
 from waymax_sim.maps.segments import build_segments
 
 
@@ -42,13 +43,16 @@ def crop_map(scenario: Scenario, center: Numbers, radius: float) -> Scenario:
         speed_limit=old.speed_limit[features],
         links=np.concatenate([row[links[:, :2]], links[:, 2:]], axis=1),
     )
+    lanes = build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, LANE_TYPES)
+    signals = _without(scenario.signals, np.setdiff1d(old.feature_id, roadmap.feature_id))
     edited = dataclasses.replace(
         scenario,
         roadmap=roadmap,
         edges=build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, ROAD_EDGE_TYPES),
-        lanes=build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, LANE_TYPES),
+        lanes=lanes,
+        graph=build_lane_graph(roadmap, lanes, signals),
         elements=build_elements(roadmap.xyz, roadmap.feature),
-        signals=_without(scenario.signals, np.setdiff1d(old.feature_id, roadmap.feature_id)),
+        signals=signals,
     )
     return sized_like(scenario, edited)
 

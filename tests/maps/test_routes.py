@@ -161,7 +161,9 @@ def branching(levels: int) -> tuple[list, np.ndarray]:
 
 def test_too_many_ways_do_not_branch_on_but_follow_the_log():
     lines, left = branching(8)
-    routes = drive(lane_map(*lines), [(1, 0), *left[1:]])
+    at = np.arange(0.1, 8.05, 0.1)
+    log = np.stack([np.interp(at, np.arange(9), column) for column in left.T], axis=-1)
+    routes = drive(lane_map(*lines), log)
     paths = paths_of(routes)
     assert len(paths) == NUM_ROUTES - 1
     assert min(np.linalg.norm(path[-1, :2] - left[-1]) for path in paths) < 0.1

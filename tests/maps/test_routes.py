@@ -128,6 +128,12 @@ def test_routes_begin_on_the_lanes_beside_too():
     assert ends(drive(beside, [(20, 0.4)], speed=2.0)) == {(140, 0), (140, 4), (140, 7)}
 
 
+def test_routes_reach_as_far_as_the_record():
+    built = lane_map(straight((0, 0), (600, 0), 5.0))
+    log = [(5 + 1.2 * step, 0) for step in range(201)]
+    assert ends(drive(built, log, speed=2.0)) == {(5 + 12 * 22, 0)}
+
+
 def test_who_may_use_a_bike_lane():
     built = lane_map(straight((0, 0), (50, 0)), straight((0, -1), (50, -1)), types=[2, LANE_BIKE])
     assert ends(drive(built, [(5, -1)])) == {(50, 0)}

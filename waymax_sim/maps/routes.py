@@ -19,16 +19,19 @@ from waymax_sim.maps.links import LEVEL
 REACH, MAX_ANGLE, SPREAD = 10.0, np.pi / 3, 1.5
 # Lanes to either side from which routes begin too.
 SIDE_LANES = 4
-# Routes are so long (m), and longer by so much per speed (s).
-HORIZON, HORIZON_TIME = 100.0, 10.0
+# Routes are as long as an agent gets that is so much faster than now (m/s), in at least so long (s), or in so much more
+# than is left of the record (s) at a time step of 0.1 s.
+FASTER, AT_LEAST, LONGER, TIME_STEP = 10.0, 10.0, 2.0, 0.1
 # Every agent has as many routes of as many points, padding included, so that all scenes have one shape; and a route has
 # at most so many lanes.
 NUM_ROUTES, NUM_POINTS, MOST_LANES = 32, 128, 64
 # Where the log is within this distance of some route it is judged (m); it agrees with those within the second one: they
 # lead along the same carriageway.
 ON_ROAD, SAME_ROAD = 5.0, 9.0
-# Logged steps between places that are compared, and the distance between points of a logged way (m).
-STRIDE, SPACING = 2, 2.0
+# Logged steps between places that are compared, and most such places; distances that are compared at once.
+STRIDE, MOST_PLACES, AT_ONCE = 2, 128, 1_000_000
+# Distance between points of a logged way (m). Routes are not shorter.
+SPACING = 2.0
 
 Points = Float[np.ndarray, "R 3"]
 
@@ -36,9 +39,9 @@ Points = Float[np.ndarray, "R 3"]
 def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: AgentInfo, agent: int, now: int) -> Routes:
     """All drivable ways of an agent along the lane graph.
 
-    They begin beside the agent, on the lanes that it could be following and on the lanes beside these, and go on for
-    100 m plus 10 s at its present speed, or to the end of the lanes. When there are 31 they do not branch any more:
-    they go on as the log does, or straight on.
+    They begin beside the agent, on the lanes that it could be following and on the lanes beside these. They go on as
+    far as it may get until the record ends, which for WOMD is 100 m and 10 s at its present speed, or to the end of the
+    lanes. When there are 31 they do not branch any more: they go on as the log does, or straight on.
 
     `on_route` is true for the routes that agree with the log, from now on, for longest: they are within 9 m of it,
     which tells one turn from another but not a lane from the next. Only places are counted where the log is within 5 m
@@ -59,8 +62,9 @@ def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: Agent
     usable = (info.type[agent] == CYCLIST) | ~graph.is_bike
     ground = log.xyz[now:, agent].astype(np.float64) - [0.0, 0.0, info.size[agent, 2] / 2]
     logged = ground[log.valid[now:, agent]]
-    distances = _Distances(lines, logged[::STRIDE, :2])
-    horizon = HORIZON + HORIZON_TIME * float(np.hypot(*log.velocity[now, agent]))
+    distances = _Distances(lines, logged[:: max(STRIDE, -(-len(logged) // MOST_PLACES)), :2])
+    seconds = max(AT_LEAST, LONGER + TIME_STEP * (len(log.valid) - 1 - now))
+    horizon = seconds * (FASTER + float(np.hypot(*log.velocity[now, agent])))
     starts = _starts(lines, graph, usable, logged[0], float(log.yaw[now, agent]))
     routes = _grow(graph, usable, starts, horizon, distances)
     agrees, leads_on = _agreeing(routes, distances)
@@ -79,7 +83,8 @@ class _Distances:
         if lane not in self.known:
             lines = self.lines
             run = slice(lines.first[lane], lines.last[lane] + 1)
-            self.known[lane] = _distance(lines, run, self.places).min(axis=1)
+            blocks = np.array_split(self.places, 1 + len(self.places) * int(lines.count[lane]) // AT_ONCE)
+            self.known[lane] = np.concatenate([_distance(lines, run, block).min(axis=1) for block in blocks])
         return self.known[lane]
 
 

@@ -28,7 +28,7 @@ RAMP_LENGTH, RAMP_WIDTH = 85.0, 15.0  # m along and across the freeway
 
 def freeway(rng: np.random.Generator) -> World:
     """Two or three lanes each way. On the right side the exit comes first, then the bridge, then the entrance."""
-    world = World(density=0.016)
+    world = World(density=0.02)
     lanes = int(rng.integers(2, 4))
     section = Section(
         lanes, lanes, rng.uniform(24.0, 29.0), 3.6, 3.0, "shoulder", "shoulder", lane_type=roadmap.LANE_FREEWAY

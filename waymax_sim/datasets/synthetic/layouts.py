@@ -38,7 +38,8 @@ def road(rng: np.random.Generator) -> World:
     start = rng.uniform(0.62, 0.7) * length
     centre_line(world, built, ((start, start + rng.uniform(20.0, 45.0)),))
     pavements(world, built)
-    roadside(world, built, rng)
+    # Nobody parks where people cross.
+    roadside(world, built, rng, free=((14.0, length / 2 - 16.0), (length / 2 + 16.0, length - 14.0)))
     return world.on_ground(_hills(rng, 0.04))
 
 
@@ -115,7 +116,7 @@ def arterial(rng: np.random.Generator) -> World:
     wide = Section(3, 3, speed, lane, 3.0, "shoulder", "shoulder")
     narrow = Section(2, 2, rng.uniform(11.0, 14.0), lane, 1.8, "bike", "bike")
     angles = np.arange(4) * np.pi / 2 + np.tile(rng.uniform(-0.08, 0.08, 2), 2)
-    world = World(density=0.02)
+    world = World(density=0.028)
     return _star(world, rng, angles, [wide, narrow, wide, narrow], rng.uniform(95.0, 120.0), "arrows").on_ground(
         _hills(rng, 0.03)
     )
@@ -123,7 +124,7 @@ def arterial(rng: np.random.Generator) -> World:
 
 def town(rng: np.random.Generator) -> World:
     """Two streets and two avenues: four junctions, each with a control of its own."""
-    world = World(density=0.017)
+    world = World(density=0.022)
     avenue = Section(2, 2, rng.uniform(11.0, 14.0), rng.uniform(3.3, 3.5), 1.6, "none", "none")
     lane = Section(1, 1, rng.uniform(8.0, 11.0), rng.uniform(3.4, 3.7), 0.4, "parking", "parking")
     width, depth = rng.uniform(48.0, 58.0, 2)

@@ -84,7 +84,7 @@ def _self_driving_car(log: Log, rng: np.random.Generator) -> int:
         if len(rows):
             middle = log.xyz[NUM_STEPS // 2, :, :2]
             apart = np.hypot(*np.moveaxis(middle[rows, None] - middle[None], -1, 0))
-            company = ((apart < 40.0) & (log.speed.max(axis=0) > 1.0)).sum(axis=1)
+            company = ((apart < 60.0) & (log.speed.max(axis=0) > 1.0)).sum(axis=1)
             return int(rows[np.argmax(company + rng.uniform(0.0, 4.0, len(rows)))])
     return -1
 

@@ -19,7 +19,7 @@ from waymax_sim.datasets.synthetic.curves import (
     stretch,
     yaw_along,
 )
-from waymax_sim.datasets.synthetic.world import Crosswalk, Gate, World
+from waymax_sim.datasets.synthetic.world import Crosswalk, Gate, Parking, World
 from waymax_sim.datatypes import roadmap
 
 BROKEN_WHITE, SOLID_WHITE, BROKEN_YELLOW, DOUBLE_YELLOW, SOLID_YELLOW = 6, 7, 9, 12, 11  # WOMD tf.Example codes
@@ -27,6 +27,8 @@ Strip = Literal["none", "bike", "parking", "shoulder"]
 STRIP_WIDTHS = {"none": 0.5, "bike": 1.8, "parking": 2.5, "shoulder": 2.0}  # m
 BIKE_SPEED = 6.0  # m/s
 PAVEMENT = 2.0  # m from the kerb to where people walk
+CLEAR = 14.0  # m without driveways at both ends of a street
+CAR_PARKS = 0.35  # share of the places between driveways with cars parked off the street
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,22 +207,40 @@ def pavements(world: World, street: Street) -> None:
             world.walks.append(shifted(street.middle, side * (street.section.half(side) + PAVEMENT + further))[::way])
 
 
-def roadside(world: World, street: Street, rng: np.random.Generator, *, clear: float = 14.0) -> None:
-    """Adds driveways, some with a speed bump, and room to park between them; `clear` metres are left at both ends."""
-    total = arc_length(street.middle)[-1]
+def roadside(
+    world: World, street: Street, rng: np.random.Generator, *, free: tuple[tuple[float, float], ...] | None = None
+) -> None:
+    """Adds driveways, some with a speed bump, some to a car park, and room to park at the kerb between them.
+
+    Args:
+      world: Where to add.
+      street: The street.
+      rng: Draws where.
+      free: Pairs of arc lengths between which there is room (m); by default all but the ends.
+    """
+    ends = ((CLEAR, arc_length(street.middle)[-1] - CLEAR),)
     for side in (-1, 1):
-        free, kerb = clear + rng.uniform(0.0, 10.0), side * street.section.half(side)
-        while free + 18.0 < total - clear:
-            room = min(rng.uniform(14.0, 45.0), total - clear - free - 8.0)
-            if street.section.strip(side) == "parking":
-                spots = shifted(stretch(street.middle, free, free + room), side * street.section.strip_centre(side))
-                world.parking.append(spots if side < 0 else spots[::-1])
-            at = free + room + 1.5
-            world.add(roadmap.DRIVEWAY, _patch(street.middle, (at, at + 5.0), (kerb, kerb + side * 8.0)))
-            if rng.random() < 0.2:
-                bump = kerb + side * 5.0, kerb + side * 5.8
-                world.add(roadmap.SPEED_BUMP, _patch(street.middle, (at + 0.5, at + 4.5), bump))
-            free = at + 7.0
+        kerb = side * street.section.half(side)
+        for start, end in free or ends:
+            at = start + rng.uniform(0.0, 10.0)
+            while at + 18.0 < end:
+                room = min(rng.uniform(14.0, 45.0), end - at - 8.0)
+                piece = stretch(street.middle, at, at + room)
+                if street.section.strip(side) == "parking":
+                    spots = shifted(piece, side * street.section.strip_centre(side))
+                    world.parking.append(Parking(spots if side < 0 else spots[::-1], False))
+                if rng.random() < CAR_PARKS:
+                    row = shifted(piece, kerb + side * 14.0)
+                    world.parking.append(Parking(row if side < 0 else row[::-1], True))
+                _driveway(world, street, at + room + 1.5, kerb, side, bump=bool(rng.random() < 0.2))
+                at += room + 7.0
+
+
+def _driveway(world: World, street: Street, at: float, kerb: float, side: int, *, bump: bool) -> None:
+    world.add(roadmap.DRIVEWAY, _patch(street.middle, (at, at + 5.0), (kerb, kerb + side * 8.0)))
+    if bump:
+        across = kerb + side * 5.0, kerb + side * 5.8
+        world.add(roadmap.SPEED_BUMP, _patch(street.middle, (at + 0.5, at + 4.5), across))
 
 
 def _patch(middle: Polyline, along: tuple[float, float], left: tuple[float, float]) -> Polyline:

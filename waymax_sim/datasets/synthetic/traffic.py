@@ -160,18 +160,20 @@ def _log(world: World, paths: Paths, fleet: Fleet, walkers: Walkers, wheels: lis
 
 
 def _park(world: World, rng: np.random.Generator) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 4"]]:
-    """Sizes (m) and places (x, y, z, yaw) of parked cars; most lines are nearly full, some nearly empty."""
+    """Sizes (m) and places (x, y, z, yaw) of parked cars; most rows are nearly full, some nearly empty."""
     sizes, places = [], []
-    for line in world.parking:
-        table = np.column_stack([line, yaw_along(line)])[None]
-        end, taken, at = SPACING * (len(line) - 1), rng.uniform(0.2, 0.95), 0.5
+    for row in world.parking:
+        table = np.column_stack([row.line, yaw_along(row.line)])[None]
+        end, taken, at = SPACING * (len(row.line) - 1), rng.uniform(0.2, 0.95), 0.5
+        turn = rng.choice([-1.0, 1.0]) * np.pi / 2 if row.sideways else 0.0
         while True:
             size = draw_sizes(1, rng)[0]
-            if at + size[0] > end:
+            room = size[1] if row.sideways else size[0]
+            if at + room > end:
                 break
             if rng.random() < taken:
                 sizes.append(size)
-                place = interpolate(table, np.zeros(1, int), np.array([at + size[0] / 2]))[0]
-                places.append(place + np.array([0.0, 0.0, 0.0, rng.normal(0.0, 0.01)]))
-            at += size[0] + rng.uniform(0.8, 2.0)
+                place = interpolate(table, np.zeros(1, int), np.array([at + room / 2]))[0]
+                places.append(place + np.array([0.0, 0.0, 0.0, turn + rng.normal(0.0, 0.012)]))
+            at += room + rng.uniform(0.7, 1.6)
     return np.array(sizes).reshape(-1, 3), np.array(places).reshape(-1, 4)

@@ -12,7 +12,8 @@ from waymax_sim.datasets.synthetic.world import ARROW_STOP, LIGHT_STEPS, STOP, T
 BEYOND = 12.0  # m that people walk before and after a crosswalk
 KERB = 0.7  # m before the kerb where they wait
 QUICKENING = 1.5  # m/s^2
-PERSONAL = (1.3, 0.9)  # m ahead and m to the side that people keep free
+PERSONAL = (1.5, 1.0)  # m ahead and m to the side that people keep free
+APART = 1.6  # m between people at the beginning
 
 
 @dataclasses.dataclass
@@ -77,39 +78,44 @@ class Walkers:
         self.speed = np.round(after, 6)
 
     def _somebody_ahead(self) -> Bool[np.ndarray, " N"]:
-        """Who has somebody right ahead; of two who meet, only one stops."""
+        """Who has somebody right ahead who is slower; of two who are as fast, only one stops."""
         x, y, _, yaw = self.places().T
         dx, dy = x - x[:, None], y - y[:, None]
         cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
         ahead, left = cos * dx + sin * dy, cos * dy - sin * dx
         near = (ahead > 0.0) & (ahead < PERSONAL[0]) & (np.abs(left) < PERSONAL[1])
         here = self.present()
-        return (near & here & np.tril(np.ones(near.shape, bool), -1)).any(axis=1)
+        slower = self.speed < self.speed[:, None] - 1e-3
+        first = np.tril(np.ones(near.shape, bool), -1) & (self.speed < self.speed[:, None] + 1e-3)
+        return (near & here & (slower | first)).any(axis=1)
 
 
 def draw_walkers(world: World, rng: np.random.Generator) -> Walkers:
     """Puts people on foot near the streets of a place, more where there are crosswalks."""
-    ways, crosswalks, kerbs, arcs, paces = [], [], [], [], []
+    ways, crosswalks, kerbs, arcs, paces, taken = [], [], [], [], [], []
 
-    def add(way: Polyline, crosswalk: int, kerb: tuple[float, float], arc: float, pace: float) -> None:
+    def add(way: Polyline, crosswalk: int, kerb: tuple[float, float], arc: float) -> None:
+        place = way[int(np.clip(arc / SPACING, 0, len(way) - 1)), :2]
+        if any(np.hypot(*(place - other)) < APART for other in taken):
+            return
+        taken.append(place)
         ways.append(way)
         crosswalks.append(crosswalk)
         kerbs.append(kerb)
         arcs.append(arc)
-        paces.append(pace)
+        paces.append(float(np.clip(rng.normal(1.25, 0.3), 0.4, 1.9)))
 
     for index, crosswalk in enumerate(world.crosswalks):
         for slot in rng.permutation(4)[: rng.integers(0, 3)].tolist():
             way = _over(crosswalk, slot)
             kerb = BEYOND, SPACING * (len(way) - 1) - BEYOND
             if kerb[1] - kerb[0] > 3.0:
-                add(way, index, kerb, rng.uniform(-6.0, BEYOND - KERB - 0.6), rng.uniform(1.1, 1.7))
+                add(way, index, kerb, rng.uniform(-6.0, BEYOND - KERB - 0.6))
     for way in world.walks:
         for _ in range(rng.poisson(0.45)):
-            pace = 0.0 if rng.random() < 0.15 else rng.uniform(0.9, 1.7)
             walk = resample(offset(way, rng.uniform(-0.25, 0.25)))
             end = SPACING * (len(walk) - 1)
-            add(walk, len(world.crosswalks), (np.inf, np.inf), rng.uniform(-10.0, end), pace)
+            add(walk, len(world.crosswalks), (np.inf, np.inf), rng.uniform(-10.0, end))
     count, longest = len(ways), max([len(way) for way in ways], default=2)
     samples = np.zeros((count, longest, 4))
     for row, way in enumerate(ways):

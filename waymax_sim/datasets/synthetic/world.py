@@ -52,6 +52,14 @@ class Crosswalk:
     place: int
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parking:
+    """A row of parked cars along a line (m): one behind the other, or side by side."""
+
+    line: Polyline
+    sideways: bool
+
+
 @dataclasses.dataclass
 class World:
     """A place under construction.
@@ -64,7 +72,7 @@ class World:
       endings: Lanes that end before the border of the place: one has to change.
       crosswalks: Where people cross.
       walks: Lines that people walk along, m.
-      parking: Lines that cars stand on, m.
+      parking: Where cars stand.
       lights: (row of a lane, column of `light_states`); the light stands at the beginning of the lane.
       light_states: For each column the WOMD state at each step from the beginning of the warm-up on.
       num_places: Number of junctions.
@@ -78,7 +86,7 @@ class World:
     endings: set[int] = dataclasses.field(default_factory=set)
     crosswalks: list[Crosswalk] = dataclasses.field(default_factory=list)
     walks: list[Polyline] = dataclasses.field(default_factory=list)
-    parking: list[Polyline] = dataclasses.field(default_factory=list)
+    parking: list[Parking] = dataclasses.field(default_factory=list)
     lights: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     light_states: list[Int[np.ndarray, " T"]] = dataclasses.field(default_factory=list)
     num_places: int = 0
@@ -112,7 +120,7 @@ class World:
             features=[(kind, up(xyz), speed) for kind, xyz, speed in self.features],
             crosswalks=[dataclasses.replace(crosswalk, way=up(crosswalk.way)) for crosswalk in self.crosswalks],
             walks=[up(walk) for walk in self.walks],
-            parking=[up(line) for line in self.parking],
+            parking=[dataclasses.replace(row, line=up(row.line)) for row in self.parking],
         )
 
 

@@ -34,7 +34,7 @@ class WrongCall(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    commands = {"demo": demo, "info": info, "evaluate": evaluate, "draw": draw, "bench": bench}
+    commands = {"demo": demo, "info": info, "evaluate": evaluate, "draw": draw, "generate": generate, "bench": bench}
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -174,6 +174,33 @@ def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) ->
         else:
             draw_scene(scenario).savefig(out)
     print(f"wrote {out}")
+    return DONE
+
+
+def generate(count: int, out: Path, seed: int = 0, workers: int = 1) -> int:
+    """Writes made-up scenes to files of WOMD tf.Examples.
+
+    The same command goes on from where it was interrupted, file by file.
+
+    Args:
+      count: Number of scenes.
+      out: Folder for the files synthetic-SEED.tfrecord-00000-of-000NN and so on.
+      seed: Seed of the scenes; they are those of synthetic:SEED:COUNT.
+      workers: Processes to use.
+    """
+    from waymax_sim.datasets.generate import generate as generate_shards
+    from waymax_sim.datasets.generate import shards_of
+
+    for name, value, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if value < least:
+            raise WrongCall(f"--{name} {value} is too small; give {least} or more")
+    with _wrong_if(OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    shards = shards_of(out, count=count, seed=seed)
+    done = generate_shards(shards, workers=workers)
+    for _ in track(done, "files", total=len(shards), console=Console(stderr=True)):
+        pass
+    print(f"wrote {count} scenes to {out / f'synthetic-{seed}.tfrecord@{len(shards)}'}")
     return DONE
 
 

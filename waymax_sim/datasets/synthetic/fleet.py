@@ -11,7 +11,7 @@ from waymax_sim.datasets.synthetic.world import World
 from waymax_sim.datatypes import roadmap
 
 QUEUE = 90.0  # m before the border from which vehicles come in
-MOST_VEHICLES, MOST_BIKES = 60, 4
+MOST_VEHICLES, MOST_BIKES = 80, 4
 GENTLE_BEND = 0.04  # sharpest one for long vehicles, 1/m
 TRIES = 3  # per vehicle
 

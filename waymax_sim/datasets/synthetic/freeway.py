@@ -48,7 +48,9 @@ def freeway(rng: np.random.Generator) -> World:
     world.inner.add(row)
 
     beside = -half + 2.0 - section.lane / 2  # the added lane takes the place of the shoulder
-    entrance = blend(np.array([enter - RAMP_LENGTH, beside - RAMP_WIDTH, 0.0]), up, np.array([enter, beside, 0.0]), heading(0.0))
+    entrance = blend(
+        np.array([enter - RAMP_LENGTH, beside - RAMP_WIDTH, 0.0]), up, np.array([enter, beside, 0.0]), heading(0.0)
+    )
     added = line((enter, beside), (merged, beside))
     ramp = world.add(roadmap.LANE_FREEWAY, entrance, RAMP_SPEED)
     extra = world.add(roadmap.LANE_FREEWAY, added, section.speed)

@@ -156,7 +156,9 @@ def roundabout(world: World, arms: Sequence[Arm], radius: float, speed: float) -
         following = arms[(a + 1) % len(arms)]
         turn = (angles[(a + 1) % len(angles)] - angles[a]) % (2 * np.pi)
         bow = arc(centre, radius + half, angles[a] + reach * 1.1, angles[a] + turn - reach * 1.1)
-        ahead = [np.array([-np.sin(at), np.cos(at)]) for at in (angles[a] + reach * 1.1, angles[a] + turn - reach * 1.1)]
+        ahead = [
+            np.array([-np.sin(at), np.cos(at)]) for at in (angles[a] + reach * 1.1, angles[a] + turn - reach * 1.1)
+        ]
         first = blend(_beside(arm, arm.left), -arm.out, bow[0], ahead[0])
         last = blend(bow[-1], ahead[1], _beside(following, -following.right), following.out)
         world.add(roadmap.ROAD_EDGE_BOUNDARY, resample(np.concatenate([first, bow[1:-1], last])))
@@ -175,5 +177,3 @@ def _splitter(world: World, arm: Arm, ring: float) -> None:
     # Clockwise: the road is to the left of an edge.
     loop = corners[[0, 1, 2, 3, 0]]
     world.add(roadmap.ROAD_EDGE_MEDIAN, resample(loop))
-
-

@@ -50,7 +50,9 @@ def crossing(rng: np.random.Generator) -> World:
         Section(2, 2, speed, lane, 1.8, strip, strip) for strip in rng.permutation(["bike", "parking"]).tolist() * 2
     ]
     angles = np.arange(4) * np.pi / 2 + np.repeat(rng.uniform(-0.12, 0.12, (1, 2)), 2, axis=0).ravel()
-    return _star(World(density=0.022), rng, angles, sections, rng.uniform(62.0, 80.0), "lights").on_ground(_hills(rng, 0.02))
+    return _star(World(density=0.022), rng, angles, sections, rng.uniform(62.0, 80.0), "lights").on_ground(
+        _hills(rng, 0.02)
+    )
 
 
 def overpass(rng: np.random.Generator) -> World:
@@ -122,9 +124,22 @@ def arterial(rng: np.random.Generator) -> World:
     )
 
 
+def downtown(rng: np.random.Generator) -> World:
+    """A busy crossing of wide streets under lights, with crowds, full kerbs and car parks."""
+    world = World(density=0.034, people=3.5)
+    lane, speed = rng.uniform(3.3, 3.5), rng.uniform(10.0, 13.0)
+    sections = [
+        Section(3, 3, speed, lane, 1.8, "parking", "parking"),
+        Section(2, 2, speed, lane, 1.8, "bike", "parking"),
+    ]
+    angles = np.arange(4) * np.pi / 2 + np.tile(rng.uniform(-0.1, 0.1, 2), 2)
+    control: Control = "arrows" if rng.random() < 0.5 else "lights"
+    return _star(world, rng, angles, sections * 2, rng.uniform(85.0, 105.0), control).on_ground(_hills(rng, 0.02))
+
+
 def town(rng: np.random.Generator) -> World:
     """Two streets and two avenues: four junctions, each with a control of its own."""
-    world = World(density=0.022)
+    world = World(density=0.026, people=1.5)
     avenue = Section(2, 2, rng.uniform(11.0, 14.0), rng.uniform(3.3, 3.5), 1.6, "none", "none")
     lane = Section(1, 1, rng.uniform(8.0, 11.0), rng.uniform(3.4, 3.7), 0.4, "parking", "parking")
     width, depth = rng.uniform(48.0, 58.0, 2)
@@ -197,14 +212,23 @@ def _from(reach: float, angle: float, length: float, bend: float) -> Float[np.nd
 
 def _hills(rng: np.random.Generator, grade: float) -> Callable[[np.ndarray], np.ndarray]:
     """Smooth ground that is nowhere steeper than `grade`."""
-    waves = [(turned(np.array([2 * np.pi / rng.uniform(150.0, 320.0), 0.0, 0.0]), rng.uniform(0.0, 7.0)), rng.uniform(0.0, 7.0)) for _ in range(2)]
+    waves = [
+        (
+            turned(np.array([2 * np.pi / rng.uniform(150.0, 320.0), 0.0, 0.0]), rng.uniform(0.0, 7.0)),
+            rng.uniform(0.0, 7.0),
+        )
+        for _ in range(2)
+    ]
     share = rng.uniform(0.3, 1.0) * grade / 2
 
     def height(xy: np.ndarray) -> np.ndarray:
-        parts = [share / np.hypot(wave[0], wave[1]) * np.sin(xy[..., 0] * wave[0] + xy[..., 1] * wave[1] + phase) for wave, phase in waves]
+        parts = [
+            share / np.hypot(wave[0], wave[1]) * np.sin(xy[..., 0] * wave[0] + xy[..., 1] * wave[1] + phase)
+            for wave, phase in waves
+        ]
         return sum(parts, np.zeros(xy.shape[:-1]))
 
     return height
 
 
-LAYOUTS = (road, crossing, overpass, circle, stop_signs, freeway, three_way, arterial, town)
+LAYOUTS = (road, crossing, overpass, circle, stop_signs, freeway, three_way, arterial, downtown, town)

@@ -25,7 +25,7 @@ def synthetic_scene(seed: int, index: int = 0, driver: Driver = intelligent_driv
     """Makes up a scene: 91 steps of 0.1 s, with step 10 as now.
 
     By `index` the place is a road, a crossing with lights, a road under a bridge, a roundabout, a crossing with stop
-    signs, a freeway, a side road, an arterial road and a town in turn (`LAYOUTS`). Traffic drives on the right, follows
+    signs, a freeway, a side road, an arterial road, a busy crossing and a town in turn (`LAYOUTS`). Traffic drives on the right, follows
     and changes lanes, keeps its distance and gives way. Only what the sensors of the self-driving car would have seen is
     in the record, with noise. As in recorded data numbers of one agent are garbage where it is not valid, and the
     headings of another are not wrapped. The place lies kilometres away from the world origin.
@@ -85,7 +85,8 @@ def _self_driving_car(log: Log, rng: np.random.Generator) -> int:
             middle = log.xyz[NUM_STEPS // 2, :, :2]
             apart = np.hypot(*np.moveaxis(middle[rows, None] - middle[None], -1, 0))
             company = ((apart < 60.0) & (log.speed.max(axis=0) > 1.0)).sum(axis=1)
-            return int(rows[np.argmax(company + rng.uniform(0.0, 4.0, len(rows)))])
+            aside = np.hypot(*(middle[rows] - middle.mean(axis=0)).T) / 10.0
+            return int(rows[np.argmax(company - aside + rng.uniform(0.0, 5.0, len(rows)))])
     return -1
 
 

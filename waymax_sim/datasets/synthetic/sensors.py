@@ -11,12 +11,12 @@ from waymax_sim.datatypes.agents import PEDESTRIAN, VEHICLE
 
 RANGE = (62.0, 78.0)  # m; agents are seen from one of these on
 SENSOR_HEIGHT = 2.0  # m above the ground
-VISIBLE_PART = 0.85  # seen when this share of its height is in sight
+VISIBLE_PART = 0.95  # seen when this share of its height is in sight
 NEAR = 3.0  # m around either end of a line of sight where nothing hides anything
-LOSS, RETURN = 0.012, 0.1  # chance per step that a track breaks at 50 m, and that it begins again
+LOSS, RETURN = 0.025, 0.1  # chance per step that a track breaks at 50 m, and that it begins again
 MEMORY = 4  # steps that a track outlasts its agent's being hidden
 SHORTEST = 4  # steps of a track
-POSITION, PEOPLE, HEADING = 0.006, 2.5, 0.0015  # noise: m; factor for people; rad
+POSITION, PEOPLE, HEADING = 0.009, 1.6, 0.0025  # noise: m; factor for people; rad
 
 
 @dataclasses.dataclass(frozen=True)

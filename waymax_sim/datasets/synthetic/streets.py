@@ -25,10 +25,10 @@ from waymax_sim.datatypes import roadmap
 BROKEN_WHITE, SOLID_WHITE, BROKEN_YELLOW, DOUBLE_YELLOW, SOLID_YELLOW = 6, 7, 9, 12, 11  # WOMD tf.Example codes
 Strip = Literal["none", "bike", "parking", "shoulder"]
 STRIP_WIDTHS = {"none": 0.5, "bike": 1.8, "parking": 2.5, "shoulder": 2.0}  # m
-BIKE_SPEED = 6.0  # m/s
+BIKE_SPEED = 5.0  # m/s
 PAVEMENT = 2.0  # m from the kerb to where people walk
 CLEAR = 14.0  # m without driveways at both ends of a street
-CAR_PARKS = 0.35  # share of the places between driveways with cars parked off the street
+CAR_PARKS = 0.5  # share of the places between driveways with cars parked off the street
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,9 +63,7 @@ def simulate(world: World, driver: Driver, rng: np.random.Generator) -> Log:
             feet.append((walkers.places(), walkers.speed, walkers.present()))
         gap, leader = _leaders(paths, fleet)
         walking = walkers.walking(len(world.crosswalks))
-        stop = right_of_way.step(
-            step, fleet.path, fleet.arc, fleet.speed, fleet.size[:, 0], gap, leader, walking
-        )
+        stop = right_of_way.step(step, fleet.path, fleet.arc, fleet.speed, fleet.size[:, 0], gap, leader, walking)
         ending = np.where(paths.blocked, paths.length, np.inf)[fleet.path] - fleet.arc - fleet.size[:, 0] / 2
         sight = Sight(
             speed=fleet.speed,

@@ -106,13 +106,13 @@ def draw_walkers(world: World, rng: np.random.Generator) -> Walkers:
         paces.append(float(np.clip(rng.normal(1.25, 0.3), 0.4, 1.9)))
 
     for index, crosswalk in enumerate(world.crosswalks):
-        for slot in rng.permutation(4)[: rng.integers(0, 3)].tolist():
+        for slot in rng.permutation(4)[: rng.poisson(world.people)].tolist():
             way = _over(crosswalk, slot)
             kerb = BEYOND, SPACING * (len(way) - 1) - BEYOND
             if kerb[1] - kerb[0] > 3.0:
                 add(way, index, kerb, rng.uniform(-6.0, BEYOND - KERB - 0.6))
     for way in world.walks:
-        for _ in range(rng.poisson(0.45)):
+        for _ in range(rng.poisson(0.45 * world.people)):
             walk = resample(offset(way, rng.uniform(-0.25, 0.25)))
             end = SPACING * (len(walk) - 1)
             add(walk, len(world.crosswalks), (np.inf, np.inf), rng.uniform(-10.0, end))

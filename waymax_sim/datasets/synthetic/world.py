@@ -77,6 +77,7 @@ class World:
       light_states: For each column the WOMD state at each step from the beginning of the warm-up on.
       num_places: Number of junctions.
       density: Vehicles per metre of lane to begin with.
+      people: How busy the pavements are; 1 is usual.
     """
 
     features: list[tuple[int, Polyline, float]] = dataclasses.field(default_factory=list)
@@ -91,6 +92,7 @@ class World:
     light_states: list[Int[np.ndarray, " T"]] = dataclasses.field(default_factory=list)
     num_places: int = 0
     density: float = 0.02
+    people: float = 1.0
 
     def add(self, feature_type: int, xyz: Polyline, speed: float = 0.0) -> int:
         """Adds a feature and returns its row."""

@@ -87,9 +87,8 @@ def generate(shards: list[Shard], *, workers: int = 1, encode: Encode | None = N
 
 
 def _write(shard: Shard, encode: Encode | None) -> Shard:
-    if encode is None:
-        encode = importlib.import_module("waymax_sim.datasets.write_womd").example_of
+    make: Encode = encode or importlib.import_module("waymax_sim.datasets.write_womd").example_of
     partial = shard.path.with_name(f"{shard.path.name}.partial")
-    tfrecord.write_records(partial, [encode(synthetic_scene(shard.seed, index)) for index in shard.scenes])
+    tfrecord.write_records(partial, [make(synthetic_scene(shard.seed, index)) for index in shard.scenes])
     os.replace(partial, shard.path)
     return shard

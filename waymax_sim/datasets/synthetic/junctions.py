@@ -17,7 +17,7 @@ SETBACK = 5.2  # m from where kerbs become parallel to the stop line; the crossw
 CROSSWALK_WIDTH = 3.4
 
 
-def mouths(angles: Sequence[float], halves: Sequence[float], radius: float) -> Float[np.ndarray, " A"]:
+def mouths(angles: Float[np.ndarray, " A"], halves: Sequence[float], radius: float) -> Float[np.ndarray, " A"]:
     """How far from the middle of a junction its streets begin, m.
 
     Args:
@@ -52,7 +52,8 @@ def junction(
     Args:
       world: Where to add.
       arms: Ends of streets, whose stop lines they are.
-      control: `arrows` are lights with a phase for those who turn left, `stop` and `yield` are for all but the main road.
+      control: `arrows` are lights with a phase for those who turn left; `stop` and `yield` are for all but the main
+        road.
       rng: Draws the lights.
       main: The arms of the main road.
       crosswalks: Whether there are crosswalks over the arms.

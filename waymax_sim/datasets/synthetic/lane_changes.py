@@ -45,7 +45,7 @@ def change(
     free = clear_of_gates & ~right_of_way.held.any(axis=1) & (fleet.progress >= 1.0) & (fleet.speed > SLOWEST)
     free &= (fleet.arc > 0.0) & ~fleet.is_bike & (fleet.size[:, 0] < 7.0)
     best, chosen = 0.0, None
-    for agent in np.flatnonzero(free & (beside[lane] >= 0).any(axis=1)):
+    for agent in np.flatnonzero(free & (beside[lane] >= 0).any(axis=1)).tolist():
         for target in beside[lane[agent]]:
             ways = np.flatnonzero(np.isfinite(paths.start[:, target]) & ~paths.blocked) if target >= 0 else []
             if not len(ways):
@@ -97,7 +97,6 @@ def _gain(
 
 
 def _begin(fleet: Fleet, paths: Paths, agent: int, way: int, arc: float) -> None:
-    fleet.path, fleet.from_path = fleet.path.copy(), fleet.from_path.copy()
     here = paths.at(fleet.path[[agent]], fleet.arc[[agent]])[0]
     nearby = np.arange(paths.samples.shape[1])
     nearby = nearby[np.abs(nearby * 0.5 - arc) < 15.0]

@@ -1,6 +1,7 @@
-"""Who may go at lights, stop signs, crosswalks and where ways cross: one holds a gate from its grant on until one has left.
+"""Who may go at lights, stop signs, crosswalks and where ways cross.
 
-Whoever crosses the way of somebody who holds a gate waits; so does whoever would get in the way of a higher rank.
+Who may go holds a gate, from its grant on until the rear has left. Whoever crosses the way of somebody who holds a gate
+waits; so does whoever would get in the way of a higher rank.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ from waymax_sim.datasets.synthetic.world import ARROW_CAUTION, ARROW_STOP, CAUTI
 
 SIGHT = 90.0  # m from which lights and stop signs are seen
 FIRM, GENTLE = 2.8, 1.6  # deceleration at which one runs a yellow light; from which one looks for the gap, m/s^2
+PULL_AWAY = 1.5  # m/s^2
 MARGIN = 1.0  # s between leaving a gate and the next one's arrival
 
 
@@ -46,7 +48,21 @@ class RightOfWay:
         leader: Float[np.ndarray, " N"],
         walking: Bool[np.ndarray, " W"],
     ) -> Float[np.ndarray, " N"]:
-        """Takes back and grants gates; returns the distance to the line to stop at (m), infinite where there is none."""
+        """Takes back and grants gates.
+
+        Args:
+          step: Counted from the beginning of the warm-up.
+          path: Way of each agent.
+          arc: Distance of its centre along the way, m.
+          speed: m/s.
+          length: Of the agent, m.
+          gap: Distance to the next agent on the way, m.
+          leader: Speed of that one, m/s.
+          walking: Which crosswalks are taken.
+
+        Returns:
+          The distance to the line to stop at (m), infinite where there is none.
+        """
         if not self.held.size:
             return np.full(len(path), np.inf)
         everybody, front = np.arange(len(path)), arc + length / 2
@@ -70,23 +86,22 @@ class RightOfWay:
         # Later comers pass at once what nobody else wants.
         order = np.lexsort((away[asks], self.since[asks, gate[asks]], -self.rank[gate[asks]]))
         arrival = np.where(may & room & np.isfinite(away), np.maximum(away, 0.0) / np.maximum(speed, 2.0), np.inf)
-        busy = (self.over & walking).any(axis=1)
+        busy = np.any(self.over & walking, axis=1)
         for agent in asks[order]:
             wanted = gate[agent]
-            others = self.held[:, self.crosses[wanted]].any(axis=1)
+            others = np.any(self.held[:, self.crosses[wanted]], axis=1)
             others[agent] = False
-            clear = (np.sqrt(speed[agent] ** 2 + 3.0 * reach[agent]) - speed[agent]) / 1.5 + MARGIN
+            clear = (np.sqrt(speed[agent] ** 2 + 2 * PULL_AWAY * reach[agent]) - speed[agent]) / PULL_AWAY + MARGIN
             before = self.crosses[wanted][gate] & (self.rank[gate] > self.rank[wanted]) & (arrival < clear)
             before &= ~self.held[everybody, gate]
             if not (busy[wanted] or others.any() or before.any()):
                 self.held[agent, wanted] = True
         waits = ~self.held[everybody, gate] & ((near & (away < np.inf)) | (~may & (away < SIGHT)))
-        # One stops a step before the line, not as far from it as from a car.
         return np.where(waits, np.maximum(away, 0.0), np.inf)
 
     def crosswalks_in_use(self) -> Bool[np.ndarray, " W"]:
         """Which crosswalks somebody may drive over."""
-        return self.over[self.held.any(axis=0)].any(axis=0)
+        return np.any(self.over[self.held.any(axis=0)], axis=0)
 
     def _colours(self, step: int) -> tuple[Bool[np.ndarray, " C"], Bool[np.ndarray, " C"]]:
         state = self.light[:, step]

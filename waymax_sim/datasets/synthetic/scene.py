@@ -25,10 +25,10 @@ def synthetic_scene(seed: int, index: int = 0, driver: Driver = intelligent_driv
     """Makes up a scene: 91 steps of 0.1 s, with step 10 as now.
 
     By `index` the place is a road, a crossing with lights, a road under a bridge, a roundabout, a crossing with stop
-    signs, a freeway, a side road, an arterial road, a busy crossing and a town in turn (`LAYOUTS`). Traffic drives on the right, follows
-    and changes lanes, keeps its distance and gives way. Only what the sensors of the self-driving car would have seen is
-    in the record, with noise. As in recorded data numbers of one agent are garbage where it is not valid, and the
-    headings of another are not wrapped. The place lies kilometres away from the world origin.
+    signs, a freeway, a side road, an arterial road, a busy crossing and a town in turn (`LAYOUTS`). Traffic drives on
+    the right, follows and changes lanes, keeps its distance and gives way. Only what the sensors of the self-driving
+    car would have seen is in the record, with noise. As in recorded data numbers of one agent are garbage where it is
+    not valid, and the headings of another are not wrapped. The place lies kilometres away from the world origin.
 
     Args:
       seed: Seed of a series of scenes, 0 or more.

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.synthetic import lane_changes
+from waymax_sim.datasets.synthetic.curves import SPACING, yaw_along
 from waymax_sim.datasets.synthetic.drivers import Driver, Sight
 from waymax_sim.datasets.synthetic.fleet import Fleet, draw_fleet, draw_sizes
-from waymax_sim.datasets.synthetic.curves import SPACING, yaw_along
 from waymax_sim.datasets.synthetic.paths import Paths, find_paths, interpolate
 from waymax_sim.datasets.synthetic.right_of_way import RightOfWay
 from waymax_sim.datasets.synthetic.walkers import Walkers, draw_walkers, lights_for_walkers
@@ -59,7 +59,7 @@ def simulate(world: World, driver: Driver, rng: np.random.Generator) -> Log:
     wheels, feet = [], []
     for step in range(WARM_UP + NUM_STEPS):
         if step >= WARM_UP:
-            wheels.append((fleet.path, fleet.arc, fleet.speed, *_sideways(fleet)))
+            wheels.append((fleet.path.copy(), fleet.arc.copy(), fleet.speed, *_sideways(fleet)))
             feet.append((walkers.places(), walkers.speed, walkers.present()))
         gap, leader = _leaders(paths, fleet)
         walking = walkers.walking(len(world.crosswalks))

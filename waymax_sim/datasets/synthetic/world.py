@@ -1,6 +1,7 @@
 """A made-up place: its map, who has the right of way on it, and where people walk and park."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -101,7 +102,7 @@ class World:
 
     def follow(self, *lanes: int) -> None:
         """Each lane leads to the next."""
-        self.links += [(a, b, roadmap.SUCCESSOR) for a, b in zip(lanes[:-1], lanes[1:], strict=True)]
+        self.links += [(a, b, roadmap.SUCCESSOR) for a, b in itertools.pairwise(lanes)]
 
     def beside(self, left: int, right: int) -> None:
         """Two lanes of the same direction lie side by side."""

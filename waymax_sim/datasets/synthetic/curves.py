@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 SPACING = 0.5  # m between map samples, as in WOMD
-Polyline = Float[np.ndarray, "K 3"]
+Polyline = Float[np.ndarray, "_ 3"]
 Vector = Float[np.ndarray, " 2"]
 
 

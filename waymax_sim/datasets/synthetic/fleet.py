@@ -77,7 +77,7 @@ def draw_fleet(world: World, paths: Paths, rng: np.random.Generator) -> Fleet:
         if large and len(fits):
             size[agent] = LARGE[rng.integers(len(LARGE))]
         for _ in range(TRIES if len(fits) else 0):
-            q = fits[rng.integers(len(fits))]
+            q = int(fits[rng.integers(len(fits))])
             s = rng.uniform(-QUEUE, paths.length[q] - 15.0)
             ends = s + (size[agent, 0] / 2 + 1.0) * np.array([-1.0, 1.0])
             if gated[paths.lane_at(np.full(2, q), ends)].any():

@@ -50,7 +50,7 @@ def change(
             ways = np.flatnonzero(np.isfinite(paths.start[:, target]) & ~paths.blocked) if target >= 0 else []
             if not len(ways):
                 continue
-            way = ways[rng.integers(len(ways))]
+            way = int(ways[rng.integers(len(ways))])
             arc = fleet.arc[agent] - paths.start[fleet.path[agent], lane[agent]] + paths.start[way, target]
             gain = _gain(fleet, paths, driver, sight, agent, way, arc, int(target)) - acceleration[agent]
             gain += MUST if paths.blocked[fleet.path[agent]] else rng.normal(0.0, 0.15) - GAIN

@@ -45,7 +45,7 @@ class Paths:
         """The samples at some arc lengths, interpolated; beyond an end, that of the end."""
         return interpolate(self.samples, path, np.clip(arc, 0.0, self.length[path]))
 
-    def lane_at(self, path: Int[np.ndarray, "..."], arc: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    def lane_at(self, path: Int[np.ndarray, "*b"], arc: Float[np.ndarray, "*b"]) -> Int[np.ndarray, "*b"]:
         """Lanes at some arc lengths: before the path its first, after its end the row of no lane."""
         sample = np.clip(arc / SPACING, 0, self.lane.shape[1] - 1).astype(int)
         return np.where(arc > self.length[path], self.start.shape[1] - 1, self.lane[path, sample])

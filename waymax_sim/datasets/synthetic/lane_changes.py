@@ -17,6 +17,7 @@ MUST = 8.0  # m/s^2 that it is worth to leave a lane that ends
 SAFE = 1.8  # deceleration that nobody behind may be forced to, m/s^2
 SLOWEST = 4.0  # m/s
 CLEAR = 2.5  # m to be free before and behind
+LOOK_BACK, BESIDE = (0.0, 25.0, 50.0, 75.0, 100.0, 150.0), 6.0  # m behind; m between lanes side by side
 
 
 def neighbours(world: World) -> Int[np.ndarray, "L 2"]:
@@ -52,12 +53,22 @@ def change(
                 continue
             way = int(ways[rng.integers(len(ways))])
             arc = fleet.arc[agent] - paths.start[fleet.path[agent], lane[agent]] + paths.start[way, target]
+            if not _come_from_the_same_side(paths, int(fleet.path[agent]), float(fleet.arc[agent]), way, float(arc)):
+                continue
             gain = _gain(fleet, paths, driver, sight, agent, way, arc, int(target)) - acceleration[agent]
             gain += MUST if paths.blocked[fleet.path[agent]] else rng.normal(0.0, 0.15) - GAIN
             if gain > best and _runs_on(paths, way, arc, fleet.speed[agent]):
                 best, chosen = gain, (agent, way, arc)
     if chosen is not None:
         _begin(fleet, paths, *chosen)
+
+
+def _come_from_the_same_side(paths: Paths, path: int, arc: float, way: int, along: float) -> bool:
+    """Whether two ways have been side by side for as long as either of them; so what one has driven stays a way."""
+    back = np.minimum(np.array(LOOK_BACK), max(arc, along, 0.0))
+    one = paths.at(np.full(len(back), path), arc - back)[:, :2]
+    other = paths.at(np.full(len(back), way), along - back)[:, :2]
+    return bool((np.sum((one - other) ** 2, axis=1) < BESIDE**2).all())
 
 
 def _runs_on(paths: Paths, way: int, arc: float, speed: float) -> bool:

@@ -108,12 +108,12 @@ def _agents(
     velocity = tracks.velocity[:, rows]
     velocity = np.round(turned(np.pad(velocity, [(0, 0), (0, 0), (0, 1)]), move.turn)[..., :2], 6)
     xyz, size = move(tracks.xyz[:, rows]), np.broadcast_to(log.size[rows], (*valid.shape, 3)).copy()
-    unwrapped, lost = rng.permutation(len(rows))[:2]
-    yaw[:, unwrapped] += 2 * np.pi
+    yaw[:, rng.integers(len(rows))] += 2 * np.pi
+    lost = rng.permutation(np.flatnonzero(~valid.all(axis=0)))[:1]
+    garbage = ~valid & np.isin(np.arange(len(rows)), lost)
     for values in (xyz, velocity, size, yaw):
         values[~valid] = 0.0
-        garbage = values[~valid[:, lost], lost]
-        values[~valid[:, lost], lost] = np.round(rng.normal(0.0, 1e4, garbage.shape), 6)
+        values[garbage] = np.round(rng.normal(0.0, 1e4, values[garbage].shape), 6)
 
     moving = np.flatnonzero(valid[CURRENT_STEP] & (log.speed[:, rows].max(axis=0) > 0.0) & (rows != sdc))
     chosen = rng.permutation(moving)[:4]

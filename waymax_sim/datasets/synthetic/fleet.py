@@ -14,6 +14,7 @@ QUEUE = 90.0  # m before the border from which vehicles come in
 MOST_VEHICLES, MOST_BIKES = 80, 4
 GENTLE_BEND = 0.04  # sharpest one for long vehicles, 1/m
 TRIES = 3  # per vehicle
+GENTLE_BRAKING = 1.5  # m/s^2
 
 
 @dataclasses.dataclass
@@ -91,6 +92,10 @@ def draw_fleet(world: World, paths: Paths, rng: np.random.Generator) -> Fleet:
     path, arc, size, is_bike = path[keep], arc[keep], size[keep], is_bike[keep]
     size[is_bike] = np.round(BICYCLE * rng.uniform(0.92, 1.08, (is_bike.sum(), 1)), 3)
     traits = draw_traits(len(keep), rng)
+    # Nobody is too fast to stop at the next gate.
+    to_gate = paths.gate[path] - (arc + size[:, 0] / 2)[:, None]
+    to_gate = np.where(to_gate > 0.0, to_gate, np.inf).min(axis=1, initial=np.inf)
+    stoppable = np.sqrt(2 * GENTLE_BRAKING * np.maximum(to_gate - 2.0, 0.0))
     return Fleet(
         traits=traits,
         size=size,
@@ -98,7 +103,7 @@ def draw_fleet(world: World, paths: Paths, rng: np.random.Generator) -> Fleet:
         side=np.where(is_bike, 0.0, np.clip(rng.normal(0.0, 0.1, len(keep)), -0.2, 0.2)),
         path=path,
         arc=arc,
-        speed=traits.pace * paths.at(path, arc)[:, 4] * rng.uniform(0.6, 1.0, len(keep)),
+        speed=np.minimum(traits.pace * paths.at(path, arc)[:, 4] * rng.uniform(0.6, 1.0, len(keep)), stoppable),
         from_path=path.copy(),
         from_arc=arc.copy(),
         shift=np.zeros(len(keep)),

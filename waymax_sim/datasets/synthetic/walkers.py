@@ -78,7 +78,10 @@ class Walkers:
         self.speed = np.round(after, 6)
 
     def _somebody_ahead(self) -> Bool[np.ndarray, " N"]:
-        """Who has somebody right ahead who is slower; of two who are as fast, only one stops."""
+        """Who has somebody right ahead who is slower; of two who are as fast, only one stops.
+
+        Who has not come yet waits until there is room.
+        """
         x, y, _, yaw = self.places().T
         dx, dy = x - x[:, None], y - y[:, None]
         cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
@@ -87,7 +90,8 @@ class Walkers:
         here = self.present()
         slower = self.speed < self.speed[:, None] - 1e-3
         first = np.tril(np.ones(near.shape, bool), -1) & (self.speed < self.speed[:, None] + 1e-3)
-        return (near & here & (slower | first)).any(axis=1)
+        crowded = ~here[:, None] & (dx * dx + dy * dy < APART * APART)
+        return (here & ((near & (slower | first)) | crowded)).any(axis=1)
 
 
 def draw_walkers(world: World, rng: np.random.Generator) -> Walkers:

@@ -123,3 +123,31 @@ def boxes_gap(a: Boxes, b: Boxes) -> Float[Array, "*b"]:
     ahead_b = jnp.abs(b.cos * x + b.sin * y) - (b.long + cos * a.long + sin * a.wide)
     aside_b = jnp.abs(b.cos * y - b.sin * x) - (b.wide + sin * a.long + cos * a.wide)
     return jnp.maximum(jnp.maximum(ahead_a, aside_a), jnp.maximum(ahead_b, aside_b))
+
+
+def boxes_distance(a: Boxes, b: Boxes) -> Float[Array, "*b"]:
+    """Signed distance (m) between two boxes: how far apart they are, or minus the depth to which they overlap.
+
+    Two boxes that are apart are nearest at a corner of one of them. Boxes broadcast.
+    """
+    gap = boxes_gap(a, b)
+    x, y = b.x - a.x, b.y - a.y
+    cos, sin = a.cos * b.cos + a.sin * b.sin, a.cos * b.sin - a.sin * b.cos
+    of_b = _corners_to_box2(a.cos * x + a.sin * y, a.cos * y - a.sin * x, cos, sin, b, a)
+    of_a = _corners_to_box2(-b.cos * x - b.sin * y, b.sin * x - b.cos * y, cos, -sin, a, b)
+    apart = jnp.minimum(of_a, of_b)
+    # Where the boxes overlap the root is not used; its gradient would be infinite at zero.
+    return jnp.where(gap > 0, jnp.sqrt(jnp.where(gap > 0, apart, 1.0)), gap)
+
+
+def _corners_to_box2(
+    x: Float[Array, "*#b"], y: Float[Array, "*#b"], cos: Float[Array, "*#b"], sin: Float[Array, "*#b"], of: Boxes, to: Boxes
+) -> Float[Array, "*#b"]:
+    """Least squared distance (m^2) from the corners of one box to another, in whose frame its centre and turn are given."""
+    nearest2 = None
+    for long, wide in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        ahead = jnp.maximum(jnp.abs(x + long * cos * of.long - wide * sin * of.wide) - to.long, 0.0)
+        aside = jnp.maximum(jnp.abs(y + long * sin * of.long + wide * cos * of.wide) - to.wide, 0.0)
+        distance2 = ahead * ahead + aside * aside
+        nearest2 = distance2 if nearest2 is None else jnp.minimum(nearest2, distance2)
+    return nearest2

@@ -1,0 +1,144 @@
+"""What is compared between the log and the rollouts, per agent and step."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from waymax_sim import geometry
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.metrics.realism import kinematics
+from waymax_sim.metrics.realism.interaction import distance_to_nearest, time_to_collision
+from waymax_sim.metrics.realism.red_light import runs_red_light
+from waymax_sim.metrics.realism.road import distance_to_road_edge, road_edges
+from waymax_sim.metrics.realism.tracks import MAX_EVALUATED, Evaluated, Rollouts, Tracks, choose, join, recorded
+from waymax_sim.pytree import Array, pytree, take
+
+# Seconds between steps.
+DT = 0.1
+# Rollouts whose pairs of agents are compared together; more need more memory and are no faster.
+ROLLOUTS_AT_ONCE = 4
+
+
+@pytree
+class SceneFeatures:
+    """Features of the E agents that are scored, at the F steps after the current one. NaN where undefined.
+
+    Attributes:
+      linear_speed: m/s.
+      linear_acceleration: m/s^2.
+      angular_speed: rad/s.
+      angular_acceleration: rad/s^2.
+      distance_to_nearest_object: m; negative where boxes overlap.
+      time_to_collision: s, at most 5.
+      distance_to_road_edge: m; positive off the road.
+      traffic_light_violation: Whether a red light is run at this step.
+      displacement: Mean distance to the log over its valid steps, m.
+    """
+
+    linear_speed: Float[Array, "*lead F E"]
+    linear_acceleration: Float[Array, "*lead F E"]
+    angular_speed: Float[Array, "*lead F E"]
+    angular_acceleration: Float[Array, "*lead F E"]
+    distance_to_nearest_object: Float[Array, "*lead F E"]
+    time_to_collision: Float[Array, "*lead F E"]
+    distance_to_road_edge: Float[Array, "*lead F E"]
+    traffic_light_violation: Bool[Array, "*lead F E"]
+    displacement: Float[Array, "*lead E"]
+
+
+@pytree
+class Comparison:
+    """The features of a log and of K rollouts, ready to be scored.
+
+    Attributes:
+      agents: Whose they are.
+      log: [F, E].
+      sim: [K, F, E].
+    """
+
+    agents: Evaluated
+    log: SceneFeatures
+    sim: SceneFeatures
+
+
+def compare(
+    scenario: Scenario,
+    rollouts: Rollouts,
+    *,
+    parity: bool = True,
+    log: AgentState | None = None,
+    max_evaluated: int = MAX_EVALUATED,
+) -> Comparison:
+    """Features of the agents that are scored, in the log and in every rollout. Pure; written for one scene.
+
+    Args:
+      scenario: The scene. Rollouts must reach its end.
+      rollouts: K of them; only agents that are there at the current step are looked at.
+      parity: As the official code does it, defects included; see docs/realism.md for what is corrected otherwise.
+      log: The log with headings that are not wrapped and whatever the record holds where an agent was not seen, which
+        the official code looks at in rare cases. By default that of the scenario.
+      max_evaluated: At least as many as there are agents to score.
+    """
+    scenario = jax.tree.map(jnp.asarray, scenario)
+    num_future = rollouts.xyz.shape[1]
+    agents = choose(scenario, num_future, max_evaluated)
+    logged = recorded(scenario) if log is None else jax.tree.map(jnp.asarray, log)
+    return compare_tracks(scenario, agents, join(scenario, rollouts, logged, parity), parity)
+
+
+def compare_tracks(scenario: Scenario, agents: Evaluated, tracks: Tracks, parity: bool) -> Comparison:
+    """Features of the first scene of tracks, the log, and of all others, the rollouts."""
+    scenes = _features(scenario, agents, tracks, parity)
+    return Comparison(agents, take(scenes, 0), take(scenes, slice(1, None)))
+
+
+def _features(scenario: Scenario, agents: Evaluated, tracks: Tracks, parity: bool) -> SceneFeatures:
+    row, num_future = agents.row, agents.logged.shape[0]
+    xyz, yaw, valid = tracks.xyz[:, :, row], tracks.yaw[:, :, row], tracks.valid[:, :, row]
+    motion = kinematics.speeds_and_accelerations(xyz, yaw, DT)
+    plane = kinematics.speed(tracks.xyz[..., :2], DT)
+    if not parity:
+        # What is computed from places that were never seen means nothing.
+        known = kinematics.on_both_sides(valid)
+        twice = kinematics.on_both_sides(known)
+        motion = {
+            name: jnp.where(twice if "acceleration" in name else known, value, jnp.nan) for name, value in motion.items()
+        }
+        plane = jnp.where(kinematics.on_both_sides(tracks.valid), plane, jnp.nan)
+    future = slice(-num_future, None)
+
+    def pairs(scene: tuple[Tracks, Array]) -> tuple[Array, Array]:
+        track, speed = scene
+        return distance_to_nearest(track, row), time_to_collision(track, row, speed, parity)
+
+    ahead = Tracks(tracks.xyz[:, future], tracks.yaw[:, future], tracks.valid[:, future], tracks.size, tracks.type)
+    at_once = min(ROLLOUTS_AT_ONCE, tracks.yaw.shape[0])
+    nearest, collision = jax.lax.map(pairs, (ahead, plane[:, future]), batch_size=at_once)
+
+    edges, size = road_edges(scenario, parity), tracks.size[:, row]
+    edge = distance_to_road_edge(
+        edges, scenario.origin, xyz[:, future], yaw[:, future], size, valid[:, future], parity
+    )
+    # One step more, because the first of these may be the one that crosses the line.
+    reach = slice(-num_future - 1, None)
+    red = runs_red_light(scenario, xyz[:, reach, :, :2], valid[:, reach], parity)[:, 1:]
+    return SceneFeatures(
+        **{name: value[:, future] for name, value in motion.items()},
+        distance_to_nearest_object=nearest,
+        time_to_collision=collision,
+        distance_to_road_edge=edge,
+        traffic_light_violation=red,
+        displacement=_displacement(xyz, valid[0], num_future, parity),
+    )
+
+
+def _displacement(
+    xyz: Float[Array, "K T E 3"], logged: Bool[Array, "T E"], num_future: int, parity: bool
+) -> Float[Array, "K E"]:
+    """Mean distance (m) to the first scene, over its valid steps; the official mean includes the history."""
+    first = 0 if parity else xyz.shape[1] - num_future
+    distance = geometry.norm(xyz - xyz[:1])[:, first:]
+    logged = logged[first:]
+    count = jnp.maximum(jnp.sum(logged, axis=0), 1).astype(jnp.float32)
+    return jnp.sum(jnp.where(logged[None], distance, 0.0), axis=1) / count[None]

@@ -1,0 +1,142 @@
+"""From features to likelihoods, and from those to the score of a scene."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from waymax_sim.datatypes.agents import VEHICLE
+from waymax_sim.metrics.realism import kinematics
+from waymax_sim.metrics.realism.config import Bucket, Histogram, RealismConfig
+from waymax_sim.metrics.realism.estimators import bernoulli_log_likelihood, histogram_log_likelihood
+from waymax_sim.metrics.realism.features import Comparison, SceneFeatures
+from waymax_sim.pytree import Array, pytree
+
+BUCKETS: tuple[Bucket, ...] = ("kinematic", "interactive", "map_based")
+# How far on the wrong side something is half way between no and yes to surely yes, where yes and no are softened (m).
+SOFTNESS = 0.1
+
+
+@pytree
+class AgentLogLikelihood:
+    """What one feature says about each agent.
+
+    Attributes:
+      value: Log-probability of the log, [F, E] per step or [E] for what happens or does not.
+      counts: Which of them are in the mean.
+    """
+
+    value: Float[Array, "*b"]
+    counts: Bool[Array, "*b"]
+
+
+@pytree
+class Score:
+    """The realism of K rollouts of one scene.
+
+    Attributes:
+      likelihoods: By feature, in 0..1; NaN where no agent counts.
+      meta_metric: Their weighted sum.
+      buckets: Their weighted means by group.
+      ade: Mean displacement from the log over rollouts and agents, m.
+      min_ade: That of the best rollout, m.
+      simulated_rates: Share of rollouts and agents with a collision, off the road, and with a red light run.
+      log_likelihoods: By feature, per agent.
+    """
+
+    likelihoods: dict[str, Float[Array, ""]]
+    meta_metric: Float[Array, ""]
+    buckets: dict[str, Float[Array, ""]]
+    ade: Float[Array, ""]
+    min_ade: Float[Array, ""]
+    simulated_rates: dict[str, Float[Array, ""]]
+    log_likelihoods: dict[str, AgentLogLikelihood]
+
+
+def score(features: Comparison, config: RealismConfig, *, parity: bool = True, soft: bool = False) -> Score:
+    """Scores rollouts against the log. Pure.
+
+    Args:
+      features: From `compare`.
+      config: What is scored and how.
+      parity: As the official code does it; must be as it was for the features.
+      soft: Differentiable with respect to the rollouts: simulated values are shared between two bins, collisions
+        and leaving the road are sigmoids of how far. Close to the score, not equal to it.
+    """
+    agents = features.agents
+    logged, vehicle = agents.logged, (agents.type == VEHICLE)[None]
+    speeds = kinematics.on_both_sides(logged)
+    masks = dict.fromkeys(("linear_speed", "angular_speed"), speeds)
+    masks |= dict.fromkeys(("linear_acceleration", "angular_acceleration"), kinematics.on_both_sides(speeds))
+    masks |= dict.fromkeys(("distance_to_nearest_object", "distance_to_road_edge"), logged)
+    masks |= {"time_to_collision": logged & vehicle}
+    events = _events(features.log, logged, vehicle, soft=False), _events(features.sim, logged, vehicle, soft=soft)
+
+    found = {}
+    for feature in config.features:
+        name, how = feature.name, feature.estimator
+        if isinstance(how, Histogram):
+            log, sim = getattr(features.log, name), getattr(features.sim, name)
+            value = histogram_log_likelihood(
+                how, log, sim, agents.exists, pool_agents=config.pool_agents, parity=parity, soft=soft
+            )
+            found[name] = AgentLogLikelihood(value, masks[name])
+        else:
+            log, sim = (side[name] for side in events)
+            value = bernoulli_log_likelihood(how, log > 0.5, sim, agents.exists, pool_agents=config.pool_agents)
+            found[name] = AgentLogLikelihood(value, agents.exists)
+    likelihoods = {name: jnp.exp(_mean(item.value, item.counts)) for name, item in found.items()}
+    displacement = features.sim.displacement
+    if config.evaluate == "all":
+        # Agents that are made up have no logged track to be compared with.
+        displacement = jnp.zeros_like(displacement)
+    per_rollout = jax.vmap(lambda values: _mean(values, agents.exists))(displacement)
+    return Score(
+        likelihoods=likelihoods,
+        meta_metric=_total(config, likelihoods),
+        buckets={bucket: _total(config, likelihoods, bucket) for bucket in BUCKETS},
+        ade=jnp.mean(per_rollout),
+        min_ade=jnp.min(per_rollout),
+        simulated_rates=_rates(features, events[1]),
+        log_likelihoods=found,
+    )
+
+
+def _events(
+    scenes: SceneFeatures, logged: Bool[Array, "F E"], vehicle: Bool[Array, "1 E"], soft: bool
+) -> dict[str, Float[Array, "*lead E"]]:
+    """1 for agents to which it ever happens while the log has them, else 0; softened, something between."""
+    deepest = jnp.min(jnp.where(logged, scenes.distance_to_nearest_object, jnp.inf), axis=-2)
+    furthest = jnp.max(jnp.where(logged, scenes.distance_to_road_edge, -jnp.inf), axis=-2)
+    red = jnp.any(scenes.traffic_light_violation & logged, axis=-2)
+
+    def event(excess):
+        return jax.nn.sigmoid(excess / SOFTNESS) if soft else (excess > 0).astype(jnp.float32)
+
+    return {
+        "collision_indication": event(-deepest),
+        "offroad_indication": event(furthest),
+        "traffic_light_violation": (red & vehicle[0]).astype(jnp.float32),
+    }
+
+
+def _rates(features: Comparison, events: dict[str, Float[Array, "K E"]]) -> dict[str, Float[Array, ""]]:
+    red = jnp.any(features.sim.traffic_light_violation & features.agents.logged[None], axis=1).astype(jnp.float32)
+    flags = {
+        "collision": events["collision_indication"],
+        "offroad": events["offroad_indication"],
+        "traffic_light_violation": red,
+    }
+    exists = jnp.broadcast_to(features.agents.exists[None], red.shape)
+    return {name: _mean(flag, exists) for name, flag in flags.items()}
+
+
+def _total(config: RealismConfig, likelihoods: dict[str, Float[Array, ""]], bucket: str | None = None) -> Array:
+    """Weighted sum over all features, or weighted mean over those of a bucket; what weighs nothing is left out."""
+    chosen = [item for item in config.features if item.weight and bucket in (None, item.bucket)]
+    total = sum(item.weight * likelihoods[item.name] for item in chosen)
+    return total if bucket is None else total / sum(item.weight for item in chosen)
+
+
+def _mean(values: Float[Array, "*b"], counts: Bool[Array, "*b"]) -> Float[Array, ""]:
+    """Mean of what counts; NaN where nothing does."""
+    return jnp.sum(jnp.where(counts, values, 0.0)) / jnp.sum(counts).astype(jnp.float32)

@@ -1,0 +1,126 @@
+"""Whose motion is compared: the log and the rollouts of the same agents, as the metric wants to see them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.pytree import Array, pytree
+
+# The challenge lists at most 8 tracks to predict; the sdc is one more.
+MAX_EVALUATED = 9
+
+
+@pytree
+class Rollouts:
+    """What K simulations of one scene gave for its agents, at the steps after the current one.
+
+    Attributes:
+      xyz: Centres of the boxes, m, local frame.
+      yaw: Headings, rad, as simulated.
+    """
+
+    xyz: Float[Array, "*lead F N 3"]
+    yaw: Float[Array, "*lead F N"]
+
+
+@pytree
+class Tracks:
+    """Whole tracks of the same agents in several scenes: T steps, with history.
+
+    Attributes:
+      xyz: Centres, m, local frame.
+      yaw: Headings, rad.
+      valid: Whether the agent is there.
+      size: Length, width and height, m.
+      type: 1 vehicle, 2 pedestrian, 3 cyclist.
+    """
+
+    xyz: Float[Array, "*lead T N 3"]
+    yaw: Float[Array, "*lead T N"]
+    valid: Bool[Array, "*lead T N"]
+    size: Float[Array, "*lead N 3"]
+    type: Int[Array, "*lead N"]
+
+
+@pytree
+class Evaluated:
+    """The agents that are scored, in the order of their ids.
+
+    Attributes:
+      row: Row in the scenario.
+      id: Track id.
+      type: 1 vehicle, 2 pedestrian, 3 cyclist.
+      exists: False for padding.
+      logged: Whether the log has them, at the steps after the current one.
+    """
+
+    row: Int[Array, " E"]
+    id: Int[Array, " E"]
+    type: Int[Array, " E"]
+    exists: Bool[Array, " E"]
+    logged: Bool[Array, "F E"]
+
+
+def simulated(scenario: Scenario) -> Bool[Array, " N"]:
+    """The agents that a rollout must have: all that are there at the current step."""
+    return jnp.asarray(scenario.log.valid)[scenario.current_step] & scenario.agents.exists
+
+
+def to_evaluate(scenario: Scenario, everyone: bool = False) -> Bool[Array, " N"]:
+    """The agents that are scored: the sdc and those to predict, or everyone, as far as they are simulated."""
+    listed = scenario.agents.is_sdc | scenario.agents.to_predict | everyone
+    return listed & simulated(scenario)
+
+
+def choose(scenario: Scenario, num_future: int, count: int, everyone: bool = False) -> Evaluated:
+    """Rows of the agents that are scored; `count` must be enough for all of them."""
+    scored, agents = to_evaluate(scenario, everyone), jax.tree.map(jnp.asarray, scenario.agents)
+    last = np.iinfo(np.int32).max
+    row = jnp.argsort(jnp.where(scored, agents.id, last), stable=True)[:count].astype(jnp.int32)
+    exists = scored[row]
+    return Evaluated(row, agents.id[row], agents.type[row], exists, scenario.log.valid[-num_future:, row] & exists[None])
+
+
+def as_float32_of_the_world(xyz: Float[Array, "*b c"], origin: Float[Array, " c"]) -> Float[Array, "*b c"]:
+    """Positions (m, local frame) rounded to what float32 can tell apart in the frame of the world.
+
+    The official code computes there, where neighbouring numbers are up to 1 mm apart. Differences to the origin are
+    exact, so after this the local frame gives the same numbers.
+    """
+    origin = origin[(None,) * (xyz.ndim - 1)]
+    return jax.lax.optimization_barrier(xyz + origin) - origin
+
+
+def recorded(scenario: Scenario) -> AgentState:
+    """The log with what official records hold where nothing was seen: zeros, in the frame of the world."""
+    log, seen = jax.tree.map(jnp.asarray, scenario.log), jnp.asarray(scenario.log.valid)
+    xyz = jnp.where(seen[..., None], log.xyz, -scenario.origin[None, None])
+    return AgentState(xyz, jnp.where(seen, log.yaw, 0.0), log.velocity, seen)
+
+
+def join(scenario: Scenario, rollouts: Rollouts, log: AgentState, parity: bool) -> Tracks:
+    """The log, and after it the rollouts, of all simulated agents with their history: K + 1 scenes.
+
+    Agents that are not simulated are nowhere. Sizes are those of the current step.
+    """
+    num_rollouts, num_future = rollouts.xyz.shape[:2]
+    there = simulated(scenario)
+    history = log.valid.shape[0] - num_future
+
+    def whole(logged, simulated):
+        repeated = jnp.broadcast_to(logged[None, :history], (num_rollouts, *logged[:history].shape))
+        return jnp.concatenate([logged[None], jnp.concatenate([repeated, simulated], axis=1)])
+
+    xyz = whole(log.xyz, rollouts.xyz)
+    valid = whole(log.valid & there[None], jnp.broadcast_to(there[None, None], rollouts.yaw.shape))
+    agents, lead = scenario.agents, (num_rollouts + 1,)
+    return Tracks(
+        xyz=as_float32_of_the_world(xyz, scenario.origin) if parity else xyz,
+        yaw=whole(log.yaw, rollouts.yaw),
+        valid=valid,
+        size=jnp.broadcast_to(agents.size[None], lead + agents.size.shape),
+        type=jnp.broadcast_to(agents.type[None], lead + agents.type.shape),
+    )

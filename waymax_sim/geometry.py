@@ -11,6 +11,9 @@ from jaxtyping import Float
 
 from waymax_sim.pytree import Array
 
+# Further than anything is from anything else (m).
+UNREACHED = 1e9
+
 
 def wrap_angle(angle: Float[Array, "*#b"]) -> Float[Array, "*#b"]:
     """Wraps an angle to [-pi, pi) (rad). An angle already there is kept bit for bit."""
@@ -92,7 +95,8 @@ def box_corners(
 class Boxes(NamedTuple):
     """Boxes in the plane, prepared for comparison: centre (m), direction, half length and half width (m).
 
-    A box without an area has halves of minus infinity, which nothing reaches. The sign of a size does not matter.
+    A box without an area has halves so negative that nothing reaches them; they are finite, because zero times
+    infinity is NaN. The sign of a size does not matter.
     """
 
     x: Float[Array, "*b"]
@@ -106,7 +110,7 @@ class Boxes(NamedTuple):
     def of(cls, xy: Float[Array, "*b 2"], yaw: Float[Array, "*b"], size: Float[Array, "*b 2"]) -> "Boxes":
         """Boxes by centre (m), heading (rad), length and width (m)."""
         flat = (size[..., 0] == 0) | (size[..., 1] == 0)
-        long, wide = (jnp.where(flat, -jnp.inf, jnp.abs(size[..., axis]) / 2) for axis in range(2))
+        long, wide = (jnp.where(flat, -UNREACHED, jnp.abs(size[..., axis]) / 2) for axis in range(2))
         return cls(xy[..., 0], xy[..., 1], jnp.cos(yaw), jnp.sin(yaw), long, wide)
 
 
@@ -141,13 +145,19 @@ def boxes_distance(a: Boxes, b: Boxes) -> Float[Array, "*b"]:
 
 
 def _corners_to_box2(
-    x: Float[Array, "*#b"], y: Float[Array, "*#b"], cos: Float[Array, "*#b"], sin: Float[Array, "*#b"], of: Boxes, to: Boxes
+    x: Float[Array, "*#b"],
+    y: Float[Array, "*#b"],
+    cos: Float[Array, "*#b"],
+    sin: Float[Array, "*#b"],
+    box: Boxes,
+    other: Boxes,
 ) -> Float[Array, "*#b"]:
-    """Least squared distance (m^2) from the corners of one box to another, in whose frame its centre and turn are given."""
-    nearest2 = None
-    for long, wide in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-        ahead = jnp.maximum(jnp.abs(x + long * cos * of.long - wide * sin * of.wide) - to.long, 0.0)
-        aside = jnp.maximum(jnp.abs(y + long * sin * of.long + wide * cos * of.wide) - to.wide, 0.0)
-        distance2 = ahead * ahead + aside * aside
-        nearest2 = distance2 if nearest2 is None else jnp.minimum(nearest2, distance2)
-    return nearest2
+    """Least squared distance (m^2) from a corner of a box to another box, in whose frame x, y, cos and sin are."""
+
+    def corner2(long, wide):
+        ahead = jnp.maximum(jnp.abs(x + cos * long - sin * wide) - other.long, 0.0)
+        aside = jnp.maximum(jnp.abs(y + sin * long + cos * wide) - other.wide, 0.0)
+        return ahead * ahead + aside * aside
+
+    left = jnp.minimum(corner2(box.long, box.wide), corner2(-box.long, box.wide))
+    return jnp.minimum(left, jnp.minimum(corner2(box.long, -box.wide), corner2(-box.long, -box.wide)))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -36,6 +38,13 @@ def test_a_car_on_a_bridge_does_not_hit_the_one_below():
 def test_absent_agents_and_boxes_without_area_hit_nothing():
     assert not hit([(0, 0), (1, 0)], valid=[True, False]).any()
     assert not hit([(0, 0), (0, 0)], size=[(4, 2, 1), (0, 2, 1)]).any()
+
+
+def test_padding_hides_no_hit_of_agents_that_face_along_an_axis():
+    agents = agent_state([(0, 0, 0.75), (1, 0, 0.75), (0, 0, 0)], valid=[True, True, False])
+    padded = dataclasses.replace(scene().agents, size=np.float32([(4, 2, 1.5), (4, 2, 1.5), (0, 0, 0)]))
+    result = measure(overlap, dataclasses.replace(scene(), agents=padded), agents)
+    np.testing.assert_array_equal(result.value, [1, 1, 0])
 
 
 @pytest.mark.parametrize("seed", range(5))

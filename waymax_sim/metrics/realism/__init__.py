@@ -4,9 +4,9 @@ An independent implementation from a description of what is computed; see docs/r
 """
 
 from waymax_sim.metrics.realism.config import CONFIGS, Bernoulli, Feature, Histogram, RealismConfig
-from waymax_sim.metrics.realism.features import Comparison, SceneFeatures, compare
+from waymax_sim.metrics.realism.features import Comparison, SceneFeatures, compare, compare_generated
 from waymax_sim.metrics.realism.score import BUCKETS, AgentLogLikelihood, Score, score
-from waymax_sim.metrics.realism.tracks import MAX_EVALUATED, Evaluated, Rollouts, simulated, to_evaluate
+from waymax_sim.metrics.realism.tracks import MAX_EVALUATED, Evaluated, Rollouts, Tracks, simulated, to_evaluate
 
 __all__ = [
     "BUCKETS",
@@ -22,7 +22,9 @@ __all__ = [
     "Rollouts",
     "SceneFeatures",
     "Score",
+    "Tracks",
     "compare",
+    "compare_generated",
     "score",
     "simulated",
     "to_evaluate",

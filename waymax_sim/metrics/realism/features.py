@@ -1,5 +1,7 @@
 """What is compared between the log and the rollouts, per agent and step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -11,13 +13,24 @@ from waymax_sim.metrics.realism import kinematics
 from waymax_sim.metrics.realism.interaction import distance_to_nearest, time_to_collision
 from waymax_sim.metrics.realism.red_light import runs_red_light
 from waymax_sim.metrics.realism.road import distance_to_road_edge, road_edges
-from waymax_sim.metrics.realism.tracks import MAX_EVALUATED, Evaluated, Rollouts, Tracks, choose, join, recorded
+from waymax_sim.metrics.realism.tracks import (
+    MAX_EVALUATED,
+    Evaluated,
+    Rollouts,
+    Tracks,
+    as_float32_of_the_world,
+    choose,
+    logged_tracks,
+    recorded,
+    simulated,
+    simulated_tracks,
+)
 from waymax_sim.pytree import Array, pytree, take
 
 # Seconds between steps.
 DT = 0.1
-# Rollouts whose pairs of agents are compared together; more need more memory and are no faster.
-ROLLOUTS_AT_ONCE = 4
+# Scenes whose pairs of agents are compared together; more need more memory and are no faster.
+SCENES_AT_ONCE = 4
 
 
 @pytree
@@ -81,19 +94,43 @@ def compare(
       max_evaluated: At least as many as there are agents to score.
     """
     scenario = jax.tree.map(jnp.asarray, scenario)
-    num_future = rollouts.xyz.shape[1]
-    agents = choose(scenario, num_future, max_evaluated)
-    logged = recorded(scenario) if log is None else jax.tree.map(jnp.asarray, log)
-    return compare_tracks(scenario, agents, join(scenario, rollouts, logged, parity), parity)
+    agents = choose(scenario, rollouts.xyz.shape[1], max_evaluated)
+    logged = logged_tracks(scenario, recorded(scenario) if log is None else jax.tree.map(jnp.asarray, log))
+    return _compare(scenario, agents, logged, simulated_tracks(logged, rollouts, simulated(scenario)), parity)
 
 
-def compare_tracks(scenario: Scenario, agents: Evaluated, tracks: Tracks, parity: bool) -> Comparison:
-    """Features of the first scene of tracks, the log, and of all others, the rollouts."""
-    scenes = _features(scenario, agents, tracks, parity)
-    return Comparison(agents, take(scenes, 0), take(scenes, slice(1, None)))
+def compare_generated(
+    scenario: Scenario,
+    generated: Tracks,
+    num_future: int,
+    *,
+    parity: bool = True,
+    log: AgentState | None = None,
+    max_evaluated: int,
+) -> Comparison:
+    """The same for scenes that were made up from the first step on, sizes and types included.
+
+    Every agent that is there at the current step is scored.
+
+    Args:
+      scenario: The scene.
+      generated: K whole scenes of the same number of steps and agents.
+      num_future: How many of the last steps are scored.
+      parity: See `compare`.
+      log: See `compare`.
+      max_evaluated: See `compare`.
+    """
+    scenario = jax.tree.map(jnp.asarray, scenario)
+    agents = choose(scenario, num_future, max_evaluated, everyone=True)
+    logged = logged_tracks(scenario, recorded(scenario) if log is None else jax.tree.map(jnp.asarray, log))
+    return _compare(scenario, agents, logged, generated, parity)
 
 
-def _features(scenario: Scenario, agents: Evaluated, tracks: Tracks, parity: bool) -> SceneFeatures:
+def _compare(scenario: Scenario, agents: Evaluated, log: Tracks, sim: Tracks, parity: bool) -> Comparison:
+    """Computes the features of the log as if it were one rollout more."""
+    tracks = jax.tree.map(lambda logged, simulated: jnp.concatenate([logged[None], simulated]), log, sim)
+    if parity:
+        tracks = dataclasses.replace(tracks, xyz=as_float32_of_the_world(tracks.xyz, scenario.origin))
     row, num_future = agents.row, agents.logged.shape[0]
     xyz, yaw, valid = tracks.xyz[:, :, row], tracks.yaw[:, :, row], tracks.valid[:, :, row]
     motion = kinematics.speeds_and_accelerations(xyz, yaw, DT)
@@ -103,27 +140,25 @@ def _features(scenario: Scenario, agents: Evaluated, tracks: Tracks, parity: boo
         known = kinematics.on_both_sides(valid)
         twice = kinematics.on_both_sides(known)
         motion = {
-            name: jnp.where(twice if "acceleration" in name else known, value, jnp.nan) for name, value in motion.items()
+            name: jnp.where(twice if "acceleration" in name else known, value, jnp.nan)
+            for name, value in motion.items()
         }
         plane = jnp.where(kinematics.on_both_sides(tracks.valid), plane, jnp.nan)
-    future = slice(-num_future, None)
 
     def pairs(scene: tuple[Tracks, Array]) -> tuple[Array, Array]:
         track, speed = scene
         return distance_to_nearest(track, row), time_to_collision(track, row, speed, parity)
 
+    future = slice(-num_future, None)
     ahead = Tracks(tracks.xyz[:, future], tracks.yaw[:, future], tracks.valid[:, future], tracks.size, tracks.type)
-    at_once = min(ROLLOUTS_AT_ONCE, tracks.yaw.shape[0])
+    at_once = min(SCENES_AT_ONCE, tracks.yaw.shape[0])
     nearest, collision = jax.lax.map(pairs, (ahead, plane[:, future]), batch_size=at_once)
-
     edges, size = road_edges(scenario, parity), tracks.size[:, row]
-    edge = distance_to_road_edge(
-        edges, scenario.origin, xyz[:, future], yaw[:, future], size, valid[:, future], parity
-    )
+    edge = distance_to_road_edge(edges, scenario.origin, xyz[:, future], yaw[:, future], size, valid[:, future], parity)
     # One step more, because the first of these may be the one that crosses the line.
     reach = slice(-num_future - 1, None)
     red = runs_red_light(scenario, xyz[:, reach, :, :2], valid[:, reach], parity)[:, 1:]
-    return SceneFeatures(
+    scenes = SceneFeatures(
         **{name: value[:, future] for name, value in motion.items()},
         distance_to_nearest_object=nearest,
         time_to_collision=collision,
@@ -131,6 +166,7 @@ def _features(scenario: Scenario, agents: Evaluated, tracks: Tracks, parity: boo
         traffic_light_violation=red,
         displacement=_displacement(xyz, valid[0], num_future, parity),
     )
+    return Comparison(agents, take(scenes, 0), take(scenes, slice(1, None)))
 
 
 def _displacement(

@@ -146,7 +146,9 @@ def _nearest(
     return jnp.argmin(jnp.where(possible, x * x + y * y, jnp.inf), axis=-1).astype(jnp.int32)
 
 
-def _along(xy: Float[Array, "*#b 2"], start: Float[Array, "*#b 2"], along: Float[Array, "*#b 2"]) -> Float[Array, "*#b"]:
+def _along(
+    xy: Float[Array, "*#b 2"], start: Float[Array, "*#b 2"], along: Float[Array, "*#b 2"]
+) -> Float[Array, "*#b"]:
     """Where a place lies along a piece: 0 at its start, 1 at its end, not limited to these."""
     length2 = geometry.dot(along, along)
     return jnp.where(length2 > 0, geometry.dot(xy - start, along) / jnp.where(length2 > 0, length2, 1.0), 0.0)

@@ -81,7 +81,9 @@ def choose(scenario: Scenario, num_future: int, count: int, everyone: bool = Fal
     last = np.iinfo(np.int32).max
     row = jnp.argsort(jnp.where(scored, agents.id, last), stable=True)[:count].astype(jnp.int32)
     exists = scored[row]
-    return Evaluated(row, agents.id[row], agents.type[row], exists, scenario.log.valid[-num_future:, row] & exists[None])
+    return Evaluated(
+        row, agents.id[row], agents.type[row], exists, scenario.log.valid[-num_future:, row] & exists[None]
+    )
 
 
 def as_float32_of_the_world(xyz: Float[Array, "*b c"], origin: Float[Array, " c"]) -> Float[Array, "*b c"]:
@@ -101,26 +103,25 @@ def recorded(scenario: Scenario) -> AgentState:
     return AgentState(xyz, jnp.where(seen, log.yaw, 0.0), log.velocity, seen)
 
 
-def join(scenario: Scenario, rollouts: Rollouts, log: AgentState, parity: bool) -> Tracks:
-    """The log, and after it the rollouts, of all simulated agents with their history: K + 1 scenes.
+def logged_tracks(scenario: Scenario, log: AgentState) -> Tracks:
+    """The log of all simulated agents, of their size at the current step, [T, N]. Others are nowhere."""
+    agents = scenario.agents
+    return Tracks(log.xyz, log.yaw, log.valid & simulated(scenario)[None], agents.size, agents.type)
 
-    Agents that are not simulated are nowhere. Sizes are those of the current step.
-    """
+
+def simulated_tracks(log: Tracks, rollouts: Rollouts, there: Bool[Array, " N"]) -> Tracks:
+    """The rollouts of the agents that are `there`, after their logged history, [K, T, N]."""
     num_rollouts, num_future = rollouts.xyz.shape[:2]
-    there = simulated(scenario)
-    history = log.valid.shape[0] - num_future
+    lead = (num_rollouts,)
 
-    def whole(logged, simulated):
-        repeated = jnp.broadcast_to(logged[None, :history], (num_rollouts, *logged[:history].shape))
-        return jnp.concatenate([logged[None], jnp.concatenate([repeated, simulated], axis=1)])
+    def after(logged, future):
+        history = logged[: logged.shape[0] - num_future]
+        return jnp.concatenate([jnp.broadcast_to(history[None], lead + history.shape), future], axis=1)
 
-    xyz = whole(log.xyz, rollouts.xyz)
-    valid = whole(log.valid & there[None], jnp.broadcast_to(there[None, None], rollouts.yaw.shape))
-    agents, lead = scenario.agents, (num_rollouts + 1,)
     return Tracks(
-        xyz=as_float32_of_the_world(xyz, scenario.origin) if parity else xyz,
-        yaw=whole(log.yaw, rollouts.yaw),
-        valid=valid,
-        size=jnp.broadcast_to(agents.size[None], lead + agents.size.shape),
-        type=jnp.broadcast_to(agents.type[None], lead + agents.type.shape),
+        xyz=after(log.xyz, rollouts.xyz),
+        yaw=after(log.yaw, rollouts.yaw),
+        valid=after(log.valid, jnp.broadcast_to(there[None, None], rollouts.yaw.shape)),
+        size=jnp.broadcast_to(log.size[None], lead + log.size.shape),
+        type=jnp.broadcast_to(log.type[None], lead + log.type.shape),
     )

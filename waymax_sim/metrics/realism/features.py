@@ -30,7 +30,7 @@ from waymax_sim.pytree import Array, pytree, take
 # Seconds between steps.
 DT = 0.1
 # Scenes whose pairs of agents are compared together; more need more memory and are no faster.
-SCENES_AT_ONCE = 4
+SCENES_AT_ONCE = 11
 
 
 @pytree
@@ -147,7 +147,7 @@ def _compare(scenario: Scenario, agents: Evaluated, log: Tracks, sim: Tracks, pa
 
     def pairs(scene: tuple[Tracks, Array]) -> tuple[Array, Array]:
         track, speed = scene
-        return distance_to_nearest(track, row), time_to_collision(track, row, speed, parity)
+        return distance_to_nearest(track, row, scenario.origin, parity), time_to_collision(track, row, speed, parity)
 
     future = slice(-num_future, None)
     ahead = Tracks(tracks.xyz[:, future], tracks.yaw[:, future], tracks.valid[:, future], tracks.size, tracks.type)

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -34,7 +34,8 @@ class WrongCall(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    commands = {"demo": demo, "info": info, "evaluate": evaluate, "draw": draw, "generate": generate, "bench": bench}
+    commands = {"demo": demo, "info": info, "evaluate": evaluate, "realism": realism, "draw": draw}
+    commands |= {"generate": generate, "bench": bench}
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -146,6 +147,76 @@ def evaluate(
     Console(highlight=False).print(metrics_table(summary))
     print(f"wrote {out / 'rows.jsonl'} and {out / 'summary.json'}")
     _list_failures(failures)
+    return DONE if summary["num_scenes"] else NOTHING_USABLE
+
+
+def realism(
+    path: tyro.conf.Positional[ScenePath],
+    /,
+    out: Path,
+    policy: str | None = None,
+    rollouts: int = 32,
+    config: Literal["2023", "2024", "2025"] = "2025",
+    seed: int = 0,
+    corrected: bool = False,
+    submission: Path | None = None,
+    account: str = "",
+    method: str = "",
+    from_submission: Path | None = None,
+    from_npz: Path | None = None,
+) -> int:
+    """Scores rollouts of all agents as the Waymo Open Sim Agents Challenge does.
+
+    Ctrl-C stops after the scene under way, and again at once. The same command goes on from there.
+
+    Args:
+      path: Where the scenes are.
+      out: Folder for rows.jsonl and summary.json.
+      policy: Name of the policy that drives all agents, unless rollouts come from a file.
+      rollouts: How often it is rolled out in each scene.
+      config: Year of the challenge whose bins and weights are used; features are those of 2025.
+      seed: Seed of all random draws.
+      corrected: Correct known defects of the official code. The numbers are then not comparable with it.
+      submission: File to write the rollouts to as a submission, such as submission.tar.gz.
+      account: E-mail of the account that submits.
+      method: Name of the method in the submission; by default that of the policy.
+      from_submission: Score the rollouts of this submission.
+      from_npz: Score the rollouts in this file of arrays; PATH must have one scene.
+    """
+    from waymax_sim.evaluation import realism_run
+
+    if sum(given is not None for given in (policy, from_submission, from_npz)) != 1:
+        raise WrongCall("give one of --policy, --from-submission and --from-npz")
+    if submission is not None and (policy is None or rollouts != realism_run.NUM_ROLLOUTS):
+        raise WrongCall(f"--submission is for a --policy with {realism_run.NUM_ROLLOUTS} rollouts")
+    if rollouts < 1:
+        raise WrongCall(f"--rollouts {rollouts} is not a number of rollouts; give 1 or more")
+    scenarios = _load(path)
+    if from_npz is not None and len(scenarios) != 1:
+        raise WrongCall(f"--from-npz holds the rollouts of one scene, but {path} has {len(scenarios)}")
+    with _wrong_if(ValueError, OSError):
+        run = realism_run.open_run(
+            out,
+            scenarios,
+            path=path,
+            policy=None if policy is None else (policy, _policy(policy)),
+            file=from_submission or from_npz,
+            num_rollouts=rollouts,
+            config=config,
+            seed=seed,
+            parity=not corrected,
+            keeps_rollouts=submission is not None,
+        )
+    for _ in track(_until_interrupted(run.results()), "scenes", total=len(run.left), console=Console(stderr=True)):
+        pass
+    summary = run.finish()
+    if submission is not None and summary["num_scenes"]:
+        with _wrong_if(OSError):
+            run.write_submission(submission, account=account, method=method or policy or "")
+        print(f"wrote {submission}")
+    Console(highlight=False).print(realism_run.realism_table(summary))
+    print(f"wrote {out / 'rows.jsonl'} and {out / 'summary.json'}")
+    _list_failures(run.failures)
     return DONE if summary["num_scenes"] else NOTHING_USABLE
 
 

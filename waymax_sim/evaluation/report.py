@@ -43,7 +43,7 @@ def conditions_of(env: Env, policy: Policy, *, name: str, path: str, seed: int, 
         "steps": max_steps,
         "seed": seed,
         "env": {"birth": config.birth, "death": config.death, "z": config.z, "dt": config.dt},
-        "versions": {"waymax_sim": _version(), "jax": jax.__version__},
+        "versions": {"waymax_sim": version(), "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
 
@@ -160,7 +160,7 @@ def _replace(path: Path, text: str) -> None:
     os.replace(half, path)
 
 
-def _version() -> str:
+def version() -> str:
     try:
         return metadata.version("waymax-sim")
     except metadata.PackageNotFoundError:

@@ -71,7 +71,7 @@ class RealismConfig:
 
 
 def _features(bins: dict[str, tuple[float, float, int]], weights: tuple[float, ...]) -> tuple[Feature, ...]:
-    names = {
+    names: dict[str, Bucket] = {
         "linear_speed": "kinematic",
         "linear_acceleration": "kinematic",
         "angular_speed": "kinematic",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.metrics.realism import oracle
 from tests.metrics.realism.scenes import NOW, STEPS, log_of, world
-from tests.scenes import raw_scene, scene, segments
+from tests.scenes import raw_scene, segments
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.maps.nearest import signed_distance
 from waymax_sim.metrics.realism import Rollouts, Tracks, compare, compare_generated
@@ -241,14 +241,14 @@ def wedge(x: float, per_side: int) -> np.ndarray:
 @pytest.mark.parametrize(("parity", "third"), [(True, -1.0440), (False, 1.0440)])
 def test_only_the_longest_line_is_closed(parity, third):
     lines = [wedge(0, 5), wedge(100, 3)]
-    scenario = scene(
+    raw = raw_scene(
         point_xyz=np.concatenate(lines),
         point_feature=np.repeat([0, 1], [len(line) for line in lines]),
         feature_id=np.array([1, 2]),
         feature_type=np.array([15, 15]),
         speed_limit=np.zeros(2),
     )
-    scenario = jax.tree.map(jnp.asarray, scenario)
+    scenario = jax.tree.map(jnp.asarray, to_scenario(raw, bucketed=False))
     points = np.array([(-1, 0.3, 0), (-1, -0.3, 0), (99, 0.3, 0), (99, -0.3, 0)]) - np.asarray(scenario.origin)
     found, _ = signed_distance(road_edges(scenario, parity), points.astype(np.float32), np.ones(4, bool))
     np.testing.assert_allclose(found, [1.0440, 1.0440, third, 1.0440], atol=1e-4)

@@ -57,7 +57,7 @@ def histogram_log_likelihood(
     Values of all rollouts and, unless `per_step`, of all steps of an agent count together; with `pool_agents` also
     those of all agents that are `present`.
     """
-    member = memberships(histogram, sim, parity=parity, soft=soft) * present[None, None, :, None]
+    member = jnp.where(present[None, None, :, None], memberships(histogram, sim, parity=parity, soft=soft), 0.0)
     axes = (0,) if histogram.per_step else (0, 1)
     count = jnp.sum(member, axis=(*axes, 2) if pool_agents else axes, keepdims=True)[0]
     total = jnp.sum(count, axis=-1, keepdims=True)

@@ -9,7 +9,7 @@ from waymax_sim.metrics.realism import kinematics
 from waymax_sim.metrics.realism.config import Bucket, Histogram, RealismConfig
 from waymax_sim.metrics.realism.estimators import bernoulli_log_likelihood, histogram_log_likelihood
 from waymax_sim.metrics.realism.features import Comparison, SceneFeatures
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, pytree, take
 
 BUCKETS: tuple[Bucket, ...] = ("kinematic", "interactive", "map_based")
 # How far on the wrong side something is half way between no and yes to surely yes, where yes and no are softened (m).
@@ -69,7 +69,8 @@ def score(features: Comparison, config: RealismConfig, *, parity: bool = True, s
     masks |= dict.fromkeys(("linear_acceleration", "angular_acceleration"), kinematics.on_both_sides(speeds))
     masks |= dict.fromkeys(("distance_to_nearest_object", "distance_to_road_edge"), logged)
     masks |= {"time_to_collision": logged & vehicle}
-    events = _events(features.log, logged, vehicle, soft=False), _events(features.sim, logged, vehicle, soft=soft)
+    log_events = take(_events(take(features.log, None), logged, vehicle, soft=False), 0)
+    sim_events = _events(features.sim, logged, vehicle, soft=soft)
 
     found = {}
     for feature in config.features:
@@ -81,8 +82,8 @@ def score(features: Comparison, config: RealismConfig, *, parity: bool = True, s
             )
             found[name] = AgentLogLikelihood(value, masks[name])
         else:
-            log, sim = (side[name] for side in events)
-            value = bernoulli_log_likelihood(how, log > 0.5, sim, agents.exists, pool_agents=config.pool_agents)
+            log, sim = log_events[name] > 0, sim_events[name]
+            value = bernoulli_log_likelihood(how, log, sim, agents.exists, pool_agents=config.pool_agents)
             found[name] = AgentLogLikelihood(value, agents.exists)
     likelihoods = {name: jnp.exp(_mean(item.value, item.counts)) for name, item in found.items()}
     displacement = features.sim.displacement
@@ -96,18 +97,18 @@ def score(features: Comparison, config: RealismConfig, *, parity: bool = True, s
         buckets={bucket: _total(config, likelihoods, bucket) for bucket in BUCKETS},
         ade=jnp.mean(per_rollout),
         min_ade=jnp.min(per_rollout),
-        simulated_rates=_rates(features, events[1]),
+        simulated_rates=_rates(features, sim_events),
         log_likelihoods=found,
     )
 
 
 def _events(
     scenes: SceneFeatures, logged: Bool[Array, "F E"], vehicle: Bool[Array, "1 E"], soft: bool
-) -> dict[str, Float[Array, "*lead E"]]:
+) -> dict[str, Float[Array, "K E"]]:
     """1 for agents to which it ever happens while the log has them, else 0; softened, something between."""
-    deepest = jnp.min(jnp.where(logged, scenes.distance_to_nearest_object, jnp.inf), axis=-2)
-    furthest = jnp.max(jnp.where(logged, scenes.distance_to_road_edge, -jnp.inf), axis=-2)
-    red = jnp.any(scenes.traffic_light_violation & logged, axis=-2)
+    deepest = jnp.min(jnp.where(logged[None], scenes.distance_to_nearest_object, jnp.inf), axis=1)
+    furthest = jnp.max(jnp.where(logged[None], scenes.distance_to_road_edge, -jnp.inf), axis=1)
+    red = jnp.any(scenes.traffic_light_violation & logged[None], axis=1)
 
     def event(excess):
         return jax.nn.sigmoid(excess / SOFTNESS) if soft else (excess > 0).astype(jnp.float32)
@@ -115,7 +116,7 @@ def _events(
     return {
         "collision_indication": event(-deepest),
         "offroad_indication": event(furthest),
-        "traffic_light_violation": (red & vehicle[0]).astype(jnp.float32),
+        "traffic_light_violation": (red & vehicle).astype(jnp.float32),
     }
 
 

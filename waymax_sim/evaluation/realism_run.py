@@ -40,7 +40,7 @@ class Run:
       scenarios: The scenes.
       conditions: All that the scores depend on.
       policy: Who drives, or None where rollouts come from a file.
-      find: Gives the rollouts of a scenario id, where they come from a file.
+      file: Submission or arrays, or None where a policy drives.
       rows: Rows of the scenes that are done; grows.
       left: Indices of the scenes that are to be done.
       failures: What could not be used; grows.
@@ -50,19 +50,23 @@ class Run:
     scenarios: Scenarios
     conditions: report.Json
     policy: Policy | None
-    find: Callable[[str], RolloutFile] | None
+    file: Path | None
     rows: list[report.Json]
     left: list[int]
     failures: list[DataError]
 
     def results(self) -> Iterator[RealismResult | DataError]:
-        """Scores the scenes that are left and keeps their rows, and their rollouts if those are wanted."""
+        """Scores the scenes that are left and keeps their rows, and their rollouts if those are wanted.
+
+        Raises:
+          DataError: The file with rollouts cannot be used.
+        """
         wanted = self.conditions
         found = evaluate_realism(
             self.scenarios,
             CONFIGS[wanted["config"]],
             policy=self.policy,
-            find=self.find,
+            find=None if self.file is None else _finder(self.file, self.out / "rollouts"),
             num_rollouts=wanted["rollouts"] or 0,
             seed=wanted["seed"],
             parity=wanted["parity"],
@@ -132,7 +136,6 @@ def open_run(
 
     Raises:
       ValueError: The folder holds results of other conditions.
-      DataError: The file with rollouts cannot be used.
     """
     conditions = conditions_of(
         path=path,
@@ -149,8 +152,7 @@ def open_run(
     left = [index for index in range(len(scenarios)) if scenarios.source(index) not in done]
     if keeps_rollouts or file is not None:
         (out / "rollouts").mkdir(exist_ok=True)
-    find = None if file is None else _finder(file, out / "rollouts")
-    return Run(out, scenarios, conditions, policy and policy[1], find, rows, left, list(scenarios.problems))
+    return Run(out, scenarios, conditions, policy and policy[1], file, rows, left, list(scenarios.problems))
 
 
 def _finder(file: Path, folder: Path) -> Callable[[str], RolloutFile]:

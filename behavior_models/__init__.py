@@ -1,6 +1,7 @@
 """Policies that drive agents. Each is a `waymax_sim.env.Policy`."""
 
 from behavior_models.constant import ConstantSpeed, ConstantVelocity, Stationary
+from behavior_models.noisy import NoisyConstantVelocity
 from behavior_models.random import Random
 from behavior_models.replay import LogReplay
 
@@ -8,9 +9,18 @@ from behavior_models.replay import LogReplay
 POLICIES = {
     "log_replay": LogReplay,
     "constant_velocity": ConstantVelocity,
+    "noisy_constant_velocity": NoisyConstantVelocity,
     "constant_speed": ConstantSpeed,
     "stationary": Stationary,
     "random": Random,
 }
 
-__all__ = ["POLICIES", "ConstantSpeed", "ConstantVelocity", "LogReplay", "Random", "Stationary"]
+__all__ = [
+    "POLICIES",
+    "ConstantSpeed",
+    "ConstantVelocity",
+    "LogReplay",
+    "NoisyConstantVelocity",
+    "Random",
+    "Stationary",
+]

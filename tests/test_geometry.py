@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 
 from tests import oracle
+from tests.metrics.realism.oracle import polygons_apart
 from tests.strategies import N, floats
 from waymax_sim import geometry
 
@@ -16,6 +17,11 @@ wrap = jax.jit(geometry.wrap_angle)
 @jax.jit
 def overlap(*boxes):
     return geometry.boxes_gap(geometry.Boxes.of(*boxes[:3]), geometry.Boxes.of(*boxes[3:])) < 0
+
+
+@jax.jit
+def distance(*boxes):
+    return geometry.boxes_distance(geometry.Boxes.of(*boxes[:3]), geometry.Boxes.of(*boxes[3:]))
 
 
 corners = jax.jit(geometry.box_corners)
@@ -122,6 +128,17 @@ def test_overlap_equals_the_oracle_and_is_symmetric(xy_a, yaw_a, size_a, xy_b, y
         # Closer to touching than float32 resolves, either answer is right.
         if abs(gap) > 1e-4:
             assert hits[i] == (gap < 0), boxes
+
+
+@given(floats(-6, 6, 2), floats(-20, 20), floats(0.5, 5, 2), floats(-20, 20), floats(0.5, 5, 2))
+def test_distances_of_boxes_equal_the_oracle(xy, yaw_a, size_a, yaw_b, size_b):
+    found = np.asarray(distance(np.zeros_like(xy), yaw_a, size_a, xy, yaw_b, size_b))
+    for i in range(N):
+        a, b = (
+            oracle.corners(*place, *size)
+            for place, size in (((0, 0, yaw_a[i]), size_a[i]), ((*xy[i], yaw_b[i]), size_b[i]))
+        )
+        assert abs(found[i] - polygons_apart(a, b)) < 2e-5
 
 
 def test_leading_axes_broadcast_like_vmap():

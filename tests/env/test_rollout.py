@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from behavior_models import POLICIES, ConstantSpeed, ConstantVelocity, LogReplay, Random, Stationary
+from behavior_models import (
+    POLICIES,
+    ConstantSpeed,
+    ConstantVelocity,
+    LogReplay,
+    NoisyConstantVelocity,
+    Random,
+    Stationary,
+)
 from tests.scenes import raw_scene, scene
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import stack_scenarios
@@ -64,6 +72,20 @@ def test_constant_speed_follows_the_heading():
     velocity[...] = (3.0, 4.0)
     agents = rollout(ALL, ConstantSpeed(), scene(velocity=velocity), KEY, 5).agents
     np.testing.assert_allclose(agents.velocity[-1, 0], [3.0, 0.0], atol=1e-6)
+
+
+def test_noise_of_the_velocity_adds_up_and_that_of_the_place_does_not():
+    s, keys = scene(), jax.random.split(KEY, 400)
+    policy = NoisyConstantVelocity(velocity_noise=0.5, place_noise=0.2, yaw_noise=0.1)
+    run = jax.jit(jax.vmap(lambda key: rollout(ALL, policy, s, key, 10, record=("agents",)).agents))
+    found, exact = run(keys), rollout(ALL, ConstantVelocity(), s, KEY, 10).agents
+    off = np.asarray(found.xyz[..., :2] - exact.xyz[None, ..., :2])
+    seconds = 0.1 * np.arange(1, 11)
+    np.testing.assert_allclose(off.mean(axis=(0, 2, 3)), 0, atol=0.1)
+    np.testing.assert_allclose(off.std(axis=(0, 2, 3)), np.hypot(0.5 * seconds, 0.2), rtol=0.1)
+    assert abs(np.corrcoef(off[:, -1, 0, 0], off[:, -1, 1, 0])[0, 1]) < 0.2
+    np.testing.assert_allclose(np.asarray(found.yaw).std(axis=(0, 2)), 0.1 * np.sqrt(np.arange(1, 11)), rtol=0.1)
+    np.testing.assert_array_equal(found.velocity, np.broadcast_to(exact.velocity[None], found.velocity.shape))
 
 
 def test_random_stays_within_bounds_and_repeats():

@@ -17,10 +17,13 @@ from waymax_sim.dynamics import Dynamics
 from waymax_sim.env import Env, EnvConfig, Observation, Policy, rollout
 from waymax_sim.env.view import View, view
 from waymax_sim.metrics import METRICS, MetricValue
+from waymax_sim.metrics.realism import CONFIGS, Rollouts, Score, compare, score
 from waymax_sim.pytree import Array, take
 
 JUDGED = ("overlap", "offroad", "log_divergence")
 ROLLOUT_STEPS = 80
+# Rollouts of a scene that are scored together.
+NUM_ROLLOUTS = 32
 # Steps of history in an observation, now included.
 OBSERVED_STEPS = 11
 # Inputs that calls take in turn.
@@ -150,6 +153,25 @@ def observe(workload: Workload, batch: int, plain_scenes: int, who: Literal["sdc
     return Work(jax.vmap(run), [(scenarios, state) for state in states], observers)
 
 
+def realism(workload: Workload, batch: int, plain_scenes: int) -> Work:
+    """The Sim Agents score of 32 rollouts per scene, here the log with noise; their simulation is not counted."""
+    scenario = workload.scenario
+    num_steps = scenario.num_steps - 1 - int(scenario.current_step)
+    log = jax.tree.map(jnp.asarray, scenario.log)
+
+    def rollouts(variant: int) -> Rollouts:
+        noise = 0.1 * jax.random.normal(jax.random.key(variant), (batch, NUM_ROLLOUTS, num_steps, *log.xyz.shape[1:]))
+        xyz = log.xyz[None, None, -num_steps:] + noise
+        return Rollouts(xyz, jnp.broadcast_to(log.yaw[None, None, -num_steps:], xyz.shape[:-1]))
+
+    def run(scenario: Scenario, rollouts: Rollouts) -> Score:
+        return score(compare(scenario, rollouts), CONFIGS["2025"])
+
+    scenarios = batched(scenario, batch)
+    variants = [(scenarios, rollouts(variant)) for variant in range(VARIANTS)]
+    return Work(jax.vmap(run), variants, _logged(scenario, num_steps), steps=num_steps)
+
+
 @dataclasses.dataclass(frozen=True)
 class Watcher:
     """Looks at the view of every agent; its actions are sums of all that is in them, to be kept and not to be done."""
@@ -199,6 +221,7 @@ def compiled_cases(policies: Mapping[str, Callable[[], Policy]]) -> dict[str, Ca
     views = {"observe_ego": functools.partial(observe, who="sdc"), "observe_all": functools.partial(observe, who="all")}
     return (
         {"transition": transition, "judge": judge, "judge_ego": judge_ego, "rollout80_replay": simulate}
+        | {"realism": realism}
         | driven
         | watched
         | views

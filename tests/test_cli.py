@@ -156,7 +156,7 @@ def test_evaluate_writes_rows_and_their_summary(good, tmp_path, capsys):
         assert item["valid_fraction"] == len(values) / 3
         assert item["unit"] == METRICS[name].unit
     assert summary["metrics"]["log_divergence"]["value"] > 0
-    assert summary["metrics"]["route_progression"]["value"] is None
+    assert summary["metrics"]["route_progression"]["value"] > 0
     conditions = summary["conditions"]
     assert (conditions["policy"], conditions["privileged"], conditions["agents"]) == (
         "constant_velocity",

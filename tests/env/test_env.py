@@ -1,5 +1,7 @@
 """The environment: who moves how, who is there, and what is judged when."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -126,7 +128,7 @@ def test_judged_after_the_step():
 def test_scene_metrics_reward_the_sdc():
     env = Env(config=EnvConfig(controlled="all", metrics=("route_progression",), rewards=(("route_progression", 2.0),)))
     s = scene()
-    _, out = env.reset(s, KEY)
+    _, out = env.reset(dataclasses.replace(s, routes=None), KEY)
     assert not out.metrics["route_progression"].valid and not np.any(out.reward)
 
 

@@ -15,13 +15,15 @@ from waymax_sim.datatypes.roadmap import (
     LANE_BIKE,
     LANE_FREEWAY,
     LANE_SURFACE_STREET,
+    LANE_TYPES,
     LANE_UNDEFINED,
     LEFT_NEIGHBOR,
     RIGHT_NEIGHBOR,
     ROAD_EDGE_BOUNDARY,
     SUCCESSOR,
 )
-from waymax_sim.maps.lanes import NUM_LINKS, SPEED_LIMIT
+from waymax_sim.maps.lanes import NUM_LINKS, SPEED_LIMIT, build_lane_graph
+from waymax_sim.maps.segments import build_segments
 
 
 def listed(row: np.ndarray) -> list[int]:
@@ -40,6 +42,22 @@ def test_a_lane_is_a_run_of_segments():
         run = slice(graph.first[lane], graph.first[lane] + graph.count[lane])
         assert (lanes.feature.reshape(-1)[run] == lane).all() and lanes.valid.reshape(-1)[run].all()
     np.testing.assert_allclose(graph.arc_length.reshape(-1)[graph.first[2] :][:4], [0, 8.75, 17.5, 26.25])
+
+
+def test_features_may_come_in_any_order():
+    built = lane_map(*fork(), signs=[(20, -3, 2)])
+    order = np.array([3, 4, 1, 0, 2])
+    roadmap = dataclasses.replace(
+        built.roadmap,
+        feature=order.astype(np.int32)[built.roadmap.feature],
+        feature_type=built.roadmap.feature_type[np.argsort(order)],
+    )
+    lanes = build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, LANE_TYPES)
+    graph = build_lane_graph(roadmap, lanes, built.signals)
+    for name in ("first", "count", "length", "stop_sign", "stop"):
+        np.testing.assert_array_equal(getattr(graph, name)[order], getattr(built.graph, name))
+    renamed = np.append(order, -1)[built.graph.successors]
+    np.testing.assert_array_equal(np.sort(graph.successors[order], axis=1), np.sort(renamed, axis=1))
 
 
 @pytest.mark.parametrize("spacing", [0.5, 3.0])

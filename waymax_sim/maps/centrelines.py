@@ -69,9 +69,9 @@ def centrelines(lanes: Segments, num_features: int) -> Centrelines:
     along = lanes.end[index] - start
     size = np.hypot(along[:, 0], along[:, 1])
     finish = np.cumsum(size)
-    rows = np.arange(num_features)
-    first = np.searchsorted(lane, rows)
-    count = np.searchsorted(lane, rows, side="right") - first
+    heads = np.flatnonzero(np.diff(lane, prepend=-1))
+    first, count = np.zeros(num_features, int), np.bincount(lane, minlength=num_features)
+    first[lane[heads]] = heads
     line = np.append(0.0, finish)
     origin = line[first]
     return Centrelines(

@@ -56,10 +56,9 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
     neighbors = given[LEFT_NEIGHBOR] or given[RIGHT_NEIGHBOR]
     left, right = beside(lines, is_bike, roadmap.links if neighbors else None)
 
-    signs = np.flatnonzero(kind == STOP_SIGN)
-    where = np.searchsorted(roadmap.feature, signs)
-    stands = np.isin(signs, roadmap.feature)
-    signs, sign_xyz = signs[stands], roadmap.xyz[where[stands]].astype(np.float64)
+    at_sign = np.flatnonzero(kind[roadmap.feature] == STOP_SIGN)
+    signs, first = np.unique(roadmap.feature[at_sign], return_index=True)
+    sign_xyz = roadmap.xyz[at_sign[first]].astype(np.float64)
     controls = roadmap.links[roadmap.links[:, 2] == CONTROLS]
     if not given[CONTROLS]:
         controls = infer_controls(lines, signs, sign_xyz, is_bike)
@@ -68,9 +67,9 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
     for sign, lane, _ in controls.tolist():
         if lines.count[lane] and sign in xyz_of:
             stop[lane], stop_sign[lane] = _project(lines, lane, xyz_of[sign]), True
-    rows = {int(roadmap.feature_id[row]): row for row in np.flatnonzero(lines.count).tolist()}
+    lane_of = {int(roadmap.feature_id[row]): row for row in np.flatnonzero(lines.count).tolist()}
     for column in np.flatnonzero(signals.valid.any(axis=0)).tolist():
-        lane = rows.get(int(signals.lane_id[column]))
+        lane = lane_of.get(int(signals.lane_id[column]))
         if lane is not None:
             seen = np.argmax(signals.valid[:, column])
             stop[lane], light[lane] = _project(lines, lane, signals.stop_point[seen, column]), column

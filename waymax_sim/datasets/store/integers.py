@@ -5,7 +5,6 @@ A nibble holds -7 to 7. Nibble 15 stands for the next of the bytes, byte -128 fo
 bytes, the second half in the high ones.
 """
 
-import math
 import struct
 
 import numpy as np
@@ -76,21 +75,3 @@ def _escaped(values: np.ndarray, escape: int, count: int) -> Int[np.ndarray, " k
     if len(where) != count:
         raise DataError(f"{len(where)} numbers are large where {count} are announced")
     return where
-
-
-class Row:
-    """Takes integers from the front of a row."""
-
-    def __init__(self, values: Int32[np.ndarray, " n"]):
-        self._values, self._at = values, 0
-
-    def take(self, *shape: int) -> Int32[np.ndarray, "..."]:
-        """The next integers, in some shape; they may be written to.
-
-        Raises:
-          DataError: There are not so many.
-        """
-        start, self._at = self._at, self._at + math.prod(shape)
-        if min(shape) < 0 or self._at > len(self._values):
-            raise DataError("the numbers end early")
-        return self._values[start : self._at].reshape(shape)

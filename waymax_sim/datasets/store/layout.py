@@ -9,9 +9,9 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Num
+from jaxtyping import Bool, Int, Int32, Num
 
-from waymax_sim.datatypes.elements import NUM_ELEMENT_POINTS
+from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.roadmap import CHUNK, LANE_TYPES, ROAD_EDGE_TYPES
 
 MAGIC = b"WSP1"
@@ -42,10 +42,12 @@ class Counts(NamedTuple):
     num_samples: int
     num_irregular: int
     num_extra: int
+    num_long: int
     num_groups: int
+    num_listed: int
     rows: int
     columns: int
-    listed: int
+    width: int
     block: int
 
 
@@ -55,25 +57,28 @@ class Shape(NamedTuple):
     depth: int
     nodes: int
     lists: int
-    long: int
 
 
-class Table(NamedTuple):
-    """Where the segments of one kind are: which runs of points have them, and how they fill chunks.
+class Chunks(NamedTuple):
+    """The chunks of segments, first those of edges, then those of lanes.
 
     Attributes:
-      runs: Runs of map points that have segments.
-      count: Number of segments of each.
-      head: First segment of each; every run starts a chunk of its own.
+      num_edges: How many of them are of edges.
+      runs: Runs of map points that have segments, in the order of their chunks.
+      head: First segment of each of these runs; every run starts a chunk of its own.
+      count: Number of segments of each of these runs.
+      run: Run of each chunk.
       first: First joint of each chunk, among all points and the extra joints.
-      hollow: Places in chunks that have no segment.
+      filled: Number of segments in each chunk.
     """
 
+    num_edges: int
     runs: Int[np.ndarray, " K"]
-    count: Int[np.ndarray, " K"]
     head: Int[np.ndarray, " K"]
+    count: Int[np.ndarray, " K"]
+    run: Int[np.ndarray, " C"]
     first: Int[np.ndarray, " C"]
-    hollow: Int[np.ndarray, " H"]
+    filled: Int[np.ndarray, " C"]
 
 
 def _membership(types: tuple[int, ...]) -> Bool[np.ndarray, " codes"]:
@@ -83,33 +88,34 @@ def _membership(types: tuple[int, ...]) -> Bool[np.ndarray, " codes"]:
     return member
 
 
-SEGMENT_TYPES = {"edges": _membership(ROAD_EDGE_TYPES), "lanes": _membership(LANE_TYPES)}
+IS_EDGE, IS_LANE = _membership(ROAD_EDGE_TYPES), _membership(LANE_TYPES)
 
 
 def ramp(lengths: Int[np.ndarray, " K"]) -> Int[np.ndarray, " n"]:
     """0, 1, 2, ... for each of several lengths, one after the other."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    ends = lengths.cumsum()
+    return np.arange(ends[-1] if len(ends) else 0) - (ends - lengths).repeat(lengths)
 
 
-def table(
-    member: Bool[np.ndarray, " codes"],
-    run_type: Int[np.ndarray, " runs"],
-    segments: Int[np.ndarray, " runs"],
-    base: Int[np.ndarray, " runs"],
-) -> Table:
-    """Chunks of the segments of some types, given how many segments each run has and where its joints begin."""
-    runs = np.flatnonzero(member[run_type] & (segments > 0))
+def chunks_of(
+    run_type: Int[np.ndarray, " runs"], segments: Int[np.ndarray, " runs"], base: Int[np.ndarray, " runs"]
+) -> Chunks:
+    """The chunks of a map, given the type of each run of points, its number of segments and its first joint."""
+    some = segments > 0
+    edges, lanes = (member[run_type] & some for member in (IS_EDGE, IS_LANE))
+    runs = np.concatenate([edges.nonzero()[0], lanes.nonzero()[0]])
     count = segments[runs]
-    chunks = -(-count // CHUNK)
-    head = CHUNK * (np.cumsum(chunks) - chunks)
-    spare = CHUNK * chunks - count
-    return Table(
+    size = -(-count // CHUNK)
+    begin = size.cumsum() - size
+    run, offset = runs.repeat(size), CHUNK * ramp(size)
+    return Chunks(
+        num_edges=int(-(-segments[edges] // CHUNK).sum()),
         runs=runs,
+        head=CHUNK * begin,
         count=count,
-        head=head,
-        first=np.repeat(base[runs], chunks) + CHUNK * ramp(chunks),
-        hollow=np.repeat(head + count, spare) + ramp(spare),
+        run=run,
+        first=base[run] + offset,
+        filled=np.minimum(segments[run] - offset, CHUNK),
     )
 
 
@@ -117,11 +123,20 @@ def elements_of(length: Int[np.ndarray, " runs"]) -> tuple[Int[np.ndarray, " E"]
     """First point and number of points of each element of runs of points, in order."""
     pieces = -(-length // NUM_ELEMENT_POINTS)
     offset = NUM_ELEMENT_POINTS * ramp(pieces)
-    first = np.repeat(np.cumsum(length) - length, pieces) + offset
-    return first, np.minimum(np.repeat(length, pieces) - offset, NUM_ELEMENT_POINTS)
+    first = (length.cumsum() - length).repeat(pieces) + offset
+    return first, np.minimum(length.repeat(pieces) - offset, NUM_ELEMENT_POINTS)
 
 
-@functools.cache
+def ends_of_elements(
+    points: Int32[np.ndarray, "3 n"], first: Int[np.ndarray, " E"], size: Int[np.ndarray, " E"]
+) -> tuple[Int32[np.ndarray, "2 G"], Int32[np.ndarray, "2 G"]]:
+    """Smallest and largest x and y of the first and last points of the elements of each group."""
+    ends = np.concatenate([first.reshape(-1, GROUP).T, (first + size - 1).reshape(-1, GROUP).T])
+    xy = points[:2].take(ends, axis=1, mode="clip")
+    return np.minimum.reduce(xy, axis=1), np.maximum.reduce(xy, axis=1)
+
+
+@functools.lru_cache(maxsize=64)
 def block_of_cell(rows: int, columns: int, side: int) -> Int[np.ndarray, " C"]:
     """The square block that each cell of a grid is in."""
     row, column = np.arange(rows) // side, np.arange(columns) // side

@@ -3,15 +3,23 @@
 import dataclasses
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32, Shaped
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.store import integers
-from waymax_sim.datasets.store.layout import MAGIC, POSITION, VELOCITY, YAW, YAW_BITS, Counts
-from waymax_sim.datasets.store.pack_map import element_numbers, joints_of, runs_of, segment_numbers
+from waymax_sim.datasets.store.layout import MAGIC, POSITION, VELOCITY, YAW, YAW_BITS, Chunks, Counts
+from waymax_sim.datasets.store.pack_map import (
+    element_numbers,
+    index_numbers,
+    indexes_numbers,
+    joints_of,
+    runs_of,
+    segment_numbers,
+)
 from waymax_sim.datatypes.scenario import Scenario
 
 
@@ -35,63 +43,65 @@ def pack(scenario: Scenario) -> bytes:
     move by 0.5 mm per axis at most, velocities by 0.004 m/s, headings by 1e-4 rad.
 
     Raises:
-      DataError: Positions are further than 2,000 km from the local origin, or what is built from the map is not what
-        this function knows.
+      DataError: Positions are further than 2,000 km from the local origin, or the points of a map feature are not in
+        one piece.
     """
     s, roadmap, routes = scenario, scenario.roadmap, scenario.routes
     runs = runs_of(roadmap)
-    agent, step = np.nonzero(s.log.valid.T)
-    light, lit = np.nonzero(s.signals.valid.T)
-    polylines = [
-        (roadmap.xyz, runs.length),
-        (s.log.xyz[step, agent], s.log.valid.sum(axis=0)),
-        (s.signals.stop_point[lit, light], s.signals.valid.sum(axis=0)),
-    ]
+    seen = np.concatenate([s.log.valid, s.signals.valid], axis=1).T
+    track, step = np.nonzero(seen)
+    track_xyz = np.concatenate([s.log.xyz, s.signals.stop_point], axis=1)[step, track]
+    lengths, polylines = [runs.length, seen.sum(axis=1)], [roadmap.xyz, track_xyz]
     if routes is not None:
         arc_length = np.pad(routes.arc_length[routes.valid][:, None], ((0, 0), (0, 2)))
-        polylines += [(xyz, routes.valid.sum(axis=1)) for xyz in (routes.xyz[routes.valid], arc_length)]
-    lengths = np.concatenate([lengths for _, lengths in polylines])
-    points = _whole(np.concatenate([xyz for xyz, _ in polylines]), POSITION, "xyz")
-    jumps, steps, turns = _differences(points.T, lengths[lengths > 0])
-    of_agents = slice(len(roadmap.xyz), len(roadmap.xyz) + len(agent))
-    # Recorded velocities are as a rule the last step of the position (m / 1024 in 0.1 s).
-    velocity = _whole(s.log.velocity[step, agent], VELOCITY, "velocity").T - (5 * steps[:2, of_agents] >> 2)
-    yaw = np.diff(_whole(s.log.yaw[step, agent], YAW, "yaw"), prepend=np.int32(0))
-    half = 2 ** (YAW_BITS - 1)
+        lengths += 2 * [routes.valid.sum(axis=1)]
+        polylines += [routes.xyz[routes.valid], arc_length]
+    points = _whole(np.concatenate(polylines), POSITION, "xyz").T
+    jumps, steps, turns = _differences(points, np.concatenate(lengths))
 
-    parts = {"edges": s.edges, "lanes": s.lanes}
-    joints = joints_of(roadmap, runs, parts, len(points))
+    agent, when = np.nonzero(s.log.valid.T)
+    light, lit = np.nonzero(s.signals.valid.T)
+    of_agents = slice(len(roadmap.xyz), len(roadmap.xyz) + len(agent))
+    # Recorded velocities are as a rule the last step of the position (2**-10 m in 0.1 s).
+    velocity = _whole(s.log.velocity[when, agent], VELOCITY, "velocity").T - (5 * steps[:2, of_agents] >> 2)
+    turn, half = np.diff(_whole(s.log.yaw[when, agent], YAW, "yaw"), prepend=np.int32(0)), 2 ** (YAW_BITS - 1)
+    joints = joints_of(s, runs, points.shape[1])
+    edges, lanes = index_numbers(s.edges.index), index_numbers(s.lanes.index)
+    rising_lists, other_lists, num_long = indexes_numbers(edges, lanes, joints.chunks.num_edges)
+    elements = element_numbers(s.elements, runs.length, points, POSITION)
     links = roadmap.links
-    numbers = [
+
+    # What is close to what comes before it is kept as one row of differences.
+    rising = [
+        runs.row,
+        roadmap.feature_id,
+        links[:, 0],
+        np.cumsum((turn + half) % (2 * half) - half),
+        joints.irregular,
+        *rising_lists,
+        *elements.rising,
+    ]
+    other = [
         s.agents.id,
         s.agents.type,
         runs.length,
-        np.diff(runs.row, prepend=0),
-        np.diff(roadmap.feature_id, prepend=0),
         roadmap.feature_type,
-        np.diff(links[:, 0], prepend=0),
         links[:, 1] - links[:, 0],
         links[:, 2],
         s.signals.lane_id,
         s.signals.state[lit, light],
+        joints.segments,
         jumps,
         turns,
         velocity,
-        (yaw + half) % (2 * half) - half,
-        np.diff(joints.irregular, prepend=0),
-        joints.segments,
+        _loops(s, joints.chunks),
+        *np.concatenate([segment_numbers(part) for part in (s.edges, s.lanes)], axis=1),
+        *other_lists,
+        *elements.other,
     ]
-    shapes = []
-    for name, part in parts.items():
-        more, shape = segment_numbers(part, joints.tables[name])
-        numbers += more
-        shapes.append(shape)
-    more, cells, block = element_numbers(s.elements, runs.length)
-    numbers += more
-    indexes = (s.edges.index, s.lanes.index)
     floats = [s.origin, s.timestamps, s.agents.size, roadmap.speed_limit, s.elements.low, s.elements.side]
-    floats += [each for index in indexes for each in (index.corner, index.size)] + [joints.extra]
-    flags = [s.agents.is_sdc, s.agents.to_predict, s.agents.of_interest, s.log.valid.T, s.signals.valid.T]
+    floats += [each for part in (s.edges, s.lanes) for each in (part.index.corner, part.index.size)] + [joints.extra]
+    flags = [s.agents.is_sdc, s.agents.to_predict, s.agents.of_interest, seen]
     flags += [] if routes is None else [routes.on_route, routes.valid]
     counts = Counts(
         num_steps=s.num_steps,
@@ -107,23 +117,37 @@ def pack(scenario: Scenario) -> bytes:
         num_samples=0 if routes is None else routes.valid.shape[1],
         num_irregular=len(joints.irregular),
         num_extra=len(joints.extra),
+        num_long=num_long,
         num_groups=len(s.elements.first),
+        num_listed=len(elements.rising[1]),
         rows=int(s.elements.rows),
         columns=int(s.elements.columns),
-        listed=s.elements.cells.shape[1],
-        block=block,
+        width=s.elements.cells.shape[1],
+        block=elements.block,
     )
+    row = [np.diff(_row(rising), prepend=0), _row(other)]
     body = b"".join(
         [
-            np.concatenate([counts, *shapes]).astype("<i4").tobytes(),
+            np.concatenate([counts, edges.shape, lanes.shape]).astype("<i4").tobytes(),
             *(np.asarray(part).astype("<f4").tobytes() for part in floats),
             np.asarray(s.id_bytes).tobytes(),
-            np.packbits(np.concatenate([part.reshape(-1) for part in flags])).tobytes(),
-            cells.tobytes(),
-            integers.encode(np.concatenate([np.asarray(part).reshape(-1).astype(np.int32) for part in numbers])),
+            np.packbits(_row(flags)).tobytes(),
+            elements.places.tobytes(),
+            integers.encode(np.concatenate(row)),
         ]
     )
     return MAGIC + struct.pack("<I", zlib.crc32(body)) + body
+
+
+def _row(parts: Sequence[Shaped[np.ndarray, "..."]]) -> Shaped[np.ndarray, " n"]:
+    return np.concatenate([np.asarray(part).reshape(-1) for part in parts])
+
+
+def _loops(scenario: Scenario, chunks: Chunks) -> Bool[np.ndarray, " K"]:
+    """Which runs of segments are closed: those whose first segment has one before it."""
+    edges = scenario.edges.previous[: chunks.num_edges]
+    lanes = scenario.lanes.previous[: len(chunks.run) - chunks.num_edges]
+    return np.concatenate([edges, lanes]).reshape(-1)[chunks.head] >= 0
 
 
 def _whole(values: Float[np.ndarray, "*n"], unit: float, field: str) -> Int32[np.ndarray, "*n"]:
@@ -136,6 +160,7 @@ def _whole(values: Float[np.ndarray, "*n"], unit: float, field: str) -> Int32[np
 
 def _differences(points: Int32[np.ndarray, "3 n"], lengths: Int[np.ndarray, " runs"]):
     """Of runs of points: the jumps to their first points, the steps from point to point, and how steps differ."""
+    lengths = lengths[lengths > 0]
     steps = np.diff(points, axis=1, prepend=np.zeros((3, 1), np.int32))
     heads = np.cumsum(lengths) - lengths
     jumps = steps[:, heads]

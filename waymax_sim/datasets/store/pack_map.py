@@ -3,26 +3,31 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int32, UInt8
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store.layout import (
+    IS_EDGE,
+    IS_LANE,
     LONG_LIST,
-    SEGMENT_TYPES,
     SHORT_LIST,
     SPLIT,
+    Chunks,
     Shape,
-    Table,
     block_of_cell,
+    chunks_of,
     elements_of,
+    ends_of_elements,
     in_z_order,
-    table,
 )
 from waymax_sim.datatypes.elements import MapElements
 from waymax_sim.datatypes.roadmap import RoadMap, SegmentIndex, Segments
+from waymax_sim.datatypes.scenario import Scenario
 
 # Sides of the blocks of cells that share a table of at most 256 groups, the largest first.
 BLOCKS = (8, 6, 5, 4, 3, 2, 1)
+
+Numbers = list[np.ndarray]
 
 
 class Runs(NamedTuple):
@@ -37,13 +42,13 @@ class Joints(NamedTuple):
     """How segments follow from points.
 
     Attributes:
-      tables: Chunks of edges and lanes.
+      chunks: The chunks of segments.
       irregular: Runs whose segments do not simply join their points: some points repeat, some segments were cut.
       segments: Number of segments of each irregular run.
       extra: Joints of the irregular runs, m.
     """
 
-    tables: dict[str, Table]
+    chunks: Chunks
     irregular: Int[np.ndarray, " K"]
     segments: Int[np.ndarray, " K"]
     extra: Float[np.ndarray, "X 3"]
@@ -62,68 +67,84 @@ def runs_of(roadmap: RoadMap) -> Runs:
     return runs
 
 
-def joints_of(roadmap: RoadMap, runs: Runs, parts: dict[str, Segments], num_points: int) -> Joints:
+def joints_of(scenario: Scenario, runs: Runs, num_points: int) -> Joints:
     """Compares segments with the points they were made from; `num_points` are those of all polylines."""
-    run_type = roadmap.feature_type[runs.row]
+    run_type = scenario.roadmap.feature_type[runs.row]
     segments, base = runs.length - 1, runs.start.copy()
-    irregular, extra, total = [], [np.zeros((0, 3), np.float32)], num_points
-    for name, part in parts.items():
-        feature = np.where(part.valid, part.feature, -1).reshape(-1)
-        for run in np.flatnonzero(SEGMENT_TYPES[name][run_type] & (segments > 0)):
+    irregular: dict[int, np.ndarray] = {}
+    for part, member in ((scenario.edges, IS_EDGE), (scenario.lanes, IS_LANE)):
+        start, end, feature = part.start, part.end, np.where(part.valid, part.feature, -1).reshape(-1)
+        for run in np.flatnonzero(member[run_type] & (segments > 0)):
             own = np.flatnonzero(feature == runs.row[run])
-            joints = np.concatenate([part.start[own], part.end[own[-1:]]])
-            if not np.array_equal(joints, roadmap.xyz[runs.start[run] :][: runs.length[run]]):
-                irregular.append(run)
-                extra.append(joints)
-    order = np.argsort(irregular).astype(int)
-    irregular, extra = np.array(irregular, int)[order], [extra[0], *(extra[1 + i] for i in order)]
-    sizes = np.array([len(joints) for joints in extra[1:]], int)
-    segments[irregular] = np.maximum(sizes - 1, 0)
-    base[irregular] = total + np.cumsum(sizes) - sizes
-    tables = {name: table(SEGMENT_TYPES[name], run_type, segments, base) for name in parts}
-    return Joints(tables, irregular, segments[irregular], np.concatenate(extra))
+            joints = np.concatenate([start[own], end[own[-1:]]])
+            if not np.array_equal(joints, scenario.roadmap.xyz[runs.start[run] :][: runs.length[run]]):
+                irregular[int(run)] = joints
+    which = np.array(sorted(irregular), int)
+    sizes = np.array([len(irregular[run]) for run in which], int)
+    segments[which] = np.maximum(sizes - 1, 0)
+    base[which] = num_points + np.cumsum(sizes) - sizes
+    extra = np.concatenate([np.zeros((0, 3), np.float32), *(irregular[run] for run in which)])
+    return Joints(chunks_of(run_type, segments, base), which, segments[which], extra)
 
 
-def segment_numbers(part: Segments, chunks: Table) -> tuple[list[np.ndarray], Shape]:
-    """Integers of segments, and the sizes of their index."""
-    used = len(chunks.first)
-    z = part.ends[:used, 2::3]
-    last = part.valid[:used].sum(axis=1) - 1
-    joints = np.concatenate([z[:, 0], z[np.arange(used), 1, last][:, None]], axis=1)
+def segment_numbers(part: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the segments in each chunk has the lowest joint and the highest: their joints, counted from -1."""
+    used = part.valid.any(axis=1)
+    z, last = part.ends[used][:, 2::3], part.valid[used].sum(axis=1) - 1
+    joints = np.concatenate([z[:, 0], z[np.arange(len(z)), 1, last][:, None]], axis=1)
     # A chunk that is not full ends in padding; its last joint is behind its last segment.
     joints = np.where(np.arange(joints.shape[1]) <= last[:, None], joints, joints[:, -1:])
-    extremes = [joints.argmin(axis=1) - 1, joints.argmax(axis=1) - 1]
-    loops = part.previous.reshape(-1)[chunks.head] >= 0
-    numbers, shape = index_numbers(part.index)
-    return [loops, *extremes, *numbers], shape
+    return joints.argmin(axis=1) - 1, joints.argmax(axis=1) - 1
 
 
-def index_numbers(index: SegmentIndex) -> tuple[list[np.ndarray], Shape]:
-    """Integers of an index, and its sizes."""
+class IndexNumbers(NamedTuple):
+    """An index of segments as integers: ascending ones and others, and its sizes."""
+
+    first: Int[np.ndarray, " L"]
+    more: Int[np.ndarray, "L k"]
+    codes: Int[np.ndarray, " n"]
+    shape: Shape
+
+
+def index_numbers(index: SegmentIndex) -> IndexNumbers:
+    """Lists as their first chunks and the steps to the next ones, and codes of cells as they are."""
     lists = index.lists[1:].astype(np.int64)
-    # A list goes up and then repeats its first chunk: no difference stands for the repetition.
+    # A list goes up and then repeats its first chunk: no step stands for the repetition.
     more = np.maximum(np.diff(lists, axis=1), 0)
-    long = np.flatnonzero(more[:, SHORT_LIST - 1])
     codes = np.concatenate([in_z_order(index.root), index.nodes[:-1].reshape(-1)]).astype(np.int64)
+    shape = Shape(index.root.shape[0].bit_length() - 1, len(index.nodes), len(index.lists))
+    return IndexNumbers(lists[:, 0], more, codes, shape)
+
+
+def indexes_numbers(edges: IndexNumbers, lanes: IndexNumbers, num_edge_chunks: int) -> tuple[Numbers, Numbers, int]:
+    """Both indexes as one: numbers that ascend or nearly do, other numbers, and how many lists are long."""
+    more = np.concatenate([edges.more, lanes.more])
+    long = np.flatnonzero(more[:, SHORT_LIST - 1])
+    codes = np.concatenate([edges.codes, lanes.codes])
     split = codes >= 0
-    differences = np.diff(~codes[~split], prepend=0)
+    which = np.concatenate([~edges.codes, ~lanes.codes + edges.shape.lists])
+    steps = np.diff(which[~split], prepend=0)
     cells = np.full(len(codes), SPLIT)
-    cells[~split] = differences - (differences <= SPLIT)
-    numbers = [
-        np.diff(lists[:, 0], prepend=0),
-        more[:, : SHORT_LIST - 1].T,
-        np.diff(long, prepend=0),
-        more[long, SHORT_LIST - 1 : LONG_LIST - 1].T,
-        cells,
-    ]
-    return numbers, Shape(index.root.shape[0].bit_length() - 1, len(index.nodes), len(index.lists), len(long))
+    cells[~split] = steps - (steps <= SPLIT)
+    rising = [np.concatenate([edges.first, lanes.first + num_edge_chunks]), long]
+    return rising, [more[:, : SHORT_LIST - 1].T, more[long, SHORT_LIST - 1 : LONG_LIST - 1].T, cells], len(long)
 
 
-def element_numbers(
-    elements: MapElements, length: Int[np.ndarray, " runs"]
-) -> tuple[list[np.ndarray], UInt8[np.ndarray, "C W"], int]:
-    """Integers of elements, the cells as rows of tables, and the side of the blocks of cells that share one."""
-    order = np.searchsorted(elements_of(length)[0], elements.first.reshape(-1))
+class ElementNumbers(NamedTuple):
+    """Elements as integers: near to one another and others, the cells as rows of tables, and the side of a block."""
+
+    rising: Numbers
+    other: Numbers
+    places: UInt8[np.ndarray, "C W"]
+    block: int
+
+
+def element_numbers(elements: MapElements, length: Int[np.ndarray, " runs"], points: Int32[np.ndarray, "3 n"], unit):
+    """Integers of elements, given the lengths of runs and the points of the map in whole units (m)."""
+    first, size = elements_of(length)
+    order = np.searchsorted(first, elements.first.reshape(-1))
+    low, high = ends_of_elements(points, first[order], size[order])
+    box = np.round(elements.box.T / unit).astype(np.int64) - np.concatenate([low, high])
     rows, columns = int(elements.rows), int(elements.columns)
     for side in BLOCKS:
         block = block_of_cell(rows, columns, side)
@@ -134,6 +155,6 @@ def element_numbers(
     places = np.zeros(elements.cells.shape, np.uint8)
     for cells, groups in zip(members, tables, strict=True):
         places[cells] = np.searchsorted(groups, elements.cells[cells])
-    groups = np.concatenate([np.zeros(0, np.int64), *tables])
     sizes = np.array([len(groups) for groups in tables], int)
-    return [np.diff(order, prepend=0), sizes, np.diff(groups, prepend=0)], places, side
+    groups = np.concatenate([np.zeros(0, np.int64), *tables])
+    return ElementNumbers([order, groups], [sizes, box], places, side)

@@ -35,9 +35,9 @@ def unpack(data: bytes | memoryview, *, bucketed: bool = True) -> Scenario:
     """
     try:
         return _scenario(content_of(memoryview(data)), bucketed)
-    except ZeroDivisionError as error:
+    except DataError as error:
         raise DataError(error.problem, field=error.field or "scene", remedy=REMEDY) from None
-    except (IndexError, OverflowError, struct.error) as error:
+    except (ValueError, IndexError, OverflowError, struct.error) as error:
         raise DataError(f"does not fit together: {error}", field="scene", remedy=REMEDY) from None
 
 

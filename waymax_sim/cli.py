@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,16 +13,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios, load
+from waymax_sim.datasets.loader import Scenarios, load, load_all
 from waymax_sim.datatypes.agents import Selector
 from waymax_sim.env import Env, EnvConfig, Policy
 from waymax_sim.metrics import METRICS
 
 ScenePath = Annotated[
-    str, tyro.conf.arg(metavar="PATH", help="A file, a quoted glob, shards as name@N, or synthetic:SEED:COUNT.")
+    str, tyro.conf.arg(metavar="PATH", help="A file, a quoted glob, shards as name@N, a converted folder, or synthetic:SEED:COUNT.")
 ]
 T = TypeVar("T")
 PICTURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
@@ -35,7 +36,7 @@ class WrongCall(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     commands = {"demo": demo, "info": info, "evaluate": evaluate, "realism": realism, "draw": draw}
-    commands |= {"generate": generate, "bench": bench}
+    commands |= {"convert": convert, "generate": generate, "bench": bench}
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -327,6 +328,51 @@ def bench(
             plot.parent.mkdir(parents=True, exist_ok=True)
             draw_curves(results, plot)
     return DONE
+
+
+def convert(
+    paths: tyro.conf.Positional[tuple[ScenePath, ...]],
+    /,
+    out: Path,
+    workers: int = 1,
+    shard: str = "0/1",
+) -> int:
+    """Converts scenes once to a compact store that loads a hundred times faster.
+
+    The same command goes on where it was stopped, however it was stopped.
+
+    Args:
+      paths: Where the scenes are.
+      out: Folder to write to.
+      workers: Processes to use.
+      shard: i/n to write one of n parts, i from 0, on one of n machines; then once more without it.
+    """
+    from waymax_sim.datasets.convert import convert as convert_scenes
+
+    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    if part is None or not int(part[1]) < int(part[2]):
+        raise WrongCall(f"--shard {shard} is not i/n with i below n")
+    if workers < 1:
+        raise WrongCall(f"--workers {workers} is not a number of processes; give 1 or more")
+    if not paths:
+        raise WrongCall("name what is to be converted")
+    scenarios = load_all(paths)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("scenes", total=None)
+        manifest = convert_scenes(
+            scenarios,
+            out,
+            workers=workers,
+            shard=(int(part[1]), int(part[2])),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if manifest is None:
+        print(f"wrote part {shard} to {out}; when all parts are written, run this once more without --shard")
+        return DONE
+    for problem in manifest["problems"]:
+        print(f"left out: {problem['file']}, record {problem['record']}: {problem['problem']}", file=sys.stderr)
+    print(f"{manifest['num_scenes']} scenes in {out}, {manifest['num_problems']} left out (see manifest.json)")
+    return DONE if manifest["num_scenes"] else NOTHING_USABLE
 
 
 def _load(path: str) -> Scenarios:

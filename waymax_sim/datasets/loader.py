@@ -16,13 +16,14 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import SceneFile, has_one_scene
 from waymax_sim.datasets.scenario_proto import scene_from_proto
 from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datasets.store.files import is_store, shards
 from waymax_sim.datasets.tf_example import decode_example
 from waymax_sim.datasets.window import Window
 from waymax_sim.datasets.window import window as cut
 from waymax_sim.datasets.womd import scene_from_example
 from waymax_sim.datatypes.scenario import Scenario
 
-FORMS = "give a file, a pattern such as 'folder/*.tfrecord*', shards as name@N, or synthetic:SEED:COUNT"
+FORMS = "give a file, a pattern such as 'folder/*.tfrecord*', shards as name@N, a folder of converted scenes, or synthetic:SEED:COUNT"
 SHARDS = re.compile(r"(?P<name>.+)@(?P<count>\d{1,5})")
 SYNTHETIC = re.compile(r"synthetic:(?P<seed>\d{1,9}):(?P<count>\d{1,9})")
 
@@ -37,6 +38,13 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, record: int) -> RawScene: ...
+
+
+@runtime_checkable
+class ScenarioSource(Source, Protocol):
+    """A source that has scenarios themselves, with all that is built from their maps."""
+
+    def scenario(self, record: int, *, bucketed: bool) -> Scenario: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +154,13 @@ class Scenarios(Sequence):
             rows = self._rows[index]
             options = {"problems": self.problems, "bucketed": self._bucketed, "window": self._window}
             return Scenarios(self._sources, **options, rows=rows)
-        raw = self.read(index)
-        file, record = self.source(index)
+        source, record = self._find(index)
         try:
-            return to_scenario(raw, bucketed=self._bucketed)
+            if self._window is None and isinstance(source, ScenarioSource):
+                return source.scenario(record, bucketed=self._bucketed)
+            return to_scenario(self.read(index), bucketed=self._bucketed)
         except DataError as error:
-            raise error.at(file=file, record=record) from None
+            raise error.at(file=source.name, record=record) from None
 
     def read(self, index: int) -> RawScene:
         """The scene as its source has it: world frame, float64, no padding. Only the steps of the window, if any.
@@ -191,24 +200,41 @@ def load(path: str | os.PathLike[str], *, bucketed: bool = True, window: Window 
 
     Args:
       path: A TFRecord file of WOMD tf.Examples or Scenario protos; a pattern of such files (sorted by name);
-        `name@N` for the shards `name-00000-of-0000N` and so on; or `synthetic:SEED:COUNT`.
+        `name@N` for the shards `name-00000-of-0000N` and so on; a folder of converted scenes; or
+        `synthetic:SEED:COUNT`.
       bucketed: Pad every axis to a common size, so that scenes of similar size share compiled programs.
       window: Which steps of every record to take, so that records of different lengths stack; all by default.
 
     Raises:
       DataError: Nothing is there, or none of it can be read. Single bad records raise when they are read.
     """
-    text = os.fspath(path)
-    if text.startswith("synthetic:"):
-        form = SYNTHETIC.fullmatch(text)
+    return load_all([path], bucketed=bucketed, window=window)
+
+
+def load_all(
+    paths: Sequence[str | os.PathLike[str]], *, bucketed: bool = True, window: Window | None = None
+) -> Scenarios:
+    """Opens the scenes of several paths as one sequence; see `load`."""
+    found = [_open(os.fspath(path)) for path in paths]
+    sources = [source for sources, _ in found for source in sources]
+    problems = [problem for _, problems in found for problem in problems]
+    return Scenarios(sources, problems=problems, bucketed=bucketed, window=window)
+
+
+def _open(path: str) -> tuple[list[Source], list[DataError]]:
+    """The sources that a path stands for, and what is wrong with some of them."""
+    if path.startswith("synthetic:"):
+        form = SYNTHETIC.fullmatch(path)
         if form is None or not int(form["count"]):
             raise DataError(
-                "not a set of synthetic scenes", file=text, remedy="write synthetic:SEED:COUNT, COUNT above 0"
+                "not a set of synthetic scenes", file=path, remedy="write synthetic:SEED:COUNT, COUNT above 0"
             )
-        return Scenarios([Synthetic(int(form["seed"]), int(form["count"]))], bucketed=bucketed, window=window)
+        return [Synthetic(int(form["seed"]), int(form["count"]))], []
+    if is_store(path):
+        return [*shards(path)], []
 
     sources, problems = [], []
-    for name in _files(text):
+    for name in _files(path):
         if has_one_scene(name):
             sources.append(SceneFile(name))
             continue
@@ -222,7 +248,7 @@ def load(path: str | os.PathLike[str], *, bucketed: bool = True, window: Window 
             problems.append(index.problem)
     if not any(len(source) for source in sources):
         raise problems[0]
-    return Scenarios(sources, problems=problems, bucketed=bucketed, window=window)
+    return sources, problems
 
 
 def _files(path: str) -> list[str]:

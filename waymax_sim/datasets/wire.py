@@ -37,15 +37,15 @@ def decode(data: bytes, name: str = "") -> Fields:
             key = data[position]
             position += 1
             if key >= 0x80:
-                key, position = _varint(data, position - 1, name)
+                key, position = varint(data, position - 1, name)
             wire = key & 7
             if wire == LEN:
                 size = data[position]
                 position += 1
                 if size >= 0x80:
-                    size, position = _varint(data, position - 1, name)
+                    size, position = varint(data, position - 1, name)
             elif wire == VARINT:
-                value, position = _varint(data, position, name)
+                value, position = varint(data, position, name)
                 fields.setdefault(key >> 3, []).append((wire, value))
                 continue
             elif wire == FIXED64:
@@ -63,7 +63,7 @@ def decode(data: bytes, name: str = "") -> Fields:
     return fields
 
 
-def _varint(data: bytes, position: int, name: str) -> tuple[int, int]:
+def varint(data: bytes, position: int, name: str) -> tuple[int, int]:
     """The number at a position, and where it ends; IndexError where the data end first."""
     value = shift = 0
     while shift < 70:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Shaped
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.store import integers
 from waymax_sim.datasets.store.layout import MAGIC, POSITION, VELOCITY, YAW, YAW_BITS, Chunks, Counts
 from waymax_sim.datasets.store.pack_map import (
@@ -23,17 +23,12 @@ from waymax_sim.datasets.store.pack_map import (
 from waymax_sim.datatypes.scenario import Scenario
 
 
-def pack_scene(raw: RawScene) -> bytes:
-    """Builds the indexes of a scene and packs all of it.
+def snapped(raw: RawScene) -> RawScene:
+    """The scene with its map points on the grid that packed scenes have; none moves by more than 0.5 mm per axis.
 
-    Map points are put on the grid that packed scenes have before anything is built from them; none moves by more than
-    0.5 mm per axis.
-
-    Raises:
-      DataError: The scene cannot be used, or lies too far from its origin.
+    What is built from a map must be built from the points that are kept.
     """
-    points = np.round(raw.point_xyz / POSITION) * POSITION
-    return pack(to_scenario(dataclasses.replace(raw, point_xyz=points), bucketed=False))
+    return dataclasses.replace(raw, point_xyz=np.round(raw.point_xyz / POSITION) * POSITION)
 
 
 def pack(scenario: Scenario) -> bytes:

@@ -1,0 +1,132 @@
+"""A folder of converted scenes, as `convert` and as TFDS lay it out."""
+
+import dataclasses
+import json
+import os
+import re
+
+import numpy as np
+
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.scene import RawRoutes, RawScene
+from waymax_sim.datasets.store.array_record import opened
+from waymax_sim.datasets.store.record import SceneInfo, info_in, lacks_in, scene_in
+from waymax_sim.datasets.store.unpack import unpack
+from waymax_sim.datatypes.scenario import Scenario
+
+MANIFEST, DATASET_INFO = "manifest.json", "dataset_info.json"
+NAME, SPLIT = "waymax_sim", "scenes"
+SHARD = re.compile(rf".+-{SPLIT}\.array_record-(?P<shard>\d{{5}})-of-(?P<count>\d{{5}})")
+
+
+def shard_name(shard: int, count: int) -> str:
+    """The file of a shard, as TFDS names it."""
+    return f"{NAME}-{SPLIT}.array_record-{shard:05d}-of-{count:05d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of a store; a source of scenes that need no building.
+
+    Attributes:
+      name: Its path.
+      count: Scenes in it.
+    """
+
+    name: str
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scenario(self, record: int, *, bucketed: bool) -> Scenario:
+        """A scenario, with the indexes that were built when it was converted."""
+        return unpack(scene_in(opened(self.name).read(record)), bucketed=bucketed)
+
+    def info(self, record: int) -> SceneInfo:
+        """Facts about a scene, without decoding it."""
+        return info_in(opened(self.name).read(record))
+
+    def read(self, record: int) -> RawScene:
+        """A scene in the world frame, as far as a scenario still holds it."""
+        data = opened(self.name).read(record)
+        return raw_scene(unpack(scene_in(data), bucketed=False), lacks_in(data))
+
+
+def is_store(path: str) -> bool:
+    """Whether a path is a folder of converted scenes, or its manifest."""
+    folder = os.path.dirname(path) if os.path.basename(path) == MANIFEST else path
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (MANIFEST, DATASET_INFO))
+
+
+def shards(path: str) -> list[Shard]:
+    """The shards of a store, in order; nothing is read but its manifest, where it has one.
+
+    Raises:
+      DataError: It is damaged, incomplete or empty.
+    """
+    folder = os.path.dirname(path) if os.path.basename(path) == MANIFEST else path
+    manifest = os.path.join(folder, MANIFEST)
+    if os.path.isfile(manifest):
+        found = [Shard(os.path.join(folder, name), count) for name, count in _listed(manifest)]
+    else:
+        names = sorted(name for name in os.listdir(folder) if SHARD.fullmatch(name))
+        found = [Shard(name, len(opened(name))) for name in (os.path.join(folder, name) for name in names)]
+    missing = [shard.name for shard in found if not os.path.isfile(shard.name)]
+    if missing:
+        raise DataError(f"{len(missing)} of {len(found)} shards are missing", file=missing[0], remedy="copy them again")
+    if not any(len(shard) for shard in found):
+        raise DataError("holds no scenes", file=path, remedy="its manifest says why")
+    return found
+
+
+def _listed(manifest: str) -> list[tuple[str, int]]:
+    """Names and numbers of scenes of the shards in a manifest."""
+    try:
+        with open(manifest, encoding="utf-8") as file:
+            listed = [(shard["file"], shard["scenes"]) for shard in json.load(file)["shards"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"is no manifest: {error!r}", file=manifest, remedy="convert the scenes again") from None
+    for name, count in listed:
+        sound = isinstance(name, str) and isinstance(count, int) and count >= 0
+        if not sound or os.path.basename(name) != name:
+            raise DataError("lists what is no shard", file=manifest, field="shards", remedy="convert the scenes again")
+    return listed
+
+
+def raw_scene(scenario: Scenario, lacks: tuple[str, ...] = ()) -> RawScene:
+    """A scenario in the world frame. Boxes have their size of now at every step; the time begins at zero."""
+    s = scenario
+    origin = s.origin.astype(np.float64)
+    sdc = np.flatnonzero(s.agents.is_sdc)
+    size = np.broadcast_to(s.agents.size.astype(np.float64), (s.num_steps, s.num_agents, 3))
+    routes = s.routes
+    return RawScene(
+        scenario_id=s.scenario_id,
+        timestamps=s.timestamps.astype(np.float64),
+        current_step=int(s.current_step),
+        agent_id=s.agents.id,
+        agent_type=s.agents.type,
+        xyz=s.log.xyz + origin,
+        yaw=s.log.yaw.astype(np.float64),
+        velocity=s.log.velocity.astype(np.float64),
+        size=size,
+        valid=s.log.valid,
+        sdc_index=int(sdc[0]) if len(sdc) else -1,
+        to_predict=s.agents.to_predict,
+        of_interest=s.agents.of_interest,
+        point_xyz=s.roadmap.xyz + origin,
+        point_feature=s.roadmap.feature,
+        feature_id=s.roadmap.feature_id,
+        feature_type=s.roadmap.feature_type,
+        speed_limit=s.roadmap.speed_limit.astype(np.float64),
+        links=s.roadmap.links,
+        signal_lane_id=s.signals.lane_id,
+        signal_state=s.signals.state,
+        signal_stop_point=s.signals.stop_point + origin,
+        signal_valid=s.signals.valid,
+        routes=None
+        if routes is None
+        else RawRoutes(routes.xyz + origin, routes.arc_length.astype(np.float64), routes.valid, routes.on_route),
+        lacks=lacks,
+    )

@@ -22,7 +22,10 @@ from waymax_sim.env import Env, EnvConfig, Policy
 from waymax_sim.metrics import METRICS
 
 ScenePath = Annotated[
-    str, tyro.conf.arg(metavar="PATH", help="A file, a quoted glob, shards as name@N, a converted folder, or synthetic:SEED:COUNT.")
+    str,
+    tyro.conf.arg(
+        metavar="PATH", help="A file, a quoted glob, shards as name@N, a converted folder, or synthetic:SEED:COUNT."
+    ),
 ]
 T = TypeVar("T")
 PICTURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
@@ -331,7 +334,13 @@ def bench(
 
 
 def convert(
-    paths: tyro.conf.Positional[tuple[ScenePath, ...]],
+    paths: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="PATH [PATH ...]", help="Files, quoted globs, shards as name@N, or synthetic:SEED:COUNT."
+        ),
+    ],
     /,
     out: Path,
     workers: int = 1,

@@ -20,7 +20,7 @@ from typing import Any
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
 from waymax_sim.datasets.store import array_record
-from waymax_sim.datasets.store.files import DATASET_INFO, MANIFEST, shard_name
+from waymax_sim.datasets.store.files import DATASET_INFO, MANIFEST, SHARD, shard_name
 from waymax_sim.datasets.store.record import features_of, serialize
 from waymax_sim.datasets.store.schema import VERSION, dataset_info_json, features_json
 from waymax_sim.datatypes.padding import bucket, sizes
@@ -28,6 +28,9 @@ from waymax_sim.datatypes.padding import bucket, sizes
 Json = dict[str, Any]
 # Scenes of a shard: about 60 MB, and about a minute of work.
 SHARD_SIZE = 256
+# What is kept of a problem.
+PROBLEM = ("file", "record", "field", "problem", "remedy")
+OTHER_FOLDER = "choose another folder, or empty this one"
 
 
 def convert(
@@ -64,6 +67,9 @@ def convert(
     count = max(-(-len(scenarios) // shard_size), 1)
     plan = _plan(scenarios, shard_size)
     names = [shard_name(number, count) for number in range(count)]
+    strange = sorted(name for name in os.listdir(folder) if SHARD.fullmatch(name) and name not in names)
+    if strange:
+        raise DataError("is of another conversion", file=os.path.join(folder, strange[0]), remedy=OTHER_FOLDER)
     mine = range(shard[0], count, shard[1])
     rows = {number: range(len(scenarios))[number * shard_size : (number + 1) * shard_size] for number in mine}
     done, total = 0, sum(map(len, rows.values()))
@@ -133,12 +139,10 @@ def _make(scenarios: Scenarios, row: int) -> Json:
     try:
         features, scenario = features_of(scenarios.read(row))
     except DataError as error:
-        place = {"file": error.file or file, "record": record, "field": error.field}
-        return {"problem": place | {"problem": error.problem, "remedy": error.remedy}}
+        return {"problem": {key: getattr(error.at(file=file, record=record), key) for key in PROBLEM}}
     except Exception as error:
         # A fault of a reader; it must not end the conversion of all other records.
-        place = {"file": file, "record": record, "field": ""}
-        return {"problem": place | {"problem": f"unexpected {error!r}", "remedy": "report it as a bug"}}
+        return {"problem": dict(zip(PROBLEM, (file, record, "", f"unexpected {error!r}", "report it"), strict=True))}
     return {"record": serialize(features), "sizes": bucket(sizes(scenario))}
 
 
@@ -153,16 +157,15 @@ def _counted(about: Json, outcome: Json) -> bytes | None:
 
 
 def _merge(about: Json, largest: Json, buckets: Json) -> None:
-    about["sizes"] = {axis: max(about["sizes"].get(axis, 0), largest.get(axis, 0)) for axis in about["sizes"] | largest}
-    about["buckets"] = dict(sorted((Counter(about["buckets"]) + Counter(buckets)).items(), key=lambda item: int(item[0])))
+    have = about["sizes"]
+    about["sizes"] = {axis: max(have.get(axis, 0), largest.get(axis, 0)) for axis in have | largest}
+    about["buckets"] = dict(Counter(about["buckets"]) + Counter(buckets))
 
 
 def _finish(folder: str, names: list[str], problems: list[DataError]) -> Json:
     """Describes the whole store, last of all in its manifest."""
     parts = [_read(_description(os.path.join(folder, name))) for name in names]
-    of_files = [
-        {"file": error.file, "record": error.record, "field": error.field, "problem": error.problem} for error in problems
-    ]
+    of_files = [{key: getattr(error, key) for key in PROBLEM} for error in problems]
     about: Json = {"sizes": {}, "buckets": {}}
     for part in parts:
         _merge(about, part["sizes"], part["buckets"])
@@ -197,7 +200,7 @@ def _described(path: str, plan: str) -> bool:
     if not os.path.isfile(_description(path)):
         return False
     if _read(_description(path)).get("plan") != plan:
-        raise DataError("is of another conversion", file=path, remedy="choose another folder, or empty this one")
+        raise DataError("is of another conversion", file=path, remedy=OTHER_FOLDER)
     return os.path.isfile(path)
 
 

@@ -6,8 +6,8 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import Protocol, overload, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -17,13 +17,20 @@ from waymax_sim.datasets.files import SceneFile, has_one_scene
 from waymax_sim.datasets.scenario_proto import scene_from_proto
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.store.files import is_store, shards
+from waymax_sim.datasets.store.info import SceneInfo, info_of
 from waymax_sim.datasets.tf_example import decode_example
 from waymax_sim.datasets.window import Window
 from waymax_sim.datasets.window import window as cut
 from waymax_sim.datasets.womd import scene_from_example
 from waymax_sim.datatypes.scenario import Scenario
 
-FORMS = "give a file, a pattern such as 'folder/*.tfrecord*', shards as name@N, a folder of converted scenes, or synthetic:SEED:COUNT"
+if TYPE_CHECKING:
+    from waymax_sim.datasets.batches import Batches, Position
+
+FORMS = (
+    "give a file, a pattern such as 'folder/*.tfrecord*', shards as name@N, a folder of converted scenes, "
+    "or synthetic:SEED:COUNT"
+)
 SHARDS = re.compile(r"(?P<name>.+)@(?P<count>\d{1,5})")
 SYNTHETIC = re.compile(r"synthetic:(?P<seed>\d{1,9}):(?P<count>\d{1,9})")
 
@@ -45,6 +52,8 @@ class ScenarioSource(Source, Protocol):
     """A source that has scenarios themselves, with all that is built from their maps."""
 
     def scenario(self, record: int, *, bucketed: bool) -> Scenario: ...
+
+    def info(self, record: int) -> SceneInfo: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +184,18 @@ class Scenarios(Sequence):
         except DataError as error:
             raise error.at(file=source.name, record=record) from None
 
+    def info(self, index: int) -> SceneInfo:
+        """Facts about a scene; of a converted one without decoding it.
+
+        Raises:
+          DataError: The record cannot be used.
+        """
+        source, record = self._find(index)
+        try:
+            return source.info(record) if isinstance(source, ScenarioSource) else info_of(self[index])
+        except DataError as error:
+            raise error.at(file=source.name, record=record) from None
+
     def source(self, index: int) -> tuple[str, int]:
         """File and record of a scenario."""
         source, record = self._find(index)
@@ -195,20 +216,51 @@ class Scenarios(Sequence):
         return self._sources[which], row - (self._ends[which - 1] if which else 0)
 
 
-def load(path: str | os.PathLike[str], *, bucketed: bool = True, window: Window | None = None) -> Scenarios:
-    """Opens recorded or synthetic scenes.
+@overload
+def load(path: str | os.PathLike[str], *, bucketed: bool = True, window: Window | None = None) -> Scenarios: ...
+@overload
+def load(
+    path: str | os.PathLike[str],
+    *,
+    batch_size: int,
+    shuffle_seed: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    num_epochs: int | None = 1,
+    keep: Callable[[SceneInfo], bool] | None = None,
+    pad_to: Mapping[str, int] | Sequence[Mapping[str, int]] | None = None,
+    start: "Position | None" = None,
+    bucketed: bool = True,
+    window: Window | None = None,
+) -> "Batches": ...
+def load(path, *, batch_size=None, bucketed=True, window=None, start=None, **options):
+    """Opens recorded, converted or synthetic scenes.
 
     Args:
       path: A TFRecord file of WOMD tf.Examples or Scenario protos; a pattern of such files (sorted by name);
         `name@N` for the shards `name-00000-of-0000N` and so on; a folder of converted scenes; or
         `synthetic:SEED:COUNT`.
+      batch_size: Scenes of a batch; without it, a sequence of single scenes is returned.
       bucketed: Pad every axis to a common size, so that scenes of similar size share compiled programs.
       window: Which steps of every record to take, so that records of different lengths stack; all by default.
+      start: The `position` where batches were left.
+      options: More about batches: `shuffle_seed`, `shard`, `num_epochs`, `keep` and `pad_to`; see `Batches`.
+
+    Returns:
+      `Scenarios`, or `Batches` where a batch size is given.
 
     Raises:
-      DataError: Nothing is there, or none of it can be read. Single bad records raise when they are read.
+      DataError: Nothing is there, or none of it can be read. Single bad records raise when they are read; batches leave
+        them out.
     """
-    return load_all([path], bucketed=bucketed, window=window)
+    # Only here, because batches are made of what this module returns.
+    from waymax_sim.datasets.batches import Batches, Position
+
+    scenarios = load_all([path], bucketed=bucketed, window=window)
+    if batch_size is not None:
+        return Batches(scenarios, batch_size, start=start or Position(), **options)
+    if options or start is not None:
+        raise TypeError(f"{', '.join([*options] or ['start'])} are about batches: give batch_size too")
+    return scenarios
 
 
 def load_all(

@@ -16,11 +16,12 @@ VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
 WIRE_OF_KIND = {"<f8": FIXED64, "<f4": FIXED32, "u1": VARINT}
 REMEDY = "the record is damaged or not what it seems"
 
-# Field number -> its (wire type, value) pairs in order; the value is an int for VARINT and bytes for all others.
+# Field number -> its (wire type, value) pairs in order; the value is an int for VARINT, for others a part of the data.
 Fields: TypeAlias = dict[int, list[tuple[int, Any]]]
+Data: TypeAlias = bytes | memoryview
 
 
-def decode(data: bytes, name: str = "") -> Fields:
+def decode(data: Data, name: str = "") -> Fields:
     """Splits a message into its fields.
 
     Args:
@@ -63,7 +64,7 @@ def decode(data: bytes, name: str = "") -> Fields:
     return fields
 
 
-def varint(data: bytes, position: int, name: str) -> tuple[int, int]:
+def varint(data: Data, position: int, name: str) -> tuple[int, int]:
     """The number at a position, and where it ends; IndexError where the data end first."""
     value = shift = 0
     while shift < 70:
@@ -117,7 +118,7 @@ def numbers(fields: Fields, number: int, name: str, kind: str) -> Num[np.ndarray
     return np.frombuffer(data, kind)
 
 
-def unpack_varints(data: bytes, name: str) -> Int[np.ndarray, " n"]:
+def unpack_varints(data: Data, name: str) -> Int[np.ndarray, " n"]:
     """Packed signed integers, all at once."""
     bytes_ = np.frombuffer(data, np.uint8)
     last = bytes_ < 0x80

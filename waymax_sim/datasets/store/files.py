@@ -10,7 +10,8 @@ import numpy as np
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawRoutes, RawScene
 from waymax_sim.datasets.store.array_record import opened
-from waymax_sim.datasets.store.record import SceneInfo, info_in, lacks_in, scene_in
+from waymax_sim.datasets.store.info import SceneInfo
+from waymax_sim.datasets.store.record import info_in, lacks_in, scene_in
 from waymax_sim.datasets.store.unpack import unpack
 from waymax_sim.datatypes.scenario import Scenario
 

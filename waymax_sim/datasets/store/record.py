@@ -10,60 +10,13 @@ import numpy as np
 from waymax_sim.datasets import wire
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datasets.store.info import SceneInfo, info_of
 from waymax_sim.datasets.store.pack import pack, snapped
 from waymax_sim.datasets.store.unpack import unpack
-from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.scenario import Scenario
 
 SCENE, SCENARIO_ID, LACKS, INFO = "scene", "scenario_id", "lacks", "info"
 REMEDY = "is it a record of a store of this package?"
-
-
-@dataclasses.dataclass(frozen=True)
-class SceneInfo:
-    """Facts about a scene that are known without decoding it; padding is not counted.
-
-    Attributes:
-      num_steps: Recorded steps.
-      num_agents: Agents.
-      num_valid_now: Agents seen at the current step.
-      num_vehicles: Vehicles among the agents.
-      num_pedestrians: Pedestrians among the agents.
-      num_cyclists: Cyclists among the agents.
-      num_points: Map points.
-      num_lights: Lanes with lights.
-      has_sdc: Whether there is a self-driving car.
-      has_routes: Whether there are paths of the sdc.
-    """
-
-    num_steps: int
-    num_agents: int
-    num_valid_now: int
-    num_vehicles: int
-    num_pedestrians: int
-    num_cyclists: int
-    num_points: int
-    num_lights: int
-    has_sdc: bool
-    has_routes: bool
-
-
-def info_of(scenario: Scenario) -> SceneInfo:
-    """The facts about a scenario."""
-    s = scenario
-    kinds = np.bincount(np.asarray(s.agents.type)[np.asarray(s.agents.exists)], minlength=5)
-    return SceneInfo(
-        num_steps=s.num_steps,
-        num_agents=int(kinds.sum()),
-        num_valid_now=int(np.count_nonzero(s.log.valid[int(s.current_step)])),
-        num_vehicles=int(kinds[VEHICLE]),
-        num_pedestrians=int(kinds[PEDESTRIAN]),
-        num_cyclists=int(kinds[CYCLIST]),
-        num_points=int(np.count_nonzero(s.roadmap.valid)),
-        num_lights=int(np.count_nonzero(s.signals.valid.any(axis=0))),
-        has_sdc=bool(np.any(s.agents.is_sdc)),
-        has_routes=s.routes is not None,
-    )
 
 
 def features_of(raw: RawScene) -> tuple[dict[str, Any], Scenario]:
@@ -107,10 +60,7 @@ def serialize(features: Mapping[str, Any]) -> bytes:
     entries = []
     for path, value in tree.flatten_with_path(features):
         data = value.encode() if isinstance(value, str) else value
-        if isinstance(data, bytes):
-            feature = _field(1, _field(1, data))
-        else:
-            feature = _field(3, _field(1, _varint(data)))
+        feature = _field(1, _field(1, data)) if isinstance(data, bytes) else _field(3, _field(1, _varint(data)))
         entries.append(_field(1, _field(1, "/".join(path).encode()) + _field(2, feature)))
     return _field(1, b"".join(entries))
 
@@ -128,16 +78,16 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def scene_in(record: bytes | memoryview) -> memoryview:
+def scene_in(record: wire.Data) -> memoryview:
     """The packed scene of a record.
 
     Raises:
       DataError: There is none.
     """
-    return memoryview(_text(_entries(record), SCENE))
+    return _text(_entries(record), SCENE)
 
 
-def lacks_in(record: bytes | memoryview) -> tuple[str, ...]:
+def lacks_in(record: wire.Data) -> tuple[str, ...]:
     """What the format of the source does not hold, by the record.
 
     Raises:
@@ -147,7 +97,7 @@ def lacks_in(record: bytes | memoryview) -> tuple[str, ...]:
     return tuple(text.split(", ")) if text else ()
 
 
-def info_in(record: bytes | memoryview) -> SceneInfo:
+def info_in(record: wire.Data) -> SceneInfo:
     """The facts about the scene of a record.
 
     Raises:
@@ -163,10 +113,10 @@ def info_in(record: bytes | memoryview) -> SceneInfo:
     return SceneInfo(**values)
 
 
-def _entries(record: bytes | memoryview) -> dict[bytes, memoryview]:
+def _entries(record: wire.Data) -> dict[bytes, memoryview]:
     """The features of a record by name, not decoded: only one of many is wanted."""
-    (features,) = wire.blobs(wire.decode(memoryview(record), "record"), 1, "record")[-1:] or [b""]
-    entries = wire.blobs(wire.decode(features, "features"), 1, "features")
+    (features,) = _messages(wire.decode(memoryview(record), "record"), 1)[-1:] or [memoryview(b"")]
+    entries = _messages(wire.decode(features, "features"), 1)
     # An entry of a map begins with its key: a tag, its length, and the key.
     return {bytes(entry[2 : 2 + entry[1]]): entry for entry in entries if len(entry) >= 2}
 
@@ -175,10 +125,15 @@ def _list(entries: Mapping[bytes, memoryview], name: str, kind: int) -> wire.Fie
     """The list of a feature; `kind` is 1 for bytes and 3 for integers."""
     if name.encode() not in entries:
         raise DataError("missing feature", field=name, remedy=REMEDY)
-    feature = wire.blobs(wire.decode(entries[name.encode()], name), 2, name)
-    lists = wire.blobs(wire.decode(feature[-1], name), kind, name) if feature else []
+    feature = _messages(wire.decode(entries[name.encode()], name), 2)
+    lists = _messages(wire.decode(feature[-1], name), kind) if feature else []
     return wire.decode(lists[-1], name) if lists else {}
 
 
-def _text(entries: Mapping[bytes, memoryview], name: str) -> bytes:
-    return (wire.blobs(_list(entries, name, 1), 1, name) or [b""])[-1]
+def _text(entries: Mapping[bytes, memoryview], name: str) -> memoryview:
+    return (_messages(_list(entries, name, 1), 1) or [memoryview(b"")])[-1]
+
+
+def _messages(fields: wire.Fields, number: int) -> list[memoryview]:
+    """Values of a field of messages or bytes, as parts of what was decoded: a scene is large."""
+    return [value for kind, value in fields.get(number, []) if kind == wire.LEN]

@@ -1,13 +1,13 @@
 """The scenario of a packed scene.
 
-Made to be quick: few calls, each over all there is of a kind. Numbers are not checked one by one, the checksum has been;
-whatever they are, nothing is read or written outside of an array, and what does not fit together is an error.
+Made to be quick: few calls, each over all there is of a kind. Numbers are not checked one by one, the checksum has
+been; whatever they are, nothing is read or written outside of an array, and what does not fit together is an error.
 """
 
 import struct
 
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Int, Shaped
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store.content import Content, content_of
@@ -155,7 +155,7 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     )
 
 
-def _routes(content: Content, points: Num[np.ndarray, "3 n"], room: dict[str, int]) -> Routes:
+def _routes(content: Content, points: Shaped[np.ndarray, "3 n"], room: dict[str, int]) -> Routes:
     path, sample = content.sampled.nonzero()
     shape, at = (room["M"], room["R"]), path * room["R"] + sample
     return Routes(
@@ -166,19 +166,25 @@ def _routes(content: Content, points: Num[np.ndarray, "3 n"], room: dict[str, in
     )
 
 
-def _true(count: int, length: int) -> Num[np.ndarray, " m"]:
+def _true(count: int, length: int) -> Shaped[np.ndarray, " m"]:
     out = np.zeros(length, bool)
     out[:count] = True
     return out
 
 
-def _padded(values: Num[np.ndarray, "n *rest"], length: int, fill: int = 0) -> Num[np.ndarray, "m *rest"]:
-    out = np.full((length, *values.shape[1:]), fill, values.dtype) if fill else np.zeros((length, *values.shape[1:]), values.dtype)
+def _padded(values: Shaped[np.ndarray, "n *rest"], length: int, fill: int = 0) -> Shaped[np.ndarray, "m *rest"]:
+    out = (
+        np.full((length, *values.shape[1:]), fill, values.dtype)
+        if fill
+        else np.zeros((length, *values.shape[1:]), values.dtype)
+    )
     out[: len(values)] = values
     return out
 
 
-def _placed(shape: tuple[int, int], at: Int[np.ndarray, " n"], values: Num[np.ndarray, "k n"]) -> Num[np.ndarray, "a b k"]:
+def _placed(
+    shape: tuple[int, int], at: Int[np.ndarray, " n"], values: Shaped[np.ndarray, "k n"]
+) -> Shaped[np.ndarray, "a b k"]:
     """Values put in their places in an array of zeros, with the k channels last."""
     out = np.zeros((shape[0] * shape[1], len(values)), values.dtype)
     for channel, column in enumerate(values):

@@ -5,20 +5,18 @@ import functools
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
-from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store.content import Content
 from waymax_sim.datasets.store.layout import (
     LONG_LIST,
+    POSITION,
     SHORT_LIST,
     SPLIT,
     Chunks,
-    Shape,
     block_of_cell,
     elements_of,
     ends_of_elements,
     from_z_order,
 )
-from waymax_sim.datasets.store.layout import POSITION
 from waymax_sim.datatypes.elements import GROUP, MapElements
 from waymax_sim.datatypes.roadmap import CHUNK, FAR, SegmentIndex, Segments
 from waymax_sim.maps.index import HEADROOM, Z_STRETCH
@@ -145,7 +143,7 @@ def indexes_from(
         low[0], high[0] = np.inf, -np.inf
         low[1 : shape.lists], high[1 : shape.lists] = reach[lists, 0], -reach[lists, 1]
         # As wide as the builder of indexes has it, which counts lists before it merges equal ones.
-        small = _small(max(1 + np.count_nonzero(cells < -1), shape.nodes))
+        small = _small(max(1 + int(np.count_nonzero(cells < -1)), shape.nodes))
         root = np.full((room[f"{name}.G"],) * 2, -1, small)
         nodes = np.full((room[f"{name}.Q"], 4), -1, small)
         root[:side, :side] = from_z_order(cells[: side * side], shape.depth)
@@ -156,7 +154,9 @@ def indexes_from(
     return indexes
 
 
-def _heights(chunks: Chunks, extremes: Int[np.ndarray, "2 C"], z: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "C 2"]:
+def _heights(
+    chunks: Chunks, extremes: Int[np.ndarray, "2 C"], z: Float32[np.ndarray, " n"]
+) -> Float32[np.ndarray, "C 2"]:
     """Lowest height at which a list of one chunk holds, and the highest one turned around, m."""
     stretched = np.float32(Z_STRETCH) * z.take(extremes + (chunks.first + 1), mode="clip")
     stretched[1] *= -1

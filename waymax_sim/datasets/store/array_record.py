@@ -27,10 +27,15 @@ OPTIONS = "group_size:1,uncompressed"
 REMEDY = "the file is damaged, or was not written by this package; convert the scenes again"
 
 
+class Compressed(Exception):
+    """The records are compressed, as TFDS writes them by itself."""
+
+
 class Reader:
     """The records of one file, which stays mapped into memory.
 
     Raises:
+      Compressed: Its records are compressed.
       DataError: It is no such file.
     """
 
@@ -65,8 +70,8 @@ class Reader:
         if len(self._data) % BLOCK:
             raise DataError("its size is no whole number of blocks")
         postscript = self._records(len(self._data) - BLOCK)
-        footer = wire.integer(wire.decode(postscript[0]), 1, "footer")
-        about, *chunks = (wire.decode(record) for record in self._records(footer))
+        footer = wire.integer(wire.decode(bytes(postscript[0])), 1, "footer")
+        about, *chunks = (wire.decode(bytes(record)) for record in self._records(footer))
         counts = wire.decode(wire.blobs(about, 1, "footer")[0])
         places = [wire.integer(chunk, 1, "place") for chunk in chunks]
         if wire.integer(counts, 3, "records") != len(places):
@@ -78,8 +83,10 @@ class Reader:
         header, place = self._span(place, CHUNK.size)
         _, size, _, kind, _ = CHUNK.unpack(header)
         data = memoryview(self._span(place, size)[0])
-        if kind & 255 != RECORDS or not data or data[0] != UNCOMPRESSED:
-            raise DataError("has no uncompressed records")
+        if kind & 255 != RECORDS or not data:
+            raise DataError("holds no records")
+        if data[0] != UNCOMPRESSED:
+            raise Compressed
         length, begin = wire.varint(data, 1, "size of sizes")
         sizes = wire.unpack_varints(data[begin : begin + length], "sizes")
         ends = begin + length + np.cumsum(sizes)
@@ -102,7 +109,41 @@ class Reader:
         return b"".join(parts), place
 
 
-def opened(path: str) -> Reader:
+class OfficialReader:
+    """The records of a compressed file, read by the package that defines the format.
+
+    Raises:
+      DataError: The package is not there, or it cannot read the file.
+    """
+
+    def __init__(self, path: str):
+        try:
+            from array_record.python.array_record_module import ArrayRecordReader
+        except ImportError:
+            remedy = "install array_record, or convert with `waymax-sim convert`, which does not compress"
+            raise DataError("is compressed", file=path, remedy=remedy) from None
+        self.path = path
+        try:
+            self._reader = ArrayRecordReader(path, "readahead_buffer_size:0")
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"cannot be read: {error}", file=path, remedy=REMEDY) from None
+
+    def __len__(self) -> int:
+        return self._reader.num_records()
+
+    def read(self, record: int) -> memoryview:
+        """One record.
+
+        Raises:
+          DataError: It cannot be read.
+        """
+        try:
+            return memoryview(self._reader.read([record])[0])
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise DataError(f"cannot be read: {error}", file=self.path, record=record, remedy=REMEDY) from None
+
+
+def opened(path: str) -> "Reader | OfficialReader":
     """The reader of a file; kept for as long as the file stays as it is.
 
     Raises:
@@ -116,8 +157,11 @@ def opened(path: str) -> Reader:
 
 
 @functools.lru_cache(maxsize=1024)
-def _opened(path: str, size: int, modified: int) -> Reader:
-    return Reader(path)
+def _opened(path: str, size: int, modified: int) -> "Reader | OfficialReader":
+    try:
+        return Reader(path)
+    except Compressed:
+        return OfficialReader(path)
 
 
 def write(path: str, records: Iterable[bytes]) -> None:

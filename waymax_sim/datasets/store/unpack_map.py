@@ -149,7 +149,7 @@ def indexes_from(
         root[:side, :side] = from_z_order(cells[: side * side], shape.depth)
         nodes[: shape.nodes - 1] = cells[side * side :].reshape(-1, 4)
         indexes.append(
-            SegmentIndex(corner=corner[:2], size=corner[2], root=root, nodes=nodes, lists=kept, low=low, high=high)
+            SegmentIndex(corner=corner[:2], size=corner[2, ...], root=root, nodes=nodes, lists=kept, low=low, high=high)
         )
     return indexes
 
@@ -224,7 +224,7 @@ def elements_from(
         box=box,
         cells=cells,
         low=grid[:2],
-        side=grid[2],
+        side=grid[2, ...],
         rows=np.asarray(n.rows, np.int32),
         columns=np.asarray(n.columns, np.int32),
     )

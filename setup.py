@@ -35,13 +35,19 @@ setup(
     packages=find_packages(include=["waymax_sim", "waymax_sim.*", "behavior_models", "behavior_models.*"]),
     package_data={"waymax_sim": ["py.typed"], "behavior_models": ["py.typed"]},
     install_requires=[
+        # The format of converted scenes; they are read without it, and it is not made for Windows.
+        "array_record>=0.5; platform_system != 'Windows'",
         "chex>=0.1.90",
+        "dm-tree>=0.1.9",
+        # What tensorflow-datasets needs and does not ask for.
+        "importlib_resources>=6.0",
         "jax>=0.9",
         "jaxtyping>=0.3.2",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "pillow>=10.3",
         "rich>=13.7",
+        "tensorflow-datasets>=4.9.9",
         "tyro>=0.9",
     ],
     extras_require={

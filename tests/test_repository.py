@@ -17,6 +17,7 @@ from waymax_sim import geometry
 
 ROOT = Path(__file__).parents[1]
 OPTIONAL = {
+    "array_record",
     "behavior_models",
     "dm_env",
     "flax",

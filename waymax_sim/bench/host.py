@@ -1,19 +1,29 @@
 """What is measured on the host: reading scenes and building the index of a map."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from waymax_sim.bench.measure import MEGA
 from waymax_sim.datasets import tfrecord, wire
 from waymax_sim.datasets.loader import Scenarios
-from waymax_sim.datasets.scene import RawScene
+from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datasets.store.pack import pack, snapped
+from waymax_sim.datasets.store.unpack import unpack
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES
 from waymax_sim.maps.segments import build_segments
 
-HOST = ("index_build", "load_tf_example", "load_scenario_proto")
+HOST = ("index_build", "load_tf_example", "load_scenario_proto", "read_scene", "load_store")
 
 
-def host_cases(scenarios: Scenarios, index: int, raw: RawScene) -> dict[str, Callable[[int], Any]]:
-    """Functions to call, by name; each is given a running number that it does not need.
+class HostCase(NamedTuple):
+    """A function to call with a running number that it does not need, and the size of what it is given, MB."""
+
+    call: Callable[[int], Any]
+    argument_mb: float | None = None
+
+
+def host_cases(scenarios: Scenarios, index: int, raw: RawScene) -> dict[str, HostCase]:
+    """What to measure, by name.
 
     Args:
       scenarios: The scenes.
@@ -26,10 +36,12 @@ def host_cases(scenarios: Scenarios, index: int, raw: RawScene) -> dict[str, Cal
         points = raw.point_xyz - origin
         return [build_segments(points, raw.point_feature, raw.feature_type, t) for t in (ROAD_EDGE_TYPES, LANE_TYPES)]
 
-    cases: dict[str, Callable[[int], Any]] = {"index_build": build}
+    packed = pack(to_scenario(snapped(raw), bucketed=False))
+    cases = {"index_build": HostCase(build), "load_store": HostCase(lambda _: unpack(packed), len(packed) / MEGA)}
     form = _form(*scenarios.source(index))
     if form is not None:
-        cases[f"load_{form}"] = lambda _: scenarios[index]
+        cases[f"load_{form}"] = HostCase(lambda _: scenarios[index])
+        cases["read_scene"] = HostCase(lambda _: scenarios.read(index))
     return cases
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from statistics import median, quantiles
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 
 from waymax_sim.bench.cases import Work
+from waymax_sim.bench.host import HostCase
 from waymax_sim.bench.measure import Program, Samples, compiled, interleaved, over_devices
 from waymax_sim.bench.scenes import Workload
 from waymax_sim.datasets.scene import RawScene
@@ -115,10 +115,11 @@ def _compared(work: Work, ours: Program, plain: Program, samples: Samples, slow:
     }
 
 
-def host_row(name: str, call: Callable[[int], Any], raw: RawScene, sampling: Sampling) -> Json:
+def host_row(name: str, case: HostCase, raw: RawScene, sampling: Sampling) -> Json:
     """Measures a function that is not compiled."""
-    (samples,) = interleaved([call], sampling.repeats, sampling.seconds)
-    return _row(name=name, agents=len(raw.agent_id), map_points=len(raw.point_xyz)) | _times(samples)
+    (samples,) = interleaved([case.call], sampling.repeats, sampling.seconds)
+    size = {"agents": len(raw.agent_id), "map_points": len(raw.point_xyz), "argument_mb": case.argument_mb}
+    return _row(name=name, **size) | _times(samples)
 
 
 def _row(**values: Any) -> Json:

@@ -45,7 +45,7 @@ NEEDS = {
     "rollout80_idm": "there is no rule-based traffic: no policy called idm",
     "load_tf_example": "no tf.Example was given with --data",
     "load_scenario_proto": "no Scenario proto was given with --data",
-    "load_store": "scenes are not kept in a converted form",
+    "read_scene": "no recorded scene was given with --data",
 }
 
 

@@ -5,6 +5,7 @@ Import this module only where tensorflow-datasets is installed; TensorFlow itsel
 """
 
 import functools
+import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -52,8 +53,8 @@ class WaymaxSim(tfds.core.GeneratorBasedBuilder):
         scenarios = load_all(self._paths)
         if not self._use_beam:
             return (example for row in range(len(scenarios)) for example in examples(scenarios, row))
-        import apache_beam as beam
-
+        # An extra, and in an environment of its own as a rule.
+        beam = importlib.import_module("apache_beam")
         return beam.Create(range(len(scenarios))) | beam.FlatMap(functools.partial(examples, scenarios))
 
 

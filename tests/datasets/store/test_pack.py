@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.data import recorded
 from tests.datasets.encode import small_scene

@@ -69,7 +69,6 @@ class Chunks(NamedTuple):
       count: Number of segments of each of these runs.
       run: Run of each chunk.
       first: First joint of each chunk, among all points and the extra joints.
-      filled: Number of segments in each chunk.
     """
 
     num_edges: int
@@ -78,7 +77,6 @@ class Chunks(NamedTuple):
     count: Int[np.ndarray, " K"]
     run: Int[np.ndarray, " C"]
     first: Int[np.ndarray, " C"]
-    filled: Int[np.ndarray, " C"]
 
 
 def _membership(types: tuple[int, ...]) -> Bool[np.ndarray, " codes"]:
@@ -107,15 +105,14 @@ def chunks_of(
     count = segments[runs]
     size = -(-count // CHUNK)
     begin = size.cumsum() - size
-    run, offset = runs.repeat(size), CHUNK * ramp(size)
+    run = runs.repeat(size)
     return Chunks(
         num_edges=int(-(-segments[edges] // CHUNK).sum()),
         runs=runs,
         head=CHUNK * begin,
         count=count,
         run=run,
-        first=base[run] + offset,
-        filled=np.minimum(segments[run] - offset, CHUNK),
+        first=base[run] + CHUNK * ramp(size),
     )
 
 

@@ -46,14 +46,16 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     origin, timestamps, size = floats.take(3), floats.take(n.num_steps), floats.take(n.num_agents, 3)
     speed_limit, grid, corners = floats.take(n.num_features), floats.take(3), floats.take(2, 3)
     extra = floats.take(n.num_extra, 3)
-    track, step = seen.nonzero()
-    num_seen = int(np.searchsorted(track, n.num_agents))
+    times_seen = seen.sum(axis=1)
+    track = np.arange(len(seen)).repeat(times_seen)
+    step = np.flatnonzero(seen) - track * n.num_steps
+    num_seen = int(times_seen[: n.num_agents].sum())
 
     feature, feature_id, link_from = rising.take(n.num_runs), rising.take(n.num_features), rising.take(n.num_links)
     yaw = rising.take(num_seen) << 32 - YAW_BITS >> 32 - YAW_BITS
     irregular = rising.take(n.num_irregular)
     agent_id, agent_type, length = other.take(n.num_agents), other.take(n.num_agents), other.take(n.num_runs)
-    feature_type, links, kind = other.take(n.num_features), other.take(n.num_links), other.take(n.num_links)
+    feature_type, link_step, kind = other.take(n.num_features), other.take(n.num_links), other.take(n.num_links)
     lane_id, state, segments = other.take(n.num_signals), other.take(len(step) - num_seen), length - 1
     if length.min(initial=1) < 1 or length.sum() != n.num_points:
         raise DataError("features have other numbers of points than the map")
@@ -61,7 +63,7 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
 
     # Polylines: those of the map, of agents and lights, and of routes twice (positions, then arc lengths as x).
     of_routes = content.sampled.sum(axis=1)
-    lengths = np.concatenate([length, seen.sum(axis=1), of_routes, of_routes])
+    lengths = np.concatenate([length, times_seen, of_routes, of_routes])
     lengths = lengths[lengths > 0]
     heads = lengths.cumsum() - lengths
     jumps = other.take(3, len(heads))
@@ -113,6 +115,9 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     map_xyz = np.zeros((room["P"], 3), np.float32)
     for axis in range(3):
         map_xyz[: n.num_points, axis] = joints[axis, : n.num_points]
+    links = np.full((room["L"], 3), -1, np.int32)
+    for column, values in enumerate((link_from, link_from + link_step, kind)):
+        links[: n.num_links, column] = values
     return Scenario(
         id_bytes=content.id_bytes,
         origin=origin,
@@ -140,7 +145,7 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
             feature_id=_padded(feature_id, room["F"], -1),
             feature_type=_padded(feature_type, room["F"], -1),
             speed_limit=_padded(speed_limit, room["F"]),
-            links=_padded(np.stack([link_from, link_from + links, kind], axis=-1), room["L"], -1),
+            links=links,
         ),
         edges=edges,
         lanes=lanes,
@@ -188,5 +193,5 @@ def _placed(
     """Values put in their places in an array of zeros, with the k channels last."""
     out = np.zeros((shape[0] * shape[1], len(values)), values.dtype)
     for channel, column in enumerate(values):
-        out[at, channel] = column
+        out[:, channel][at] = column
     return out.reshape(*shape, len(values))

@@ -16,14 +16,11 @@ from waymax_sim.datasets.store.layout import (
     elements_of,
     ends_of_elements,
     from_z_order,
+    ramp,
 )
 from waymax_sim.datatypes.elements import GROUP, MapElements
 from waymax_sim.datatypes.roadmap import CHUNK, FAR, SegmentIndex, Segments
 from waymax_sim.maps.index import HEADROOM, Z_STRETCH
-
-# Which places of a chunk hold a segment, by how many do.
-FILLED = np.arange(CHUNK) < np.arange(CHUNK + 1)[:, None]
-
 
 def segments_from(
     chunks: Chunks,
@@ -43,42 +40,44 @@ def segments_from(
       indexes: Those of edges and of lanes.
       room: Lengths of axes.
     """
-    valid = FILLED.take(chunks.filled, axis=0, mode="clip")
-    where = chunks.first[:, None, None] + _corners(joints.shape[1])
-    chunk, place = (~valid).nonzero()
-    of = valid * feature[chunks.run].astype(np.int32)[:, None]
+    where = chunks.first.astype(np.int32)[:, None, None] + _corners(joints.shape[1])
+    of = feature[chunks.run][:, None]
     tails = chunks.head + chunks.count - 1
+    spare = -chunks.count % CHUNK
+    hollow = (tails + 1).repeat(spare) + ramp(spare)
+    before_lanes = int(np.searchsorted(hollow, chunks.num_edges * CHUNK))
     before, after = np.where(loops > 0, [tails, chunks.head], -1)
     cut = len(chunks.head) - np.count_nonzero(chunks.head >= chunks.num_edges * CHUNK)
     parts = []
-    for name, part, runs, index in (
-        ("edges", slice(0, chunks.num_edges), slice(0, cut), indexes[0]),
-        ("lanes", slice(chunks.num_edges, None), slice(cut, None), indexes[1]),
+    for name, part, runs, holes, index in (
+        ("edges", slice(0, chunks.num_edges), slice(0, cut), slice(0, before_lanes), indexes[0]),
+        ("lanes", slice(chunks.num_edges, None), slice(cut, None), slice(before_lanes, None), indexes[1]),
     ):
-        total, mine = room[f"{name}.C"], valid[part]
-        offset = part.start * CHUNK
+        total, used, offset = room[f"{name}.C"], len(of[part]), part.start * CHUNK
+        empty = hollow[holes] - offset
         ends = np.full((total, 6, CHUNK), FAR, np.float32)
-        used = len(mine)
         joints.reshape(-1).take(where[part], out=ends[:used], mode="clip")
-        here = (chunk >= part.start) & (chunk < part.start + used)
-        ends[chunk[here] - part.start, :, place[here]] = FAR
+        ends[empty // CHUNK, :, empty % CHUNK] = FAR
         neighbors = np.full((2, total * CHUNK), -1, np.int32)
         counting = _counting(total * CHUNK + 2)
-        for row, start, at, other in ((0, 0, chunks.head, before), (1, 2, tails, after)):
-            np.copyto(neighbors[row, : used * CHUNK], counting[start : start + used * CHUNK], where=mine.reshape(-1))
-            neighbors[row, at[runs] - offset] = np.maximum(other[runs] - offset, -1)
+        for neighbor, start, at, other in ((neighbors[0], 0, chunks.head, before), (neighbors[1], 2, tails, after)):
+            neighbor[: used * CHUNK] = counting[start : start + used * CHUNK]
+            neighbor[empty] = -1
+            neighbor[at[runs] - offset] = np.maximum(other[runs] - offset, -1)
         previous, next_ = neighbors.reshape(2, total, CHUNK)
-        feature_of, there = np.zeros((total, CHUNK), np.int32), np.zeros((total, CHUNK), bool)
+        feature_of, valid = np.zeros((total, CHUNK), np.int32), np.zeros((total, CHUNK), bool)
         feature_of[:used] = of[part]
-        there[:used] = mine
-        parts.append(Segments(ends=ends, previous=previous, next=next_, feature=feature_of, valid=there, index=index))
+        feature_of.reshape(-1)[empty] = 0
+        valid[:used] = True
+        valid.reshape(-1)[empty] = False
+        parts.append(Segments(ends=ends, previous=previous, next=next_, feature=feature_of, valid=valid, index=index))
     return parts
 
 
 @functools.lru_cache(maxsize=8)
-def _corners(stride: int) -> Int[np.ndarray, "6 8"]:
+def _corners(stride: int) -> Int32[np.ndarray, "6 8"]:
     """Where the ends of the segments of a chunk are from its first joint, coordinates being `stride` apart."""
-    start = stride * np.arange(3)[:, None] + np.arange(CHUNK)
+    start = np.int32(stride) * np.arange(3, dtype=np.int32)[:, None] + np.arange(CHUNK, dtype=np.int32)
     return np.concatenate([start, start + 1])
 
 
@@ -110,8 +109,7 @@ def indexes_from(
     first, long = content.rising.take(count), content.rising.take(num_long)
     columns = _members(first, first, content.other.take(SHORT_LIST - 1, count))
     more = _members(first[long], columns[-1][long], content.other.take(LONG_LIST - SHORT_LIST, num_long))
-    members = np.empty((count, LONG_LIST), np.int32)
-    members[:] = first[:, None]
+    members = first.repeat(LONG_LIST).reshape(count, LONG_LIST)
     for place, column in enumerate(columns, 1):
         members[:, place] = column
     for place, column in enumerate(more, SHORT_LIST):
@@ -128,7 +126,8 @@ def indexes_from(
     which, quartered = steps.cumsum(dtype=np.int32), split.cumsum(dtype=np.int32)
     which[sizes[0] :] -= edges.lists
     quartered[sizes[0] :] -= edges.nodes - 1
-    codes = np.where(split, quartered - 1, ~which)
+    np.invert(which, out=which)
+    codes = which + (quartered - 1 - which) * split
 
     num_lanes = len(chunks.run) - chunks.num_edges
     indexes = []
@@ -169,7 +168,9 @@ def _members(first: Int[np.ndarray, " n"], last: Int[np.ndarray, " n"], steps: I
     """Members of lists that go on from their last one; without a step they repeat the first."""
     members = []
     for step in steps:
-        last = np.where(step == 0, first, last + step)
+        last = last + step
+        # Not `where`: which ones repeat is hard to predict, and a product does not ask.
+        last += (first - last) * (step == 0)
         members.append(last)
     return members
 

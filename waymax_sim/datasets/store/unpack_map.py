@@ -22,6 +22,7 @@ from waymax_sim.datatypes.elements import GROUP, MapElements
 from waymax_sim.datatypes.roadmap import CHUNK, FAR, SegmentIndex, Segments
 from waymax_sim.maps.index import HEADROOM, Z_STRETCH
 
+
 def segments_from(
     chunks: Chunks,
     loops: Int[np.ndarray, " K"],

@@ -1,0 +1,43 @@
+"""The TFDS builder, as one process runs it; `tests/beam` has the other way."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.store.schema import features_json
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    from waymax_sim.datasets.builder import WaymaxSim
+
+    made = WaymaxSim(paths=["synthetic:0:3"], data_dir=str(tmp_path_factory.mktemp("tfds")))
+    made.download_and_prepare()
+    return made
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_builder_writes_a_store(builder):
+    assert builder.info.splits["scenes"].num_examples == 3
+    assert {scenario.scenario_id for scenario in load(builder.data_dir)} == {f"synthetic-0-{i}" for i in range(3)}
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.filterwarnings("default")
+def test_features_are_described_as_tfds_does(builder):
+    assert json.loads((Path(builder.data_dir) / "features.json").read_text()) == features_json()
+
+
+@pytest.mark.filterwarnings("default")
+def test_bad_scenes_are_left_out(tmp_path, caplog):
+    from waymax_sim.datasets import tfrecord
+    from waymax_sim.datasets.builder import examples
+
+    tfrecord.write_records(tmp_path / "bad", [b"\x08\x01"])
+    assert list(examples(load(tmp_path / "bad"), 0)) == []
+    assert "left out" in caplog.text

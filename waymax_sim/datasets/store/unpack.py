@@ -19,6 +19,7 @@ from waymax_sim.datatypes.roadmap import RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import Signals
+from waymax_sim.maps.lanes import build_lane_graph
 
 REMEDY = "the store is damaged; convert the scene again"
 
@@ -90,6 +91,7 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     chunks = chunks_of(feature_type[feature], segments, base)
 
     lengths = {"N": n.num_agents, "P": n.num_points, "F": n.num_features, "L": n.num_links, "S": n.num_signals}
+    lengths["graph.F"] = max(n.num_features, 1)
     for name, shape, used in (
         ("edges", content.edges, chunks.num_edges),
         ("lanes", content.lanes, len(chunks.run) - chunks.num_edges),
@@ -122,6 +124,21 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     links = np.full((room["L"], 3), -1, np.int32)
     for column, values in enumerate((link_from, link_from + link_step, kind)):
         links[: n.num_links, column] = values
+    roadmap = RoadMap(
+        xyz=map_xyz,
+        feature=_padded(feature.repeat(length), room["P"]),
+        valid=_true(n.num_points, room["P"]),
+        feature_id=_padded(feature_id, room["F"], -1),
+        feature_type=_padded(feature_type, room["F"], -1),
+        speed_limit=_padded(speed_limit, room["F"]),
+        links=links,
+    )
+    signals = Signals(
+        lane_id=_padded(lane_id, room["S"], -1),
+        state=_placed((n.num_steps, room["S"]), lit, state[None])[..., 0],
+        stop_point=xyz[:, room["N"] :],
+        valid=there[:, room["N"] :],
+    )
     return Scenario(
         id_bytes=content.id_bytes,
         origin=origin,
@@ -142,24 +159,12 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
             velocity=_placed(of_agents, at, velocity.astype(np.float32)),
             valid=there[:, : room["N"]],
         ),
-        roadmap=RoadMap(
-            xyz=map_xyz,
-            feature=_padded(feature.repeat(length), room["P"]),
-            valid=_true(n.num_points, room["P"]),
-            feature_id=_padded(feature_id, room["F"], -1),
-            feature_type=_padded(feature_type, room["F"], -1),
-            speed_limit=_padded(speed_limit, room["F"]),
-            links=links,
-        ),
+        roadmap=roadmap,
         edges=edges,
         lanes=lanes,
+        graph=build_lane_graph(roadmap, lanes, signals),
         elements=elements,
-        signals=Signals(
-            lane_id=_padded(lane_id, room["S"], -1),
-            state=_placed((n.num_steps, room["S"]), lit, state[None])[..., 0],
-            stop_point=xyz[:, room["N"] :],
-            valid=there[:, room["N"] :],
-        ),
+        signals=signals,
         routes=_routes(content, joints[:, n.num_points + len(step) : num_points], room) if n.has_routes else None,
     )
 

@@ -49,9 +49,8 @@ def test_a_decision_says_what_why_and_proves_it(page):
 def test_commands_and_options_exist(capsys):
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     rows = re.findall(r"^\| `waymax-sim ([a-z]+)([^`]*)`", text, re.MULTILINE)
-    assert {command for command, _ in rows} == {
-        *("demo", "info", "evaluate", "draw", "convert", "generate", "bench"),
-    }
+    known = {"demo", "info", "evaluate", "realism", "convert", "generate", "draw", "bench"}
+    assert {command for command, _ in rows} == known
     for command, arguments in rows:
         assert cli.main([command, "--help"]) == 0
         helped = capsys.readouterr().out

@@ -145,16 +145,21 @@ def _compare(scenario: Scenario, agents: Evaluated, log: Tracks, sim: Tracks, pa
         }
         plane = jnp.where(kinematics.on_both_sides(tracks.valid), plane, jnp.nan)
 
-    def pairs(scene: tuple[Tracks, Array]) -> tuple[Array, Array]:
-        track, speed = scene
-        return distance_to_nearest(track, row, scenario.origin, parity), time_to_collision(track, row, speed, parity)
+    edges, future = road_edges(scenario, parity), slice(-num_future, None)
 
-    future = slice(-num_future, None)
-    ahead = Tracks(tracks.xyz[:, future], tracks.yaw[:, future], tracks.valid[:, future], tracks.size, tracks.type)
+    def around(scene: tuple[Tracks, Array]) -> tuple[Array, Array, Array]:
+        """How close others and the road edge are, in one scene."""
+        track, speed = scene
+        own = Tracks(track.xyz[:, row], track.yaw[:, row], track.valid[:, row], track.size[row], track.type[row])
+        return (
+            distance_to_nearest(track, row, scenario.origin, parity),
+            time_to_collision(track, row, speed, parity),
+            distance_to_road_edge(edges, scenario.origin, own, parity),
+        )
+
+    ahead = dataclasses.replace(tracks, **{name: getattr(tracks, name)[:, future] for name in ("xyz", "yaw", "valid")})
     at_once = min(SCENES_AT_ONCE, tracks.yaw.shape[0])
-    nearest, collision = jax.lax.map(pairs, (ahead, plane[:, future]), batch_size=at_once)
-    edges, size = road_edges(scenario, parity), tracks.size[:, row]
-    edge = distance_to_road_edge(edges, scenario.origin, xyz[:, future], yaw[:, future], size, valid[:, future], parity)
+    nearest, collision, edge = jax.lax.map(around, (ahead, plane[:, future]), batch_size=at_once)
     # One step more, because the first of these may be the one that crosses the line.
     reach = slice(-num_future - 1, None)
     red = runs_red_light(scenario, xyz[:, reach, :, :2], valid[:, reach], parity)[:, 1:]

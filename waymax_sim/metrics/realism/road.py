@@ -10,7 +10,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import ROAD_EDGE_TYPES, RoadMap, Segments
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.nearest import signed_distance
-from waymax_sim.metrics.realism.tracks import as_float32_of_the_world
+from waymax_sim.metrics.realism.tracks import Tracks, as_float32_of_the_world
 from waymax_sim.pytree import Array
 
 # The value where an agent is not there (m).
@@ -40,34 +40,25 @@ def road_edges(scenario: Scenario, parity: bool) -> Segments:
 
 
 def distance_to_road_edge(
-    edges: Segments,
-    origin: Float[Array, " 3"],
-    xyz: Float[Array, "K T E 3"],
-    yaw: Float[Array, "K T E"],
-    size: Float[Array, "K E 3"],
-    valid: Bool[Array, "K T E"],
-    parity: bool,
-) -> Float[Array, "K T E"]:
+    edges: Segments, origin: Float[Array, " 3"], tracks: Tracks, parity: bool
+) -> Float[Array, "T E"]:
     """Signed distance (m) of the most off-road bottom corner to the nearest road edge; positive is off the road.
 
     Args:
       edges: From `road_edges`.
       origin: World position of the local origin, m.
-      xyz: Centres, m.
-      yaw: Headings, rad.
-      size: Length, width and height, m.
-      valid: Which agents are there; others are far on the road.
+      tracks: The agents that are asked about, in one scene; where one is not there it is far on the road.
       parity: Round corners to what float32 can tell apart in the frame of the world.
     """
-    size = size[:, None]
-    xy = geometry.box_corners(xyz[..., :2], yaw, jnp.broadcast_to(size[..., :2], (*yaw.shape, 2)))
+    xyz, size = tracks.xyz, jnp.broadcast_to(tracks.size[None], tracks.xyz.shape)
+    xy = geometry.box_corners(xyz[..., :2], tracks.yaw, size[..., :2])
     bottom = jnp.broadcast_to((xyz[..., 2] - size[..., 2] / 2)[..., None, None], (*xy.shape[:-1], 1))
     corners = jnp.concatenate([xy, bottom], axis=-1)
     if parity:
         corners = as_float32_of_the_world(corners, origin)
-    asked = jnp.broadcast_to(valid[..., None], corners.shape[:-1])
+    asked = jnp.broadcast_to(tracks.valid[..., None], corners.shape[:-1])
     distance, _ = signed_distance(edges, corners, asked)
-    return jnp.where(valid, jnp.max(distance, axis=-1), ABSENT)
+    return jnp.where(tracks.valid, jnp.max(distance, axis=-1), ABSENT)
 
 
 def _is_longest(roadmap: RoadMap) -> Bool[Array, " F"]:

@@ -10,7 +10,7 @@ PRIVILEGED_NOTE = "* privileged: sees the logged future"
 
 
 def info_text(facts: dict[str, Any]) -> str:
-    """A few lines about one record, from `describe` with `file` and `record` added."""
+    """A few lines about one record, from `describe` with `file`, `record` and `lacks` added."""
     bounds = facts["bounds"] or {}
     extent = ", ".join(f"{axis} {low:.0f}..{high:.0f}" for axis, (low, high) in bounds.items()) or "nothing to bound"
     origin = ", ".join(f"{value:.0f}" for value in facts["origin"])
@@ -25,6 +25,7 @@ def info_text(facts: dict[str, Any]) -> str:
         f"  points    {facts['num_map_points']}{_by_type(facts['map_points_by_type'])}",
         f"  lights    {facts['num_lights']}",
         f"  bounds    {extent} m from the origin ({origin})",
+        *([f"  lacks     {', '.join(facts['lacks'])}"] if facts["lacks"] else []),
         *(f"  problem   {problem}" for problem in facts["problems"]),
     ]
     return "\n".join(lines)

@@ -5,10 +5,9 @@ import json
 import os
 import re
 
-import numpy as np
-
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.scene import RawRoutes, RawScene
+from waymax_sim.datasets.raw import raw_of
+from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.store.array_record import opened
 from waymax_sim.datasets.store.info import SceneInfo
 from waymax_sim.datasets.store.record import info_in, lacks_in, scene_in
@@ -51,7 +50,7 @@ class Shard:
     def read(self, record: int) -> RawScene:
         """A scene in the world frame, as far as a scenario still holds it."""
         data = opened(self.name).read(record)
-        return raw_scene(unpack(scene_in(data), bucketed=False), lacks_in(data))
+        return dataclasses.replace(raw_of(unpack(scene_in(data))), lacks=lacks_in(data))
 
 
 def is_store(path: str) -> bool:
@@ -93,41 +92,3 @@ def _listed(manifest: str) -> list[tuple[str, int]]:
         if not sound or os.path.basename(name) != name:
             raise DataError("lists what is no shard", file=manifest, field="shards", remedy="convert the scenes again")
     return listed
-
-
-def raw_scene(scenario: Scenario, lacks: tuple[str, ...] = ()) -> RawScene:
-    """A scenario in the world frame. Boxes have their size of now at every step; the time begins at zero."""
-    s = scenario
-    origin = s.origin.astype(np.float64)
-    sdc = np.flatnonzero(s.agents.is_sdc)
-    size = np.broadcast_to(s.agents.size.astype(np.float64), (s.num_steps, s.num_agents, 3))
-    routes = s.routes
-    return RawScene(
-        scenario_id=s.scenario_id,
-        timestamps=s.timestamps.astype(np.float64),
-        current_step=int(s.current_step),
-        agent_id=s.agents.id,
-        agent_type=s.agents.type,
-        xyz=s.log.xyz + origin,
-        yaw=s.log.yaw.astype(np.float64),
-        velocity=s.log.velocity.astype(np.float64),
-        size=size,
-        valid=s.log.valid,
-        sdc_index=int(sdc[0]) if len(sdc) else -1,
-        to_predict=s.agents.to_predict,
-        of_interest=s.agents.of_interest,
-        point_xyz=s.roadmap.xyz + origin,
-        point_feature=s.roadmap.feature,
-        feature_id=s.roadmap.feature_id,
-        feature_type=s.roadmap.feature_type,
-        speed_limit=s.roadmap.speed_limit.astype(np.float64),
-        links=s.roadmap.links,
-        signal_lane_id=s.signals.lane_id,
-        signal_state=s.signals.state,
-        signal_stop_point=s.signals.stop_point + origin,
-        signal_valid=s.signals.valid,
-        routes=None
-        if routes is None
-        else RawRoutes(routes.xyz + origin, routes.arc_length.astype(np.float64), routes.valid, routes.on_route),
-        lacks=lacks,
-    )

@@ -25,6 +25,7 @@ INFO_KEYS = {
     "num_map_points",
     "map_features_by_type",
     "num_lights",
+    "lacks",
     "problems",
 }
 

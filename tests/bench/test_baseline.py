@@ -27,7 +27,7 @@ def compared(scenario: Scenario, seed: int = 0, num_moments: int = 3) -> None:
     def judged(scenario, whole, steps, agents):
         def judge(item):
             step, agents = item
-            snapshot = Snapshot(scenario, step, agents, agents, 0.1)
+            snapshot = Snapshot(scenario, step, stack([agents, agents]), 0.1)
             plain = plain_metrics(whole)
             return [{name: known[name].compute(snapshot) for name in PLAIN} for known in (METRICS, plain)]
 
@@ -70,7 +70,7 @@ def test_without_road_edges_nothing_is_off_the_road():
     raw = busy_raw_scene()
     scenario = to_scenario(dataclasses.replace(raw, feature_type=np.full(7, 2)))
     whole, scenario = jax.tree.map(jnp.asarray, (whole_map(scenario.roadmap), scenario))
-    snapshot = Snapshot(scenario, jnp.asarray(3), take(scenario.log, 3), take(scenario.log, 2), 0.1)
+    snapshot = Snapshot(scenario, jnp.asarray(3), take(scenario.log, slice(2, 4)), 0.1)
     assert not plain_metrics(whole)["offroad"].compute(snapshot).valid.any()
 
 

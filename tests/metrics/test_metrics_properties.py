@@ -21,8 +21,8 @@ AGENTS = 12
 
 def at(scenario: Scenario, step: int = 5) -> dict[str, MetricValue]:
     """All metrics at a step when agents are where the log has them two steps later."""
-    agents, previous = take(scenario.log, step + 2), take(scenario.log, step + 1)
-    return judge(Snapshot(scenario, jnp.asarray(step), agents, previous, 0.1), METRICS)
+    history = take(scenario.log, slice(0, step + 3))
+    return judge(Snapshot(scenario, jnp.asarray(step), history, 0.1), METRICS)
 
 
 at_now = jax.jit(at)

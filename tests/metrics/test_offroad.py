@@ -99,8 +99,8 @@ def _log_distances(scenario):
     """Road edge distance of the log at steps 11 to 90, [80, N]."""
 
     def at(step):
-        agents = take(scenario.log, step)
-        return road_edge_distance(Snapshot(scenario, step, agents, agents, 0.1)).value
+        history = take(scenario.log, step + jnp.arange(-1, 1))
+        return road_edge_distance(Snapshot(scenario, step, history, 0.1)).value
 
     return jax.lax.map(at, jnp.arange(11, 91))
 

@@ -241,7 +241,7 @@ def _plain(env: Env, whole: WholeMap) -> Env:
 
 
 def _batch(env: Env, workload: Workload, batch: int) -> tuple[Scenario, list[State]]:
-    scenario, num_history = workload.scenario, env.config.num_history_steps
+    scenario, num_history = workload.scenario, env.num_history_steps
     steps = [moments(scenario.num_steps, num_history, batch, variant) for variant in range(VARIANTS)]
     return batched(scenario, batch), [states_at(env, scenario, step) for step in steps]
 

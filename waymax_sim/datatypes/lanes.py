@@ -8,6 +8,21 @@ from waymax_sim.pytree import Array, pytree
 
 
 @pytree
+class StopLines:
+    """Where lanes with a light or a stop sign are to be stopped at.
+
+    Attributes:
+      lane: The lane, a row of the feature table; -1 for padding.
+      xyz: Where the line crosses the centre of the lane, m, local frame.
+      yaw: Direction of the lane there, rad.
+    """
+
+    lane: Int[Array, " Z"]
+    xyz: Float[Array, "Z 3"]
+    yaw: Float[Array, " Z"]
+
+
+@pytree
 class LaneGraph:
     """What is known of lanes besides their `Segments`. A lane is named by its row F of the feature table.
 
@@ -24,6 +39,7 @@ class LaneGraph:
       stop: Arc length of its stop line, m; says nothing without a light or stop sign.
       light: Column of its traffic light in `Signals`, -1 without one.
       stop_sign: Whether it has a stop sign.
+      stop_lines: The stop lines of lanes that have a light or a stop sign.
       arc_length: Where each segment begins on its lane, m.
       curvature: Of the lane at the middle of each segment, 1/m; positive to the left.
       left: Segment of the lane on the left that lies beside the middle of each segment, -1 without one.
@@ -41,6 +57,7 @@ class LaneGraph:
     stop: Float[Array, " F"]
     light: Int[Array, " F"]
     stop_sign: Bool[Array, " F"]
+    stop_lines: StopLines
     arc_length: Float[Array, "C W"]
     curvature: Float[Array, "C W"]
     left: Int[Array, "C W"]

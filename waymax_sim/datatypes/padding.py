@@ -34,18 +34,20 @@ _AXES = {
     "graph": ("graph.F",),
     **dict.fromkeys(("graph.arc_length", "graph.curvature", "graph.left", "graph.right"), ("lanes.C",)),
     "graph.inferred": (),
+    "graph.stop_lines": ("graph.Z",),
     "elements": ("elements.G",),
     "elements.cells": ("elements.C",),
     "elements.low": (),
     "signals": (None, "S"),
     "signals.lane_id": ("S",),
     "routes": ("M", "R"),
+    "goals": ("N",),
 }
 # Where padding is not zero or False: ids, indices and codes of nothing, and places that are never nearest.
 _FILL = dict.fromkeys(
     ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cells"), -1
 )
-_FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right"), -1) | {"ends": FAR}
+_FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1) | {"ends": FAR}
 
 
 def _axes(path: tuple) -> tuple[str | None, ...]:
@@ -113,14 +115,15 @@ def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
     """Pads scenarios to their common size and stacks them along a leading batch axis B.
 
     Raises:
-      ValueError: There are none, they differ in the number of steps, or only some have routes.
+      ValueError: There are none, they differ in the number of steps, or only some have routes or goals.
     """
     if not scenarios:
         raise ValueError("no scenarios to stack")
     if len({scenario.num_steps for scenario in scenarios}) > 1:
         raise ValueError("scenarios of different numbers of steps cannot be stacked")
-    if len({scenario.routes is None for scenario in scenarios}) > 1:
-        raise ValueError("scenarios with routes and scenarios without cannot be stacked")
+    for name in ("routes", "goals"):
+        if len({getattr(scenario, name) is None for scenario in scenarios}) > 1:
+            raise ValueError(f"scenarios with {name} and scenarios without cannot be stacked")
     lengths = [sizes(scenario) for scenario in scenarios]
     common = {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
     return stack([pad(scenario, common) for scenario in scenarios])

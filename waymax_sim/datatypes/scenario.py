@@ -5,6 +5,7 @@ from jaxtyping import Float, Int, UInt8
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.elements import MapElements
+from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.lanes import LaneGraph
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
@@ -32,6 +33,7 @@ class Scenario:
       elements: Short pieces of map features, and the index of which are near.
       signals: Traffic lights, [T, S].
       routes: Paths of the sdc, of the source or derived from the lanes; None where they were taken away.
+      goals: Where agents are to go, or None where nobody was told.
     """
 
     id_bytes: UInt8[Array, " bytes"]
@@ -47,6 +49,7 @@ class Scenario:
     elements: MapElements
     signals: Signals
     routes: Routes | None
+    goals: Goals | None = None
 
     @property
     def scenario_id(self) -> str:

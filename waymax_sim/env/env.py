@@ -31,7 +31,7 @@ class EnvConfig:
       rewards: Pairs of metric and weight; an agent's reward is the weighted sum of its valid values.
       judged: Whether metrics per agent are computed for all agents or for the sdc alone, which costs far less.
       terminate_on: Metrics that end the episode when positive for a controlled agent.
-      num_history_steps: Steps kept in the state, at least 2.
+      num_history_steps: Steps that policies see, at least 2. The state keeps more where a metric looks further back.
       dt: Time step, s.
     """
 
@@ -94,6 +94,11 @@ class Env:
         """The metrics in use, by name."""
         return resolve(self.config.metrics)
 
+    @property
+    def num_history_steps(self) -> int:
+        """Steps kept in the state: those that policies see, or more where a metric looks further back."""
+        return max(self.config.num_history_steps, *(metric.num_steps for metric in self.metrics.values()), 2)
+
     def reset(
         self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None
     ) -> tuple[State, StepOut]:
@@ -107,7 +112,7 @@ class Env:
         scenario = _on_device(scenario)
         if controller is None:
             controller = jnp.where(select(scenario.agents, self.config.controlled), CALLER, LOG).astype(jnp.int32)
-        steps = scenario.current_step - jnp.arange(self.config.num_history_steps - 1, -1, -1, dtype=jnp.int32)
+        steps = scenario.current_step - jnp.arange(self.num_history_steps - 1, -1, -1, dtype=jnp.int32)
         history = take(scenario.log, jnp.maximum(steps, 0))
         # What lies before the record is not known: it must not wrap around to its end.
         history = masked(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
@@ -130,6 +135,8 @@ class Env:
 
     def observe(self, scenario: Scenario, state: State, *, privileged: bool = False) -> Observation:
         """What a policy sees; only a privileged one sees the log."""
+        seen = take(state.history, slice(-self.config.num_history_steps, None))
+        state = dataclasses.replace(state, history=seen)
         return observe(_on_device(scenario), state, self.config.dt, privileged=privileged)
 
     def advance(self, scenario: Scenario, state: State, proposed: AgentState, acts: Bool[Array, " N"]) -> State:
@@ -159,7 +166,7 @@ class Env:
     def judge(self, scenario: Scenario, state: State, *, moved: Bool[Array, ""]) -> StepOut:
         """Metrics, reward and termination of a state. Where it has not `moved`, nothing is rewarded."""
         rows = None if self.config.judged == "all" else jnp.argmax(scenario.agents.is_sdc)[None]
-        snapshot = Snapshot(scenario, state.step, state.agents, state.previous, self.config.dt, rows)
+        snapshot = Snapshot(scenario, state.step, state.history, self.config.dt, rows)
         metrics = self.metrics
         values = judge(snapshot, metrics)
         controlled = (state.controller != LOG) & scenario.agents.exists

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.elements import MapElements
+from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.lanes import LaneGraph
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
@@ -30,6 +31,7 @@ class Observation:
       elements: Short pieces of map features, and the index of which are near.
       signals: Traffic lights now, [S].
       routes: Paths of the sdc, or None. `on_route` is an instruction where to go, and is not hidden.
+      goals: Where agents were told to go, or None where nobody was.
       log: The whole record, future included, for privileged policies; None for all others.
     """
 
@@ -44,6 +46,7 @@ class Observation:
     elements: MapElements
     signals: Signals
     routes: Routes | None
+    goals: Goals | None
     log: AgentState | None
 
     @property
@@ -74,5 +77,6 @@ def observe(scenario: Scenario, state: State, dt: float, *, privileged: bool = F
         elements=scenario.elements,
         signals=signals,
         routes=scenario.routes,
+        goals=scenario.goals,
         log=scenario.log if privileged else None,
     )

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from waymax_sim.datatypes.lanes import LaneGraph
+from waymax_sim.datatypes.lanes import LaneGraph, StopLines
 from waymax_sim.datatypes.roadmap import (
     CONTROLS,
     LANE_BIKE,
@@ -91,12 +91,20 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
         stop=stop.astype(np.float32),
         light=light.astype(np.int32),
         stop_sign=stop_sign,
+        stop_lines=_stop_lines(lines, stop, np.flatnonzero((light >= 0) | stop_sign)),
         arc_length=_laid_out(lines, lanes, lines.begin - lines.origin[lines.lane], 0),
         curvature=_laid_out(lines, lanes, _curvature(lines), 0),
         left=_laid_out(lines, lanes, left, -1),
         right=_laid_out(lines, lanes, right, -1),
         inferred=~np.where([False, True, True, False], neighbors, given),
     )
+
+
+def _stop_lines(lines: Centrelines, stop: Float[np.ndarray, " F"], lane: Int[np.ndarray, " Z"]) -> StopLines:
+    """The lines of some lanes, by where they are to be stopped at."""
+    where = lines.origin[lane] + stop[lane]
+    xyz, yaw = lines.point(where, lane), np.append(lines.yaw, 0.0)[lines.find(where, lane)]
+    return StopLines(lane=lane.astype(np.int32), xyz=xyz.astype(np.float32), yaw=yaw.astype(np.float32))
 
 
 def _over_bare_lanes(links: Int[np.ndarray, "L 3"], lines: Centrelines) -> Int[np.ndarray, "K 3"]:

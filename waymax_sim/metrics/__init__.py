@@ -5,14 +5,27 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
+from waymax_sim.metrics.clearance import clearance
+from waymax_sim.metrics.comfort import NUM_STEPS as COMFORT_STEPS
+from waymax_sim.metrics.comfort import discomfort
 from waymax_sim.metrics.divergence import log_divergence
+from waymax_sim.metrics.encroachment import NUM_STEPS as ENCROACHMENT_STEPS
+from waymax_sim.metrics.encroachment import post_encroachment_time
+from waymax_sim.metrics.fault import at_fault_collision, at_fault_vru_collision
+from waymax_sim.metrics.goal import goal_distance, goal_reached
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
 from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot
 from waymax_sim.metrics.offroad import offroad, road_edge_distance
 from waymax_sim.metrics.overlap import overlap
+from waymax_sim.metrics.progress import log_progress
 from waymax_sim.metrics.route import off_route, route_progression
+from waymax_sim.metrics.speeding import speeding, speeding_time
+from waymax_sim.metrics.stop_lines import NUM_STEPS as STOP_STEPS
+from waymax_sim.metrics.stop_lines import red_light_violation, stop_sign_violation
+from waymax_sim.metrics.straddling import straddling
 from waymax_sim.metrics.summary import summarize
-from waymax_sim.metrics.wrong_way import wrong_way
+from waymax_sim.metrics.time_to_collision import time_to_collision
+from waymax_sim.metrics.wrong_way import wrong_way, wrong_way_distance
 
 __all__ = ["METRICS", "Metric", "MetricValue", "Snapshot", "judge", "resolve", "summarize"]
 
@@ -25,6 +38,29 @@ _ALL = (
     Metric("wrong_way", wrong_way, per="agent", unit="1", over_time="max"),
     Metric("off_route", off_route, per="scene", unit="m", over_time="max"),
     Metric("route_progression", route_progression, per="scene", unit="1", over_time="last", better="higher"),
+    Metric("time_to_collision", time_to_collision, per="agent", unit="s", over_time="min", better="higher"),
+    Metric(
+        "post_encroachment_time",
+        post_encroachment_time,
+        per="agent",
+        unit="s",
+        over_time="min",
+        better="higher",
+        num_steps=ENCROACHMENT_STEPS,
+    ),
+    Metric("clearance", clearance, per="agent", unit="m", over_time="min", better="higher"),
+    Metric("at_fault_collision", at_fault_collision, per="agent", unit="1", over_time="max"),
+    Metric("at_fault_vru_collision", at_fault_vru_collision, per="agent", unit="1", over_time="max"),
+    Metric("red_light_violation", red_light_violation, per="agent", unit="1", over_time="max"),
+    Metric("stop_sign_violation", stop_sign_violation, per="agent", unit="1", over_time="max", num_steps=STOP_STEPS),
+    Metric("speeding", speeding, per="agent", unit="m/s", over_time="max"),
+    Metric("speeding_time", speeding_time, per="agent", unit="s", over_time="sum"),
+    Metric("wrong_way_distance", wrong_way_distance, per="agent", unit="m", over_time="sum"),
+    Metric("straddling", straddling, per="agent", unit="1", over_time="mean"),
+    Metric("discomfort", discomfort, per="agent", unit="1", over_time="max", num_steps=COMFORT_STEPS),
+    Metric("log_progress", log_progress, per="agent", unit="1", over_time="sum", better="higher"),
+    Metric("goal_distance", goal_distance, per="agent", unit="m", over_time="last"),
+    Metric("goal_reached", goal_reached, per="agent", unit="1", over_time="max", better="higher"),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentInfo, AgentState
+from waymax_sim.datatypes.agents import CYCLIST, VEHICLE, AgentInfo, AgentState
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.nearest import signed_distance
+from waymax_sim.maps.paths import nearest_lane
 from waymax_sim.pytree import Array, pytree, take
 
 T = TypeVar("T")
@@ -37,22 +38,35 @@ class Snapshot:
     Attributes:
       scenario: The scene.
       step: Index of the moment in the record.
-      agents: Agents at the moment.
-      previous: Agents one step before.
+      history: Agents over at least two steps, oldest first; the last one is the moment, [H, N].
       dt: Step, s.
       rows: The O agents to judge, by index; None for all of them. Metrics per agent have a value for each.
     """
 
     scenario: Scenario
     step: Int[Array, ""]
-    agents: AgentState
-    previous: AgentState
+    history: AgentState
     dt: float
     rows: Int[Array, " O"] | None = None
+
+    @cached_property
+    def agents(self) -> AgentState:
+        """Agents at the moment, [N]."""
+        return take(self.history, -1)
+
+    @cached_property
+    def previous(self) -> AgentState:
+        """Agents one step before, [N]."""
+        return take(self.history, -2)
 
     def of_subjects(self, record: T) -> T:
         """The rows of the judged agents of any record over agents."""
         return record if self.rows is None else take(record, self.rows)
+
+    def past(self, num_steps: int) -> AgentState:
+        """The judged agents over the last steps, as many as are known, [H, O]."""
+        recent = take(self.history, slice(-num_steps, None))
+        return recent if self.rows is None else take(recent, (slice(None), self.rows))
 
     @cached_property
     def subjects(self) -> AgentState:
@@ -63,6 +77,31 @@ class Snapshot:
     def info(self) -> AgentInfo:
         """What the judged agents are."""
         return self.of_subjects(self.scenario.agents)
+
+    @cached_property
+    def is_itself(self) -> Bool[Array, "O N"]:
+        """Which agent is which of the judged ones."""
+        everyone = jnp.arange(self.agents.valid.shape[0], dtype=jnp.int32)
+        rows = everyone if self.rows is None else self.rows
+        return rows[:, None] == everyone[None]
+
+    @cached_property
+    def drives(self) -> Bool[Array, " O"]:
+        """Judged agents that rules of the road are for: vehicles and cyclists that are there."""
+        return self.subjects.valid & ((self.info.type == VEHICLE) | (self.info.type == CYCLIST))
+
+    @cached_property
+    def wheels(self) -> Float[Array, "O 3"]:
+        """Middles of the bottoms of the judged agents, m."""
+        bottom = self.subjects.xyz[:, 2:] - self.info.size[:, 2:] / 2
+        return jnp.concatenate([self.subjects.xyz[:, :2], bottom], axis=-1)
+
+    @cached_property
+    def nearest_lane(self) -> tuple[Int[Array, " O"], Bool[Array, " O"]]:
+        """The nearest lane segment that each judged agent that drives could be following, and whether there is any."""
+        rides = self.info.type == CYCLIST
+        yaw = self.subjects.yaw
+        return nearest_lane(self.scenario.lanes, self.scenario.graph, self.wheels, yaw, rides, self.drives)
 
     @cached_property
     def corners(self) -> Float[Array, "O 4 3"]:
@@ -90,19 +129,21 @@ class Metric:
       compute: From a snapshot to a value per agent or per scene.
       per: "agent" or "scene"; what is per scene is about the sdc.
       unit: Unit of the value; "1" for yes (1) or no (0) and for ratios.
-      over_time: How valid steps become one number: their mean, their maximum or the last of them. The
+      over_time: How valid steps become one number: their mean, sum, minimum, maximum or the last of them. The
         maximum of a yes-or-no metric says whether it ever happened.
       over_agents: How valid agents become one number. Scenes are always averaged, each counting once.
       better: Whether lower or higher is better.
+      num_steps: Steps of history it looks at, the present one included.
     """
 
     name: str
     compute: Callable[[Snapshot], MetricValue]
     per: Literal["agent", "scene"]
     unit: str
-    over_time: Literal["mean", "max", "last"]
+    over_time: Literal["mean", "sum", "min", "max", "last"]
     over_agents: Literal["mean", "max"] = "mean"
     better: Literal["lower", "higher"] = "lower"
+    num_steps: int = 2
 
 
 def masked_value(value: Float[Array, "*lead"], valid: Bool[Array, "*lead"]) -> MetricValue:

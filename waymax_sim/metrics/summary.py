@@ -38,6 +38,10 @@ def over_time(metric: Metric, values: MetricValue, active: Bool[Array, " T"]) ->
     match metric.over_time:
         case "mean":
             value = jnp.sum(jnp.where(counted, values.value, 0.0), axis=0) / jnp.maximum(count, 1).astype(jnp.float32)
+        case "sum":
+            value = jnp.sum(jnp.where(counted, values.value, 0.0), axis=0)
+        case "min":
+            value = jnp.min(jnp.where(counted, values.value, jnp.inf), axis=0)
         case "max":
             value = jnp.max(jnp.where(counted, values.value, -jnp.inf), axis=0)
         case "last":

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import CYCLIST, VEHICLE
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.batching import work_off
 from waymax_sim.maps.nearest import distance2_to_all, ends_of, nearest_segment
-from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
+from waymax_sim.metrics.metric import MetricValue, Snapshot, flag, masked_value
 from waymax_sim.pytree import Array
 
 # A heading this far from the direction of the lane drives against it (rad); crossing traffic does not.
@@ -28,12 +27,24 @@ def wrong_way(snapshot: Snapshot) -> MetricValue:
     The nearest opposing lane centre must be within 2 m and nearer than every lane centre whose direction differs
     from the heading by at most 120 degrees; heights count three times. Valid where the map has lanes.
     """
-    agents, lanes = snapshot.subjects, snapshot.scenario.lanes
-    kind = snapshot.info.type
-    valid = agents.valid & ((kind == VEHICLE) | (kind == CYCLIST)) & lanes.valid[0, 0]
-    bottom = agents.xyz[:, 2:] - snapshot.info.size[:, 2:] / 2
-    wheels = jnp.concatenate([agents.xyz[:, :2], bottom], axis=-1)
-    return flag(_drives_against(lanes, wheels, agents.yaw, valid), valid)
+    lanes = snapshot.scenario.lanes
+    valid = snapshot.drives & lanes.valid[0, 0]
+    return flag(_drives_against(lanes, snapshot.wheels, snapshot.subjects.yaw, valid), valid)
+
+
+def wrong_way_distance(snapshot: Snapshot) -> MetricValue:
+    """Way that a vehicle or cyclist went against its lane in the last step (m), forwards or backwards.
+
+    As `wrong_way`, with the direction in which the agent moved in place of its heading. Valid where the map has lanes
+    and the agent was there one step before.
+    """
+    lanes, previous = snapshot.scenario.lanes, snapshot.of_subjects(snapshot.previous)
+    step = snapshot.subjects.xyz[:, :2] - previous.xyz[:, :2]
+    valid = snapshot.drives & previous.valid & lanes.valid[0, 0]
+    course = geometry.direction(step, snapshot.subjects.yaw)
+    way = geometry.norm(step)
+    against = _drives_against(lanes, snapshot.wheels, course, valid & (way > 0))
+    return masked_value(jnp.where(against, way, 0.0), valid)
 
 
 # Compiled even where the caller is not: loops are traced anew at every call outside of jit.

@@ -1,0 +1,18 @@
+"""Goals: where agents are to go."""
+
+from jaxtyping import Bool, Float
+
+from waymax_sim.pytree import Array, pytree
+
+
+@pytree
+class Goals:
+    """A place for each agent to reach.
+
+    Attributes:
+      xy: m, local frame.
+      valid: Whether the agent has a goal.
+    """
+
+    xy: Float[Array, "N 2"]
+    valid: Bool[Array, " N"]

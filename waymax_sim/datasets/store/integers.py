@@ -15,6 +15,7 @@ from waymax_sim.datasets.errors import DataError
 # Numbers in all, and how many of them are in bytes, in 16 and in 32 bits.
 HEADER = struct.Struct("<4I")
 LARGEST, ESCAPE = 7, 15
+LEAST = {"i1": -128, "<i2": -32768}
 
 
 def encode(values: Int[np.ndarray, " n"]) -> bytes:
@@ -22,9 +23,8 @@ def encode(values: Int[np.ndarray, " n"]) -> bytes:
     values = np.asarray(values).astype(np.int32)
     nibbles = np.where(np.abs(values.astype(np.int64)) <= LARGEST, values + LARGEST, ESCAPE).astype(np.uint8)
     left, tiers = values[nibbles == ESCAPE], []
-    for kind in ("i1", "<i2"):
-        least = np.iinfo(kind).min
-        fits = (left > least) & (left <= np.iinfo(kind).max)
+    for kind, least in LEAST.items():
+        fits = (left > least) & (left < -least)
         tiers.append(np.where(fits, left, least).astype(kind))
         left = left[~fits]
     nibbles = np.append(nibbles, np.zeros(len(nibbles) % 2, np.uint8))
@@ -56,13 +56,13 @@ def decode(data: bytes | memoryview) -> Int32[np.ndarray, " n"]:
     nibbles = nibbles[:count]
     values = nibbles.astype(np.int32)
     values -= LARGEST
-    values[_escaped(nibbles, ESCAPE, num_bytes)] = _join(bytes_, _join(shorts, ints))
+    values[_escaped(nibbles, ESCAPE, num_bytes)] = _join(bytes_, LEAST["i1"], _join(shorts, LEAST["<i2"], ints))
     return values
 
 
-def _join(small: np.ndarray, large: np.ndarray) -> np.ndarray:
+def _join(small: np.ndarray, escape: int, large: np.ndarray) -> np.ndarray:
     """Numbers of one size, with those that need the next size put in their places."""
-    where = _escaped(small, np.iinfo(small.dtype).min, len(large))
+    where = _escaped(small, escape, len(large))
     if not len(large):
         return small
     joined = small.astype(large.dtype)

@@ -5,13 +5,14 @@ been; whatever they are, nothing is read or written outside of an array, and wha
 """
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Int32, Shaped
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.store.content import Content, content_of
-from waymax_sim.datasets.store.layout import POSITION, VELOCITY, YAW, YAW_BITS, chunks_of
+from waymax_sim.datasets.store.content import Content, Row, content_of
+from waymax_sim.datasets.store.layout import POSITION, VELOCITY, YAW, YAW_BITS, Chunks, chunks_of
 from waymax_sim.datasets.store.unpack_map import elements_from, indexes_from, segments_from
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.padding import bucket
@@ -52,92 +53,49 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     speed_limit, grid, corners = floats.take(n.num_features), floats.take(3), floats.take(2, 3)
     extra = floats.take(n.num_extra, 3)
     times_seen = seen.sum(axis=1)
-    track = np.arange(len(seen)).repeat(times_seen)
-    step = np.flatnonzero(seen) - track * n.num_steps
-    num_seen = int(times_seen[: n.num_agents].sum())
+    num_seen, num_lit = int(times_seen[: n.num_agents].sum()), int(times_seen[n.num_agents :].sum())
 
     feature, feature_id, link_from = rising.take(n.num_runs), rising.take(n.num_features), rising.take(n.num_links)
-    yaw = rising.take(num_seen) << 32 - YAW_BITS >> 32 - YAW_BITS
-    irregular = rising.take(n.num_irregular)
+    yaw, irregular = rising.take(num_seen), rising.take(n.num_irregular)
     agent_id, agent_type, length = other.take(n.num_agents), other.take(n.num_agents), other.take(n.num_runs)
     feature_type, link_step, kind = other.take(n.num_features), other.take(n.num_links), other.take(n.num_links)
-    lane_id, state, segments = other.take(n.num_signals), other.take(len(step) - num_seen), length - 1
+    lane_id, state, segments = other.take(n.num_signals), other.take(num_lit), length - 1
+    segments[irregular] = other.take(n.num_irregular)
     if length.min(initial=1) < 1 or length.sum() != n.num_points:
         raise DataError("features have other numbers of points than the map")
-    segments[irregular] = other.take(n.num_irregular)
 
     # Polylines: those of the map, of agents and lights, and of routes twice (positions, then arc lengths as x).
     of_routes = content.sampled.sum(axis=1)
+    tracks = slice(n.num_points, n.num_points + num_seen + num_lit)
     lengths = np.concatenate([length, times_seen, of_routes, of_routes])
-    lengths = lengths[lengths > 0]
-    heads = lengths.cumsum() - lengths
-    jumps = other.take(3, len(heads))
-    points = other.take(3, n.num_points + len(step) + 2 * int(of_routes.sum()))
-    points.cumsum(axis=1, out=points)
-    velocity = other.take(2, num_seen)
-    velocity += 5 * points[:2, n.num_points : n.num_points + num_seen] >> 2
-    points[:, heads] = jumps
-    points.cumsum(axis=1, out=points)
+    points, heads, velocity = _points(other, lengths, tracks, num_seen)
     num_points = points.shape[1]
     joints = np.empty((3, num_points + n.num_extra), np.float32)
     np.multiply(points, np.float32(POSITION), out=joints[:, :num_points], dtype=np.float32, casting="unsafe")
     joints[:, num_points:] = extra.T
-
     base, need = heads[: n.num_runs].copy(), np.maximum(segments[irregular], 0)
     need += need > 0
-    base[irregular] = num_points + need.cumsum() - need
-    if n.num_irregular and (need.max() > n.num_extra or need.sum() > n.num_extra):
+    if need.sum() > n.num_extra:
         raise DataError("segments have more joints than announced")
+    base[irregular] = num_points + need.cumsum() - need
     chunks = chunks_of(feature_type[feature], segments, base)
 
-    lengths = {"N": n.num_agents, "P": n.num_points, "F": n.num_features, "L": n.num_links, "S": n.num_signals}
-    lengths["graph.F"] = max(n.num_features, 1)
-    for name, shape, used in (
-        ("edges", content.edges, chunks.num_edges),
-        ("lanes", content.lanes, len(chunks.run) - chunks.num_edges),
-    ):
-        lengths |= {f"{name}.C": max(used, 1), f"{name}.G": 2**shape.depth}
-        lengths |= {f"{name}.Q": shape.nodes, f"{name}.L": shape.lists}
-    lengths |= {"elements.G": n.num_groups, "elements.C": len(content.places)}
-    lengths |= {"M": n.num_paths, "R": n.num_samples} if n.has_routes else {}
-    room = bucket(lengths) if bucketed else lengths
-
+    room = _lengths(content, chunks)
+    room = bucket(room) if bucketed else room
     loops, extremes = other.take(len(chunks.runs)), other.take(2, len(chunks.run))
-    edge_index, lane_index = indexes_from(content, chunks, extremes, joints[2], corners, room)
-    edges, lanes = segments_from(chunks, loops, joints, feature, (edge_index, lane_index), room)
+    indexes = indexes_from(content, chunks, extremes, joints[2], corners, room)
+    edges, lanes = segments_from(chunks, loops, joints, feature, indexes, room)
     elements = elements_from(content, length, points, grid, room)
-
-    # Agents and lights share arrays.
-    slots = room["N"] + room["S"]
-    column = track + (track >= n.num_agents) * (room["N"] - n.num_agents)
-    at = step * slots + column
-    xyz = _placed((n.num_steps, slots), at, joints[:, n.num_points : n.num_points + len(at)])
-    there = _placed((n.num_steps, slots), at, np.ones((1, len(at)), bool))[..., 0]
-    of_agents = (n.num_steps, room["N"])
-    at = step * room["N"] + track
-    at, lit = at[:num_seen], step[num_seen:] * room["S"] + track[num_seen:] - n.num_agents
-    yaw, velocity = yaw * np.float32(YAW), velocity * np.float32(VELOCITY)
+    log, signals = _tracks(content, times_seen, joints[:, tracks], yaw, velocity, state, lane_id, room)
     is_sdc, to_predict, of_interest = _padded(content.roles.T, room["N"]).T
-    map_xyz = np.zeros((room["P"], 3), np.float32)
-    for axis in range(3):
-        map_xyz[: n.num_points, axis] = joints[axis, : n.num_points]
-    links = np.full((room["L"], 3), -1, np.int32)
-    for column, values in enumerate((link_from, link_from + link_step, kind)):
-        links[: n.num_links, column] = values
     roadmap = RoadMap(
-        xyz=map_xyz,
+        xyz=_columns([*joints[:, : n.num_points]], room["P"]),
         feature=_padded(feature.repeat(length), room["P"]),
         valid=_true(n.num_points, room["P"]),
         feature_id=_padded(feature_id, room["F"], -1),
         feature_type=_padded(feature_type, room["F"], -1),
         speed_limit=_padded(speed_limit, room["F"]),
-        links=links,
-    )
-    signals = Signals(
-        lane_id=_padded(lane_id, room["S"], -1),
-        state=_placed((n.num_steps, room["S"]), lit, state[None])[..., 0],
-        stop_point=xyz[:, room["N"] :],
-        valid=there[:, room["N"] :],
+        links=_columns((link_from, link_from + link_step, kind), room["L"], -1),
     )
     return Scenario(
         id_bytes=content.id_bytes,
@@ -153,20 +111,71 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
             to_predict=to_predict,
             of_interest=of_interest,
         ),
-        log=AgentState(
-            xyz=xyz[:, : room["N"]],
-            yaw=_placed(of_agents, at, yaw[None].astype(np.float32))[..., 0],
-            velocity=_placed(of_agents, at, velocity.astype(np.float32)),
-            valid=there[:, : room["N"]],
-        ),
+        log=log,
         roadmap=roadmap,
         edges=edges,
         lanes=lanes,
         graph=build_lane_graph(roadmap, lanes, signals),
         elements=elements,
         signals=signals,
-        routes=_routes(content, joints[:, n.num_points + len(step) : num_points], room) if n.has_routes else None,
+        routes=_routes(content, joints[:, tracks.stop : num_points], room) if n.has_routes else None,
     )
+
+
+def _points(
+    other: Row, lengths: Int[np.ndarray, " runs"], tracks: slice, num_seen: int
+) -> tuple[Int32[np.ndarray, "3 n"], Int[np.ndarray, " some"], Int32[np.ndarray, "2 k"]]:
+    """Points of polylines in whole units, where each that has any begins, and velocities of agents in whole units."""
+    lengths = lengths[lengths > 0]
+    heads = lengths.cumsum() - lengths
+    jumps, points = other.take(3, len(heads)), other.take(3, int(lengths.sum()))
+    points.cumsum(axis=1, out=points)
+    velocity = other.take(2, num_seen)
+    velocity += 5 * points[:2, tracks][:, :num_seen] >> 2
+    points[:, heads] = jumps
+    points.cumsum(axis=1, out=points)
+    return points, heads, velocity
+
+
+def _lengths(content: Content, chunks: Chunks) -> dict[str, int]:
+    """Lengths of the axes without padding, as `sizes` has them."""
+    n, places = content.counts, content.places
+    found = {"N": n.num_agents, "P": n.num_points, "F": n.num_features, "L": n.num_links, "S": n.num_signals}
+    found["graph.F"] = max(n.num_features, 1)
+    used = {"edges": chunks.num_edges, "lanes": len(chunks.run) - chunks.num_edges}
+    for name, shape in (("edges", content.edges), ("lanes", content.lanes)):
+        found |= {f"{name}.C": max(used[name], 1), f"{name}.G": 2**shape.depth}
+        found |= {f"{name}.Q": shape.nodes, f"{name}.L": shape.lists}
+    found |= {"elements.G": n.num_groups, "elements.C": len(places)}
+    return found | ({"M": n.num_paths, "R": n.num_samples} if n.has_routes else {})
+
+
+def _tracks(content: Content, times_seen, points, yaw, velocity, state, lane_id, room) -> tuple[AgentState, Signals]:
+    """The log and the lights, whose positions share an array."""
+    n, steps = content.counts, content.counts.num_steps
+    track = np.arange(len(times_seen)).repeat(times_seen)
+    step = np.flatnonzero(content.seen) - track * steps
+    is_light = track >= n.num_agents
+    slots = room["N"] + room["S"]
+    at = step * slots + track + is_light * (room["N"] - n.num_agents)
+    xyz, valid = _placed((steps, slots), at, points), _placed((steps, slots), at, np.ones((1, len(at)), bool))[..., 0]
+    cut = len(yaw)
+    of_agents, of_lights = step[:cut] * room["N"] + track[:cut], step[cut:] * room["S"] + track[cut:] - n.num_agents
+    yaw = (yaw << 32 - YAW_BITS >> 32 - YAW_BITS) * np.float32(YAW)
+    velocity = (velocity * np.float32(VELOCITY)).astype(np.float32)
+    log = AgentState(
+        xyz=xyz[:, : room["N"]],
+        yaw=_placed((steps, room["N"]), of_agents, yaw[None].astype(np.float32))[..., 0],
+        velocity=_placed((steps, room["N"]), of_agents, velocity),
+        valid=valid[:, : room["N"]],
+    )
+    signals = Signals(
+        lane_id=_padded(lane_id, room["S"], -1),
+        state=_placed((steps, room["S"]), of_lights, state[None])[..., 0],
+        stop_point=xyz[:, room["N"] :],
+        valid=valid[:, room["N"] :],
+    )
+    return log, signals
 
 
 def _routes(content: Content, points: Shaped[np.ndarray, "3 n"], room: dict[str, int]) -> Routes:
@@ -193,6 +202,14 @@ def _padded(values: Shaped[np.ndarray, "n *rest"], length: int, fill: int = 0) -
         else np.zeros((length, *values.shape[1:]), values.dtype)
     )
     out[: len(values)] = values
+    return out
+
+
+def _columns(values: Sequence[Shaped[np.ndarray, " n"]], length: int, fill: int = 0) -> Shaped[np.ndarray, "m k"]:
+    """Columns side by side, padded."""
+    out = np.full((length, len(values)), fill, values[0].dtype)
+    for column, each in enumerate(values):
+        out[: len(each), column] = each
     return out
 
 

@@ -28,7 +28,7 @@ def segments_from(
     loops: Int[np.ndarray, " K"],
     joints: Float32[np.ndarray, "3 n"],
     feature: Int[np.ndarray, " runs"],
-    indexes: tuple[SegmentIndex, SegmentIndex],
+    indexes: list[SegmentIndex],
     room: dict[str, int],
 ) -> list[Segments]:
     """Edges and lanes.
@@ -207,15 +207,15 @@ def elements_from(
     block = block_of_cell(n.rows, n.columns, n.block)
     sizes = content.other.take(int(block[-1]) + 1 if len(block) else 0)
     first, count = np.zeros((2, room["elements.G"], GROUP), np.int32)
-    begin_, size_ = start[order], size[order]
-    first[: n.num_groups] = begin_.reshape(-1, GROUP)
+    first_of, size_of = start[order], size[order]
+    first[: n.num_groups] = first_of.reshape(-1, GROUP)
     box = np.zeros((room["elements.G"], 4), np.float32)
     extent = content.other.take(4, n.num_groups)
-    extent += np.concatenate(ends_of_elements(points, begin_, size_))
+    extent += np.concatenate(ends_of_elements(points, first_of, size_of))
     np.multiply(extent.T, np.float32(POSITION), out=box[: n.num_groups], casting="unsafe", dtype=np.float32)
     # The last group may be filled up with what is no element.
-    size_[len(start) :] = 0
-    count[: n.num_groups] = size_.reshape(-1, GROUP)
+    size_of[len(start) :] = 0
+    count[: n.num_groups] = size_of.reshape(-1, GROUP)
     cells = np.full((room["elements.C"], n.width), -1, _small(n.num_groups))
     if len(block):
         begin = sizes.cumsum() - sizes

@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from behavior_models import LogReplay
 from tests.data import recorded
 from tests.datasets.encode import message, scenario_of, small_scene
 from tests.datasets.store.test_pack import BOUNDS, leaves
@@ -22,6 +24,7 @@ from waymax_sim.datasets.convert import convert
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load, load_all
 from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.env import Env, EnvConfig, rollout
 
 pytest.importorskip("array_record", reason="array_record is not installed: stores can be read, but not written")
 ROOT = Path(__file__).parents[2]
@@ -248,3 +251,15 @@ def test_twenty_kills_change_nothing(tmp_path, workers):
 def test_recorded_scenes_convert(tmp_path):
     manifest = convert(load(recorded("womd/scenario_637f20cafde22ff8.tfrecord")), tmp_path)
     assert manifest is not None and manifest["num_problems"] == 0
+
+
+def test_metrics_of_a_stored_scene_are_those_of_the_original(tmp_path):
+    convert(load("synthetic:0:2")[1:], tmp_path)
+    env = Env(config=EnvConfig(controlled="none", metrics=("overlap", "offroad", "log_divergence"), rewards=()))
+    simulate = jax.jit(lambda scenario: rollout(env, LogReplay(), scenario, jax.random.key(0), num_steps=30).metrics)
+    original, stored = load("synthetic:0:2")[1], load(tmp_path)[0]
+    for name, metric in simulate(original).items():
+        found = simulate(stored)[name]
+        np.testing.assert_array_equal(found.valid, metric.valid)
+        # What is decided by a millimetre may differ.
+        assert np.mean(np.abs(found.value - metric.value) > 2e-3) < 0.005, name

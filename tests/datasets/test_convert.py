@@ -263,3 +263,19 @@ def test_metrics_of_a_stored_scene_are_those_of_the_original(tmp_path):
         np.testing.assert_array_equal(found.valid, metric.valid)
         # What is decided by a millimetre may differ.
         assert np.mean(np.abs(found.value - metric.value) > 2e-3) < 0.005, name
+
+
+BARE = """
+import sys
+for name in ("array_record", "tree", "tensorflow_datasets"):
+    sys.modules[name] = None
+from waymax_sim.datasets.loader import load
+print(*(scenario.scenario_id for scenario in load(sys.argv[1])))
+"""
+
+
+def test_a_store_is_read_without_the_packages_that_write_it(source, tmp_path):
+    convert(load(source), tmp_path)
+    command = [sys.executable, "-c", BARE, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.split() == list("abcdef")

@@ -18,27 +18,28 @@ def clearance(snapshot: Snapshot) -> MetricValue:
     """
     info, agents = snapshot.scenario.agents, snapshot.agents
     outlines = geometry.Boxes.of(agents.xyz[:, :2], agents.yaw, info.size[:, :2])
+    half = jnp.abs(info.size) / 2
+    exact = outlines._replace(long=half[:, 0], wide=half[:, 1])
     corners = geometry.box_corners(agents.xyz[:, :2], agents.yaw, info.size[:, :2])
-    ours = jax.tree.map(lambda leaf: leaf[:, None], snapshot.of_subjects((outlines, corners)))
-    others = jax.tree.map(lambda leaf: leaf[None], (outlines, corners))
-    distance = jnp.minimum(_to_corners(ours[0], others[1]), _to_corners(others[0], ours[1]))
-    distance = jnp.where(geometry.boxes_gap(ours[0], others[0]) < 0, 0.0, distance)
+    ours = jax.tree.map(lambda leaf: leaf[:, None], snapshot.of_subjects((outlines, exact, corners)))
+    others = jax.tree.map(lambda leaf: leaf[None], (outlines, exact, corners))
+    squared = jnp.minimum(_squared_to_corners(ours[1], others[2]), _squared_to_corners(others[1], ours[2]))
+    apart = (geometry.boxes_gap(ours[0], others[0]) >= 0) & (squared > 0)
+    distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
 
-    z, half = agents.xyz[:, 2], (info.size[:, 2] + MEETS) / 2
-    apart = jnp.abs(snapshot.of_subjects(z)[:, None] - z[None])
-    level = apart <= snapshot.of_subjects(half)[:, None] + half[None]
+    z, high = agents.xyz[:, 2], half[:, 2] + MEETS / 2
+    level = jnp.abs(snapshot.of_subjects(z)[:, None] - z[None]) <= snapshot.of_subjects(high)[:, None] + high[None]
     counts = level & snapshot.subjects.valid[:, None] & agents.valid[None] & ~snapshot.is_itself
     nearest = jnp.min(jnp.where(counts, distance, jnp.inf), axis=-1, initial=jnp.inf)
     return masked_value(nearest, jnp.isfinite(nearest))
 
 
-def _to_corners(boxes: geometry.Boxes, corners: Float[Array, "*#n 4 2"]) -> Float[Array, "*n"]:
-    """Distance (m) from boxes to the nearest of four corners each."""
+def _squared_to_corners(boxes: geometry.Boxes, corners: Float[Array, "*#n 4 2"]) -> Float[Array, "*n"]:
+    """Squared distance (m^2) from boxes to the nearest of four corners each."""
     squared = []
     for index in range(4):
         x, y = corners[..., index, 0] - boxes.x, corners[..., index, 1] - boxes.y
         along = jnp.maximum(jnp.abs(boxes.cos * x + boxes.sin * y) - boxes.long, 0.0)
         aside = jnp.maximum(jnp.abs(boxes.cos * y - boxes.sin * x) - boxes.wide, 0.0)
         squared.append(along * along + aside * aside)
-    least = jnp.minimum(jnp.minimum(*squared[:2]), jnp.minimum(*squared[2:]))
-    return jnp.sqrt(least)
+    return jnp.minimum(jnp.minimum(*squared[:2]), jnp.minimum(*squared[2:]))

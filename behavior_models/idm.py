@@ -1,0 +1,191 @@
+"""Traffic that follows lanes, keeps its distance, and obeys lights, signs and who goes first."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Key
+
+from behavior_models.car_following import (
+    FAR,
+    HARDEST_ACCELERATION,
+    HARDEST_BRAKING,
+    Drivers,
+    bounded_interaction,
+    free_road,
+)
+from behavior_models.plans import AT_REST, Plans, no_plans, renew
+from behavior_models.ways import Ways, leads, ways_ahead
+from behavior_models.yielding import Claims, meetings, watched, yields
+from waymax_sim import geometry
+from waymax_sim.datatypes.agents import PEDESTRIAN, AgentState
+from waymax_sim.datatypes.lanes import Frenet
+from waymax_sim.datatypes.state import Action
+from waymax_sim.dynamics import Bicycle, Dynamics
+from waymax_sim.env import Observation
+from waymax_sim.maps.paths import point_at
+from waymax_sim.pytree import Array, take
+
+# Lights that are closed, and those that close: who cannot stop comfortably goes on (see `SIGNAL_STATE_NAMES`).
+CLOSED, CLOSING = (1, 4, 7), (2, 5)
+# A driver has stopped at a line when at rest so near to it (m), and minds a sign until so far behind it (m).
+AT_LINE, MINDS_SIGN = 4.0, 15.0
+# Drivers steer for the point of their path that they reach in this time (s), within these bounds (m).
+STEER_AHEAD, NEAREST_AIM, FURTHEST_AIM = 0.9, 4.0, 20.0
+# The sharpest curve (1/m) and the hardest acceleration to the side (m/s^2) while steering.
+SHARPEST, SIDEWAYS = 0.2, 4.0
+# How soon drivers adapt to the speed that suits the road ahead (s).
+ANTICIPATION = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class IDM:
+    """Intelligent drivers on the lane graph (Treiber, Hennecke, Helbing 2000), for every agent at every step.
+
+    Each agent gets a way along the lanes and a character, both drawn from the key. It keeps to the speed that suits
+    limit and bends, keeps its distance from whoever is in its way, stops at lights and signs, and lets others go first
+    where ways cross or join. It never brakes by more than 8 m/s^2 nor accelerates by more than 3 m/s^2. Who is parked
+    stays there. Agents without a lane come to rest; pedestrians keep their pace, and stop for what is in their way.
+    """
+
+    privileged: bool = dataclasses.field(default=False, init=False)
+    dynamics: Dynamics = dataclasses.field(default=Bicycle(max_acceleration=HARDEST_BRAKING), init=False)
+
+    def init(self, observation: Observation, key: Key[Array, ""]) -> Plans:
+        """Characters; ways are made at the first step, and for agents that appear later."""
+        return no_plans(observation, key)
+
+    def act(self, observation: Observation, carry: Plans, key: Key[Array, ""]) -> tuple[Action, Plans]:
+        """Acceleration along the way and curvature towards it."""
+        plans, seen = renew(observation, carry)
+        return drive(observation, plans, seen)
+
+
+class Stops(NamedTuple):
+    """Distances (m) from the centre of agents along their ways to stop lines, `FAR` without one.
+
+    Attributes:
+      light: A light that is closed, or closes, at which the agent can stop.
+      due: A stop sign that the agent has not stopped at yet.
+      sign: The same, or one that the agent has just left.
+    """
+
+    light: Float[Array, " N"]
+    due: Float[Array, " N"]
+    sign: Float[Array, " N"]
+
+
+def drive(observation: Observation, plans: Plans, seen: Frenet) -> tuple[Action, Plans]:
+    """One step of all drivers with given plans, who are at given places on their paths."""
+    now, info, drivers = observation.agents, observation.info, plans.drivers
+    speed = jnp.maximum(forward_speed(now), 0.0)
+    on_foot = info.type == PEDESTRIAN
+    ways = ways_ahead(now, speed, plans.path, seen.arc_length, plans.has_lane)
+    plans = _remember_stops(plans, seen, speed, info.size[:, 0])
+    stops = stop_lines(observation, plans, seen, speed)
+
+    acceleration = jnp.minimum(
+        _free(plans, seen, speed, on_foot), -_in_the_way(ways, now, info.size[:, :2], speed, drivers)
+    )
+    line = jnp.minimum(stops.light, stops.due) - info.size[:, 0] / 2
+    acceleration = jnp.minimum(acceleration, -bounded_interaction(speed, line + 1.0, speed, drivers))
+    given_way = -_give_way(ways, now, info.size, on_foot, stops, plans, speed)
+    acceleration = jnp.minimum(acceleration, jnp.where(on_foot, FAR, given_way))
+
+    # Who is parked, or rolls backwards, comes to rest.
+    to_rest = -forward_speed(now) / observation.dt
+    acceleration = jnp.where(plans.parked | (forward_speed(now) < 0), to_rest, acceleration)
+    acceleration = jnp.clip(acceleration, -HARDEST_BRAKING, HARDEST_ACCELERATION)
+    curvature = jnp.where(plans.has_lane, _steer(now, plans, seen, speed), 0.0)
+    return Action(value=jnp.stack([acceleration, curvature], axis=-1), valid=now.valid), plans
+
+
+def forward_speed(agents: AgentState) -> Float[Array, " N"]:
+    """Speed along the heading, m/s; negative for who rolls backwards."""
+    return geometry.dot(agents.velocity, geometry.heading(agents.yaw))
+
+
+def _free(plans: Plans, seen: Frenet, speed: Float[Array, " N"], on_foot: Bool[Array, " N"]) -> Float[Array, " N"]:
+    """Acceleration (m/s^2) towards the speed that suits the road; without one, to a halt, or none on foot."""
+    desired = _along(plans.path.speed_limit, (seen.arc_length + ANTICIPATION * speed) / plans.path.spacing)
+    free = jnp.maximum(free_road(speed, desired, plans.drivers), -plans.drivers.braking)
+    return jnp.where(plans.has_lane, free, jnp.where(on_foot, 0.0, -plans.drivers.braking))
+
+
+def _along(values: Float[Array, "N R"], place: Float[Array, " N"]) -> Float[Array, " N"]:
+    """Values between points."""
+    place = jnp.clip(place, 0.0, values.shape[-1] - 1.001)
+    low = jnp.floor(place)
+    rows = jnp.stack([low, low + 1], axis=-1).astype(jnp.int32)
+    ends = jnp.take_along_axis(values, rows, axis=-1)
+    return ends[:, 0] + (place - low) * (ends[:, 1] - ends[:, 0])
+
+
+def _in_the_way(
+    ways: Ways, now: AgentState, size: Float[Array, "N 2"], speed: Float[Array, " N"], drivers: Drivers
+) -> Float[Array, " N"]:
+    """Braking (m/s^2) for whoever is next on the way."""
+    gap, lead_speed = leads(ways, now, size)
+    return bounded_interaction(speed, gap, speed - lead_speed, drivers)
+
+
+def stop_lines(observation: Observation, plans: Plans, seen: Frenet, speed: Float[Array, " N"]) -> Stops:
+    """The next stop lines of agents on their paths."""
+    path, half = plans.path, observation.info.size[:, 0] / 2
+    distance = path.stop - seen.arc_length[:, None]
+    number = observation.signals.state.shape[0]
+    state = jnp.where(observation.signals.valid, observation.signals.state, 0)
+    state = jnp.append(state, 0)[jnp.where(path.light < 0, number, path.light)]
+    closed, closing = (jnp.isin(state, jnp.asarray(states)) for states in (CLOSED, CLOSING))
+    room = jnp.maximum(distance - half[:, None], 0.1)
+    needed = (speed**2)[:, None] / (2.0 * room)
+    # Who stands with the front over the line stays there.
+    closed = (closed & (needed < HARDEST_BRAKING)) | (closing & (needed < plans.drivers.braking[:, None]))
+    ahead = plans.has_lane[:, None] & (distance > 0)
+    not_yet = path.stop_sign & (path.stop > plans.stopped_at[:, None]) & (distance > half[:, None])
+    minds = path.stop_sign & (distance > -MINDS_SIGN) & plans.has_lane[:, None]
+
+    def nearest(mask):
+        return jnp.min(jnp.where(mask, distance, FAR), axis=-1)
+
+    return Stops(nearest(ahead & closed), nearest(ahead & not_yet), nearest(minds))
+
+
+def _remember_stops(plans: Plans, seen: Frenet, speed: Float[Array, " N"], length: Float[Array, " N"]) -> Plans:
+    front = (seen.arc_length + length / 2)[:, None]
+    line = plans.path.stop_sign & (plans.path.stop - front < AT_LINE) & (plans.path.stop > front - length[:, None])
+    line = line & (speed < AT_REST)[:, None]
+    reached = jnp.max(jnp.where(line, plans.path.stop, -FAR), axis=-1)
+    return dataclasses.replace(plans, stopped_at=jnp.maximum(plans.stopped_at, jax.lax.stop_gradient(reached)))
+
+
+def _give_way(
+    ways: Ways,
+    now: AgentState,
+    size: Float[Array, "N 3"],
+    on_foot: Bool[Array, " N"],
+    stops: Stops,
+    plans: Plans,
+    speed: Float[Array, " N"],
+) -> Float[Array, " N"]:
+    """Braking (m/s^2) for those who go first where ways cross or join. No gradient flows through who that is."""
+    still = jax.lax.stop_gradient((ways, now, speed, stops))
+    others = watched(still[1], still[2], now.valid & ~plans.parked & (still[2] > AT_REST))
+    meet = meetings(still[0], geometry.heading(still[1].yaw), others)
+    claims = Claims(still[2], size[:, 0], size[:, 1], on_foot, still[3].light, still[3].sign)
+    stop, gap, lead_speed = yields(meet, claims)
+    column = take(plans.drivers, (slice(None), None))
+    joining = bounded_interaction(speed[:, None], gap, speed[:, None] - lead_speed, column)
+    crossing = bounded_interaction(speed, stop + plans.drivers.standstill / 2, speed, plans.drivers)
+    return jnp.maximum(jnp.max(joining, axis=-1), crossing)
+
+
+def _steer(now: AgentState, plans: Plans, seen: Frenet, speed: Float[Array, " N"]) -> Float[Array, " N"]:
+    """Curvature (1/m) of the arc through a point ahead on the path (pure pursuit, Coulter 1992)."""
+    aim = jnp.clip(STEER_AHEAD * speed, NEAREST_AIM, FURTHEST_AIM)
+    target, _ = point_at(plans.path, seen.arc_length + aim)
+    offset = geometry.to_frame(target[:, :2], now.xyz[:, :2], now.yaw)
+    distance2 = jnp.maximum(geometry.dot(offset, offset), 1.0)
+    limit = jnp.minimum(SHARPEST, SIDEWAYS / jnp.maximum(speed, 1.0) ** 2)
+    return jnp.clip(2.0 * offset[:, 1] / distance2, -limit, limit)

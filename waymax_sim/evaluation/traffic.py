@@ -1,0 +1,147 @@
+"""How traffic behaves as a whole: rates over all the vehicles that are driven, in one scene."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Key
+
+from waymax_sim import geometry
+from waymax_sim.datatypes.agents import VEHICLE, AgentState
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.state import LOG
+from waymax_sim.env import Env, EnvConfig, rollout
+from waymax_sim.env.rollout import Assignment
+from waymax_sim.maps.nearest import ends_of
+from waymax_sim.maps.paths import segment_at
+from waymax_sim.pytree import Array, pytree, take
+
+# Lights that are closed (see `SIGNAL_STATE_NAMES`), and how far from the stop point traffic passes the line (m).
+RED, BESIDE = (1, 4), 1.8
+# Who moves less during the episode is parked (m).
+PARKED = 0.5
+
+
+@pytree
+class TrafficReport:
+    """What happened to the vehicles that were there at the current step.
+
+    Attributes:
+      vehicles: How many there were.
+      reactive: Part of all agents, there at the current step, that a policy drives and not the log.
+      collided: Part of the vehicles that ever shared space with another agent, those left out that did from the start.
+      offroad: Part of the vehicles that ever left the road, those left out that were off it from the start.
+      red_lights: How often a vehicle passed with its front a stop line whose light was red before and after.
+      distance: Mean distance driven, m.
+      strongest_braking: m/s^2.
+      strongest_acceleration: m/s^2.
+      parked_moved: How many vehicles that stand in the whole log moved.
+    """
+
+    vehicles: Float[Array, ""]
+    reactive: Float[Array, ""]
+    collided: Float[Array, ""]
+    offroad: Float[Array, ""]
+    red_lights: Float[Array, ""]
+    distance: Float[Array, ""]
+    strongest_braking: Float[Array, ""]
+    strongest_acceleration: Float[Array, ""]
+    parked_moved: Float[Array, ""]
+
+
+def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""], num_steps: int) -> TrafficReport:
+    """Simulates one scene from its current step and counts what its vehicles do. Pure.
+
+    Agents that appear later are left out: they would appear where others are by now. So all policies are asked of the
+    same agents, which stay till the end.
+
+    Args:
+      policies: Pairs of a policy and its agents, as for `rollout`. The log drives the rest.
+      scenario: One scene.
+      key: Random key.
+      num_steps: Steps to simulate.
+    """
+    config = EnvConfig(controlled="none", metrics=("overlap", "offroad"), rewards=(), birth="never")
+    env = Env(config=config)
+    trace = rollout(env, policies, scenario, key, num_steps)
+    assert trace.agents is not None and trace.metrics is not None  # they are recorded by default
+    now = take(scenario.log, scenario.current_step)
+    agents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), now, trace.agents)
+    vehicles = now.valid & (scenario.agents.type == VEHICLE)
+    start = env.judge(scenario, env.reset(scenario, key)[0], moved=jnp.asarray(False)).metrics
+
+    def ever(name: str) -> Float[Array, ""]:
+        counted = vehicles & (start[name].value == 0)
+        happened = jnp.any((trace.metrics[name].value > 0) & trace.metrics[name].valid, axis=0)
+        return jnp.sum(counted & happened) / jnp.maximum(jnp.sum(counted), 1)
+
+    driven = trace.final.controller != LOG
+    speed = geometry.dot(agents.velocity, geometry.heading(agents.yaw))
+    both = agents.valid[1:] & agents.valid[:-1]
+    acceleration = jnp.where(both & vehicles[None], jnp.diff(speed, axis=0) / config.dt, 0.0)
+    moved = geometry.norm(jnp.diff(agents.xyz[..., :2], axis=0))
+    distance = jnp.sum(jnp.where(both, moved, 0.0), axis=0)
+    last = scenario.current_step + num_steps
+    recorded = jnp.arange(scenario.num_steps) <= last
+    away = geometry.norm(scenario.log.xyz[..., :2] - now.xyz[None, :, :2])
+    stands = vehicles & (jnp.max(jnp.where(scenario.log.valid & recorded[:, None], away, 0.0), axis=0) < PARKED)
+    total = jnp.maximum(jnp.sum(vehicles), 1)
+    return TrafficReport(
+        vehicles=jnp.sum(vehicles).astype(jnp.float32),
+        reactive=jnp.sum(driven & now.valid) / jnp.maximum(jnp.sum(now.valid), 1),
+        collided=ever("overlap"),
+        offroad=ever("offroad"),
+        red_lights=jnp.sum(runs_red(scenario, agents, num_steps) & vehicles[None]).astype(jnp.float32),
+        distance=jnp.sum(jnp.where(vehicles, distance, 0.0)) / total,
+        strongest_braking=-jnp.min(acceleration),
+        strongest_acceleration=jnp.max(acceleration),
+        parked_moved=jnp.sum(stands & (distance > 2 * PARKED)).astype(jnp.float32),
+    )
+
+
+def runs_red(scenario: Scenario, agents: AgentState, num_steps: int) -> Bool[Array, "T N"]:
+    """When agents pass a stop line with their front while its light is red before and after the step.
+
+    Args:
+      scenario: The scene.
+      agents: Agents from its current step on, [T + 1, N].
+      num_steps: T.
+    """
+    graph, signals = scenario.graph, scenario.signals
+    steps = scenario.current_step + jnp.arange(num_steps + 1)
+    red = jnp.isin(signals.state[steps], jnp.asarray(RED)) & signals.valid[steps]
+    lanes = graph.light[None] == jnp.arange(signals.lane_id.shape[0])[:, None]
+    lane = jnp.argmax(lanes, axis=-1)
+    ends = ends_of(scenario.lanes, segment_at(graph, lane, graph.stop[lane]))
+    yaw = geometry.direction(ends[:, 3:5] - ends[:, :2], jnp.zeros(lane.shape))
+    front = agents.xyz[..., :2] + geometry.heading(agents.yaw) * scenario.agents.size[None, :, :1] / 2
+    line = _first(signals.stop_point, signals.valid)
+    seen = geometry.to_frame(front[:, :, None], line[None, None], yaw[None, None])
+    aligned = jnp.cos(agents.yaw[..., None] - yaw[None, None]) > 0.5
+    passes = (seen[:-1, ..., 0] <= 0) & (seen[1:, ..., 0] > 0) & (jnp.abs(seen[1:, ..., 1]) < BESIDE) & aligned[1:]
+    valid = agents.valid[1:] & agents.valid[:-1]
+    closed = (red[1:] & red[:-1] & jnp.any(lanes, axis=-1)[None])[:, None]
+    return jnp.any(passes & closed, axis=-1) & valid
+
+
+def _first(points: Float[Array, "T S 3"], valid: Bool[Array, "T S"]) -> Float[Array, "S 2"]:
+    """The first valid point of each column."""
+    step = jnp.argmax(valid, axis=0)
+    return jnp.take_along_axis(points[..., :2], step[None, :, None], axis=0)[0]
+
+
+def over_scenes(reports: list[TrafficReport]) -> dict[str, float]:
+    """Sums of counts, the strongest accelerations, and means weighted by the number of vehicles."""
+    counts, extremes = ("vehicles", "red_lights", "parked_moved"), ("strongest_braking", "strongest_acceleration")
+    total = sum(float(report.vehicles) for report in reports)
+    found = {}
+    for field in dataclasses.fields(TrafficReport):
+        values = [float(getattr(report, field.name)) for report in reports]
+        if field.name in counts:
+            found[field.name] = sum(values)
+        elif field.name in extremes:
+            found[field.name] = max(values)
+        else:
+            weighted = [value * float(report.vehicles) for value, report in zip(values, reports, strict=True)]
+            found[field.name] = sum(weighted) / max(total, 1.0)
+    return found

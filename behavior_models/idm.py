@@ -28,9 +28,10 @@ from waymax_sim.maps.paths import point_at
 from waymax_sim.pytree import Array, take
 
 # Lights that are closed, and those that close: who cannot stop comfortably goes on (see `SIGNAL_STATE_NAMES`).
-CLOSED, CLOSING = (1, 4, 7), (2, 5)
-# A driver has stopped at a line when at rest so near to it (m), and minds a sign until so far behind it (m).
-AT_LINE, MINDS_SIGN = 4.0, 15.0
+CLOSED, CLOSING, OPEN = (1, 4, 7), (2, 5), (3, 6)
+# A driver has stopped at a line when at rest so near to it (m). Lines matter for who goes first from so far ahead to
+# so far behind (m).
+AT_LINE, MATTERS_AHEAD, MATTERS_BEHIND = 4.0, 50.0, 25.0
 # Drivers steer for the point of their path that they reach in this time (s), within these bounds (m).
 STEER_AHEAD, NEAREST_AIM, FURTHEST_AIM = 0.9, 4.0, 20.0
 # The sharpest curve (1/m) and the hardest acceleration to the side (m/s^2) while steering.
@@ -63,17 +64,19 @@ class IDM:
 
 
 class Stops(NamedTuple):
-    """Distances (m) from the centre of agents along their ways to stop lines, `FAR` without one.
+    """Stop lines on the ways of agents. Distances (m) are those from their centres, `FAR` without one.
 
     Attributes:
-      light: A light that is closed, or closes, at which the agent can stop.
-      due: A stop sign that the agent has not stopped at yet.
-      sign: The same, or one that the agent has just left.
+      light: To a light that is closed, or closes, at which the agent can stop.
+      sign: To a stop sign that the agent has not stopped at yet.
+      has_green: Whether an open light is just ahead or behind.
+      has_sign: Whether a stop sign is just ahead or behind.
     """
 
     light: Float[Array, " N"]
-    due: Float[Array, " N"]
     sign: Float[Array, " N"]
+    has_green: Bool[Array, " N"]
+    has_sign: Bool[Array, " N"]
 
 
 def drive(observation: Observation, plans: Plans, seen: Frenet) -> tuple[Action, Plans]:
@@ -88,7 +91,7 @@ def drive(observation: Observation, plans: Plans, seen: Frenet) -> tuple[Action,
     acceleration = jnp.minimum(
         _free(plans, seen, speed, on_foot), -_in_the_way(ways, now, info.size[:, :2], speed, drivers)
     )
-    line = jnp.minimum(stops.light, stops.due) - info.size[:, 0] / 2
+    line = jnp.minimum(stops.light, stops.sign) - info.size[:, 0] / 2
     acceleration = jnp.minimum(acceleration, -bounded_interaction(speed, line + 1.0, speed, drivers))
     given_way = -_give_way(ways, now, info.size, on_foot, stops, plans, speed)
     acceleration = jnp.minimum(acceleration, jnp.where(on_foot, FAR, given_way))
@@ -137,19 +140,24 @@ def stop_lines(observation: Observation, plans: Plans, seen: Frenet, speed: Floa
     number = observation.signals.state.shape[0]
     state = jnp.where(observation.signals.valid, observation.signals.state, 0)
     state = jnp.append(state, 0)[jnp.where(path.light < 0, number, path.light)]
-    closed, closing = (jnp.isin(state, jnp.asarray(states)) for states in (CLOSED, CLOSING))
+    closed, closing, is_open = (jnp.isin(state, jnp.asarray(states)) for states in (CLOSED, CLOSING, OPEN))
     room = jnp.maximum(distance - half[:, None], 0.1)
     needed = (speed**2)[:, None] / (2.0 * room)
     # Who stands with the front over the line stays there.
     closed = (closed & (needed < HARDEST_BRAKING)) | (closing & (needed < plans.drivers.braking[:, None]))
     ahead = plans.has_lane[:, None] & (distance > 0)
     not_yet = path.stop_sign & (path.stop > plans.stopped_at[:, None]) & (distance > half[:, None])
-    minds = path.stop_sign & (distance > -MINDS_SIGN) & plans.has_lane[:, None]
+    matters = (distance > -MATTERS_BEHIND) & (distance < MATTERS_AHEAD) & plans.has_lane[:, None]
 
     def nearest(mask):
         return jnp.min(jnp.where(mask, distance, FAR), axis=-1)
 
-    return Stops(nearest(ahead & closed), nearest(ahead & not_yet), nearest(minds))
+    return Stops(
+        light=nearest(ahead & closed),
+        sign=nearest(ahead & not_yet),
+        has_green=jnp.any(matters & is_open, axis=-1),
+        has_sign=jnp.any(matters & path.stop_sign, axis=-1),
+    )
 
 
 def _remember_stops(plans: Plans, seen: Frenet, speed: Float[Array, " N"], length: Float[Array, " N"]) -> Plans:
@@ -172,8 +180,8 @@ def _give_way(
     """Braking (m/s^2) for those who go first where ways cross or join. No gradient flows through who that is."""
     still = jax.lax.stop_gradient((ways, now, speed, stops))
     others = watched(still[1], still[2], now.valid & ~plans.parked & (still[2] > AT_REST))
-    meet = meetings(still[0], geometry.heading(still[1].yaw), others)
-    claims = Claims(still[2], size[:, 0], size[:, 1], on_foot, still[3].light, still[3].sign)
+    meet = meetings(still[0], geometry.heading(still[1].yaw), *others)
+    claims = Claims(still[2], size[:, 0], size[:, 1], on_foot, still[3].light, stops.has_green, stops.has_sign)
     stop, gap, lead_speed = yields(meet, claims)
     column = take(plans.drivers, (slice(None), None))
     joining = bounded_interaction(speed[:, None], gap, speed[:, None] - lead_speed, column)

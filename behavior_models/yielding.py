@@ -19,8 +19,6 @@ CROSSING, JOINED = 0.5, 1.5
 ROOM, MARGIN, SPEED_UP = 0.7, 1.0, 1.0
 # Who turns by more than this before the crossing (cosine of the angle) lets those go first who go straight.
 STRAIGHT = 0.87
-# Ranks at a crossing: the lower goes first.
-ON_FOOT, STRAIGHT_ON, TURNING, AT_STOP_SIGN = range(4)
 
 
 class Meetings(NamedTuple):
@@ -34,7 +32,6 @@ class Meetings(NamedTuple):
       sin: Of the angle between the ways, not negative.
       cos: The same, not negative.
       own_turn: Cosine of the angle by which the agent turns on the way there.
-      their_turn: The same of the other one.
     """
 
     other: Int[Array, "N K"]
@@ -44,20 +41,24 @@ class Meetings(NamedTuple):
     sin: Float[Array, "N K"]
     cos: Float[Array, "N K"]
     own_turn: Float[Array, "N K"]
-    their_turn: Float[Array, "N K"]
 
 
-def watched(agents: AgentState, speed: Float[Array, " N"], moves: Bool[Array, " N"]) -> Int[Array, "N K"]:
-    """The others that each agent watches, among those that move."""
+def watched(
+    agents: AgentState, speed: Float[Array, " N"], moves: Bool[Array, " N"]
+) -> tuple[Int[Array, "N K"], Bool[Array, "N K"]]:
+    """The others that each agent watches, among those that move, and whether there are as many."""
     x, y = agents.xyz[:, 0], agents.xyz[:, 1]
     distance = jnp.sqrt((x[:, None] - x[None]) ** 2 + (y[:, None] - y[None]) ** 2)
     seen = ~jnp.eye(x.shape[0], dtype=bool) & moves[None] & same_level(agents, distance)
     distance = jax.lax.optimization_barrier(jnp.where(seen, distance - (REACH * speed)[None], FAR))
-    return jax.lax.top_k(-distance, min(NUM_WATCHED, x.shape[0]))[1]
+    nearness, other = jax.lax.top_k(-distance, min(NUM_WATCHED, x.shape[0]))
+    return other, nearness > -FAR
 
 
-def meetings(ways: Ways, heading: Float[Array, "N 2"], other: Int[Array, "N K"]) -> Meetings:
-    """Where ways first meet those of others: each piece of the one is compared with each piece of the other."""
+def meetings(
+    ways: Ways, heading: Float[Array, "N 2"], other: Int[Array, "N K"], watches: Bool[Array, "N K"]
+) -> Meetings:
+    """Where ways first meet those of others that are watched: each piece of one is compared with each of the other."""
     theirs = jax.lax.optimization_barrier(take(ways, other))
     number = jnp.arange(NUM_PIECES, dtype=jnp.int32)[None, None]
     first = jnp.full(theirs.x.shape, NUM_PIECES**2, jnp.int32)
@@ -65,7 +66,7 @@ def meetings(ways: Ways, heading: Float[Array, "N 2"], other: Int[Array, "N K"])
         crosses, joins, _, _ = _compare(take(ways, (slice(None), slice(piece, piece + 1), None)), theirs)
         first = jnp.minimum(first, jnp.where(crosses | joins, piece * NUM_PIECES + number, NUM_PIECES**2))
     first = jnp.min(first, axis=-1)
-    met = first < NUM_PIECES**2
+    met = watches & (first < NUM_PIECES**2)
     first = jnp.where(met, first, 0)
 
     def chosen(which: Int[Array, "N K"], piece: Int[Array, "N K"]) -> Ways:
@@ -83,7 +84,6 @@ def meetings(ways: Ways, heading: Float[Array, "N 2"], other: Int[Array, "N K"])
         sin=jnp.abs(theirs.cos * own.sin - theirs.sin * own.cos),
         cos=jnp.abs(theirs.cos * own.cos + theirs.sin * own.sin),
         own_turn=own.cos * heading[:, :1] + own.sin * heading[:, 1:],
-        their_turn=theirs.cos * heading[other][..., 0] + theirs.sin * heading[other][..., 1],
     )
 
 
@@ -111,7 +111,8 @@ class Claims(NamedTuple):
       width: m.
       on_foot: Whether it is a pedestrian.
       halt: Distance to a closed light at which the agent will stop, m, `FAR` without one.
-      sign: Distance to the stop sign that the agent waits at, has to, or has just left, m, `FAR` without one.
+      has_green: Whether an open light is just ahead or behind.
+      has_sign: Whether a stop sign is just ahead or behind.
     """
 
     speed: Float[Array, "*n"]
@@ -119,14 +120,16 @@ class Claims(NamedTuple):
     width: Float[Array, "*n"]
     on_foot: Bool[Array, "*n"]
     halt: Float[Array, "*n"]
-    sign: Float[Array, "*n"]
+    has_green: Bool[Array, "*n"]
+    has_sign: Bool[Array, "*n"]
 
 
 def yields(meet: Meetings, claims: Claims) -> tuple[Float[Array, " N"], Float[Array, "N K"], Float[Array, "N K"]]:
     """What agents have to let pass.
 
-    At a crossing the lower rank goes first; among equals who is there earlier, but for who can no longer stop. The
-    other one waits if it would not be over well before, or there well after.
+    There is one order of all agents, so that nobody waits in a circle: by rank, then by who is at a crossing first.
+    Only who can no longer stop comes before it. Where ways cross the later one waits, unless it would be over well
+    before the other one is there, or there well after.
 
     Returns:
       Distance from the front to where the agent waits, m, `FAR` for who need not; and gap (m) and speed (m/s) of
@@ -139,16 +142,15 @@ def yields(meet: Meetings, claims: Claims) -> tuple[Float[Array, " N"], Float[Ar
 
     enter, leave = _zone(meet.own, own, other, meet)
     other_enter, other_leave = _zone(meet.theirs, other, own, meet)
-    enters, leaves = _time(enter, own.speed), _time(leave, own.speed)
-    other_enters, other_leaves = _time(other_enter, other.speed), _time(other_leave, other.speed)
-    rank = _rank(own, meet.own, meet.own_turn)
-    other_rank = _rank(other, meet.theirs, meet.their_turn)
+    crosses = met & meet.crosses & (leave > 0) & (other_leave > 0)
+    place = _order(claims, crosses, meet, enter)
+    other_place = place[meet.other]
+    later = (other_place < place[:, None]) | ((other_place == place[:, None]) & (meet.other < index))
     committed, other_committed = _cannot_stop(enter, own.speed), _cannot_stop(other_enter, other.speed)
-    earlier = (other_enters < enters) | ((other_enters == enters) & (meet.other < index))
-    first = jnp.where(rank == other_rank, earlier, other_rank < rank)
-    first = jnp.where(committed == other_committed, first, other_committed)
-    overlap = (enters < other_leaves + MARGIN) & (other_enters < leaves + MARGIN)
-    waits = met & meet.crosses & (other_leave > 0) & (enter > -own.length) & first & overlap & ~committed
+    later = jnp.where(committed == other_committed, later, other_committed)
+    over_before = _time(leave, own) + MARGIN < _time(other_enter, other)
+    there_after = _time(other_leave, other) + MARGIN < _time(enter, own)
+    waits = crosses & later & ~committed & ~over_before & ~there_after
     stop = jnp.min(jnp.where(waits, enter, FAR), axis=-1)
 
     ahead = (meet.theirs < meet.own) | ((meet.theirs == meet.own) & (meet.other < index))
@@ -165,16 +167,21 @@ def _zone(distance, own: Claims, other: Claims, meet: Meetings):
     return distance - half, distance + half
 
 
-def _time(distance, speed):
-    """When somebody who speeds up gently will have come so far (s)."""
-    reached = jnp.sqrt(speed**2 + 2 * SPEED_UP * jnp.maximum(distance, 0.0))
-    return (reached - speed) / SPEED_UP
+def _order(claims: Claims, crosses, meet: Meetings, enter) -> Float[Array, " N"]:
+    """A number for each agent; the lower goes first."""
+    turns = jnp.any(crosses & (meet.own_turn < STRAIGHT), axis=-1)
+    rank = 2 * (~claims.has_green).astype(jnp.int32) + turns.astype(jnp.int32)
+    rank = jnp.where(claims.has_sign, 4, rank)
+    rank = jnp.where(claims.on_foot, -1, rank)
+    first = jnp.min(jnp.where(crosses, enter, FAR), axis=-1)
+    return FAR * rank.astype(jnp.float32) + _time(first, claims)
 
 
-def _rank(own: Claims, distance, turn):
-    rank = jnp.where(turn < STRAIGHT, TURNING, STRAIGHT_ON)
-    rank = jnp.where(own.sign < distance, AT_STOP_SIGN, rank)
-    return jnp.where(own.on_foot, ON_FOOT, rank)
+def _time(distance, agent: Claims):
+    """When somebody who speeds up gently, or hardly on foot, will have come so far (s)."""
+    speed_up = jnp.where(agent.on_foot, 0.05, SPEED_UP)
+    reached = jnp.sqrt(agent.speed**2 + 2 * speed_up * jnp.maximum(distance, 0.0))
+    return (reached - agent.speed) / speed_up
 
 
 def _cannot_stop(enter, speed):

@@ -18,6 +18,7 @@ from waymax_sim.pytree import Array, pytree, take
 
 # Lights that are closed (see `SIGNAL_STATE_NAMES`), and how far from the stop point traffic passes the line (m).
 RED, BESIDE = (1, 4), 1.8
+HARDEST_BRAKING = 8.0
 # Who moves less during the episode is parked (m).
 PARKED = 0.5
 
@@ -31,7 +32,7 @@ class TrafficReport:
       reactive: Part of all agents, there at the current step, that a policy drives and not the log.
       collided: Part of the vehicles that ever shared space with another agent, those left out that did from the start.
       offroad: Part of the vehicles that ever left the road, those left out that were off it from the start.
-      red_lights: How often a vehicle passed with its front a stop line whose light was red before and after.
+      red_lights: How often a vehicle passed with its front a stop line at red, though it could have stopped.
       distance: Mean distance driven, m.
       strongest_braking: m/s^2.
       strongest_acceleration: m/s^2.
@@ -100,7 +101,7 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
 
 
 def runs_red(scenario: Scenario, agents: AgentState, num_steps: int) -> Bool[Array, "T N"]:
-    """When agents pass a stop line with their front while its light is red before and after the step.
+    """When agents pass a stop line with their front at red, before which they could have stopped at 8 m/s^2.
 
     Args:
       scenario: The scene.
@@ -120,8 +121,11 @@ def runs_red(scenario: Scenario, agents: AgentState, num_steps: int) -> Bool[Arr
     aligned = jnp.cos(agents.yaw[..., None] - yaw[None, None]) > 0.5
     passes = (seen[:-1, ..., 0] <= 0) & (seen[1:, ..., 0] > 0) & (jnp.abs(seen[1:, ..., 1]) < BESIDE) & aligned[1:]
     valid = agents.valid[1:] & agents.valid[:-1]
-    closed = (red[1:] & red[:-1] & jnp.any(lanes, axis=-1)[None])[:, None]
-    return jnp.any(passes & closed, axis=-1) & valid
+    closed = (red & jnp.any(lanes, axis=-1)[None])[:, None]
+    speed2 = jnp.sum(agents.velocity**2, axis=-1)[..., None]
+    can_stop = closed & (speed2 < 2 * HARDEST_BRAKING * -seen[..., 0])
+    could_stop = jax.lax.cummax(can_stop.astype(jnp.int32), axis=0) > 0
+    return jnp.any(passes & closed[1:] & could_stop[:-1], axis=-1) & valid
 
 
 def _first(points: Float[Array, "T S 3"], valid: Bool[Array, "T S"]) -> Float[Array, "S 2"]:

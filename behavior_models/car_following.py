@@ -99,9 +99,9 @@ def bounded_interaction(
     """The same, but brakes harder than is comfortable only where there is need.
 
     The model alone brakes at hundreds of m/s^2 for somebody who cuts in close. What is needed is to lose the
-    difference in speed within most of the gap.
+    difference in speed within most of the gap, and what would be gained on a free road.
     """
     approach = jnp.maximum(closing, 0.0)
     needed = approach**2 / (2.0 * jnp.maximum(0.8 * (gap - 0.5), SMALLEST_GAP))
-    limit = jnp.minimum(jnp.maximum(drivers.braking, 1.2 * needed), HARDEST_BRAKING)
+    limit = drivers.acceleration + jnp.maximum(drivers.braking, 1.2 * needed)
     return jnp.minimum(interaction(speed, gap, closing, drivers), limit)

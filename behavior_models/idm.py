@@ -88,13 +88,12 @@ def drive(observation: Observation, plans: Plans, seen: Frenet) -> tuple[Action,
     plans = _remember_stops(plans, seen, speed, info.size[:, 0])
     stops = stop_lines(observation, plans, seen, speed)
 
-    acceleration = jnp.minimum(
-        _free(plans, seen, speed, on_foot), -_in_the_way(ways, now, info.size[:, :2], speed, drivers)
-    )
+    braking = _in_the_way(ways, now, info.size[:, :2], speed, drivers)
     line = jnp.minimum(stops.light, stops.sign) - info.size[:, 0] / 2
-    acceleration = jnp.minimum(acceleration, -bounded_interaction(speed, line + 1.0, speed, drivers))
-    given_way = -_give_way(ways, now, info.size, on_foot, stops, plans, speed)
-    acceleration = jnp.minimum(acceleration, jnp.where(on_foot, FAR, given_way))
+    braking = jnp.maximum(braking, bounded_interaction(speed, line + 1.0, speed, drivers))
+    given_way = _give_way(ways, now, info.size, on_foot, stops, plans, speed)
+    braking = jnp.maximum(braking, jnp.where(on_foot, 0.0, given_way))
+    acceleration = _free(plans, seen, speed, on_foot) - braking
 
     # Who is parked, or rolls backwards, comes to rest.
     to_rest = -forward_speed(now) / observation.dt

@@ -33,7 +33,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["waymax_sim", "waymax_sim.*", "behavior_models", "behavior_models.*"]),
-    package_data={"waymax_sim": ["py.typed"], "behavior_models": ["py.typed"]},
+    package_data={"waymax_sim": ["py.typed", "viz/page/*"], "behavior_models": ["py.typed"]},
     install_requires=[
         # The format of converted scenes; they are read without it, and it is not made for Windows.
         "array_record>=0.5; platform_system != 'Windows'",

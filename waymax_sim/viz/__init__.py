@@ -1,6 +1,7 @@
-"""For eyes: pictures and videos of scenes."""
+"""For eyes: pictures, videos and pages of scenes."""
 
 from waymax_sim.viz.draw import draw, to_image
+from waymax_sim.viz.html import Page, viewer
 from waymax_sim.viz.video import animate
 
-__all__ = ["animate", "draw", "to_image"]
+__all__ = ["Page", "animate", "draw", "to_image", "viewer"]

@@ -1,0 +1,134 @@
+"""A real browser for tests, driven through the pipe of its developer tools."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+MAX_SECONDS = 120
+KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}
+SHIFT = 8
+LOCAL = ("file:", "blob:", "data:", "about:")
+
+
+class Browser:
+    """One headless browser. It counts as wrong whatever a page asks of a network or says on its console."""
+
+    def __init__(self, folder: Path):
+        program = next((path for name in NAMES if (path := shutil.which(name))), None)
+        if program is None:
+            pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (Debian: apt-get install chromium)")
+        self.folder, self.numbers, self.buffer, self.problems, self.session = folder, itertools.count(1), b"", [], None
+        # The browser reads commands from its file 3 and answers on its file 4.
+        commands, self.write = os.pipe()
+        self.read, answers = os.pipe()
+        flags = ["--headless", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"]
+        flags += ["--window-size=1200,900", *(["--no-sandbox"] if os.getuid() == 0 else [])]
+        wiring = f'exec "$@" 3<&{commands} 4>&{answers}'
+        self.process = subprocess.Popen(
+            ["bash", "-c", wiring, "bash", program, *flags],
+            pass_fds=(commands, answers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(commands)
+        os.close(answers)
+        self.limit = threading.Timer(MAX_SECONDS, self.process.kill)
+        self.limit.start()
+
+    def close(self) -> None:
+        self.limit.cancel()
+        self.process.kill()
+        self.process.wait()
+        os.close(self.read)
+        os.close(self.write)
+
+    def ask(self, method: str, **params: Any) -> dict:
+        """Sends one command and returns the answer; what the page says in between is kept if it is a problem."""
+        number = next(self.numbers)
+        command = {"id": number, "method": method, "params": params}
+        if self.session is not None:
+            command["sessionId"] = self.session
+        os.write(self.write, json.dumps(command).encode() + b"\0")
+        while True:
+            message = self._message()
+            if message.get("id") == number:
+                assert "error" not in message, message["error"]
+                return message["result"]
+            self._note(message)
+
+    def _message(self) -> dict:
+        while b"\0" not in self.buffer:
+            data = os.read(self.read, 1 << 20)
+            assert data, f"the browser has ended or took longer than {MAX_SECONDS} s"
+            self.buffer += data
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+    def _note(self, message: dict) -> None:
+        method, params = message["method"], message["params"]
+        if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+            self.problems.append(params)
+        if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(
+            ("file:", "blob:", "data:")
+        ):
+            self.problems.append(params["request"]["url"])
+
+    def open(self, html: str, ready: str) -> None:
+        """Opens a page from a file in a new tab and waits until an expression is true in it."""
+        path = self.folder / "page.html"
+        path.write_text(html, encoding="utf-8")
+        self.session = None
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Runtime", "Log", "Page", "Network"):
+            self.ask(f"{domain}.enable")
+        self.ask("Page.navigate", url=path.as_uri())
+        self.run(f"new Promise((done) => {{ const look = () => {ready} ? done() : setTimeout(look, 20); look(); }})")
+        self.settle()
+
+    def run(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        answer = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def settle(self) -> None:
+        """Waits until what has changed is drawn."""
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+
+    def press(self, key: str, modifiers: int = 0) -> None:
+        """Presses a key where the focus is."""
+        text = {"text": key} if len(key) == 1 else {"windowsVirtualKeyCode": KEY_CODES[key]}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, modifiers=modifiers, **text)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers)
+        self.settle()
+
+    def drag(self, start: list[float], end: list[float]) -> None:
+        """Moves the mouse from one place to another with its button held."""
+        button = {"button": "left", "buttons": 1, "clickCount": 1}
+        self.ask("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], **button)
+        if start != end:
+            self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=end[0], y=end[1], **button)
+        self.ask("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **button)
+        self.settle()
+
+    def click(self, selector: str) -> None:
+        """Clicks in the middle of an element."""
+        middle = (
+            f"(() => {{ const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        place = self.run(middle)
+        self.drag(place, place)
+
+    def wheel(self, place: list[float], delta: float) -> None:
+        self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=place[0], y=place[1], deltaX=0, deltaY=delta)
+        self.settle()

@@ -1,0 +1,301 @@
+"""What a page of the viewer holds: the scene within the stated precision, and nothing from elsewhere."""
+
+import dataclasses
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data import recorded
+from tests.scenes import raw_scene, scene
+from tests.viz.pages import busy_scene, flags, made_trace, numbers, packed_in
+from waymax_sim.datasets.loader import load
+from waymax_sim.metrics import MetricValue
+from waymax_sim.pytree import take
+from waymax_sim.viz import style, viewer
+from waymax_sim.viz.html import PARTS
+from waymax_sim.viz.packing import METRIC_STEPS, PLACE, TOLERANCE, UNITS, simplify
+
+REAL = (
+    "womd/scenario_637f20cafde22ff8.tfrecord",
+    "womd/scenario_2a1e44d405a6833f.tfrecord",
+    "womd/tf_example_a3bb37c25ce56418.tfrecord",
+)
+MAX_BYTES = 150_000
+
+
+def check_track(track: dict, states, agent: int) -> None:
+    """A packed track is the column `agent` of the states where they are valid."""
+    valid = states.valid[:, agent]
+    np.testing.assert_array_equal(flags(track["valid"], len(valid)), valid)
+    columns = {"x": states.xyz[..., 0], "y": states.xyz[..., 1], "z": states.xyz[..., 2], "yaw": states.yaw}
+    columns |= {"vx": states.velocity[..., 0], "vy": states.velocity[..., 1]}
+    for name, unit in UNITS.items():
+        off = numbers(track[name], unit) - columns[name][:, agent]
+        if name == "yaw":
+            off = (off + np.pi) % (2 * np.pi) - np.pi
+        assert np.abs(off[valid]).max(initial=0.0) <= unit / 2 + 1e-5
+
+
+def check_log(packed: dict, scenario) -> None:
+    rows = np.flatnonzero(scenario.agents.exists)
+    assert [item["row"] for item in packed["agents"]] == rows.tolist()
+    assert [item["id"] for item in packed["agents"]] == scenario.agents.id[rows].tolist()
+    assert [item["sdc"] for item in packed["agents"]] == scenario.agents.is_sdc[rows].tolist()
+    sizes = np.reshape([item["size"] for item in packed["agents"]], (-1, 3))
+    np.testing.assert_allclose(sizes, scenario.agents.size[rows], atol=0.005 + 1e-6)
+    for track, row in zip(packed["log"], rows, strict=True):
+        check_track(track, scenario.log, row)
+
+
+def distance_to_line(points: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Distance of points to the nearest place of a polyline."""
+    start, along = line[:-1], np.diff(line, axis=0)
+    part = np.einsum("psi,si->ps", points[:, None] - start, along) / np.maximum((along**2).sum(axis=-1), 1e-12)
+    foot = start + np.clip(part, 0, 1)[..., None] * along
+    return np.linalg.norm(points[:, None] - foot, axis=-1).min(axis=1)
+
+
+def check_map(packed: dict, scenario) -> None:
+    """Every point of the map lies near a drawn line of its type."""
+    roadmap = scenario.roadmap
+    kind = roadmap.feature_type[roadmap.feature]
+    drawn: dict[int, list] = {}
+    for group in packed["map"]:
+        lines = [np.stack([numbers(axis, PLACE) for axis in line], axis=-1) for line in group["lines"]]
+        drawn.setdefault(group["type"], []).extend(line if len(line) > 1 else line[[0, 0]] for line in lines)
+    assert set(drawn) == set(np.unique(kind[roadmap.valid]).tolist())
+    for code, lines in drawn.items():
+        points = roadmap.xyz[roadmap.valid & (kind == code), :2].astype(float)
+        off = np.min([distance_to_line(points[::7], line) for line in lines], axis=0)
+        assert off.max() <= TOLERANCE + PLACE
+
+
+def test_a_scene_comes_back():
+    scenario = busy_scene()
+    packed = packed_in(viewer(scenario).html)
+    check_log(packed, scenario)
+    check_map(packed, scenario)
+    assert packed["id"] == scenario.scenario_id and packed["now"] == scenario.current_step
+    np.testing.assert_allclose(packed["times"], scenario.timestamps, atol=1e-3)
+    assert [route["on_route"] for route in packed["routes"]] == [True, False]
+    np.testing.assert_allclose(numbers(packed["routes"][1]["line"][1], PLACE), scenario.routes.xyz[1, 0, 1], atol=0.006)
+
+
+def test_lights_come_back():
+    state = np.full((21, 2), 6)
+    state[7:, 0] = 4
+    valid = np.ones((21, 2), bool)
+    valid[:3, 0], valid[:, 1] = False, False
+    place = np.tile([12.34, -5.0, 0.0], (21, 2, 1))
+    lights = {"signal_lane_id": np.array([10, 11]), "signal_state": state, "signal_stop_point": place}
+    scenario = scene(**lights, signal_valid=valid)
+    (light,) = packed_in(viewer(scenario).html)["lights"]
+    assert light["lane"] == 10
+    seen = flags(light["valid"], 21)
+    np.testing.assert_array_equal(seen, valid[:, 0])
+    np.testing.assert_array_equal(numbers(light["state"], 1.0)[seen], state[seen, 0])
+    for axis, name in enumerate("xy"):
+        stop = scenario.signals.stop_point[seen, 0, axis]
+        np.testing.assert_allclose(numbers(light[name], PLACE)[seen], stop, atol=0.006)
+
+
+def test_rollouts_come_back():
+    scenario = busy_scene()
+    trace = made_trace(scenario, 9, aside=-0.37)
+    packed = packed_in(viewer(scenario, {"mine": trace, "other": made_trace(scenario, 5)}).html)
+    mine, other = packed["rollouts"]
+    assert (mine["name"], mine["first"], mine["last"]) == ("mine", 6, 14)
+    assert (other["name"], other["first"], other["last"]) == ("other", 6, 10)
+    sdc = int(scenario.agents.is_sdc.argmax())
+    # Only the sdc leaves the log.
+    assert list(mine["tracks"]) == list(other["tracks"]) == [str(sdc)]
+    states = jax.tree.map(np.copy, scenario.log)
+    for whole, part in zip(jax.tree.leaves(states), jax.tree.leaves(trace.agents), strict=True):
+        whole[6:15] = part
+    check_track(mine["tracks"][str(sdc)], states, sdc)
+    assert mine["controller"][sdc] == 2 and sum(mine["controller"]) == 2
+
+
+def test_metrics_come_back():
+    scenario = busy_scene()
+    trace = made_trace(scenario, 9)
+    packed = packed_in(viewer(scenario, trace).html)
+    sdc = int(scenario.agents.is_sdc.argmax())
+    described = {item["name"]: (row, item) for row, item in enumerate(packed["metrics"])}
+    assert {name: (item["unit"], item["events"]) for name, (_, item) in described.items()} == {
+        "overlap": ("", True),
+        "log_divergence": ("m", False),
+        "route_progression": ("", False),
+    }
+    for name, (row, item) in described.items():
+        (series,) = packed["rollouts"][0]["metrics"][row]
+        found = trace.metrics[name]
+        per_agent = found.value.ndim == 2
+        assert series["agent"] == (sdc if per_agent else None)
+        value, valid = (found.value[:, sdc], found.valid[:, sdc]) if per_agent else (found.value, found.valid)
+        np.testing.assert_array_equal(flags(series["valid"], 21)[6:15], valid)
+        assert not flags(series["valid"], 21)[:6].any()
+        off = numbers(series["value"], item["quantum"])[6:15] - value
+        assert np.abs(off[valid]).max() <= np.abs(found.value[found.valid]).max() / METRIC_STEPS
+
+
+def test_steps_after_the_record_are_left_out():
+    scenario = scene()
+    trace = made_trace(scenario, 9)
+    ended = dataclasses.replace(trace, active=np.arange(9) < 4)
+    (rollout,) = packed_in(viewer(scenario, ended).html)["rollouts"]
+    assert (rollout["first"], rollout["last"]) == (6, 9)
+
+
+def test_what_diverged_is_not_there():
+    scenario = scene()
+    trace = made_trace(scenario, 9)
+    trace.agents.xyz[4, 0, 0], trace.agents.xyz[5, 0, 0] = np.nan, 1e30
+    trace.metrics["log_divergence"].value[4, 0] = np.inf
+    packed = packed_in(viewer(scenario, trace).html)
+    track = packed["rollouts"][0]["tracks"]["0"]
+    np.testing.assert_array_equal(flags(track["valid"], 21), ~np.isin(np.arange(21), (10, 11)))
+    (series,) = packed["rollouts"][0]["metrics"][1]
+    assert not flags(series["valid"], 21)[10]
+
+
+@pytest.mark.parametrize("sample", REAL)
+def test_real_scenes_come_back_and_are_small(sample):
+    scenario = jax.tree.map(np.asarray, load(str(recorded(sample)))[0])
+    page = viewer(scenario, {"one": made_trace(scenario, 80), "two": made_trace(scenario, 80, -0.3)})
+    assert len(page.html.encode()) <= MAX_BYTES
+    packed = packed_in(page.html)
+    check_log(packed, scenario)
+    check_map(packed, scenario)
+
+
+def test_a_rollout_of_everybody_is_small_enough():
+    """The worst case: every agent of a crowded scene leaves the log and is judged."""
+    scenario = jax.tree.map(np.asarray, load(str(recorded(REAL[1])))[0])
+    trace = made_trace(scenario, 80)
+    rng = np.random.default_rng(0)
+    wander = rng.normal(0, 0.05, trace.agents.xyz.shape).cumsum(axis=0).astype(np.float32)
+    agents = dataclasses.replace(trace.agents, xyz=trace.agents.xyz + wander)
+    final = dataclasses.replace(trace.final, controller=np.full(scenario.num_agents, 2, np.int32))
+    metrics = trace.metrics | {
+        "log_divergence": MetricValue(value=np.linalg.norm(wander, axis=-1), valid=agents.valid),
+    }
+    page = viewer(scenario, dataclasses.replace(trace, agents=agents, final=final, metrics=metrics))
+    assert len(page.html.encode()) <= MAX_BYTES
+
+
+def test_the_page_asks_nothing_of_anybody():
+    page = viewer(busy_scene(), made_trace(busy_scene(), 9)).html
+    without_data = re.sub(r'(<script id="scene"[^>]*>)[^<]*', r"\1", page)
+    assert len(without_data) < len(page)
+    for word in ("http", "//cdn", "src=", "href=", "import ", "fetch(", "XMLHttpRequest", "url("):
+        assert word not in without_data
+    assert "<!--" not in without_data
+
+
+def test_names_are_text_and_never_markup():
+    scenario = scene(scenario_id="</title><script>alert(1)</script>")
+    page = viewer(scenario, {"</script><b>": made_trace(scenario, 9)})
+    assert "alert(1)</script>" not in page.html and "</script><b>" not in page.html
+    assert html.escape(scenario.scenario_id) in page.html
+
+
+def test_a_page_is_saved_and_shown_in_notebooks(tmp_path):
+    page = viewer(jax.tree.map(jnp.asarray, scene()))
+    assert page.save(tmp_path / "scene.html") == tmp_path / "scene.html"
+    assert (tmp_path / "scene.html").read_text(encoding="utf-8") == page.html
+    (inside,) = re.findall(r'<iframe [^>]*srcdoc="([^"]*)"', page._repr_html_())
+    assert html.unescape(inside) == page.html
+
+
+def test_poor_scenes_have_pages_too():
+    raw = raw_scene(valid=np.zeros((21, 3), bool), sdc_index=-1)
+    packed = packed_in(viewer(scene(valid=raw.valid, sdc_index=-1)).html)
+    assert all(track["valid"] == [] for track in packed["log"])
+
+
+def test_mistakes_are_named():
+    scenario = scene()
+    trace = made_trace(scenario, 9)
+    with pytest.raises(ValueError, match=r"'simulation' has no agents; record them"):
+        viewer(scenario, dataclasses.replace(trace, agents=None))
+    with pytest.raises(ValueError, match=r"'a' has a batch axis; pick one"):
+        viewer(scenario, {"a": jax.tree.map(lambda leaf: leaf[None], trace)})
+    with pytest.raises(ValueError, match="no active step"):
+        viewer(scenario, dataclasses.replace(trace, active=np.zeros(9, bool)))
+    with pytest.raises(ValueError, match="not of this scene"):
+        viewer(scene(num_agents=4), trace)
+    with pytest.raises(ValueError, match="not of this scene"):
+        viewer(scene(num_steps=12), trace)
+    with pytest.raises(ValueError, match="batch"):
+        viewer(take(scenario, np.newaxis))
+
+
+def test_colours_of_agents_are_those_of_pictures():
+    css = (PARTS / "style.css").read_text(encoding="utf-8")
+    for color in (style.SDC_COLOR, *style.AGENT_COLORS.values(), style.GO, style.CAUTION, style.STOP):
+        assert f": {color};" in css
+
+
+@given(st.lists(st.tuples(*[st.floats(-50, 50)] * 2), min_size=1, max_size=30), st.floats(0.001, 5))
+def test_simplified_lines_pass_near_all_points(points, tolerance):
+    points = np.array(points)
+    line = simplify(points, tolerance)
+    np.testing.assert_array_equal(line[[0, -1]], points[[0, -1]])
+    assert distance_to_line(points, line if len(line) > 1 else line[[0, 0]]).max() <= tolerance + 1e-6
+
+
+def test_straight_lines_keep_two_points():
+    assert len(simplify(np.stack([np.arange(50.0), 2 * np.arange(50.0)], axis=-1), 0.01)) == 2
+
+
+def test_the_page_reads_what_was_packed(tmp_path):
+    """The page's own reader, run by node, gives the numbers that were put in."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed, which runs the reader of the page outside a browser")
+    scenario = busy_scene()
+    trace = made_trace(scenario, 9)
+    (tmp_path / "scene.txt").write_text(
+        re.findall(r'type="text/plain">([^<]*)<', viewer(scenario, trace).html)[0], encoding="utf-8"
+    )
+    questions = """
+      const text = require("fs").readFileSync(process.argv[2], "utf-8");
+      inflate(text).then((packed) => {
+        const scene = decodeScene(packed);
+        const [rollout] = scene.rollouts;
+        const sdc = scene.agents.findIndex((agent) => agent.sdc);
+        console.log(JSON.stringify({
+          log: scene.log, own: rollout.tracks.get(sdc), metrics: rollout.metrics, events: eventsOf(scene),
+          ended: agentAt(scene, rollout, sdc, 15),
+          between: poseAt({ ...scene.log[sdc], valid: Array(21).fill(true) }, 3.25),
+          near: agentNear(scene, null, 5, scene.log[sdc].x[5], scene.log[sdc].y[5], 0.1),
+        }));
+      });
+    """
+    script = tmp_path / "ask.js"
+    script.write_text((PARTS / "scene.js").read_text(encoding="utf-8") + questions, encoding="utf-8")
+    run = subprocess.run([node, script, tmp_path / "scene.txt"], capture_output=True, text=True, check=True)
+    answers = json.loads(run.stdout)
+    log, sdc = scenario.log, int(scenario.agents.is_sdc.argmax())
+    rows = np.flatnonzero(scenario.agents.exists)
+    for track, row in zip(answers["log"], rows, strict=True):
+        valid = log.valid[:, row]
+        assert track["valid"] == valid.tolist()
+        np.testing.assert_allclose(np.array(track["x"])[valid], log.xyz[valid, row, 0], atol=0.0051)
+        np.testing.assert_allclose(np.cos(track["yaw"])[valid], np.cos(log.yaw[valid, row]), atol=0.0051)
+    own = np.array(answers["own"]["y"])[6:15][trace.agents.valid[:, sdc]]
+    np.testing.assert_allclose(own, trace.agents.xyz[trace.agents.valid[:, sdc], sdc, 1], atol=0.0051)
+    assert answers["events"] == [{"step": 9, "rollout": 0, "metric": 0, "agents": [sdc]}]
+    assert answers["ended"] is None and answers["near"] == sdc
+    x = answers["log"][sdc]["x"]
+    assert answers["between"]["x"] == pytest.approx(0.75 * x[3] + 0.25 * x[4])

@@ -1,0 +1,88 @@
+"""A scene as one page to look at and play with: it holds everything it needs and asks no network for anything."""
+
+import dataclasses
+import html
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env import Trace
+from waymax_sim.viz.draw import on_host
+from waymax_sim.viz.packing import encode, pack
+
+PARTS = Path(__file__).with_name("page")
+SCRIPTS = ("scene.js", "draw.js", "timeline.js", "controls.js")
+# Height of the page in a notebook, pixels.
+NOTEBOOK_HEIGHT = 720
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A page of the viewer. Notebooks show it where it is the last value of a cell.
+
+    Attributes:
+      html: The whole page.
+    """
+
+    html: str
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the page to a file that any browser opens, and returns its path."""
+        path = Path(path)
+        path.write_text(self.html, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe title="Scene viewer" srcdoc="{html.escape(self.html)}" '
+            f'style="width: 100%; height: {NOTEBOOK_HEIGHT}px; border: 0"></iframe>'
+        )
+
+
+def viewer(scenario: Scenario, traces: Trace | Mapping[str, Trace] | None = None) -> Page:
+    """A scene to play, zoom and click in, with its log beside what was simulated.
+
+    Places are kept to about 1 cm, headings to 0.01 rad, speeds to 0.1 m/s, and metrics to a thousandth of their
+    largest value. Metrics are kept for the sdc and for the agents that the log does not drive.
+
+    Args:
+      scenario: One scene, without a batch axis.
+      traces: A rollout of it, or several by name to compare side by side; by default the log alone. A trace has
+        "agents" among what it records, and its events and curves come from "metrics".
+
+    Returns:
+      The page; `page.save("scene.html")` writes it.
+
+    Raises:
+      ValueError: The scenario or a trace has a batch axis, a trace has no agents or no active step, or it is of
+        another scene.
+    """
+    scenario = on_host(scenario)
+    traces = {"simulation": traces} if isinstance(traces, Trace) else dict(traces or {})
+    for name, trace in traces.items():
+        _check(name, trace, scenario)
+    page = (PARTS / "viewer.html").read_text(encoding="utf-8")
+    parts = {
+        "title": html.escape(scenario.scenario_id),
+        "style": (PARTS / "style.css").read_text(encoding="utf-8"),
+        "script": "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "scene": encode(pack(scenario, traces)),
+    }
+    for name, text in parts.items():
+        page = page.replace(f"<!--{name}-->", text)
+    return Page(page)
+
+
+def _check(name: str, trace: Trace, scenario: Scenario) -> None:
+    """Raises a ValueError unless the trace is a rollout of the scenario with agents."""
+    if trace.agents is None:
+        raise ValueError(f"trace {name!r} has no agents; record them: rollout(..., record=('agents', 'metrics'))")
+    if trace.step.ndim != 1:
+        raise ValueError(f"trace {name!r} has a batch axis; pick one, as in `take(trace, 0)`")
+    if not np.asarray(trace.active).any():
+        raise ValueError(f"trace {name!r} has no active step")
+    if trace.agents.valid.shape[-1] != scenario.num_agents or np.max(trace.step) >= scenario.num_steps:
+        raise ValueError(f"trace {name!r} is not of this scene: it has another number of agents or steps")

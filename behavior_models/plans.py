@@ -133,9 +133,7 @@ def _make(observation: Observation, drivers: Drivers, turns: Int[Array, "N K"], 
     seen = frenet(observation.lanes, observation.graph, segment, now.xyz[:, :2], now.yaw)
     rests = geometry.norm(now.velocity) < AT_REST
     near = found & (jnp.abs(seen.lateral) < jnp.where(rests, KERB, JOIN))
-    path = path_ahead(
-        observation.lanes, observation.graph, segment, seen.arc_length, turns[which], NUM_POINTS, SPACING
-    )
+    path = path_ahead(observation.lanes, observation.graph, segment, seen.arc_length, turns[which], NUM_POINTS, SPACING)
     speed = suitable_speed(path, take(drivers, which), geometry.norm(now.velocity))
     return _Made(
         path=dataclasses.replace(path, speed_limit=speed),

@@ -60,9 +60,7 @@ def ways_ahead(
     return Ways(points[:, :-1, 0], points[:, :-1, 1], cos, sin, length, jnp.cumsum(length, axis=1) - length)
 
 
-def leads(
-    ways: Ways, agents: AgentState, size: Float[Array, "N 2"]
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+def leads(ways: Ways, agents: AgentState, size: Float[Array, "N 2"]) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """The gap (m) from each agent to whoever is next on its way, and the speed of that one along it (m/s).
 
     One is in the way if its box overlaps the strip that the agent sweeps along its way, or will soon at its present

@@ -13,7 +13,7 @@ from waymax_sim.pytree import Array, take
 
 # Others that each agent watches: those that may soon be near, by distance less what they drive in this time (s).
 NUM_WATCHED, REACH = 12, 3.0
-# Ways cross where the sine of the angle between them is larger, and join where it is smaller and they are this near (m).
+# Ways cross where the sine of the angle between them is larger; where it is smaller they join, if so near (m).
 CROSSING, JOINED = 0.5, 1.5
 # Room around those who cross (m) and time between them (s). How agents are thought to speed up (m/s^2).
 ROOM, MARGIN, SPEED_UP = 0.7, 1.0, 1.0

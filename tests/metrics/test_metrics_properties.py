@@ -112,7 +112,9 @@ def test_metrics_do_not_depend_on_the_order_of_agents(seed):
 
 @SEEDS
 def test_metrics_do_not_depend_on_padding(seed):
-    exact, padded = (to_scenario(lawless_raw_scene(seed, num_agents=9), bucketed=bucketed) for bucketed in (False, True))
+    exact, padded = (
+        to_scenario(lawless_raw_scene(seed, num_agents=9), bucketed=bucketed) for bucketed in (False, True)
+    )
     assert padded.num_agents == 16 and padded.edges.valid.shape > exact.edges.valid.shape
     found = at_now(padded)
     for name, metric in METRICS.items():

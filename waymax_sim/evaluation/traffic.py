@@ -65,15 +65,16 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
     config = EnvConfig(controlled="none", metrics=("overlap", "offroad"), rewards=(), birth="never")
     env = Env(config=config)
     trace = rollout(env, policies, scenario, key, num_steps)
-    assert trace.agents is not None and trace.metrics is not None  # they are recorded by default
+    recorded, metrics = trace.agents, trace.metrics
+    assert recorded is not None and metrics is not None  # as by default
     now = take(scenario.log, scenario.current_step)
-    agents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), now, trace.agents)
+    agents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), now, recorded)
     vehicles = now.valid & (scenario.agents.type == VEHICLE)
     start = env.judge(scenario, env.reset(scenario, key)[0], moved=jnp.asarray(False)).metrics
 
     def ever(name: str) -> Float[Array, ""]:
         counted = vehicles & (start[name].value == 0)
-        happened = jnp.any((trace.metrics[name].value > 0) & trace.metrics[name].valid, axis=0)
+        happened = jnp.any((metrics[name].value > 0) & metrics[name].valid, axis=0)
         return jnp.sum(counted & happened) / jnp.maximum(jnp.sum(counted), 1)
 
     driven = trace.final.controller != LOG
@@ -83,9 +84,9 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
     moved = geometry.norm(jnp.diff(agents.xyz[..., :2], axis=0))
     distance = jnp.sum(jnp.where(both, moved, 0.0), axis=0)
     last = scenario.current_step + num_steps
-    recorded = jnp.arange(scenario.num_steps) <= last
+    so_far = jnp.arange(scenario.num_steps) <= last
     away = geometry.norm(scenario.log.xyz[..., :2] - now.xyz[None, :, :2])
-    stands = vehicles & (jnp.max(jnp.where(scenario.log.valid & recorded[:, None], away, 0.0), axis=0) < PARKED)
+    stands = vehicles & (jnp.max(jnp.where(scenario.log.valid & so_far[:, None], away, 0.0), axis=0) < PARKED)
     total = jnp.maximum(jnp.sum(vehicles), 1)
     return TrafficReport(
         vehicles=jnp.sum(vehicles).astype(jnp.float32),

@@ -19,7 +19,7 @@ def end_of_log(scenario: Scenario) -> Goals:
 
 
 def point_on_route(scenario: Scenario, distance: float) -> Goals:
-    """The point so far (m) along the first on-route path of the sdc from where it is now, or its end; for the sdc alone.
+    """The point so far (m) along the first on-route path of the sdc from where it is now, or its end; for it alone.
 
     Nobody has a goal where there is no such path.
     """

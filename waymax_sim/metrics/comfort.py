@@ -40,7 +40,7 @@ class Motion(NamedTuple):
 
 
 def discomfort(snapshot: Snapshot) -> MetricValue:
-    """The largest share of a comfort limit that a vehicle or cyclist used up around half a second ago; above 1 is too much.
+    """The largest share of a comfort limit that a driver used up around half a second ago; above 1 is too much.
 
     Limits: acceleration 2.40 and braking 4.05 m/s^2, lateral acceleration 4.89 m/s^2, jerk 8.37 m/s^3 (of which
     longitudinal 4.13), yaw rate 0.95 rad/s, yaw acceleration 1.93 rad/s^2. Motion is that of `motion` over the last 11
@@ -98,4 +98,4 @@ def derivatives(num_steps: int, dt: float) -> tuple[Float[np.ndarray, " H"], Flo
     """Weights of steps for the first and second derivative of the least-squares parabola, at the middle."""
     half = num_steps // 2
     parabola = np.linalg.pinv(np.vander(np.arange(-half, half + 1.0), 3, increasing=True))
-    return np.float32(parabola[1] / dt), np.float32(2 * parabola[2] / dt**2)
+    return (parabola[1] / dt).astype(np.float32), (2 * parabola[2] / dt**2).astype(np.float32)

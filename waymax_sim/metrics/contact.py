@@ -40,13 +40,18 @@ class Movers(NamedTuple):
         half = jnp.abs(size) / 2
         present = agents.valid & (half[:, 0] > 0) & (half[:, 1] > 0)
         movers = cls(
-            *(agents.xyz[:, axis] for axis in range(3)),
-            *(velocity[:, axis] for axis in range(2)),
-            climb,
-            jnp.cos(agents.yaw),
-            jnp.sin(agents.yaw),
-            *(half[:, axis] for axis in range(3)),
-            present,
+            x=agents.xyz[:, 0],
+            y=agents.xyz[:, 1],
+            z=agents.xyz[:, 2],
+            u=velocity[:, 0],
+            v=velocity[:, 1],
+            w=climb,
+            cos=jnp.cos(agents.yaw),
+            sin=jnp.sin(agents.yaw),
+            long=half[:, 0],
+            wide=half[:, 1],
+            high=half[:, 2],
+            present=present,
         )
         # Without the barrier XLA may repeat all this for every pair.
         return jax.lax.optimization_barrier(movers)

@@ -1,7 +1,5 @@
 """Reaching a goal."""
 
-import jax.numpy as jnp
-
 from waymax_sim import geometry
 from waymax_sim.maps.goals import end_of_log
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag, masked_value

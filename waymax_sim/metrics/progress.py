@@ -18,8 +18,8 @@ def log_progress(snapshot: Snapshot) -> MetricValue:
 
     The way is the polyline of the logged positions from the current step on. The agent is projected on it before and
     after the step: on the nearest piece that runs within 90 degrees of its heading (on the nearest one, if none does),
-    and after the step within 10 m of way from where it was before. So going back counts against it, neither a loop nor a
-    crossing of its own way lets it jump, and it cannot cover more than all of it. Where the log was not seen, the way
+    and after the step within 10 m of way from where it was before. So going back counts against it, neither a loop nor
+    a crossing of its own way lets it jump, and it cannot cover more than all of it. Where the log was not seen, the way
     has a gap. Valid where the log makes at least 0.5 m of way, and the agent is and was one step before.
 
     Source: nuPlan, ego progress along expert route, with the log as the route.

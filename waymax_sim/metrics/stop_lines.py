@@ -40,8 +40,8 @@ def red_light_violation(snapshot: Snapshot) -> MetricValue:
 
     The middle of the front bumper must cross the line, which is 3.6 m wide and square to the lane, in the direction of
     the lane; the light must be seen red (or a red arrow) before and after. Where lines of several lanes lie in one
-    place and one of them is not known to be red, the agent had the right to go. It fires once, not for standing behind the
-    line. Valid for agents that were there one step before, where any light is on the map.
+    place and one of them is not known to be red, the agent had the right to go. It fires once, not for standing behind
+    the line. Valid for agents that were there one step before, where any light is on the map.
 
     Limits: turning right on red counts, since maps do not say where it is allowed.
     """

@@ -18,7 +18,8 @@ def time_to_collision(snapshot: Snapshot) -> MetricValue:
 
     In closed form for oriented boxes, so it sees crossing and merging traffic as well as a lead. Heights go on as they
     did in the last step: a slope and a bridge are told apart. Contacts at the rear do not count, since it is for the
-    other to avoid them, nor does anything for an agent that stands. 0 where boxes share space. Valid where the agent is.
+    other to avoid them, nor does anything for an agent that stands. 0 where boxes share space. Valid where the agent
+    is.
 
     Source: Hayward (1972) and Hyden (1987); which contacts count as in nuPlan. Limits: turning, braking and
     changes of slope are not foreseen.

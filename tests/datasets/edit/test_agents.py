@@ -14,7 +14,7 @@ from tests.datasets.edit.same import assert_sound, assert_unchanged, crossing
 from tests.scenes import scene
 from waymax_sim.datasets import edit
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN
+from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.padding import pad, sizes
 from waymax_sim.env import Env, EnvConfig, rollout
 
@@ -202,7 +202,8 @@ def test_boxes_are_scaled_from_their_undersides():
 
 def test_another_agent_becomes_the_sdc():
     scenario = crossing()
-    row = int(np.flatnonzero(scenario.log.valid[10] & ~scenario.agents.is_sdc)[0])
+    speed = np.linalg.norm(scenario.log.velocity[10], axis=-1)
+    row = int(np.argmax(np.where(scenario.agents.is_sdc | (scenario.agents.type != VEHICLE), 0.0, speed)))
     found = edit.set_sdc(scenario, int(scenario.agents.id[row]))
     assert_sound(found)
     assert_unchanged(

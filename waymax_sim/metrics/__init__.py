@@ -11,10 +11,16 @@ from waymax_sim.metrics.comfort import discomfort
 from waymax_sim.metrics.divergence import log_divergence
 from waymax_sim.metrics.encroachment import NUM_STEPS as ENCROACHMENT_STEPS
 from waymax_sim.metrics.encroachment import post_encroachment_time
-from waymax_sim.metrics.fault import at_fault_collision, at_fault_vru_collision
+from waymax_sim.metrics.fault import (
+    at_fault_collision,
+    at_fault_object_collisions,
+    at_fault_vehicle_collision,
+    at_fault_vru_collision,
+)
 from waymax_sim.metrics.goal import goal_distance, goal_reached
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
 from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot
+from waymax_sim.metrics.nuplan import NUPLAN_METRICS, nuplan_score
 from waymax_sim.metrics.offroad import offroad, road_edge_distance
 from waymax_sim.metrics.overlap import overlap
 from waymax_sim.metrics.progress import log_progress
@@ -27,7 +33,17 @@ from waymax_sim.metrics.summary import summarize
 from waymax_sim.metrics.time_to_collision import time_to_collision
 from waymax_sim.metrics.wrong_way import wrong_way, wrong_way_distance
 
-__all__ = ["METRICS", "Metric", "MetricValue", "Snapshot", "judge", "resolve", "summarize"]
+__all__ = [
+    "METRICS",
+    "NUPLAN_METRICS",
+    "Metric",
+    "MetricValue",
+    "Snapshot",
+    "judge",
+    "nuplan_score",
+    "resolve",
+    "summarize",
+]
 
 _ALL = (
     Metric("overlap", overlap, per="agent", unit="1", over_time="max"),
@@ -51,6 +67,8 @@ _ALL = (
     Metric("clearance", clearance, per="agent", unit="m", over_time="min", better="higher"),
     Metric("at_fault_collision", at_fault_collision, per="agent", unit="1", over_time="max"),
     Metric("at_fault_vru_collision", at_fault_vru_collision, per="agent", unit="1", over_time="max"),
+    Metric("at_fault_vehicle_collision", at_fault_vehicle_collision, per="agent", unit="1", over_time="max"),
+    Metric("at_fault_object_collisions", at_fault_object_collisions, per="agent", unit="1", over_time="sum"),
     Metric("red_light_violation", red_light_violation, per="agent", unit="1", over_time="max"),
     Metric("stop_sign_violation", stop_sign_violation, per="agent", unit="1", over_time="max", num_steps=STOP_STEPS),
     Metric("speeding", speeding, per="agent", unit="m/s", over_time="max"),

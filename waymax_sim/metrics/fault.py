@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN
+from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN
 from waymax_sim.metrics.contact import FRONT, Movers, meeting
-from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
+from waymax_sim.metrics.metric import MetricValue, Snapshot, flag, masked_value
 from waymax_sim.metrics.overlap import gaps
 from waymax_sim.metrics.straddling import straddles
 from waymax_sim.metrics.time_to_collision import climb_rate
@@ -24,18 +24,38 @@ def at_fault_collision(snapshot: Snapshot) -> MetricValue:
     Source: nuPlan, no ego at-fault collisions. Limits: right of way is not known, so crossing traffic is judged by who
     hits whom with the front; who swerves into another within one lane is not at fault.
     """
-    return _verdict(snapshot, _at_fault(snapshot))
+    return _verdict(snapshot, snapshot.once(_at_fault))
 
 
 def at_fault_vru_collision(snapshot: Snapshot) -> MetricValue:
     """The same, for collisions with vulnerable road users alone: pedestrians and cyclists."""
-    kind = snapshot.scenario.agents.type
-    return _verdict(snapshot, _at_fault(snapshot) & ((kind == PEDESTRIAN) | (kind == CYCLIST))[None])
+    return _verdict(snapshot, snapshot.once(_at_fault) & _is(snapshot, PEDESTRIAN, CYCLIST))
+
+
+def at_fault_vehicle_collision(snapshot: Snapshot) -> MetricValue:
+    """The same, for collisions with vehicles, and with what is of unknown type."""
+    return _verdict(snapshot, snapshot.once(_at_fault) & ~_is(snapshot, PEDESTRIAN, CYCLIST, OTHER))
+
+
+def at_fault_object_collisions(snapshot: Snapshot) -> MetricValue:
+    """How many objects that are no road users (type 4), such as cones, an agent ran into in the last step by its fault.
+
+    The sum over an episode counts contacts. Judged as in `at_fault_collision`.
+    """
+    hits = jnp.sum(snapshot.once(_at_fault) & _is(snapshot, OTHER), axis=-1).astype(jnp.float32)
+    return masked_value(hits, _was_there(snapshot))
 
 
 def _verdict(snapshot: Snapshot, at_fault: Bool[Array, "O N"]) -> MetricValue:
-    there = snapshot.subjects.valid & snapshot.of_subjects(snapshot.previous).valid
-    return flag(jnp.any(at_fault, axis=-1), there)
+    return flag(jnp.any(at_fault, axis=-1), _was_there(snapshot))
+
+
+def _was_there(snapshot: Snapshot) -> Bool[Array, " O"]:
+    return snapshot.subjects.valid & snapshot.of_subjects(snapshot.previous).valid
+
+
+def _is(snapshot: Snapshot, *types: int) -> Bool[Array, "1 N"]:
+    return jnp.isin(snapshot.scenario.agents.type, jnp.asarray(types, jnp.int32))[None]
 
 
 def _at_fault(snapshot: Snapshot) -> Bool[Array, "O N"]:
@@ -52,6 +72,6 @@ def _at_fault(snapshot: Snapshot) -> Bool[Array, "O N"]:
     others = jax.tree.map(lambda leaf: leaf[None], others)
     ahead = meeting(ours, others).ahead
     edge = snapshot.road_edge_distance
-    wayward = straddles(snapshot) | (edge.valid & (edge.value > 0))
+    wayward = snapshot.once(straddles) | (edge.valid & (edge.value > 0))
     lateral = jnp.abs(ahead) <= FRONT
     return new & ~ours.stands & (others.stands | (ahead > FRONT) | (lateral & wayward[:, None]))

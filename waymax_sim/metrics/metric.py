@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -58,6 +58,16 @@ class Snapshot:
     def previous(self) -> AgentState:
         """Agents one step before, [N]."""
         return take(self.history, -2)
+
+    def once(self, compute: Callable[["Snapshot"], T]) -> T:
+        """What a function makes of the moment; computed at the first call, for what several metrics share."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        return self._computed[compute]
+
+    @cached_property
+    def _computed(self) -> dict[Callable, Any]:
+        return {}
 
     def of_subjects(self, record: T) -> T:
         """The rows of the judged agents of any record over agents."""

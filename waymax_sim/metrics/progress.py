@@ -1,9 +1,11 @@
 """Getting on along the logged way."""
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
+from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
 from waymax_sim.pytree import Array, take
 
@@ -26,11 +28,7 @@ def log_progress(snapshot: Snapshot) -> MetricValue:
     """
     scenario, now, before = snapshot.scenario, snapshot.subjects, snapshot.of_subjects(snapshot.previous)
     log = scenario.log if snapshot.rows is None else take(scenario.log, (slice(None), snapshot.rows))
-    later = jnp.arange(scenario.num_steps) >= scenario.current_step
-    seen = log.valid & later[:, None]
-    start, along = log.xyz[:-1, :, :2], log.xyz[1:, :, :2] - log.xyz[:-1, :, :2]
-    length = jnp.where(seen[:-1] & seen[1:], geometry.norm(along), 0.0)
-    length = jnp.where(length >= MIN_STEP, length, 0.0)
+    start, along, length = _pieces(log, scenario.current_step)
     begins = jnp.cumsum(length, axis=0) - length
     total = jnp.sum(length, axis=0)
 
@@ -51,3 +49,22 @@ def log_progress(snapshot: Snapshot) -> MetricValue:
     moves = total >= MIN_LENGTH
     share = covered / jnp.where(moves, total, 1.0)
     return masked_value(share, now.valid & before.valid & moves)
+
+
+def logged_way(scenario: Scenario) -> Float[Array, "T N"]:
+    """Way (m) that the log of each agent has made up to each step, from the current step on."""
+    _, _, length = _pieces(scenario.log, scenario.current_step)
+    return jnp.concatenate([jnp.zeros_like(length[:1]), jnp.cumsum(length, axis=0)])
+
+
+def _pieces(
+    log: AgentState, current_step: Int[Array, ""]
+) -> tuple[Float[Array, "K N 2"], Float[Array, "K N 2"], Float[Array, "K N"]]:
+    """The pieces of the logged ways, one between any two steps: where they start, where they lead, length (m).
+
+    The length is 0 where a piece is no part of the way.
+    """
+    seen = log.valid & (jnp.arange(log.valid.shape[0]) >= current_step)[:, None]
+    start, along = log.xyz[:-1, :, :2], log.xyz[1:, :, :2] - log.xyz[:-1, :, :2]
+    length = jnp.where(seen[:-1] & seen[1:], geometry.norm(along), 0.0)
+    return start, along, jnp.where(length >= MIN_STEP, length, 0.0)

@@ -35,5 +35,5 @@ def speeding(snapshot: Snapshot) -> MetricValue:
 
 def speeding_time(snapshot: Snapshot) -> MetricValue:
     """Time in the last step during which the limit was exceeded: all of it or none (s)."""
-    excess = speeding(snapshot)
+    excess = snapshot.once(speeding)
     return masked_value(jnp.where(excess.value > 0, snapshot.dt, 0.0), excess.valid)

@@ -23,7 +23,7 @@ def straddling(snapshot: Snapshot) -> MetricValue:
     Source: nuPlan and V-Max, driving in multiple lanes. Limits: on junctions lanes have no neighbours, so nobody
     straddles there; lanes of the other direction are no neighbours, for which see `wrong_way`.
     """
-    return flag(straddles(snapshot), snapshot.drives & snapshot.nearest_lane[1])
+    return flag(snapshot.once(straddles), snapshot.drives & snapshot.nearest_lane[1])
 
 
 def straddles(snapshot: Snapshot) -> Bool[Array, " O"]:

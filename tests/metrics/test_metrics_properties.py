@@ -21,7 +21,7 @@ AGENTS = 12
 
 
 def lawless_raw_scene(seed: int = 0, num_agents: int = AGENTS) -> RawScene:
-    """The busy scene with a red light, a stop sign, a low limit, and agents that are mostly there and seldom gentle."""
+    """The busy scene with a red light, a stop sign, a low limit, two objects, and agents that are seldom gentle."""
     raw = busy_raw_scene(seed, num_agents)
     rng, shape = np.random.default_rng(seed), raw.valid.shape
     gentle = rng.random(num_agents) < 0.3
@@ -31,6 +31,7 @@ def lawless_raw_scene(seed: int = 0, num_agents: int = AGENTS) -> RawScene:
     lane = np.stack([along, np.full_like(along, -3.5), 0 * along], axis=-1)
     return dataclasses.replace(
         raw,
+        agent_type=np.append(raw.agent_type[:-2], [4, 4]),
         xyz=place,
         valid=rng.random(shape) < 0.97,
         yaw=np.where(rng.random(shape) < 0.5, 0.0, raw.yaw),

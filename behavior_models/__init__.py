@@ -2,9 +2,12 @@
 
 from behavior_models.constant import ConstantSpeed, ConstantVelocity, Stationary
 from behavior_models.idm import IDM
+from behavior_models.log_path import LogPathIDM
+from behavior_models.mobil import MOBIL
 from behavior_models.noisy import NoisyConstantVelocity
 from behavior_models.random import Random
 from behavior_models.replay import LogReplay
+from behavior_models.social_force import SocialForce
 
 # Policies by the names that the command line knows, with default settings.
 POLICIES = {
@@ -15,15 +18,21 @@ POLICIES = {
     "stationary": Stationary,
     "random": Random,
     "idm": IDM,
+    "log_path_idm": LogPathIDM,
+    "mobil": MOBIL,
+    "social_force": SocialForce,
 }
 
 __all__ = [
     "IDM",
+    "MOBIL",
     "POLICIES",
     "ConstantSpeed",
     "ConstantVelocity",
+    "LogPathIDM",
     "LogReplay",
     "NoisyConstantVelocity",
     "Random",
+    "SocialForce",
     "Stationary",
 ]

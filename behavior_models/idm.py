@@ -11,7 +11,6 @@ from behavior_models.car_following import (
     FAR,
     HARDEST_ACCELERATION,
     HARDEST_BRAKING,
-    Drivers,
     bounded_interaction,
     free_road,
 )
@@ -28,10 +27,12 @@ from waymax_sim.maps.paths import point_at
 from waymax_sim.pytree import Array, take
 
 # Lights that are closed, and those that close: who cannot stop comfortably goes on (see `SIGNAL_STATE_NAMES`).
-CLOSED, CLOSING, OPEN = (1, 4, 7), (2, 5), (3, 6)
+UNKNOWN, CLOSED, CLOSING, OPEN = 0, (1, 4, 7), (2, 5), (3, 6)
 # A driver has stopped at a line when at rest so near to it (m). Lines matter for who goes first from so far ahead to
 # so far behind (m).
 AT_LINE, MATTERS_AHEAD, MATTERS_BEHIND = 4.0, 50.0, 25.0
+# Who stands this near to somebody who stands, or to a light that is closed, stays there (m).
+QUEUE, WAITS = 6.0, 30.0
 # Drivers steer for the point of their path that they reach in this time (s), within these bounds (m).
 STEER_AHEAD, NEAREST_AIM, FURTHEST_AIM = 0.9, 4.0, 20.0
 # The sharpest curve (1/m) and the hardest acceleration to the side (m/s^2) while steering.
@@ -88,12 +89,16 @@ def drive(observation: Observation, plans: Plans, seen: Frenet) -> tuple[Action,
     plans = _remember_stops(plans, seen, speed, info.size[:, 0])
     stops = stop_lines(observation, plans, seen, speed)
 
-    braking = _in_the_way(ways, now, info.size[:, :2], speed, drivers)
+    gap, lead_speed = leads(ways, now, info.size[:, :2])
+    braking = bounded_interaction(speed, gap, speed - lead_speed, drivers)
     line = jnp.minimum(stops.light, stops.sign) - info.size[:, 0] / 2
     braking = jnp.maximum(braking, bounded_interaction(speed, line + 1.0, speed, drivers))
     given_way = _give_way(ways, now, info.size, on_foot, stops, plans, speed)
     braking = jnp.maximum(braking, jnp.where(on_foot, 0.0, given_way))
     acceleration = _free(plans, seen, speed, on_foot) - braking
+    # Who stands in a queue or before a light does not creep on.
+    queues = (gap < QUEUE) & (lead_speed < AT_REST) | (stops.light < WAITS)
+    acceleration = jnp.where(queues & (speed < AT_REST) & ~on_foot, jnp.minimum(acceleration, 0.0), acceleration)
 
     # Who is parked, or rolls backwards, comes to rest.
     to_rest = -forward_speed(now) / observation.dt
@@ -108,10 +113,14 @@ def forward_speed(agents: AgentState) -> Float[Array, " N"]:
     return geometry.dot(agents.velocity, geometry.heading(agents.yaw))
 
 
+def desired_speed(plans: Plans, seen: Frenet, speed: Float[Array, " N"]) -> Float[Array, " N"]:
+    """The speed (m/s) that suits the road just ahead."""
+    return _along(plans.path.speed_limit, (seen.arc_length + ANTICIPATION * speed) / plans.path.spacing)
+
+
 def _free(plans: Plans, seen: Frenet, speed: Float[Array, " N"], on_foot: Bool[Array, " N"]) -> Float[Array, " N"]:
     """Acceleration (m/s^2) towards the speed that suits the road; without one, to a halt, or none on foot."""
-    desired = _along(plans.path.speed_limit, (seen.arc_length + ANTICIPATION * speed) / plans.path.spacing)
-    free = jnp.maximum(free_road(speed, desired, plans.drivers), -plans.drivers.braking)
+    free = jnp.maximum(free_road(speed, desired_speed(plans, seen, speed), plans.drivers), -plans.drivers.braking)
     return jnp.where(plans.has_lane, free, jnp.where(on_foot, 0.0, -plans.drivers.braking))
 
 
@@ -124,14 +133,6 @@ def _along(values: Float[Array, "N R"], place: Float[Array, " N"]) -> Float[Arra
     return ends[:, 0] + (place - low) * (ends[:, 1] - ends[:, 0])
 
 
-def _in_the_way(
-    ways: Ways, now: AgentState, size: Float[Array, "N 2"], speed: Float[Array, " N"], drivers: Drivers
-) -> Float[Array, " N"]:
-    """Braking (m/s^2) for whoever is next on the way."""
-    gap, lead_speed = leads(ways, now, size)
-    return bounded_interaction(speed, gap, speed - lead_speed, drivers)
-
-
 def stop_lines(observation: Observation, plans: Plans, seen: Frenet, speed: Float[Array, " N"]) -> Stops:
     """The next stop lines of agents on their paths."""
     path, half = plans.path, observation.info.size[:, 0] / 2
@@ -142,7 +143,9 @@ def stop_lines(observation: Observation, plans: Plans, seen: Frenet, speed: Floa
     closed, closing, is_open = (jnp.isin(state, jnp.asarray(states)) for states in (CLOSED, CLOSING, OPEN))
     room = jnp.maximum(distance - half[:, None], 0.1)
     needed = (speed**2)[:, None] / (2.0 * room)
-    # Who stands with the front over the line stays there.
+    # Who stands where the light is not known waits.
+    closed = closed | ((path.light >= 0) & (state == UNKNOWN) & (speed < AT_REST)[:, None])
+    # Who is over the line with the front, or about to be, goes on.
     closed = (closed & (needed < HARDEST_BRAKING)) | (closing & (needed < plans.drivers.braking[:, None]))
     ahead = plans.has_lane[:, None] & (distance > 0)
     not_yet = path.stop_sign & (path.stop > plans.stopped_at[:, None]) & (distance > half[:, None])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from behavior_models.car_following import Drivers, draw_drivers
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN
+from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, AgentState
 from waymax_sim.datatypes.lanes import Frenet, LanePath
 from waymax_sim.env import Observation
 from waymax_sim.maps.batching import work_off
@@ -24,6 +24,9 @@ BATCH = 16
 AT_REST = 0.3
 # Moving agents join lanes within this distance (m); who is at rest this far from the middle of its lane (m) is parked.
 JOIN, KERB = 4.5, 1.3
+# Who is at rest on its lane is parked as well, unless it may be waiting: for somebody ahead (m ahead of its front, and
+# aside), at a stop line (m), or where the lane ends (m).
+QUEUE_AHEAD, QUEUE_ASIDE, LINE_AHEAD, JUNCTION_AHEAD = 15.0, 2.5, 60.0, 12.0
 # A path is given up by who is so far beside it (m), and made anew so long before it ends (m).
 ASTRAY, NEAR_END = 4.5, 100.0
 # Who has no lane looks for one every so many steps.
@@ -112,14 +115,12 @@ def renew(observation: Observation, plans: Plans) -> tuple[Plans, Frenet]:
     moves = geometry.norm(now.velocity) > AT_REST
     looks = ~plans.made | ((observation.step % PATIENCE == 0) & moves & (~plans.has_lane | astray | ends))
     asked = now.valid & looks & (observation.info.type != PEDESTRIAN)
-    still, drivers = jax.lax.stop_gradient((observation, plans.drivers))
-    made = work_off(
-        _Made(plans.path, plans.has_lane, plans.parked, plans.stopped_at, seen),
-        asked,
-        BATCH,
-        lambda which: _make(still, drivers, plans.turns, which),
-    )
-    *parts, seen = made
+    # Loops of unknown length have no gradient in reverse.
+    kept = _Made(plans.path, plans.has_lane, plans.parked, plans.stopped_at, seen)
+    still, drivers, kept = jax.lax.stop_gradient((observation, plans.drivers, kept))
+    made = work_off(kept, asked, BATCH, lambda which: _make(still, drivers, plans.turns, which))
+    *parts, new = made
+    seen = jax.tree.map(lambda old, new: jnp.where(asked, new, old), seen, new)
     return dataclasses.replace(plans, **dict(zip(_Made._fields, parts, strict=False)), made=plans.made | asked), seen
 
 
@@ -135,13 +136,28 @@ def _make(observation: Observation, drivers: Drivers, turns: Int[Array, "N K"], 
     near = found & (jnp.abs(seen.lateral) < jnp.where(rests, KERB, JOIN))
     path = path_ahead(observation.lanes, observation.graph, segment, seen.arc_length, turns[which], NUM_POINTS, SPACING)
     speed = suitable_speed(path, take(drivers, which), geometry.norm(now.velocity))
+    waits = _waits(observation, path, now, info.size[:, :2], which)
     return _Made(
         path=dataclasses.replace(path, speed_limit=speed),
         has_lane=near,
-        parked=rests & ~near,
+        parked=rests & ~(near & waits),
         stopped_at=jnp.full(which.shape, -1.0),
         seen=seen._replace(arc_length=jnp.zeros_like(seen.lateral)),
     )
+
+
+def _waits(
+    observation: Observation, path: LanePath, now: AgentState, size: Float[Array, "b 2"], which: Int[Array, " b"]
+) -> Bool[Array, " b"]:
+    """Whether there is something ahead that a driver at rest could be waiting for: somebody, a line, or a junction."""
+    others, offset = observation.agents, observation.agents.xyz[None, :, :2] - now.xyz[:, None, :2]
+    seen = geometry.rotate(offset, -now.yaw[:, None])
+    ahead, aside = seen[..., 0] - size[:, :1] / 2, jnp.abs(seen[..., 1])
+    near = (ahead > 0) & (ahead < QUEUE_AHEAD) & (aside < QUEUE_ASIDE) & others.valid[None]
+    near = near & (which[:, None] != jnp.arange(others.yaw.shape[0])[None])
+    line = jnp.any(path.stop < LINE_AHEAD, axis=1)
+    ends = jnp.minimum(path.begins[:, 1], path.length) < JUNCTION_AHEAD
+    return jnp.any(near, axis=1) | line | ends
 
 
 def suitable_speed(path: LanePath, drivers: Drivers, speed: Float[Array, " b"]) -> Float[Array, "b R"]:
@@ -152,8 +168,12 @@ def suitable_speed(path: LanePath, drivers: Drivers, speed: Float[Array, " b"]) 
     """
     limit = path.speed_limit
     eager = jnp.clip(speed / limit[:, 0], drivers.eagerness, 1.3)
-    limit = jnp.minimum(eager[:, None] * limit, drivers.top_speed[:, None])
+    return comfortable_speed(path, drivers, jnp.minimum(eager[:, None] * limit, drivers.top_speed[:, None]))
+
+
+def comfortable_speed(path: LanePath, drivers: Drivers, limit: Float[Array, "b R"]) -> Float[Array, "b R"]:
+    """The speed (m/s) at each point of paths: within a limit (m/s), comfortable in bends, braking in time."""
     bend2 = drivers.sideways[:, None] / jnp.maximum(jnp.abs(path.curvature), 1e-4)
-    square = jnp.maximum(jnp.minimum(limit**2, bend2), SLOWEST**2)
+    square = jnp.minimum(limit**2, jnp.maximum(bend2, SLOWEST**2))
     run = 2.0 * drivers.braking[:, None] * SPACING * jnp.arange(limit.shape[-1], dtype=jnp.float32)[None]
     return jnp.sqrt(jax.lax.cummin(square + run, axis=1, reverse=True) - run)

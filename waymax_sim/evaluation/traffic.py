@@ -4,21 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Float, Key
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import VEHICLE, AgentState
+from waymax_sim.datatypes.agents import VEHICLE
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import LOG
 from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.env.rollout import Assignment
-from waymax_sim.maps.nearest import ends_of
-from waymax_sim.maps.paths import segment_at
 from waymax_sim.pytree import Array, pytree, take
 
-# Lights that are closed (see `SIGNAL_STATE_NAMES`), and how far from the stop point traffic passes the line (m).
-RED, BESIDE = (1, 4), 1.8
-HARDEST_BRAKING = 8.0
 # Who moves less during the episode is parked (m).
 PARKED = 0.5
 
@@ -32,11 +27,11 @@ class TrafficReport:
       reactive: Part of all agents, there at the current step, that a policy drives and not the log.
       collided: Part of the vehicles that ever shared space with another agent, those left out that did from the start.
       offroad: Part of the vehicles that ever left the road, those left out that were off it from the start.
-      red_lights: How often a vehicle passed with its front a stop line at red, though it could have stopped.
+      red_lights: How often a vehicle passed a stop line at red (see the metric `red_light_violation`).
       distance: Mean distance driven, m.
       strongest_braking: m/s^2.
       strongest_acceleration: m/s^2.
-      parked_moved: How many vehicles that stand in the whole log moved.
+      parked_moved: How many vehicles that stand in the whole log came to be more than 1 m from there.
     """
 
     vehicles: Float[Array, ""]
@@ -62,7 +57,9 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
       key: Random key.
       num_steps: Steps to simulate.
     """
-    config = EnvConfig(controlled="none", metrics=("overlap", "offroad"), rewards=(), birth="never")
+    config = EnvConfig(
+        controlled="none", metrics=("overlap", "offroad", "red_light_violation"), rewards=(), birth="never"
+    )
     env = Env(config=config)
     trace = rollout(env, policies, scenario, key, num_steps)
     recorded, metrics = trace.agents, trace.metrics
@@ -77,6 +74,7 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
         happened = jnp.any((metrics[name].value > 0) & metrics[name].valid, axis=0)
         return jnp.sum(counted & happened) / jnp.maximum(jnp.sum(counted), 1)
 
+    red = metrics["red_light_violation"]
     driven = trace.final.controller != LOG
     speed = geometry.dot(agents.velocity, geometry.heading(agents.yaw))
     both = agents.valid[1:] & agents.valid[:-1]
@@ -86,6 +84,9 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
     last = scenario.current_step + num_steps
     so_far = jnp.arange(scenario.num_steps) <= last
     away = geometry.norm(scenario.log.xyz[..., :2] - now.xyz[None, :, :2])
+    strayed = jnp.max(
+        jnp.where(recorded.valid, geometry.norm(recorded.xyz[..., :2] - now.xyz[None, :, :2]), 0.0), axis=0
+    )
     stands = vehicles & (jnp.max(jnp.where(scenario.log.valid & so_far[:, None], away, 0.0), axis=0) < PARKED)
     total = jnp.maximum(jnp.sum(vehicles), 1)
     return TrafficReport(
@@ -93,46 +94,12 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
         reactive=jnp.sum(driven & now.valid) / jnp.maximum(jnp.sum(now.valid), 1),
         collided=ever("overlap"),
         offroad=ever("offroad"),
-        red_lights=jnp.sum(runs_red(scenario, agents, num_steps) & vehicles[None]).astype(jnp.float32),
+        red_lights=jnp.sum(jnp.where(red.valid & vehicles[None], red.value, 0.0)),
         distance=jnp.sum(jnp.where(vehicles, distance, 0.0)) / total,
         strongest_braking=-jnp.min(acceleration),
         strongest_acceleration=jnp.max(acceleration),
-        parked_moved=jnp.sum(stands & (distance > 2 * PARKED)).astype(jnp.float32),
+        parked_moved=jnp.sum(stands & (strayed > 2 * PARKED)).astype(jnp.float32),
     )
-
-
-def runs_red(scenario: Scenario, agents: AgentState, num_steps: int) -> Bool[Array, "T N"]:
-    """When agents pass a stop line with their front at red, before which they could have stopped at 8 m/s^2.
-
-    Args:
-      scenario: The scene.
-      agents: Agents from its current step on, [T + 1, N].
-      num_steps: T.
-    """
-    graph, signals = scenario.graph, scenario.signals
-    steps = scenario.current_step + jnp.arange(num_steps + 1)
-    red = jnp.isin(signals.state[steps], jnp.asarray(RED)) & signals.valid[steps]
-    lanes = graph.light[None] == jnp.arange(signals.lane_id.shape[0])[:, None]
-    lane = jnp.argmax(lanes, axis=-1)
-    ends = ends_of(scenario.lanes, segment_at(graph, lane, graph.stop[lane]))
-    yaw = geometry.direction(ends[:, 3:5] - ends[:, :2], jnp.zeros(lane.shape))
-    front = agents.xyz[..., :2] + geometry.heading(agents.yaw) * scenario.agents.size[None, :, :1] / 2
-    line = _first(signals.stop_point, signals.valid)
-    seen = geometry.to_frame(front[:, :, None], line[None, None], yaw[None, None])
-    aligned = jnp.cos(agents.yaw[..., None] - yaw[None, None]) > 0.5
-    passes = (seen[:-1, ..., 0] <= 0) & (seen[1:, ..., 0] > 0) & (jnp.abs(seen[1:, ..., 1]) < BESIDE) & aligned[1:]
-    valid = agents.valid[1:] & agents.valid[:-1]
-    closed = (red & jnp.any(lanes, axis=-1)[None])[:, None]
-    speed2 = jnp.sum(agents.velocity**2, axis=-1)[..., None]
-    can_stop = closed & (speed2 < 2 * HARDEST_BRAKING * -seen[..., 0])
-    could_stop = jax.lax.cummax(can_stop.astype(jnp.int32), axis=0) > 0
-    return jnp.any(passes & closed[1:] & could_stop[:-1], axis=-1) & valid
-
-
-def _first(points: Float[Array, "T S 3"], valid: Bool[Array, "T S"]) -> Float[Array, "S 2"]:
-    """The first valid point of each column."""
-    step = jnp.argmax(valid, axis=0)
-    return jnp.take_along_axis(points[..., :2], step[None, :, None], axis=0)[0]
 
 
 def over_scenes(reports: list[TrafficReport]) -> dict[str, float]:

@@ -22,8 +22,8 @@ STANDS = 0.2
 FASTEST, FASTEST_CYCLIST, HURRY = 2.5, 8.0, 1.3
 # The strongest acceleration (m/s^2), and that of cyclists to the side.
 STRONGEST, SIDEWAYS = 4.0, 2.0
-# Others further away are not minded (m).
-REACH = 15.0
+# Others further away are not minded (m), and nobody counts as nearer.
+REACH, TOUCH = 15.0, 0.05
 
 
 @pytree
@@ -41,7 +41,7 @@ class SocialForce:
     The acceleration is (wanted - velocity) / `relaxation`, and for each other agent the slope of the potential
     strength * exp(-b / range). b is the half minor axis of the ellipse through the agent whose foci are the other one
     and the place it will have reached a stride later, so that people step aside for where others go. What is not in
-    sight counts half. Distances are to the nearest point of the other one's box, so that cars are as long as they are.
+    sight counts half. Distances are to the rounded outline of the other one, so that cars are as long as they are.
 
     People on foot move in any direction; cyclists turn with at most 2 m/s^2 and do not move sideways. Walls, kerbs,
     crosswalks and lights are not looked at. Where that matters, leave these agents to the log, or to `LogPathIDM`.
@@ -90,7 +90,7 @@ class SocialForce:
 
     def repulsion(self, agents: AgentState, size: Float[Array, "N 2"]) -> Float[Array, "N 2"]:
         """Acceleration (m/s^2) of each agent away from all others."""
-        offset = _from_boxes(agents, size)
+        offset = _from_others(agents, size)
         # The place the other one will have reached, seen from the agent.
         steps = (agents.velocity * self.stride)[None]
         distance, later = geometry.norm(offset), geometry.norm(offset - steps)
@@ -124,13 +124,15 @@ def _at_most(vector: Float[Array, "N 2"], length: Float[Array, " N"]) -> Float[A
     return vector * jnp.minimum(1.0, length / jnp.maximum(geometry.norm(vector), 1e-6))[:, None]
 
 
-def _from_boxes(agents: AgentState, size: Float[Array, "N 2"]) -> Float[Array, "N N 2"]:
-    """From the nearest point of each other box to the centre of each agent (m), [agent, other]."""
-    xy = agents.xyz[:, :2]
-    yaw = agents.yaw[None]
+def _from_others(agents: AgentState, size: Float[Array, "N 2"]) -> Float[Array, "N N 2"]:
+    """From each other agent to the centre of each (m), [agent, other]: from its rounded outline, outwards."""
+    xy, yaw = agents.xyz[:, :2], agents.yaw[None]
     local = geometry.to_frame(xy[:, None], xy[None], yaw)
-    nearest = jnp.clip(local, -size[None] / 2, size[None] / 2)
-    # Inside of a box, away from its centre.
-    inside = jnp.sum((local - nearest) ** 2, axis=-1) < 1e-6
-    nearest = jnp.where(inside[..., None], 0.9 * local, nearest)
-    return geometry.rotate(local - nearest, jnp.broadcast_to(yaw, local.shape[:-1]))
+    # The outline is so far from the middle line of the box, which for walkers is a point.
+    radius = size[None, :, 1] / 2
+    half = jnp.maximum(size[None, :, 0] / 2 - radius, 0.0)
+    x = local[..., 0] - jnp.clip(local[..., 0], -half, half)
+    offset = jnp.stack([x, local[..., 1]], axis=-1)
+    distance = geometry.norm(offset)
+    outside = jnp.maximum(distance - radius, TOUCH) / jnp.maximum(distance, TOUCH)
+    return geometry.rotate(offset * outside[..., None], jnp.broadcast_to(yaw, distance.shape))

@@ -24,6 +24,8 @@ FASTEST, FASTEST_CYCLIST, HURRY = 2.5, 8.0, 1.3
 STRONGEST, SIDEWAYS = 4.0, 2.0
 # Others further away are not minded (m), and nobody counts as nearer.
 REACH, TOUCH = 15.0, 0.05
+# How far corners are rounded (m).
+ROUNDED = 0.3
 
 
 @pytree
@@ -128,11 +130,10 @@ def _from_others(agents: AgentState, size: Float[Array, "N 2"]) -> Float[Array, 
     """From each other agent to the centre of each (m), [agent, other]: from its rounded outline, outwards."""
     xy, yaw = agents.xyz[:, :2], agents.yaw[None]
     local = geometry.to_frame(xy[:, None], xy[None], yaw)
-    # The outline is so far from the middle line of the box, which for walkers is a point.
-    radius = size[None, :, 1] / 2
-    half = jnp.maximum(size[None, :, 0] / 2 - radius, 0.0)
-    x = local[..., 0] - jnp.clip(local[..., 0], -half, half)
-    offset = jnp.stack([x, local[..., 1]], axis=-1)
+    # The outline is so far from a smaller box, which for walkers is a point.
+    radius = jnp.minimum(jnp.min(size, axis=-1) / 2, ROUNDED)[None]
+    half = (size / 2)[None] - radius[..., None]
+    offset = local - jnp.clip(local, -half, half)
     distance = geometry.norm(offset)
     outside = jnp.maximum(distance - radius, TOUCH) / jnp.maximum(distance, TOUCH)
     return geometry.rotate(offset * outside[..., None], jnp.broadcast_to(yaw, distance.shape))

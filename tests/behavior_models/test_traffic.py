@@ -16,23 +16,14 @@ from waymax_sim.evaluation.traffic import over_scenes, traffic_report
 ENV = Env(config=EnvConfig(controlled="none", metrics=(), rewards=()))
 
 
-@pytest.fixture(scope="module")
-def report():
-    """Of a scene whose agents are moved by three policies, by mask, and by the log."""
-
-    @jax.jit
-    def run(scenario, on, stands, logged):
-        policies = [(ConstantVelocity(), on), (Stationary(), stands), (LogReplay(), logged)]
-        return traffic_report(policies, scenario, jax.random.key(0), STEPS)
-
-    return lambda scenario, *masks: run(scenario, *(np.array(mask, bool) for mask in masks))
-
-
-def test_a_report_by_hand(report):
+def test_a_report_by_hand():
     """A car runs into one that a policy stops, after a red light; one is parked; a walker is moved by the log."""
     red = [(0, (12.0, 0.0), [RED] * (STEPS + 1))]
     agents = [Agent(0, 0, 0, 10), Agent(60, 0, 0, 10), Agent(0, 3.5, 0, 0), Agent(0, -8, 0, 1, PEDESTRIAN, WALKER)]
-    found = report(street([road(), back()], agents, red), [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0])
+    scenario, first = street([road(), back()], agents, red), np.arange(4)
+    # Masks that are known when it is traced are checked to be disjoint.
+    policies = [(ConstantVelocity(), first == 0), (Stationary(), first == 1), (LogReplay(), first == 2)]
+    found = jax.jit(lambda scenario: traffic_report(policies, scenario, jax.random.key(0), STEPS))(scenario)
     assert float(found.vehicles) == 3 and float(found.reactive) == pytest.approx(3 / 4)
     # The first two of three; there are no edges to judge who is off the road.
     assert float(found.collided) == pytest.approx(2 / 3) and float(found.offroad) == 0

@@ -135,7 +135,10 @@ def _views(env: Env, scenario: Scenario, state: State, pairs: Assignment):
 def _controllers(agents: AgentInfo, who: Sequence[Selector | Bool[Array, " N"]]) -> Int[Array, " N"]:
     masks = [select(agents, item) if isinstance(item, str) else jnp.asarray(item) & agents.exists for item in who]
     names = [item if isinstance(item, str) else "mask" for item in who]
-    for (i, a), (j, b) in itertools.combinations(enumerate(masks), 2):
+    # Masks that are known while the scene is traced can be checked without it.
+    given = zip(masks, who, strict=True)
+    checked = [mask if isinstance(item, str) or not isinstance(mask, Tracer) else item for mask, item in given]
+    for (i, a), (j, b) in itertools.combinations(enumerate(checked), 2):
         if {names[i], names[j]} in _DISJOINT or "none" in (names[i], names[j]):
             continue
         if isinstance(a, Tracer) or isinstance(b, Tracer):

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Bool, Float, Key
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import VEHICLE
@@ -72,7 +72,7 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
     def ever(name: str) -> Float[Array, ""]:
         counted = vehicles & (start[name].value == 0)
         happened = jnp.any((metrics[name].value > 0) & metrics[name].valid, axis=0)
-        return jnp.sum(counted & happened) / jnp.maximum(jnp.sum(counted), 1)
+        return _part(happened, counted)
 
     red = metrics["red_light_violation"]
     driven = trace.final.controller != LOG
@@ -88,18 +88,25 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
         jnp.where(recorded.valid, geometry.norm(recorded.xyz[..., :2] - now.xyz[None, :, :2]), 0.0), axis=0
     )
     stands = vehicles & (jnp.max(jnp.where(scenario.log.valid & so_far[:, None], away, 0.0), axis=0) < PARKED)
-    total = jnp.maximum(jnp.sum(vehicles), 1)
     return TrafficReport(
-        vehicles=jnp.sum(vehicles).astype(jnp.float32),
-        reactive=jnp.sum(driven & now.valid) / jnp.maximum(jnp.sum(now.valid), 1),
+        vehicles=_count(vehicles),
+        reactive=_part(driven, now.valid),
         collided=ever("overlap"),
         offroad=ever("offroad"),
         red_lights=jnp.sum(jnp.where(red.valid & vehicles[None], red.value, 0.0)),
-        distance=jnp.sum(jnp.where(vehicles, distance, 0.0)) / total,
+        distance=jnp.sum(jnp.where(vehicles, distance, 0.0)) / jnp.maximum(_count(vehicles), 1.0),
         strongest_braking=-jnp.min(acceleration),
         strongest_acceleration=jnp.max(acceleration),
-        parked_moved=jnp.sum(stands & (strayed > 2 * PARKED)).astype(jnp.float32),
+        parked_moved=_count(stands & (strayed > 2 * PARKED)),
     )
+
+
+def _count(mask: Bool[Array, " N"]) -> Float[Array, ""]:
+    return jnp.sum(mask, dtype=jnp.float32)
+
+
+def _part(mask: Bool[Array, " N"], of: Bool[Array, " N"]) -> Float[Array, ""]:
+    return _count(mask & of) / jnp.maximum(_count(of), 1.0)
 
 
 def over_scenes(reports: list[TrafficReport]) -> dict[str, float]:

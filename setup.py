@@ -4,8 +4,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# The libraries of the adapters.
+RL = ["dm_env>=1.6", "gymnasium>=1.1", "pettingzoo>=1.25"]
 # Linters are pinned: a new release must not turn a green commit red.
 TEST = [
+    *RL,
+    "absl-py>=2.1",  # the tests of dm_env are written with it
     "beartype>=0.20",
     "hypothesis>=6.100",
     "import-linter>=2.3",
@@ -15,7 +19,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "ruff==0.17.6",
 ]
-DOCS = ["furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1"]
+DOCS = [*RL, "furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1"]
 
 setup(
     name="waymax-sim",
@@ -53,7 +57,7 @@ setup(
     extras_require={
         "test": TEST,
         "docs": DOCS,
-        "rl": ["dm_env>=1.6", "gymnasium>=1.0", "pettingzoo>=1.24"],
+        "rl": RL,
         "argoverse": ["pyarrow>=17"],
         "train": ["flax>=0.10", "optax>=0.2.4", "orbax-checkpoint>=0.11"],
         "beam": ["apache-beam>=2.60"],

@@ -1,0 +1,114 @@
+"""Actor-critic training (A2C, Mnih et al. 2016) that is compiled whole: simulator, network and updates in one program.
+
+    python examples/functional_training.py --path synthetic:0:64 --num-envs 64 --updates 500
+
+The functional adapter resets itself in the graph, so nothing leaves the device between the first step and the last.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import waymax_sim as ws
+from waymax_sim.adapters.functional import FunctionalEnv
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the training can be told."""
+
+    num_envs: int = 64
+    num_steps: int = 16
+    updates: int = 100
+    learning_rate: float = 1e-3
+    discount: float = 0.99
+    spread: float = 0.3
+    width: int = 128
+    seed: int = 0
+
+
+def main(path: str = "synthetic:0:64", settings: tyro.conf.OmitArgPrefixes[Settings] = Settings()) -> None:
+    """Trains a driver.
+
+    Args:
+      path: Where the scenes are.
+      settings: How it is trained.
+    """
+    scenarios = jax.device_put(ws.stack_scenarios(list(ws.load(path))))
+    _, rewards = train(FunctionalEnv(), settings, scenarios)
+    for update in range(0, settings.updates, max(1, settings.updates // 10)):
+        print(f"update {update}: mean reward of a step {rewards[update]:.4f}")
+
+
+@jax.jit(static_argnums=(0, 1))
+def train(env: FunctionalEnv, settings: Settings, scenarios: ws.Scenario) -> tuple[Any, jax.Array]:
+    """All updates in one scan; returns the parameters and the mean reward of the steps of each update."""
+    keys = jax.random.split(jax.random.key(settings.seed), settings.num_envs + 2)
+    running, seen = jax.vmap(env.reset, in_axes=(None, 0))(scenarios, keys[2:])
+    num_actions = len(env.env.dynamics.bounds[0])
+    params = init(keys[0], seen.shape[-1], num_actions, settings.width)
+    moment = jax.tree.map(jnp.zeros_like, params)
+
+    def step(carry, key):
+        params, running, seen = carry
+        mean, _ = network(params, seen)
+        action = mean + settings.spread * jax.random.normal(key, mean.shape)
+        running, out = jax.vmap(env.step, in_axes=(None, 0, 0))(scenarios, running, action)
+        done = jnp.logical_or(out.terminated, out.truncated)
+        # Where the record ends, the rest is worth what the critic thinks of the last view.
+        cut = jnp.logical_and(out.truncated, ~out.terminated)
+        reward = out.reward + settings.discount * jnp.where(cut, network(params, out.final_observation)[1], 0.0)
+        return (params, running, out.observation), (seen, action, reward, done, out.reward)
+
+    def update(carry, key):
+        params, moment, running, seen = carry
+        subkeys = jax.random.split(key, settings.num_steps)
+        (_, running, seen), (views, actions, rewards, dones, raw) = jax.lax.scan(step, (params, running, seen), subkeys)
+
+        def back(value, then):
+            reward, done = then
+            value = reward + settings.discount * jnp.where(done, 0.0, value)
+            return value, value
+
+        targets = jax.lax.scan(back, network(params, seen)[1], (rewards, dones), reverse=True)[1]
+
+        def loss(params):
+            mean, value = network(params, views)
+            gain = jax.lax.stop_gradient(targets - value)
+            log_prob = -0.5 * jnp.sum(((actions - mean) / settings.spread) ** 2, axis=-1)
+            return -jnp.mean(log_prob * gain) + 0.5 * jnp.mean((value - targets) ** 2)
+
+        # RMSProp: steps of equal size in all parameters.
+        grads = jax.grad(loss)(params)
+        moment = jax.tree.map(lambda old, grad: 0.99 * old + 0.01 * grad**2, moment, grads)
+        params = jax.tree.map(
+            lambda p, grad, size: p - settings.learning_rate * grad / jnp.sqrt(size + 1e-5), params, grads, moment
+        )
+        return (params, moment, running, seen), jnp.mean(raw)
+
+    updates = jax.random.split(keys[1], settings.updates)
+    (params, *_), rewards = jax.lax.scan(update, (params, moment, running, seen), updates)
+    return params, rewards
+
+
+def init(key, num_inputs: int, num_actions: int, width: int):
+    """A network of one hidden layer with two heads: means of the actions, and the value."""
+    first, second = jax.random.split(key)
+    hidden = jax.nn.initializers.orthogonal(np.sqrt(2))(first, (num_inputs, width))
+    heads = jax.nn.initializers.orthogonal(0.01)(second, (width, num_actions + 1))
+    return {"hidden": hidden, "heads": heads, "bias": jnp.zeros(width)}
+
+
+def network(params, seen):
+    """Means and values."""
+    bias = jax.lax.expand_dims(params["bias"], range(seen.ndim - 1))
+    out = jnp.tanh(seen @ params["hidden"] + bias) @ params["heads"]
+    return out[..., :-1], out[..., -1]
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,23 +1,23 @@
 """The demo: a few policies in made-up scenes, in numbers and pictures."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Key
 from rich.console import Console
 
-from waymax_sim.datasets.loader import Scenarios, load
+from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.agents import Selector, select
 from waymax_sim.datatypes.padding import stack_scenarios
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Env, EnvConfig, Policy, Trace, rollout
-from waymax_sim.evaluation.evaluate import SceneResult, numbers, scene_key
-from waymax_sim.evaluation.report import conditions_of, rows_of, summarize_rows, write_json
+from waymax_sim.evaluation.evaluate import columns_of, numbers
+from waymax_sim.evaluation.report import circumstances, write_json
+from waymax_sim.evaluation.sharding import scene_key
+from waymax_sim.evaluation.summary import result_of
 from waymax_sim.evaluation.tables import comparison_table
 from waymax_sim.metrics import METRICS, MetricValue, summarize
 from waymax_sim.pytree import Array, take
@@ -49,19 +49,20 @@ def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: C
     scenarios = load(SCENES)
     batch = stack_scenarios(list(scenarios))
     keys = jnp.stack([scene_key(0, scenario.scenario_id) for scenario in scenarios])
-    summaries, written = [], [out / "summary.json"]
+    results, written = [], [out / "summary.json"]
     for name, agents in RUNS:
         console.print(f"simulating {len(scenarios)} scenes: {name} drives {agents}")
         policy = policies[name]()
         driven = jax.device_get(jax.vmap(functools.partial(select, who=agents))(batch.agents))
         trace, values = jax.device_get(_simulate(policy, batch, keys, driven))
-        env = dataclasses.replace(ENV, config=dataclasses.replace(ENV.config, controlled=agents))
-        conditions = conditions_of(env, policy, name=name, path=SCENES, seed=0, max_steps=NUM_STEPS)
-        summaries.append(_summary(scenarios, values, conditions))
+        rows = [{"index": index} | numbers(take(values, index), METRICS) for index in range(len(scenarios))]
+        about = {"policy": name, "privileged": policy.privileged, "agents": agents, "traffic": "log_replay"}
+        results.append(about | result_of(rows, columns_of(METRICS)))
         if (name, agents) == DRAWN:
             written += _draw(out, batch, trace, driven)
-    write_json(written[0], summaries)
-    console.print(comparison_table(summaries))
+    conditions = {"path": SCENES, "steps": NUM_STEPS, "seeds": [0], **circumstances()}
+    write_json(written[0], {"num_scenes": len(scenarios), "results": results, "conditions": conditions})
+    console.print(comparison_table(results))
     console.print("wrote", *written, sep="\n  ")
 
 
@@ -74,15 +75,6 @@ def _simulate(
     trace = rollout(ENV, [(policy, driven)], scenario, key, NUM_STEPS, record=("agents", "metrics"))
     assert trace.metrics is not None  # they were asked for
     return trace, summarize(trace.metrics, ENV.metrics, trace.active, driven)
-
-
-def _summary(scenarios: Scenarios, values: dict[str, MetricValue], conditions: dict[str, Any]) -> dict[str, Any]:
-    rows = []
-    for index, scenario in enumerate(scenarios):
-        file, record = scenarios.source(index)
-        result = SceneResult(file, record, scenario.scenario_id, numbers(take(values, index), METRICS))
-        rows += rows_of(result, METRICS, conditions)
-    return summarize_rows(rows, METRICS, [], conditions)
 
 
 def _draw(out: Path, batch: Scenario, trace: Trace, driven: Bool[Array, "B N"]) -> list[Path]:

@@ -1,67 +1,120 @@
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from behavior_models import ConstantVelocity, Random
-from tests.datasets.encode import message, scenario_of, small_scene
+from behavior_models import ConstantVelocity, Random, Stationary
+from tests.evaluation.plans import STEPS, made, plan
+from tests.scenes import raw_scene
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios, load
-from waymax_sim.datasets.tfrecord import write_records
+from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.agents import select
-from waymax_sim.env import Env, EnvConfig, rollout
-from waymax_sim.evaluation import SceneResult, evaluate, scene_key
+from waymax_sim.datatypes.padding import pad, size_class, sizes
+from waymax_sim.env import rollout
+from waymax_sim.evaluation import Evaluation, Failure, SceneResult, judge_scene, scene_key
 from waymax_sim.evaluation.evaluate import numbers
-from waymax_sim.metrics import METRICS, MetricValue, summarize
+from waymax_sim.metrics import MetricValue, summarize
 
-ENV = Env(config=EnvConfig(controlled="vehicle", metrics=tuple(METRICS), rewards=()))
-
-
-def scenes(folder: Path, *ids: str, **changes) -> Scenarios:
-    records = [message(scenario_of(dataclasses.replace(small_scene(), scenario_id=name, **changes))) for name in ids]
-    write_records(folder / "scenes.tfrecord", records)
-    return load(folder / "scenes.tfrecord")
+RUN = ("random", "log_replay", 1)
 
 
-def test_numbers_are_those_of_a_plain_rollout():
-    scenarios = load("synthetic:3:1")
-    scenario = scenarios[0]
-    (result,) = evaluate(scenarios, ENV, ConstantVelocity())
-    num_steps = scenario.num_steps - 1 - int(scenario.current_step)
-    trace = jax.jit(lambda s: rollout(ENV, ConstantVelocity(), s, jax.random.key(7), num_steps))(scenario)
-    expected = summarize(trace.metrics, METRICS, trace.active, select(scenario.agents, "vehicle"))
-    assert (result.file, result.record, result.scenario_id) == ("synthetic:3:1", 0, scenario.scenario_id)
-    assert list(result.values) == list(METRICS)
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """One scene that is given."""
+
+    raw: RawScene
+    name: str = "given"
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, record: int) -> RawScene:
+        return self.raw
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    """Its programs are shared by the tests here."""
+    return Evaluation(made(11, 3), plan())
+
+
+def flat(evaluation: Evaluation, indices, **options) -> list[SceneResult | Failure]:
+    return [item for found in evaluation.results(indices, **options) for item in found]
+
+
+@pytest.fixture(scope="module")
+def results(evaluation) -> list[SceneResult | Failure]:
+    return flat(evaluation, range(11))
+
+
+def test_every_run_of_every_scene_has_a_result(evaluation, results):
+    good = [item for item in results if isinstance(item, SceneResult)]
+    wanted = {(index, run) for index in range(11) if index != 3 for run in evaluation.plan.runs}
+    assert {(item.index, item.run) for item in good} == wanted
+    assert len(good) == len(wanted) == 40
+    assert all(
+        (item.file, item.record, item.scenario_id) == ("made", i, f"scene {i}") for item in good for i in [item.index]
+    )
+    assert len({item.digest for item in good}) == 10
+
+
+def test_what_cannot_be_read_gives_its_error(results):
+    (failure,) = (item for item in results if isinstance(item, Failure))
+    assert (failure.index, failure.run) == (3, None)
+    assert str(failure.error) == "made, record 3, field data: is broken (copy it again)"
+
+
+def test_numbers_are_those_of_a_plain_rollout(evaluation, results):
+    scenario, env = evaluation.scenarios[4], evaluation.plan.env("log_replay")
+    trace = jax.jit(lambda s, k: rollout(env, Random(), s, k, STEPS))(scenario, scene_key(1, "scene 4"))
+    expected = summarize(trace.metrics, env.metrics, trace.active, select(scenario.agents, "sdc"))
+    (result,) = (item for item in results if isinstance(item, SceneResult) and (item.index, item.run) == (4, RUN))
+    assert list(result.values) == ["overlap", "log_divergence"]
     assert result.values["log_divergence"] > 0
     for name, value in result.values.items():
-        assert (value is not None) == bool(expected[name].valid)
-        assert value is None or value == pytest.approx(float(expected[name].value), rel=1e-6, abs=1e-6)
+        assert value == pytest.approx(float(expected[name].value), rel=1e-5)
 
 
-def test_draws_depend_on_seed_and_scene_but_not_on_order(tmp_path):
-    scenarios = scenes(tmp_path, "a", "b")
-
-    def divergence(seed: int, indices: list[int]) -> dict[str, float]:
-        results = evaluate(scenarios, ENV, Random(), seed=seed, indices=indices)
-        return {result.scenario_id: result.values["log_divergence"] for result in results}
-
-    assert divergence(0, [0, 1]) == divergence(0, [1, 0])
-    assert divergence(0, [0, 1])["a"] != divergence(0, [0, 1])["b"]
-    assert divergence(0, [0]) != divergence(1, [0])
-    assert jnp.all(jax.random.key_data(scene_key(0, "a")) == jax.random.key_data(scene_key(0, "a")))
+def test_a_result_depends_on_neither_company_nor_order(evaluation, results):
+    known = {(item.index, item.run): item for item in results}
+    for indices in ([7], [9, 2], range(10, 3, -1)):
+        for item in flat(evaluation, indices):
+            assert item == known[item.index, item.run]
 
 
-def test_no_more_steps_are_simulated_than_asked_for(tmp_path):
-    scenarios = scenes(tmp_path, "a")
-    (one,) = evaluate(scenarios, ENV, Random(), max_steps=1)
-    (two,) = evaluate(scenarios, ENV, Random(), max_steps=2)
-    (all_two,) = evaluate(scenarios, ENV, Random(), max_steps=100)
-    assert one.values["log_divergence"] < two.values["log_divergence"] == all_two.values["log_divergence"]
+def test_a_result_does_not_depend_on_the_size_of_the_class(evaluation, results):
+    scenario = evaluation.scenarios[4]
+    large = pad(scenario, {axis: 2 * size for axis, size in size_class(sizes(scenario)).items()})
+    judge = jax.jit(lambda s, k: judge_scene(evaluation.plan.env("log_replay"), Random(), s, k, STEPS)[0])
+    found = numbers(judge(large, scene_key(1, "scene 4")), ["log_divergence"])
+    (result,) = (item for item in results if isinstance(item, SceneResult) and (item.index, item.run) == (4, RUN))
+    assert found["log_divergence"] == pytest.approx(result.values["log_divergence"], rel=1e-5)
 
 
-def test_scenes_of_equal_shapes_share_one_program(tmp_path):
+def test_seeds_and_scenes_draw_their_own_numbers(results):
+    drawn = [
+        item.values["log_divergence"] for item in results if isinstance(item, SceneResult) and item.run[0] == "random"
+    ]
+    assert len(set(drawn)) == len(drawn) == 20
+
+
+def test_runs_that_are_done_are_skipped(evaluation):
+    def skip(index, run):
+        return index == 1 or run != RUN
+
+    assert [(item.index, item.run) for item in flat(evaluation, [0, 1, 2], skip=skip)] == [(0, RUN), (2, RUN)]
+
+
+def test_a_rollout_is_the_one_that_was_judged(evaluation, results):
+    scenario, (trace,) = evaluation.traces(4, [RUN])
+    (result,) = (item for item in results if isinstance(item, SceneResult) and (item.index, item.run) == (4, RUN))
+    divergence = trace.metrics["log_divergence"].value[:, select(scenario.agents, "sdc")]
+    assert divergence.mean() == pytest.approx(result.values["log_divergence"], rel=1e-6)
+
+
+def test_one_class_of_scenes_is_one_program():
     traced = []
 
     class Counted(Random):
@@ -69,23 +122,42 @@ def test_scenes_of_equal_shapes_share_one_program(tmp_path):
             traced.append(observation)
             return ()
 
-    assert len(list(evaluate(scenes(tmp_path, "a", "b", "c"), ENV, Counted()))) == 3
+    crowded = to_scenario(raw_scene(num_agents=70, num_steps=12))
+    counted = Evaluation(made(9), plan(policies={"counted": Counted()}))
+    assert len(flat(counted, range(9))) == 18
     assert len(traced) == 1
+    assert sizes(crowded)["N"] <= size_class(sizes(crowded))["N"] == 128
 
 
-def test_a_scene_that_cannot_be_used_gives_its_error(tmp_path):
-    last = len(small_scene().timestamps) - 1
-    (error,) = evaluate(scenes(tmp_path, "a", current_step=last), ENV, Random())
-    assert isinstance(error, DataError)
-    assert (error.file, error.record, error.field) == (str(tmp_path / "scenes.tfrecord"), 0, "current_step")
+def test_traffic_drives_the_others():
+    others = {"log_replay": None, "stationary": Stationary()}
+    changes = {"policies": {"stationary": Stationary()}, "traffic": others, "metrics": ("clearance",), "seeds": (0,)}
+    scenarios = Scenarios([Given(raw_scene())])
+    found = flat(Evaluation(scenarios, plan(max_steps=None, **changes)), [0])
+    clearance = {item.run[1]: item.values["clearance"] for item in found}
+    # 16 m apart, at 10 m/s for 1.5 s; who stops at once stays apart.
+    assert clearance["log_replay"] == pytest.approx(1.0, abs=0.05)
+    assert clearance["stationary"] == pytest.approx(16.0, abs=1.0)
 
 
-def test_a_damaged_record_does_not_stop_the_others(tmp_path):
-    write_records(tmp_path / "scenes.tfrecord", [message(scenario_of(small_scene())), b"\xff" * 40])
-    good, bad = evaluate(load(tmp_path / "scenes.tfrecord"), ENV, Random())
-    assert isinstance(good, SceneResult)
-    assert isinstance(bad, DataError)
-    assert bad.record == 1
+def test_a_scene_without_a_step_to_simulate_is_refused():
+    scenarios = Scenarios([Given(raw_scene(num_steps=6, current_step=5))])
+    (failure,) = flat(Evaluation(scenarios, plan()), [0])
+    assert (failure.error.file, failure.error.record, failure.error.field) == ("given", 0, "current_step")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"policies": {}}, "no policies"),
+        ({"metrics": ("beauty",)}, "beauty"),
+        ({"agents": "vehicle", "traffic": {"constant": ConstantVelocity()}}, "only the log"),
+        ({"max_steps": 0}, "max_steps=0"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        plan(**changes)
 
 
 def test_numbers_that_are_not_finite_are_refused():

@@ -162,11 +162,6 @@ def conditions() -> Json:
     }
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

@@ -1,9 +1,7 @@
 """Runs the benchmark: a plan of what is measured at which size, and one row of numbers for each."""
 
-import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +10,7 @@ import jax
 from waymax_sim.bench.cases import compiled_cases
 from waymax_sim.bench.cold import cold_starts, peak_rss_mb
 from waymax_sim.bench.host import HOST, host_cases
-from waymax_sim.bench.rows import Json, Sampling, cold_row, compiled_row, conditions, cores, host_row
+from waymax_sim.bench.rows import Json, Sampling, cold_row, compiled_row, conditions, host_row
 from waymax_sim.bench.scenes import sized, source
 from waymax_sim.datasets.loader import Scenarios
 from waymax_sim.datasets.scene import RawScene
@@ -86,13 +84,6 @@ def settings(quick: bool, only: tuple[str, ...], bandwidth: float | None, **chan
         return Settings(only=only or QUICK, **sizes, sampling=sampling, plain_scenes=1, starts=1, **changes)
     batches = Settings.batches if jax.default_backend() == "cpu" else (*Settings.batches, 256, 1024, 4096)
     return Settings(only=only, batches=batches, sampling=Sampling(bandwidth=bandwidth), **changes)
-
-
-def use_all_cores() -> None:
-    """Makes each CPU core a device, so that batches spread over them; unless devices have been counted before."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", cores())
 
 
 def names(policies: Policies) -> list[str]:

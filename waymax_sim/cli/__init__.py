@@ -6,14 +6,15 @@ import tyro
 
 from waymax_sim.cli.common import INTERRUPTED, NOTHING_USABLE, WRONG_CALL, WrongCall
 from waymax_sim.cli.data import convert, draw, generate, info
-from waymax_sim.cli.simulate import bench, demo, evaluate, realism
+from waymax_sim.cli.evaluate import compare, evaluate
+from waymax_sim.cli.simulate import bench, demo, realism
 from waymax_sim.datasets.errors import DataError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     commands = {"demo": demo, "info": info, "evaluate": evaluate, "realism": realism, "draw": draw}
-    commands |= {"convert": convert, "generate": generate, "bench": bench}
+    commands |= {"compare": compare, "convert": convert, "generate": generate, "bench": bench}
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands,

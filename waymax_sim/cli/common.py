@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ ScenePath = Annotated[
 ]
 T = TypeVar("T")
 PICTURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
+# Other names of policies.
+SHORT = {"replay": "log_replay"}
 DONE, NOTHING_USABLE, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -46,10 +49,18 @@ def policies_by_name() -> dict[str, Callable[[], Policy]]:
 
 def policy_named(name: str) -> Policy:
     """A policy by name."""
-    policies = policies_by_name()
+    policies, name = policies_by_name(), SHORT.get(name, name)
     if name not in policies:
         raise WrongCall(f"unknown policy {name!r}; known are {', '.join(policies)}")
     return policies[name]()
+
+
+def part_of(shard: str) -> tuple[int, int]:
+    """Which of how many parts, from i/n."""
+    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    if part is None or not int(part[1]) < int(part[2]):
+        raise WrongCall(f"--shard {shard} is not i/n with i below n")
+    return int(part[1]), int(part[2])
 
 
 @contextlib.contextmanager

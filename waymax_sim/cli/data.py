@@ -1,6 +1,5 @@
 """Commands about scenes: what is in them, other forms of them, made-up ones, pictures."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from waymax_sim.cli.common import (
     dumps,
     list_failures,
     load_scenes,
+    part_of,
     wrong_if,
 )
 from waymax_sim.datasets.errors import DataError
@@ -76,9 +76,7 @@ def convert(
     """
     from waymax_sim.datasets.convert import convert as convert_scenes
 
-    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
-    if part is None or not int(part[1]) < int(part[2]):
-        raise WrongCall(f"--shard {shard} is not i/n with i below n")
+    part = part_of(shard)
     if workers < 1:
         raise WrongCall(f"--workers {workers} is not a number of processes; give 1 or more")
     if not paths:
@@ -90,7 +88,7 @@ def convert(
             scenarios,
             out,
             workers=workers,
-            shard=(int(part[1]), int(part[2])),
+            shard=part,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if manifest is None:

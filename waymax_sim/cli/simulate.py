@@ -22,10 +22,6 @@ from waymax_sim.cli.common import (
     until_interrupted,
     wrong_if,
 )
-from waymax_sim.datasets.errors import DataError
-from waymax_sim.datatypes.agents import Selector
-from waymax_sim.env import Env, EnvConfig
-from waymax_sim.metrics import METRICS
 
 
 def demo(out: Path = Path("demo")) -> int:
@@ -40,63 +36,6 @@ def demo(out: Path = Path("demo")) -> int:
         out.mkdir(parents=True, exist_ok=True)
     run_demo(out, policies_by_name(), Console(highlight=False))
     return DONE
-
-
-def evaluate(
-    path: tyro.conf.Positional[ScenePath],
-    /,
-    policy: str,
-    out: Path,
-    agents: Selector = "sdc",
-    seed: int = 0,
-    steps: int | None = None,
-    metrics: tuple[str, ...] = tuple(METRICS),
-) -> int:
-    """Rolls a policy out in every scene and writes its metrics.
-
-    Ctrl-C stops after the scene under way, and again at once. The same command goes on from there.
-
-    Args:
-      path: Where the scenes are.
-      policy: Name of a policy, such as constant_velocity.
-      out: Folder for rows.jsonl and summary.json.
-      agents: Who is driven by the policy and judged; the log drives the rest.
-      seed: Seed of all random draws.
-      steps: Steps to simulate at most; by default to the end of each record.
-      metrics: Metrics to compute; by default all.
-    """
-    from waymax_sim.evaluation import report
-    from waymax_sim.evaluation.evaluate import evaluate as evaluate_scenes
-    from waymax_sim.evaluation.tables import metrics_table
-
-    driver = policy_named(policy)
-    if steps is not None and steps < 1:
-        raise WrongCall(f"--steps {steps} is not a number of steps; give 1 or more")
-    if not metrics:
-        raise WrongCall(f"--metrics names none; known are {', '.join(METRICS)}")
-    with wrong_if(ValueError):
-        env = Env(config=EnvConfig(controlled=agents, metrics=metrics, rewards=()))
-    scenarios = load_scenes(path)
-    conditions = report.conditions_of(env, driver, name=policy, path=path, seed=seed, max_steps=steps)
-    with wrong_if(ValueError, OSError):
-        rows = report.open_results(out, conditions)
-    done = report.done(rows)
-    left = [index for index in range(len(scenarios)) if scenarios.source(index) not in done]
-    failures = list(scenarios.problems)
-    results = evaluate_scenes(scenarios, env, driver, seed=seed, max_steps=steps, indices=left)
-    for result in track(until_interrupted(results), "scenes", total=len(left), console=Console(stderr=True)):
-        if isinstance(result, DataError):
-            failures.append(result)
-            continue
-        new = report.rows_of(result, env.metrics, conditions)
-        report.append_rows(out, new)
-        rows += new
-    summary = report.summarize_rows(rows, env.metrics, failures, conditions)
-    report.write_json(out / "summary.json", summary)
-    Console(highlight=False).print(metrics_table(summary))
-    print(f"wrote {out / 'rows.jsonl'} and {out / 'summary.json'}")
-    list_failures(failures)
-    return DONE if summary["num_scenes"] else NOTHING_USABLE
 
 
 def realism(
@@ -190,6 +129,7 @@ def bench(
       bandwidth: Memory bandwidth of the device, GB/s, to compare with.
     """
     from waymax_sim.bench import run, table
+    from waymax_sim.evaluation.sharding import use_all_cores
 
     if json and markdown:
         raise WrongCall("choose one of --json and --markdown")
@@ -201,7 +141,7 @@ def bench(
     known = run.names(policies)
     if unknown := sorted(set(only) - set(known)):
         raise WrongCall(f"nothing called {', '.join(unknown)} is measured; known are {', '.join(known)}")
-    run.use_all_cores()
+    use_all_cores()
     settings = run.settings(quick, only, bandwidth, data=data)
     progress = functools.partial(track, description="bench", console=Console(stderr=True))
     results = run.run(settings, policies, progress)

@@ -81,6 +81,27 @@ def bucket(lengths: Mapping[str, int]) -> dict[str, int]:
     return others | {axis: scale * unit for axis, unit in _MAP_UNIT.items()}
 
 
+# Sizes of the smallest class of scenes. What is about agents and map grows in step, other axes each by itself.
+_CLASS = {axis: 4 * unit for axis, unit in _MAP_UNIT.items()} | {"N": 64, "goals.N": 64}
+_CLASS_ALONE = {"S": 32, "M": 8, "R": 1024, "edges.G": 32, "lanes.G": 32, "graph.Z": 64}
+
+
+def size_class(lengths: Mapping[str, int]) -> dict[str, int]:
+    """Sizes rounded up so far that a data set has two or three shapes of scenes, each worth a compiled program.
+
+    The class of a scene depends on nothing but its own sizes. The smallest is of 64 agents and 16384 map points, the
+    next ones are of 2, 4, 8, ... times as many of both.
+    """
+    scale = _power(max(-(-size // _CLASS[axis]) for axis, size in lengths.items() if axis in _CLASS))
+    alone = {axis: unit * _power(-(-lengths[axis] // unit)) for axis, unit in _CLASS_ALONE.items() if axis in lengths}
+    return {axis: scale * _CLASS[axis] if axis in _CLASS else alone[axis] for axis in lengths}
+
+
+def _power(factor: int) -> int:
+    """The least power of two that is no less, at least 1."""
+    return 1 << max(factor - 1, 0).bit_length()
+
+
 def _round_up(size: int, unit: int) -> int:
     power = unit
     while power < size:

@@ -15,7 +15,7 @@ from waymax_sim.datasets.submission import RolloutFile
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Env, EnvConfig, Policy, rollout
-from waymax_sim.evaluation.evaluate import scene_key
+from waymax_sim.evaluation.sharding import scene_key
 from waymax_sim.metrics.realism import (
     CONFIGS,
     MAX_EVALUATED,

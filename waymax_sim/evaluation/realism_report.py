@@ -3,18 +3,16 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from rich.table import Table
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.evaluation.confidence import bootstrap
 from waymax_sim.evaluation.realism import RealismResult
-from waymax_sim.evaluation.report import Json, version
+from waymax_sim.evaluation.report import Json, circumstances
 from waymax_sim.evaluation.tables import PRIVILEGED_NOTE
 from waymax_sim.metrics.realism import BUCKETS, CONFIGS, Score
 
-# Samples of scenes that confidence intervals are made from, and the part of them that lies inside.
-NUM_SAMPLES, CONFIDENCE = 1000, 0.95
 GROUPS = ("likelihoods", "buckets", "simulated_rates")
 SINGLES = ("meta_metric", "ade", "min_ade")
 CORRECTED = "defects of the official code corrected: not comparable with its numbers"
@@ -38,14 +36,11 @@ def conditions_of(
         "path": path,
         "policy": source,
         "privileged": privileged,
-        # One row per scene.
-        "metrics": ["realism"],
         "config": config,
         "parity": parity,
         "rollouts": num_rollouts,
         "seed": seed,
-        "versions": {"waymax_sim": version(), "jax": jax.__version__},
-        "device": jax.devices()[0].device_kind,
+        **circumstances(),
     }
 
 
@@ -85,7 +80,10 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
     flat = [_flat(row) for row in rows]
     defined = [list(values.values()) for values in flat if None not in values.values()]
     names = list(flat[0]) if flat else []
-    means, low, high = _with_confidence(np.array(defined).reshape(len(defined), len(names)))
+    means, low, high = (
+        [_number(value) for value in column]
+        for column in bootstrap(np.array(defined, float).reshape(len(defined), len(names)))
+    )
     return {
         "num_scenes": len(rows),
         "num_failed": len(failed),
@@ -132,23 +130,6 @@ def _nested(names: Sequence[tuple[str, ...]], values: Sequence[Any]) -> Json:
         else:
             found[name[0]][name[1]] = value
     return found
-
-
-def _with_confidence(table: np.ndarray) -> tuple[list, list, list]:
-    """Means of columns and the ends of their intervals; None where there is too little."""
-    num_scenes, num_columns = table.shape
-    nothing = [None] * num_columns
-    if not num_scenes:
-        return nothing, nothing, nothing
-    means = table.mean(axis=0).tolist()
-    if num_scenes < 2:
-        return means, nothing, nothing
-    rng = np.random.default_rng(0)
-    # How often each scene is drawn says all about a sample.
-    draws = rng.multinomial(num_scenes, np.full(num_scenes, 1 / num_scenes), NUM_SAMPLES)
-    outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws @ table / num_scenes, (outside, 1 - outside), axis=0)
-    return means, low.tolist(), high.tolist()
 
 
 def _number(value: Any) -> float | None:

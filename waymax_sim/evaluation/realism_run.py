@@ -85,7 +85,7 @@ class Run:
                     yield self.failures[-1]
                     continue
             row = row_of(result, wanted)
-            report.append_rows(self.out, [row])
+            report.append_rows(self.out / "rows.jsonl", [row])
             self.rows.append(row)
             yield result
 

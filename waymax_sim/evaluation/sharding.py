@@ -1,6 +1,9 @@
 """Many scenes: over all devices, in chunks that fit into memory."""
 
+import contextlib
 import functools
+import os
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -92,6 +95,23 @@ def scenes_at_once(
     leaves, structure = jax.tree.flatten((scenarios, keys))
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     return _scenes_at_once(function, shapes, structure, memory_budget, _in_a_row(mesh))
+
+
+def scene_key(seed: int, scenario_id: str) -> Key[Array, ""]:
+    """Random key of a scene. It depends on nothing but seed and id, so neither order nor company change a draw."""
+    return jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(scenario_id.encode("utf-8"))))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Makes each CPU core a device, so that batches spread over them; unless devices have been counted before."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores())
 
 
 @functools.partial(jax.jit, static_argnames=("function", "mesh", "at_once"))

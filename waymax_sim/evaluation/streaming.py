@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -12,10 +12,9 @@ from jax.sharding import Mesh
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
-from waymax_sim.datatypes.padding import pad, sizes
+from waymax_sim.datatypes.padding import pad, size_class, sizes
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.evaluation.evaluate import scene_key
-from waymax_sim.evaluation.sharding import SceneFunction, map_scenes
+from waymax_sim.evaluation.sharding import SceneFunction, map_scenes, scene_key
 from waymax_sim.pytree import stack, take
 
 # So many chunks are read together: scenes of equal shapes among them share a chunk.
@@ -85,6 +84,42 @@ def stream_scenes(
         yield from results
 
 
+def chunks(
+    scenarios: Scenarios, indices: Iterable[int], length: Callable[[Scenario], int]
+) -> Iterator[list[tuple[int, Scenario]] | tuple[int, DataError]]:
+    """Scenes in chunks of one shape each, read ahead by a thread; a scene that cannot be read gives its error.
+
+    Scenes are padded to their `size_class`, so that the shape of one does not depend on the others.
+
+    Args:
+      scenarios: The scenes.
+      indices: Which of them, in the order they are read in.
+      length: Scenes of a chunk, given one of them. Only the last chunks of a shape are shorter.
+
+    Returns:
+      Indices with scenes, or an index with what is wrong.
+    """
+    return _ahead(_chunks(scenarios, indices, length))
+
+
+def _chunks(scenarios: Scenarios, indices: Iterable[int], length: Callable[[Scenario], int]) -> Iterator[Any]:
+    waiting: dict[Any, list[tuple[int, Scenario]]] = {}
+    for index in indices:
+        try:
+            scenario = scenarios[index]
+            scenario = pad(scenario, size_class(sizes(scenario)))
+        except DataError as error:
+            file, record = scenarios.source(index)
+            yield index, error.at(file=file, record=record)
+            continue
+        # Scenes that have as far to go are simulated together.
+        key = (_shape_of(scenario), int(scenario.current_step))
+        waiting.setdefault(key, []).append((index, scenario))
+        if len(waiting[key]) == length(scenario):
+            yield waiting.pop(key)
+    yield from waiting.values()
+
+
 def _blocks(scenarios: Scenarios, size: int, pad_to: Mapping[str, int] | None) -> Iterator[Block]:
     """Scenes of the source in runs of at most `size`, padded."""
     for start in range(0, len(scenarios), size):
@@ -106,9 +141,13 @@ def _of_equal_shapes(outcomes: Sequence[Scenario | DataError], chunk: int) -> li
     groups: dict[Any, list[int]] = {}
     for row, outcome in enumerate(outcomes):
         if isinstance(outcome, Scenario):
-            leaves, structure = jax.tree.flatten(outcome)
-            groups.setdefault((structure, *(leaf.shape for leaf in leaves)), []).append(row)
+            groups.setdefault(_shape_of(outcome), []).append(row)
     return [rows[start : start + chunk] for rows in groups.values() for start in range(0, len(rows), chunk)]
+
+
+def _shape_of(scenario: Scenario) -> Any:
+    leaves, structure = jax.tree.flatten(scenario)
+    return structure, *(leaf.shape for leaf in leaves)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

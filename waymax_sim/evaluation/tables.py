@@ -6,6 +6,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from waymax_sim.evaluation.summary import headlines
+
+# Scenes that a table names at most.
+NUM_NAMED = 3
 PRIVILEGED_NOTE = "* privileged: sees the logged future"
 
 
@@ -31,37 +35,86 @@ def info_text(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def metrics_table(summary: dict[str, Any]) -> Table:
-    """One row per metric of one evaluation."""
-    conditions = summary["conditions"]
-    star = "*" if conditions["privileged"] else ""
-    title = f"{conditions['policy']}{star} drives {conditions['agents']} in {summary['num_scenes']} scenes"
-    table = Table(title=title, caption=PRIVILEGED_NOTE if star else None)
-    for name in ("metric", "value", "unit", "better", "valid scenes"):
-        table.add_column(name, justify="right" if name in ("value", "valid scenes") else "left")
-    for name, item in summary["metrics"].items():
-        table.add_row(name, _number(item["value"]), item["unit"], item["better"], str(item["num_valid_scenes"]))
+def evaluation_table(summary: dict[str, Any]) -> Table:
+    """One row per metric of a single policy and traffic; of several, one row for each and a few metrics.
+
+    Args:
+      summary: As an evaluation writes it.
+    """
+    results, conditions = summary["results"], summary["conditions"]
+    if len(results) == 1:
+        return _metrics_table(results[0], summary["num_scenes"])
+    names = headlines(conditions["metrics"])
+    table = Table(title=f"{summary['num_scenes']} scenes, means and half widths of their 95% intervals")
+    table.add_column("policy", no_wrap=True)
+    table.add_column("traffic", no_wrap=True)
+    for name in names:
+        column = conditions["metrics"][name]
+        table.add_column(f"{_spaced(name, column['unit'])}", justify="right", vertical="bottom")
+    for result in results:
+        table.add_row(_starred(result), result["traffic"], *(with_interval(result["metrics"][name]) for name in names))
+    table.caption = PRIVILEGED_NOTE if any(result["privileged"] for result in results) else None
     return table
 
 
-def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
-    """One row per metric and one column per evaluation; "-" where a metric is valid in no scene."""
+def _metrics_table(result: dict[str, Any], num_scenes: int) -> Table:
+    title = f"{_starred(result)} drives {result['agents']} in {num_scenes} scenes, {result['traffic']} the others"
+    table = Table(title=title, caption=PRIVILEGED_NOTE if result["privileged"] else None)
+    for name in ("metric", "value", "95% interval", "unit", "better", "valid scenes"):
+        table.add_column(name, justify="left" if name in ("metric", "unit", "better") else "right")
+    for name, item in result["metrics"].items():
+        interval = "" if item["low"] is None else f"{item['low']:.3f} .. {item['high']:.3f}"
+        value, valid = number_text(item["value"]), str(item["num_valid_scenes"])
+        table.add_row(name, value, interval, item["unit"], item["better"], valid)
+    return table
+
+
+def comparison_table(results: Sequence[dict[str, Any]]) -> Table:
+    """One row per metric and one column per result; "-" where a metric is valid in no scene."""
     table = Table(caption=PRIVILEGED_NOTE, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for summary in summaries:
-        conditions = summary["conditions"]
-        policy = conditions["policy"].replace("_", "\n") + ("*" if conditions["privileged"] else "")
-        table.add_column(f"{policy}\n({conditions['agents']})", justify="right", vertical="bottom")
-    for name, item in summaries[0]["metrics"].items():
-        unit = "" if item["unit"] == "1" else f" ({item['unit']})"
-        values = [_number(summary["metrics"][name]["value"]) for summary in summaries]
-        table.add_row(name.replace("_", " ") + unit, *values)
+    for result in results:
+        policy = _starred(result).replace("_", "\n")
+        table.add_column(f"{policy}\n({result['agents']})", justify="right", vertical="bottom")
+    for name, item in results[0]["metrics"].items():
+        values = [number_text(result["metrics"][name]["value"]) for result in results]
+        table.add_row(_spaced(name, item["unit"]), *values)
     return table
+
+
+def difference_table(found: dict[str, Any]) -> Table:
+    """One row per metric of two evaluations, from `compare`."""
+    a, b = (" among ".join(found[run].values()) for run in ("a", "b"))
+    table = Table(title=f"from {a} to {b}, {found['num_scenes']} scenes")
+    for name in ("metric", "difference", "95% interval", "better in", "worse in", "changed most"):
+        table.add_column(name, justify="left" if name in ("metric", "changed most") else "right")
+    for name, item in found["metrics"].items():
+        interval = "" if item["low"] is None else f"{item['low']:+.3f} .. {item['high']:+.3f}"
+        difference = "-" if item["difference"] is None else f"{item['difference']:+.3f}"
+        most = ", ".join(scene["scenario_id"] for scene in item["changed"][:NUM_NAMED])
+        table.add_row(name, difference, interval, str(item["num_better"]), str(item["num_worse"]), most)
+    return table
+
+
+def with_interval(item: dict[str, Any]) -> str:
+    """A mean with the half width of its interval."""
+    if item["low"] is None:
+        return number_text(item["value"])
+    return f"{item['value']:.3f} ± {(item['high'] - item['low']) / 2:.3f}"
+
+
+def number_text(value: float | None) -> str:
+    """Three decimals; "-" for none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _starred(result: dict[str, Any]) -> str:
+    return result["policy"] + ("*" if result["privileged"] else "")
+
+
+def _spaced(name: str, unit: str) -> str:
+    return name.replace("_", " ") + ("" if unit == "1" else f" ({unit})")
 
 
 def _by_type(counts: dict[str, int]) -> str:
     return f" ({', '.join(f'{name} {count}' for name, count in counts.items())})" if counts else ""
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

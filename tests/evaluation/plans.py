@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from behavior_models import Random, Stationary
+from behavior_models import Random
 from tests.scenes import raw_scene
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
@@ -38,9 +38,9 @@ def made(number: int, *broken: int) -> Scenarios:
 
 def plan(**changes) -> Plan:
     fields = {
-        "policies": {"random": Random(), "stationary": Stationary()},
+        "policies": {"random": Random()},
         "traffic": {"log_replay": None},
-        "metrics": ("overlap", "log_divergence"),
+        "metrics": ("kinematic_infeasibility", "log_divergence"),
         "seeds": (0, 1),
         "max_steps": STEPS,
     }

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -10,7 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Key
+from jaxtyping import Bool, Key
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
@@ -20,7 +21,8 @@ from waymax_sim.env import Env, EnvConfig, Policy, Trace, rollout
 from waymax_sim.env.rollout import Assignment
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import chunks
-from waymax_sim.metrics import MetricValue, resolve, summarize
+from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
+from waymax_sim.metrics.nuplan import MULTIPLIERS, WEIGHTS
 from waymax_sim.pytree import Array, stack, take
 
 # Bytes for scenes under way unless told otherwise.
@@ -29,6 +31,9 @@ MEMORY_BUDGET = 2**31
 COPIES = 8
 # Scenes of a chunk on each device at most. A CPU simulates one after another: more only delay the results.
 MOST_ON_CPU, MOST = 4, 256
+
+# What is found where `NUPLAN_METRICS` are judged.
+SCORE = "nuplan_score"
 
 Run = tuple[str, str, int]  # policy, traffic and seed
 
@@ -52,7 +57,8 @@ class Plan:
     Attributes:
       policies: Who drives `agents`, by name.
       traffic: Who drives the others, by name; None for the log.
-      metrics: What is judged, names of `METRICS`.
+      metrics: What is judged, names of `METRICS`; "nuplan_score" stands for all that it is made from. Wherever these
+        are judged, the score and its parts are found too.
       agents: Who is driven by the policy and judged; all others by the traffic.
       seeds: Seeds of all random draws.
       max_steps: Steps to simulate at most; None for up to the end of each record.
@@ -66,7 +72,7 @@ class Plan:
     max_steps: int | None = None
 
     def __post_init__(self):
-        resolve(self.metrics)
+        resolve(self._judged)
         for name in ("policies", "traffic", "metrics", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"there are no {name} to evaluate")
@@ -78,7 +84,7 @@ class Plan:
     @property
     def columns(self) -> dict[str, Column]:
         """What is found for each scene, in the order of results."""
-        return columns_of(self.metrics)
+        return columns_of(self._judged)
 
     @property
     def runs(self) -> list[Run]:
@@ -90,10 +96,13 @@ class Plan:
         they would appear where others are by now."""
         birth = "log" if self.traffic[traffic] is None else "never"
         judged = "sdc" if self.agents == "sdc" else "all"
-        config = EnvConfig(
-            controlled=self.agents, metrics=self.metrics, judged=judged, birth=birth, rewards=(), terminate_on=()
-        )
+        config = EnvConfig(controlled=self.agents, metrics=self._judged, judged=judged, birth=birth, rewards=())
         return Env(config=config)
+
+    @property
+    def _judged(self) -> tuple[str, ...]:
+        asked = (NUPLAN_METRICS if name == SCORE else (name,) for name in self.metrics)
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(asked)))
 
     def drivers(self, policy: str, traffic: str) -> Assignment:
         """Who drives whom."""
@@ -230,7 +239,9 @@ class Evaluation:
 
 def columns_of(metrics: Iterable[str]) -> dict[str, Column]:
     """What is found for each scene where these metrics are judged."""
-    return {name: Column(metric.unit, metric.better) for name, metric in resolve(metrics).items()}
+    found = {name: Column(metric.unit, metric.better) for name, metric in resolve(metrics).items()}
+    scores = (SCORE, *MULTIPLIERS, *WEIGHTS) if found.keys() >= set(NUPLAN_METRICS) else ()
+    return dict.fromkeys(scores, Column("1", "higher")) | found
 
 
 def judge_scene(
@@ -246,12 +257,24 @@ def judge_scene(
       num_steps: Steps to simulate.
 
     Returns:
-      One value per metric, and the rollout.
+      One value per metric, with the score of nuPlan and its parts if all that they are made from is there, and the
+      rollout.
     """
     trace = rollout(env, policies, scenario, key, num_steps)
     assert trace.metrics is not None  # they are recorded by default
     judged = select(scenario.agents, env.config.controlled)
-    return summarize(trace.metrics, env.metrics, trace.active, judged), trace
+    found = summarize(trace.metrics, env.metrics, trace.active, judged)
+    if found.keys() >= set(NUPLAN_METRICS):
+        scores = nuplan_score(trace.metrics, scenario, trace.active, env.config.dt)
+        found |= {name: _over_agents(value, judged) for name, value in scores.items()}
+    return found, trace
+
+
+def _over_agents(value: MetricValue, judged: Bool[Array, " N"]) -> MetricValue:
+    counted = value.valid & judged
+    count = jnp.sum(counted)
+    total = jnp.sum(jnp.where(counted, value.value, 0.0))
+    return MetricValue(total / jnp.maximum(count, 1).astype(jnp.float32), count > 0)
 
 
 def evaluate_scene(

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import math
 import shutil
 import signal
 from pathlib import Path
@@ -12,7 +11,6 @@ from waymax_sim.cli import main
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.tfrecord import write_records
 from waymax_sim.evaluation import report
-from waymax_sim.metrics import METRICS
 
 INFO_KEYS = {
     "scenario_id",
@@ -49,7 +47,9 @@ def damaged(good) -> Path:
 
 
 def evaluate(path, out: Path, *options: str, policy: str = "constant_velocity") -> int:
-    return main(["evaluate", str(path), "--policy", policy, "--out", str(out), "--agents", "vehicle", *options])
+    """Few metrics, unless told otherwise, because they take long to compile."""
+    given = ["--metrics", "log_divergence", *options]
+    return main(["evaluate", str(path), "--policy", policy, "--out", str(out), "--agents", "vehicle", *given])
 
 
 def read_rows(out: Path) -> list[dict]:
@@ -122,9 +122,16 @@ def test_nothing_usable_is_1(command, tmp_path, capsys):
         (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "hope"], "known are log_replay"),
         (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--agents", "ghosts"], "ghosts"),
         (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--metrics", "beauty"], "beauty"),
-        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--metrics"], "known are overlap"),
-        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--steps", "0"], "--steps 0"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--metrics"], "no metrics"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--steps", "0"], "max_steps=0"),
         (["evaluate", "synthetic:0:1", "--out", "FILE", "--policy", "random"], "File exists"),
+        (
+            ["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--traffic", "hope"],
+            "known are log_replay",
+        ),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--seeds", "0"], "--seeds 0"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--shard", "2/2"], "--shard 2/2"),
+        (["evaluate", "synthetic:0:1", "--out", "OUT", "--policy", "random", "--memory-budget", "0"], "above 0"),
         (["draw", "synthetic:0:1", "--out", "OUT.txt"], "use one of .png"),
         (["draw", "synthetic:0:1", "--out", "OUT.png", "--index", "1"], "--index 1"),
         (["demo", "--out", "FILE"], "File exists"),
@@ -146,77 +153,87 @@ def test_help_is_0(capsys):
     assert "constant_velocity" in capsys.readouterr().out
 
 
-def test_evaluate_writes_rows_and_their_summary(good, tmp_path, capsys):
-    assert evaluate(good, tmp_path / "out") == 0
+def test_evaluate_writes_rows_their_summary_and_a_report(good, tmp_path, capsys):
+    assert evaluate(good, tmp_path / "out", "--seeds", "2", policy="replay") == 0
     rows, summary = read_rows(tmp_path / "out"), read_summary(tmp_path / "out")
-    assert [(row["record"], row["metric"]) for row in rows] == [(i, name) for i in range(3) for name in METRICS]
+    assert [(row["record"], row["policy"], row["traffic"], row["seed"]) for row in rows] == [
+        (record, "log_replay", "log_replay", seed) for record in range(3) for seed in (0, 1)
+    ]
     assert (summary["num_scenes"], summary["num_failed"], summary["failures"]) == (3, 0, [])
-    for name, item in summary["metrics"].items():
-        values = [row["value"] for row in rows if row["metric"] == name and row["valid"]]
-        assert item["value"] == (math.fsum(values) / len(values) if values else None)
-        assert item["valid_fraction"] == len(values) / 3
-        assert item["unit"] == METRICS[name].unit
-    assert summary["metrics"]["log_divergence"]["value"] > 0
-    assert summary["metrics"]["route_progression"]["value"] > 0
+    (result,) = summary["results"]
+    assert (result["policy"], result["traffic"], result["agents"]) == ("log_replay", "log_replay", "vehicle")
+    assert result["privileged"] is True
+    item = result["metrics"]["log_divergence"]
+    assert (item["value"], item["low"], item["high"], item["num_valid_scenes"]) == (0.0, 0.0, 0.0, 3)
     conditions = summary["conditions"]
-    assert (conditions["policy"], conditions["privileged"], conditions["agents"]) == (
-        "constant_velocity",
-        False,
-        "vehicle",
-    )
-    assert (conditions["steps"], conditions["seed"], conditions["path"]) == (None, 0, str(good))
-    assert conditions.keys() >= {"versions", "device", "dynamics", "metrics"}
-    assert "log_divergence" in capsys.readouterr().out
-
-
-def test_evaluate_marks_privileged_policies(good, tmp_path, capsys):
-    assert evaluate(good, tmp_path / "out", "--metrics", "log_divergence", policy="log_replay") == 0
-    assert {row["privileged"] for row in read_rows(tmp_path / "out")} == {True}
-    summary = read_summary(tmp_path / "out")
-    assert summary["metrics"].keys() == {"log_divergence"}
-    assert summary["metrics"]["log_divergence"]["value"] == 0.0
-    assert "* privileged" in capsys.readouterr().out
+    assert (conditions["steps"], conditions["seeds"], conditions["path"]) == (None, [0, 1], str(good))
+    assert conditions["policies"]["log_replay"]["privileged"] is True
+    assert conditions["traffic"] == {"log_replay": None}
+    assert conditions.keys() >= {"versions", "device", "metrics", "data_hash"}
+    report_page = (tmp_path / "out" / "report.html").read_text()
+    assert report_page.count("<iframe") == 3
+    assert "log divergence" in report_page
+    out = capsys.readouterr().out
+    assert "log_divergence" in out
+    assert "* privileged" in out
 
 
 def test_evaluate_skips_and_counts_a_damaged_record(damaged, tmp_path, capsys):
-    assert evaluate(damaged, tmp_path / "out", "--metrics", "overlap") == 0
+    assert evaluate(damaged, tmp_path / "out") == 0
     summary = read_summary(tmp_path / "out")
     assert (summary["num_scenes"], summary["num_failed"]) == (2, 1)
     (failure,) = summary["failures"]
     assert (failure["file"], failure["record"], failure["field"]) == (str(damaged), 1, "data checksum")
     assert "1 could not be used" in capsys.readouterr().err
+    assert "data checksum" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_evaluate_goes_on_where_it_was_interrupted(good, tmp_path, monkeypatch, capsys):
-    options = ("--metrics", "overlap", "log_divergence")
+    options = ("--seeds", "3")
     assert evaluate(good, tmp_path / "whole", *options, policy="random") == 0
     append, added = report.append_rows, []
 
-    def interrupted(out, rows):
-        append(out, rows)
+    def interrupted(path, rows):
+        append(path, rows)
         signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(report, "append_rows", interrupted)
     assert evaluate(good, tmp_path / "out", *options, policy="random") == 130
-    assert {row["record"] for row in read_rows(tmp_path / "out")} == {0}
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "out" / "summary.json").exists()
     assert signal.getsignal(signal.SIGINT) is before
 
-    monkeypatch.setattr(report, "append_rows", lambda out, rows: added.append(rows) or append(out, rows))
+    monkeypatch.setattr(report, "append_rows", lambda path, rows: added.extend(rows) or append(path, rows))
     assert evaluate(good, tmp_path / "out", *options, policy="random") == 0
-    assert [rows[0]["record"] for rows in added] == [1, 2]
+    assert {row["seed"] for row in added} == {1, 2}
     assert read_rows(tmp_path / "out") == read_rows(tmp_path / "whole")
     assert read_summary(tmp_path / "out") == read_summary(tmp_path / "whole")
 
 
 def test_evaluate_does_not_mix_conditions(good, tmp_path, capsys):
-    assert evaluate(good, tmp_path / "out", "--metrics", "overlap") == 0
+    assert evaluate(good, tmp_path / "out") == 0
     before = read_rows(tmp_path / "out")
-    assert evaluate(good, tmp_path / "out", "--metrics", "overlap", "--seed", "1") == 2
-    assert "different: seed" in capsys.readouterr().err
+    assert evaluate(good, tmp_path / "out", "--seed", "1") == 2
+    assert "different: seeds" in capsys.readouterr().err
     assert read_rows(tmp_path / "out") == before
+
+
+def test_shards_report_when_all_are_done_and_runs_are_compared(good, tmp_path, capsys):
+    both = ("--seed", "0")
+    assert evaluate(good, tmp_path / "a", *both, policy="random") == 0
+    assert evaluate(good, tmp_path / "b", *both, "--shard", "1/2", policy="random") == 0
+    assert "part 1/2 is done" in capsys.readouterr().out
+    assert not (tmp_path / "b" / "report.html").exists()
+    assert evaluate(good, tmp_path / "b", *both, "--shard", "0/2", policy="random") == 0
+    for name in ("rows.jsonl", "summary.json", "report.html"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["num_scenes"], found["metrics"]["log_divergence"]["changed"]) == (3, [])
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path)]) == 2
+    assert "no finished evaluation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".gif"])
@@ -242,7 +259,7 @@ def test_demo_simulates_and_draws(tmp_path, capsys):
     written = {path.name for path in (tmp_path / "demo").iterdir()}
     pictures = {f"synthetic-0-{index}.png" for index in range(3)}
     assert written == {"summary.json", "synthetic-0-1.gif"} | pictures
-    summaries = json.loads((tmp_path / "demo" / "summary.json").read_text())
-    by_run = {(item["conditions"]["policy"], item["conditions"]["agents"]): item["metrics"] for item in summaries}
+    results = json.loads((tmp_path / "demo" / "summary.json").read_text())["results"]
+    by_run = {(item["policy"], item["agents"]): item["metrics"] for item in results}
     assert by_run["log_replay", "all"]["log_divergence"]["value"] == 0.0
     assert by_run["stationary", "sdc"]["log_divergence"]["value"] > 1.0

@@ -8,7 +8,7 @@ from tests.data import recorded
 from tests.scenes import busy_raw_scene, scene
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datatypes.padding import bucket, pad, sizes, stack_scenarios
+from waymax_sim.datatypes.padding import bucket, pad, size_class, sizes, stack_scenarios
 from waymax_sim.datatypes.roadmap import FAR
 from waymax_sim.pytree import take
 
@@ -31,6 +31,18 @@ def test_sizes_are_the_lengths_of_the_axes():
 )
 def test_buckets(size, rounded):
     assert bucket(sizes(busy()) | {"N": size})["N"] == rounded
+
+
+def test_classes_hold_their_scenes_and_are_few():
+    have = sizes(busy())
+    for more, agents, points in (({}, 64, 16_384), ({"N": 65}, 128, 32_768), ({"edges.C": 3000}, 256, 65_536)):
+        wanted = size_class(have | more)
+        assert (wanted["N"], wanted["P"]) == (agents, points)
+        assert all(wanted[axis] >= size for axis, size in (have | more).items())
+        assert wanted.keys() == have.keys()
+        assert size_class(wanted) == wanted
+    assert size_class(have | {"S": 40}) == size_class(have) | {"S": 64}
+    assert pad(busy(), size_class(have)).num_agents == 64
 
 
 def test_everything_about_a_map_is_rounded_together():

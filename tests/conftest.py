@@ -24,12 +24,24 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["waymax_sim", "behavior_models"], "beartype.beartype")
 
+# Bytes from which on compiled programs are dropped.
+MUCH_MEMORY = 2.5e9
+
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repository")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Drops what a module compiled: together the programs of all tests take gigabytes."""
+    """Drops what was compiled when it takes much memory: together the programs of all tests take gigabytes."""
     yield
-    jax.clear_caches()
+    if resident_bytes() > MUCH_MEMORY:
+        jax.clear_caches()
+
+
+def resident_bytes() -> float:
+    """Memory of this process now; where that is not told, more than much."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return float("inf")

@@ -276,3 +276,23 @@ def test_recorded_logs_follow_their_routes(file):
         gaps = [min(oracle.project(path, place)[0] for path in paths) for place in places]
         shares.append(np.mean(np.array(gaps) <= 2.0))
     assert shares[-1] >= 0.95 and np.mean(np.array(shares) >= 0.95) >= 0.8
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "gpudrive/1c365f15b70ebdbf.json",
+        "gpudrive/2a173b334be3d32c_lights.json",
+        "gpudrive/db4edc9bd0c9d18c.json",
+        "scenarionet/sd_nuscenes_v1.0-mini_scene-1100.pkl",
+        "scenarionet/sd_waymo_v1.2_eb4b91b10ca94ff2.pkl",
+        "argoverse2/scenario_0a1e6f0a-1817-4a98-b02e-db8c9327d151.parquet",
+    ],
+)
+def test_routes_of_the_ego_contain_its_logged_path_in_every_format(file):
+    scenario = load(recorded(file), bucketed=False)[0]
+    now, sdc = int(scenario.current_step), int(np.argmax(scenario.agents.is_sdc))
+    places = scenario.log.xyz[now:, sdc][scenario.log.valid[now:, sdc]][::5, :2].astype(float)
+    paths = on_route(scenario.routes)
+    gaps = [min(oracle.project(path, place)[0] for path in paths if len(path) > 1) for place in places]
+    assert np.mean(np.array(gaps) <= 2.0) >= 0.95

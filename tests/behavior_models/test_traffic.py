@@ -34,6 +34,8 @@ def test_a_report_by_hand():
     assert both["vehicles"] == 4 and both["collided"] == pytest.approx(3 / 4 * 2 / 3) and both["red_lights"] == 2
 
 
+# Compiling the reverse of a rollout takes most of a minute.
+@pytest.mark.slow
 def test_gradients_through_traffic_are_finite():
     """Of where all end, with respect to how fast and where one begins: past a light, a walker and oncoming traffic."""
     red = [(0, (40.0, 0.0), [RED] * (STEPS + 1))]

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float32, Int, Shaped
 
 from waymax_sim.datatypes.lanes import LaneGraph, StopLines
 from waymax_sim.datatypes.roadmap import (
@@ -74,7 +74,6 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
             seen = np.argmax(signals.valid[:, column])
             stop[lane], light[lane] = _project(lines, lane, signals.stop_point[seen, column]), column
 
-    by_type = np.select([kind == one for one in SPEED_LIMIT], list(SPEED_LIMIT.values()))
     last = np.where(lines.count > 0, lines.last, 0)
     yaw = np.append(lines.yaw, 0.0)
     turn = np.abs(np.mod(yaw[last[successors[:, 1]]] - yaw[last[successors[:, 0]]] + np.pi, 2 * np.pi) - np.pi)
@@ -84,7 +83,7 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
         first=np.where(lines.count > 0, np.append(lines.index, 0)[lines.first], 0).astype(np.int32),
         count=lines.count.astype(np.int32),
         length=lines.length.astype(np.float32),
-        speed_limit=np.where(roadmap.speed_limit > 0, roadmap.speed_limit, by_type).astype(np.float32),
+        speed_limit=speed_limits(kind, roadmap.speed_limit),
         is_bike=is_bike,
         successors=_table(successors[:, 0], successors[:, 1], turn, num_features),
         predecessors=_table(successors[:, 1], successors[:, 0], turn, num_features),
@@ -98,6 +97,12 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
         right=_laid_out(lines, lanes, right, -1),
         inferred=~np.where([False, True, True, False], neighbors, given),
     )
+
+
+def speed_limits(kind: Int[np.ndarray, " F"], speed_limit: Float[np.ndarray, " F"]) -> Float32[np.ndarray, " F"]:
+    """Speed limits of features (m/s): by the type of the lane where the source has none."""
+    by_type = np.select([kind == one for one in SPEED_LIMIT], list(SPEED_LIMIT.values()))
+    return np.where(speed_limit > 0, speed_limit, by_type).astype(np.float32)
 
 
 def _stop_lines(lines: Centrelines, stop: Float[np.ndarray, " F"], lane: Int[np.ndarray, " Z"]) -> StopLines:

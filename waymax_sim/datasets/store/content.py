@@ -49,6 +49,8 @@ class Content(NamedTuple):
       seen: When each agent, then each light, was seen.
       on_route: Whether each path is the one that was driven.
       sampled: Which samples paths have.
+      inferred: Which links between lanes were inferred.
+      beside: Which lane segments have another one on the left, and on the right.
       places: What cells list, as places in the tables of their blocks.
       rising: Integers of which differences were kept.
       other: All other integers.
@@ -63,6 +65,8 @@ class Content(NamedTuple):
     seen: Bool[np.ndarray, "tracks T"]
     on_route: Bool[np.ndarray, " M"]
     sampled: Bool[np.ndarray, "M R"]
+    inferred: Bool[np.ndarray, " 4"]
+    beside: Bool[np.ndarray, "2 E"]
     places: UInt8[np.ndarray, "C W"]
     rising: Row
     other: Row
@@ -84,12 +88,13 @@ def content_of(data: memoryview) -> Content:
     if min(n.width, n.block, edges.nodes, lanes.nodes, edges.lists, lanes.lists) < 1:
         raise DataError("has an impossible header")
 
-    num_floats = 12 + n.num_steps + 3 * n.num_agents + n.num_features + 3 * n.num_extra
+    num_floats = 12 + n.num_steps + 3 * n.num_agents + n.num_features + 3 * n.num_extra + 5 * n.num_stop_lines
     floats = np.frombuffer(data, "<f4", num_floats, HEADER.size).copy()
     at = HEADER.size + floats.nbytes
     id_bytes = np.frombuffer(data, np.uint8, ID_BYTES, at).copy()
     tracks = n.num_agents + n.num_signals
     num_flags = 3 * n.num_agents + tracks * n.num_steps + n.num_paths * (1 + n.num_samples)
+    num_flags += 4 + 2 * n.num_segments
     packed = np.frombuffer(data, np.uint8, -(-num_flags // 8), at + ID_BYTES)
     flags = Row(np.unpackbits(packed, count=num_flags).view(bool))
     at += ID_BYTES + len(packed)
@@ -110,6 +115,8 @@ def content_of(data: memoryview) -> Content:
         seen=seen,
         on_route=flags.take(n.num_paths),
         sampled=flags.take(n.num_paths, n.num_samples),
+        inferred=flags.take(4),
+        beside=flags.take(2, n.num_segments),
         places=places,
         rising=Row(rising),
         other=Row(values[num_rising:]),

@@ -14,11 +14,13 @@ from jaxtyping import Bool, Int, Int32, Num
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.roadmap import CHUNK, LANE_TYPES, ROAD_EDGE_TYPES
 
-MAGIC = b"WSP1"
+MAGIC = b"WSP2"
 # The largest grid of an index: 2**8 cells a side.
 MAX_DEPTH = 8
 # Steps of the grid: 2**-10 m, exact in float32 up to 16 km; 2**-7 m/s; 2**15 in a turn.
 POSITION, VELOCITY, YAW = 2.0**-10, 2.0**-7, np.pi / 2**14
+# Of lanes, 1/m.
+CURVATURE = 2.0**-12
 YAW_BITS = 15
 # Chunks of a list that every list has room for; those of longer lists are apart.
 SHORT_LIST, LONG_LIST = 4, 8
@@ -49,6 +51,12 @@ class Counts(NamedTuple):
     columns: int
     width: int
     block: int
+    num_segments: int
+    num_successors: int
+    num_predecessors: int
+    num_left: int
+    num_right: int
+    num_stop_lines: int
 
 
 class Shape(NamedTuple):

@@ -12,6 +12,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.store import integers
 from waymax_sim.datasets.store.layout import MAGIC, POSITION, VELOCITY, YAW, YAW_BITS, Chunks, Counts
+from waymax_sim.datasets.store.pack_graph import graph_numbers
 from waymax_sim.datasets.store.pack_map import (
     element_numbers,
     index_numbers,
@@ -35,7 +36,7 @@ def pack(scenario: Scenario) -> bytes:
     """Packs a scenario that is not padded and whose map points are on the grid; `unpack` is the way back.
 
     The map, its indexes and all that is discrete stay exactly as they are. Positions of agents, lights and routes
-    move by 0.5 mm per axis at most, velocities by 0.004 m/s, headings by 1e-4 rad.
+    move by 0.5 mm per axis at most, velocities by 0.004 m/s, headings by 1e-4 rad, curvatures of lanes by 1.3e-4 / m.
 
     Raises:
       DataError: Positions are further than 2,000 km from the local origin, or the points of a map feature are not in
@@ -64,7 +65,7 @@ def pack(scenario: Scenario) -> bytes:
     edges, lanes = index_numbers(s.edges.index), index_numbers(s.lanes.index)
     rising_lists, other_lists, num_long = indexes_numbers(edges, lanes, joints.chunks.num_edges)
     elements = element_numbers(s.elements, runs.length, points, POSITION)
-    links = roadmap.links
+    links, graph = roadmap.links, graph_numbers(s.graph, s.lanes)
 
     # What is close to what comes before it is kept as one row of differences.
     rising = [
@@ -93,11 +94,14 @@ def pack(scenario: Scenario) -> bytes:
         *np.concatenate([segment_numbers(part) for part in (s.edges, s.lanes)], axis=1),
         *other_lists,
         *elements.other,
+        *graph.integers,
     ]
     floats = [s.origin, s.timestamps, s.agents.size, roadmap.speed_limit, s.elements.low, s.elements.side]
     floats += [each for part in (s.edges, s.lanes) for each in (part.index.corner, part.index.size)] + [joints.extra]
+    floats += graph.floats
     flags = [s.agents.is_sdc, s.agents.to_predict, s.agents.of_interest, seen]
     flags += [] if routes is None else [routes.on_route, routes.valid]
+    flags += graph.flags
     counts = Counts(
         num_steps=s.num_steps,
         num_agents=s.num_agents,
@@ -119,6 +123,12 @@ def pack(scenario: Scenario) -> bytes:
         columns=int(s.elements.columns),
         width=s.elements.cells.shape[1],
         block=elements.block,
+        num_segments=graph.num_segments,
+        num_successors=graph.num_successors,
+        num_predecessors=graph.num_predecessors,
+        num_left=graph.num_left,
+        num_right=graph.num_right,
+        num_stop_lines=len(s.graph.stop_lines.lane),
     )
     row = [np.diff(_row(rising), prepend=0), _row(other)]
     body = b"".join(

@@ -13,6 +13,7 @@ from jaxtyping import Int, Int32, Shaped
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store.content import Content, Row, content_of
 from waymax_sim.datasets.store.layout import POSITION, VELOCITY, YAW, YAW_BITS, Chunks, chunks_of
+from waymax_sim.datasets.store.unpack_graph import graph_from
 from waymax_sim.datasets.store.unpack_map import elements_from, indexes_from, segments_from
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.padding import bucket
@@ -20,7 +21,6 @@ from waymax_sim.datatypes.roadmap import RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import Signals
-from waymax_sim.maps.lanes import build_lane_graph
 
 REMEDY = "the store is damaged; convert the scene again"
 
@@ -52,6 +52,11 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     origin, timestamps, size = floats.take(3), floats.take(n.num_steps), floats.take(n.num_agents, 3)
     speed_limit, grid, corners = floats.take(n.num_features), floats.take(3), floats.take(2, 3)
     extra = floats.take(n.num_extra, 3)
+    stop, line_xyz, line_yaw = (
+        floats.take(1, n.num_stop_lines),
+        floats.take(n.num_stop_lines, 3),
+        floats.take(1, n.num_stop_lines),
+    )
     times_seen = seen.sum(axis=1)
     num_seen, num_lit = int(times_seen[: n.num_agents].sum()), int(times_seen[n.num_agents :].sum())
 
@@ -115,7 +120,7 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
         roadmap=roadmap,
         edges=edges,
         lanes=lanes,
-        graph=build_lane_graph(roadmap, lanes, signals),
+        graph=graph_from(content, np.concatenate([stop, line_xyz.T, line_yaw]), roadmap, lanes, room),
         elements=elements,
         signals=signals,
         routes=_routes(content, joints[:, tracks.stop : num_points], room) if n.has_routes else None,
@@ -141,7 +146,7 @@ def _lengths(content: Content, chunks: Chunks) -> dict[str, int]:
     """Lengths of the axes without padding, as `sizes` has them."""
     n, places = content.counts, content.places
     found = {"N": n.num_agents, "P": n.num_points, "F": n.num_features, "L": n.num_links, "S": n.num_signals}
-    found["graph.F"] = max(n.num_features, 1)
+    found |= {"graph.F": max(n.num_features, 1), "graph.Z": n.num_stop_lines}
     used = {"edges": chunks.num_edges, "lanes": len(chunks.run) - chunks.num_edges}
     for name, shape in (("edges", content.edges), ("lanes", content.lanes)):
         found |= {f"{name}.C": max(used[name], 1), f"{name}.G": 2**shape.depth}

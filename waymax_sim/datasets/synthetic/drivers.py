@@ -76,16 +76,12 @@ def intelligent_driver(sight: Sight, traits: Traits) -> Float[np.ndarray, " N"]:
     A line to stop at is somebody who stands behind it.
     """
     root = 2 * np.sqrt(traits.acceleration * traits.braking)
-
-    def closeness(gap: np.ndarray, closing: np.ndarray, standstill: np.ndarray) -> np.ndarray:
-        wanted = standstill + np.maximum(0.0, sight.speed * (traits.headway + closing / root))
-        ratio = wanted / np.maximum(gap, 0.1)
-        return ratio * ratio
-
-    nearest = np.maximum(
-        closeness(sight.gap, sight.speed - sight.leader, traits.standstill),
-        closeness(sight.stop, sight.speed, np.ones_like(sight.speed)),
-    )
+    # Whoever is ahead, and the line to stop at.
+    closing = np.stack([sight.speed - sight.leader, sight.speed])
+    standstill = np.stack([traits.standstill, np.ones_like(sight.speed)])
+    wanted = standstill + np.maximum(0.0, sight.speed * (traits.headway + closing / root))
+    closeness = wanted / np.maximum(np.stack([sight.gap, sight.stop]), 0.1)
+    nearest = np.max(closeness * closeness, axis=0)
     ratio = sight.speed / np.maximum(traits.pace * sight.allowed, 0.5)
     free = 1 - ratio * ratio * ratio * ratio
     # Above the wanted speed with nobody near one rolls off; only somebody or something ahead makes one brake hard.

@@ -111,21 +111,21 @@ def _leaders(paths: Paths, fleet: Fleet) -> tuple[Float[np.ndarray, " N"], Float
     local = np.where(np.isfinite(begin), centre - begin, 0.0)
     local[2, ~changing] = np.inf
 
-    def nearest(path: np.ndarray, arc: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        apart = paths.start[path[:, None, None], lane] + local - arc[:, None, None]
-        apart = np.where(apart > 0.0, apart, np.inf).min(axis=1)
-        apart[np.arange(len(rows)), rows] = np.inf
-        gaps = apart - half - half[rows][:, None]
-        closest = np.argmin(gaps, axis=1)
-        return gaps[np.arange(len(rows)), closest], fleet.speed[closest]
-
-    everybody = np.arange(len(half))
-    gap, leader = nearest(fleet.path, fleet.arc, everybody)
+    # Everybody looks along the own way; whoever changes lanes, along the other one too.
     rows = np.flatnonzero(changing)
-    if len(rows):
-        other, speed = nearest(fleet.from_path[rows], fleet.from_arc[rows], rows)
-        leader[rows] = np.where(other < gap[rows], speed, leader[rows])
-        gap[rows] = np.minimum(other, gap[rows])
+    who = np.concatenate([np.arange(len(half)), rows])
+    way, where = np.append(fleet.path, fleet.from_path[rows]), np.append(fleet.arc, fleet.from_arc[rows])
+    apart = paths.start[way[:, None, None], lane] + local - where[:, None, None]
+    apart = np.where(apart > 0.0, apart, np.inf).min(axis=1)
+    apart[np.arange(len(who)), who] = np.inf
+    gaps = apart - half - half[who][:, None]
+    closest = np.argmin(gaps, axis=1)
+    found, speed = gaps[np.arange(len(who)), closest], fleet.speed[closest]
+
+    gap, leader = found[: len(half)].copy(), speed[: len(half)].copy()
+    other, speed = found[len(half) :], speed[len(half) :]
+    leader[rows] = np.where(other < gap[rows], speed, leader[rows])
+    gap[rows] = np.minimum(other, gap[rows])
     return gap, leader
 
 

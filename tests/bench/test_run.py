@@ -124,8 +124,8 @@ def test_results_are_printed_and_drawn(results, tmp_path):
 
 
 def test_new_processes_are_started():
-    rows = run(dataclasses.replace(TINY, only=("cold_start", "cold_start_warm_cache")), {})["rows"]
-    assert [row["name"] for row in rows] == ["cold_start", "cold_start_warm_cache"]
+    rows = run(dataclasses.replace(TINY, only=("cold_start", "cold_start_warm_cache", "first_batch")), {})["rows"]
+    assert [row["name"] for row in rows] == ["cold_start", "cold_start_warm_cache", "first_batch"]
     assert all(row["wall_ms"] > 0 and row["peak_rss_mb"] > 0 and row["map_points"] > 0 for row in rows)
 
 

@@ -282,7 +282,7 @@ def damage(folder, mutations):
             assert not isinstance(outcome, DataError) or outcome.file.startswith(str(folder))
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(mutations=MUTATIONS)
 def test_damaged_files(folder, mutations):
     damage(folder, mutations)

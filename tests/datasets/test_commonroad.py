@@ -288,7 +288,7 @@ def damage(path, mutations):
         check(path)
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(mutations=MUTATIONS)
 def test_damaged_files(path, mutations):
     damage(path, mutations)

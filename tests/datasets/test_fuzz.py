@@ -69,19 +69,42 @@ def test_the_sound_records_load(path):
     assert [scenario.scenario_id for scenario in scenarios] == [small_scene().scenario_id] * 2
 
 
-@settings(max_examples=500)
-@given(mutations=MUTATIONS)
-def test_damaged_files(path, mutations):
+def damage_file(path, mutations) -> None:
     path.write_bytes(mutate(b"".join(tfrecord.frame(data) for data in RECORDS.values()), mutations))
     check(path)
 
 
-@pytest.mark.parametrize("record", RECORDS)
-@settings(max_examples=750)
-@given(mutations=MUTATIONS)
-def test_damaged_records_with_sound_checksums(path, record, mutations):
+def damage_record(path, record, mutations) -> None:
     tfrecord.write_records(path, [mutate(RECORDS[record], mutations)])
     check(path)
+
+
+@settings(max_examples=100)
+@given(mutations=MUTATIONS)
+def test_damaged_files(path, mutations):
+    damage_file(path, mutations)
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@settings(max_examples=100)
+@given(mutations=MUTATIONS)
+def test_damaged_records_with_sound_checksums(path, record, mutations):
+    damage_record(path, record, mutations)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000)
+@given(mutations=MUTATIONS)
+def test_files_damaged_in_many_ways(path, mutations):
+    damage_file(path, mutations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", RECORDS)
+@settings(max_examples=5000)
+@given(mutations=MUTATIONS)
+def test_records_damaged_in_many_ways(path, record, mutations):
+    damage_record(path, record, mutations)
 
 
 @pytest.mark.parametrize("record", RECORDS)

@@ -90,14 +90,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(mutations=MUTATIONS)
 def test_damaged_bytes(folder, name, mutations):
     damage_bytes(folder, name, mutations)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(changes=CHANGES)
 def test_damaged_structure(folder, name, changes):
     damage_structure(folder, name, changes)

@@ -1,4 +1,4 @@
-"""Cold start: a new process from its first import to the first judged step."""
+"""Cold starts: a new process from its first import to the first batch, and to the first judged step."""
 
 import json
 import os
@@ -30,14 +30,25 @@ print(json.dumps({
     "peak_rss_mb": peak_rss_mb(),
 }))
 """
+FIRST_BATCH = """
+import json, sys
+import waymax_sim as ws
+scenario = next(iter(ws.load(sys.argv[1], batch_size=1)))
+from waymax_sim.bench.cold import peak_rss_mb
+print(json.dumps({
+    "agents": scenario.num_agents,
+    "map_points": int(scenario.roadmap.valid.sum()),
+    "peak_rss_mb": peak_rss_mb(),
+}))
+"""
 
 
 def cold_starts(path: str, index: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """First judged step of new processes, by name: without and with programs compiled before.
+    """First judged step of new processes, by name: without and with programs compiled before; and the first batch.
 
     Args:
       path: Where the scenes are.
-      index: Which scene.
+      index: Which scene is simulated; the batch is of the first one.
       repeats: Processes of each kind; one more fills the folder of compiled programs first.
 
     Returns:
@@ -49,12 +60,16 @@ def cold_starts(path: str, index: int, repeats: int) -> dict[str, dict[str, Any]
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        _start(path, index, cache)
-        kinds = {"cold_start": {"JAX_ENABLE_COMPILATION_CACHE": "false"}, "cold_start_warm_cache": cache}
+        _start(FIRST_STEP, path, index, cache)
+        kinds = {
+            "cold_start": (FIRST_STEP, {"JAX_ENABLE_COMPILATION_CACHE": "false"}),
+            "cold_start_warm_cache": (FIRST_STEP, cache),
+            "first_batch": (FIRST_BATCH, cache),
+        }
         found = {name: [] for name in kinds}
         for _ in range(repeats):
-            for name, settings in kinds.items():
-                found[name].append(_start(path, index, settings))
+            for name, (program, settings) in kinds.items():
+                found[name].append(_start(program, path, index, settings))
     return {
         name: runs[0] | {key: [run[key] for run in runs] for key in ("wall", "cpu")} for name, runs in found.items()
     }
@@ -68,7 +83,7 @@ def peak_rss_mb() -> float | None:
     return int(peaks[0]) * 1024 / 1e6 if peaks else None
 
 
-def _start(path: str, index: int, settings: dict[str, str]) -> dict[str, Any]:
+def _start(program: str, path: str, index: int, settings: dict[str, str]) -> dict[str, Any]:
     def cpu_of_children() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
@@ -78,7 +93,7 @@ def _start(path: str, index: int, settings: dict[str, str]) -> dict[str, Any]:
     # On a GPU this process may hold most of the memory already.
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     cpu, wall = cpu_of_children(), time.perf_counter()
-    command = [sys.executable, "-c", FIRST_STEP, path, str(index)]
+    command = [sys.executable, "-c", program, path, str(index)]
     run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     wall, cpu = time.perf_counter() - wall, cpu_of_children() - cpu
     return json.loads(run.stdout) | {"wall": wall, "cpu": cpu}

@@ -19,7 +19,7 @@ from waymax_sim.env import Policy
 Policies = Mapping[str, Callable[[], Policy]]
 # Size of a made-up scene: that of a recorded one of the Waymo Open Motion Dataset.
 MADE_UP_AGENTS, MADE_UP_POINTS = 128, 20000
-COLD = ("cold_start", "cold_start_warm_cache")
+COLD = ("cold_start", "cold_start_warm_cache", "first_batch")
 # What a quick run measures unless told otherwise.
 QUICK = (
     "transition",

@@ -25,7 +25,7 @@ def records_of(sizes: list[int]) -> list[bytes]:
     return [rng.bytes(size) for size in sizes]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(sizes=st.lists(SIZES, max_size=8))
 def test_records_are_those_of_the_official_reader(path, sizes):
     records = records_of(sizes)
@@ -111,7 +111,7 @@ def check_damaged(path: str, mutations) -> None:
         assert error.file == path
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(mutations=MUTATIONS)
 def test_damaged_files(path, mutations):
     check_damaged(path, mutations)

@@ -195,12 +195,12 @@ def test_graphs_do_not_depend_on_where_the_world_is(index):
     assert np.mean(there.left != here.left) < 0.02
 
 
-def test_synthetic_scenes_have_their_lights_at_the_end_of_lanes():
+def test_synthetic_scenes_have_their_lights_at_the_beginning_of_lanes():
     raw = synthetic_scene(0, 1)
     graph = to_scenario(raw, bucketed=False).graph
     lit = graph.light >= 0
     assert lit.sum() == len(raw.signal_lane_id)
-    np.testing.assert_allclose(graph.stop[lit], graph.length[lit], atol=1e-3)
+    np.testing.assert_allclose(graph.stop[lit], 0.0, atol=1e-3)
 
 
 @pytest.mark.parametrize("file", ["scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f"])

@@ -1,10 +1,13 @@
 """Policies that drive agents. Each is a `waymax_sim.env.Policy`."""
 
 from behavior_models.constant import ConstantSpeed, ConstantVelocity, Stationary
+from behavior_models.gradient import GradientPlanner
 from behavior_models.idm import IDM
 from behavior_models.log_path import LogPathIDM
 from behavior_models.mobil import MOBIL
+from behavior_models.mppi import MPPI
 from behavior_models.noisy import NoisyConstantVelocity
+from behavior_models.pdm import PDM
 from behavior_models.random import Random
 from behavior_models.replay import LogReplay
 from behavior_models.social_force import SocialForce
@@ -21,14 +24,20 @@ POLICIES = {
     "log_path_idm": LogPathIDM,
     "mobil": MOBIL,
     "social_force": SocialForce,
+    "pdm": PDM,
+    "mppi": MPPI,
+    "gradient": GradientPlanner,
 }
 
 __all__ = [
     "IDM",
     "MOBIL",
+    "MPPI",
+    "PDM",
     "POLICIES",
     "ConstantSpeed",
     "ConstantVelocity",
+    "GradientPlanner",
     "LogPathIDM",
     "LogReplay",
     "NoisyConstantVelocity",

@@ -51,7 +51,11 @@ def discomfort(snapshot: Snapshot) -> MetricValue:
     past = snapshot.past(NUM_STEPS)
     if past.yaw.shape[0] < NUM_STEPS:
         return masked_value(jnp.zeros(past.yaw.shape[1]), jnp.zeros(past.yaw.shape[1], bool))
-    felt = motion(past, snapshot.dt)
+    return masked_value(used_up(motion(past, snapshot.dt)), snapshot.drives & jnp.all(past.valid, axis=0))
+
+
+def used_up(felt: Motion) -> Float[Array, "*n"]:
+    """The largest share of a limit of comfort that is used up; above 1 is too much."""
     used = (
         felt.longitudinal / MAX_ACCELERATION,
         -felt.longitudinal / MAX_BRAKING,
@@ -61,7 +65,7 @@ def discomfort(snapshot: Snapshot) -> MetricValue:
         jnp.abs(felt.yaw_rate) / MAX_YAW_RATE,
         jnp.abs(felt.yaw_acceleration) / MAX_YAW_ACCELERATION,
     )
-    return masked_value(jnp.max(jnp.stack(used), axis=0), snapshot.drives & jnp.all(past.valid, axis=0))
+    return jnp.max(jnp.stack(used), axis=0)
 
 
 def motion(agents: AgentState, dt: float) -> Motion:

@@ -1,0 +1,52 @@
+"""The planner by gradients: finite slopes that lead downhill, and hand-checked outcomes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from behavior_models import GradientPlanner
+from behavior_models.gradient import soft_cost
+from behavior_models.outlook import NUM_STEPS, outlook_of
+from behavior_models.search import no_plan
+from tests.behavior_models.roads import RED, drive, observe, road
+
+POLICY = GradientPlanner(num_steps=4)
+act = jax.jit(POLICY.act)
+STILL = np.zeros((NUM_STEPS, 2), np.float32)
+
+
+@jax.jit
+def slope(observation, plan):
+    """Soft cost of a plan and its gradient."""
+    outlook = outlook_of(observation, jnp.asarray(0), jnp.asarray(-1, jnp.int32))
+    return jax.value_and_grad(lambda plan: soft_cost(observation, outlook, plan))(plan)
+
+
+def test_gradients_are_finite_and_lead_downhill():
+    for case in (road(), road((20.0, 0.5, 0.0, 0.0)), road(light=RED), road(speed=0.0), road((1.0, 0.0, 0.0, 0.0))):
+        observation = observe(case)
+        cost, gradient = slope(observation, STILL)
+        assert np.isfinite(cost) and np.all(np.isfinite(gradient))
+        step = 1e-3 / np.maximum(np.abs(gradient).max(axis=0), 1e-6) * np.array([1.0, 0.01])
+        assert slope(observation, STILL - step.astype(np.float32) * gradient)[0] < cost
+
+
+def test_the_gradient_is_the_slope():
+    """Central differences, where the cost is smooth: a car ahead, a change of one action."""
+    observation = observe(road((30.0, 0.5, 0.0, 2.0)))
+    _, gradient = slope(observation, STILL)
+    for place, size in (((3, 0), 0.05), ((20, 0), 0.05), ((3, 1), 1e-3)):
+        change = np.zeros_like(STILL)
+        change[place] = size
+        ahead, behind = slope(observation, STILL + change)[0], slope(observation, STILL - change)[0]
+        np.testing.assert_allclose((ahead - behind) / (2 * size), gradient[place], rtol=0.1, atol=1e-3)
+
+
+def test_goes_round_an_obstacle_and_stops_where_it_must():
+    ego, overlap = drive(act, no_plan(), road((40.0, -2.0, 0.0, 0.0), width=3.5))
+    assert not overlap and ego.xyz[-1, 0] > 45.0
+    assert ego.xyz[np.argmin(np.abs(ego.xyz[:, 0] - 40.0)), 1] > 0.1
+    ego, overlap = drive(act, no_plan(), road((35.0, 0.0, 0.0, 0.0)))
+    assert not overlap and ego.velocity[-1, 0] < 2.0
+    ego, _ = drive(act, no_plan(), road(light=RED))
+    assert ego.velocity[-1, 0] < 2.0 and ego.xyz[-1, 0] + 2.0 < 40.0

@@ -114,7 +114,7 @@ def place_at(course: Course, arc_length: Float[Array, "*q"]) -> Place:
     part = at - index.astype(jnp.float32)
     start, end = course.xyz[index], course.xyz[index + 1]
     xyz = start + part[..., None] * (end - start)
-    return Place(*jnp.moveaxis(xyz, -1, 0), course.cos[index], course.sin[index], course.curvature[index])
+    return Place(xyz[..., 0], xyz[..., 1], xyz[..., 2], course.cos[index], course.sin[index], course.curvature[index])
 
 
 def project(course: Course, x: Float[Array, "*q"], y: Float[Array, "*q"]) -> tuple[Float[Array, "*q"], ...]:

@@ -55,8 +55,8 @@ class Terms:
 def terms_of(observation: Observation, outlook: Outlook, rollouts: Rollouts) -> Terms:
     """Judges rollouts against what others are expected to do. No gradient flows.
 
-    A contact is the ego's fault where it moves and is not met at its rear: those at a side count too, since lanes are
-    not looked up for each.
+    A contact is the ego's fault where it moves and is not met at its rear, nor by who comes from behind. Others at a
+    side count, since lanes are not looked up for each.
     """
     observation, outlook, rollouts = jax.lax.stop_gradient((observation, outlook, rollouts))
     agents, front = rollouts.agents, rollouts.arc_length + outlook.size[0] / 2
@@ -118,13 +118,14 @@ def _contacts(outlook: Outlook, agents: AgentState) -> tuple[Float[Array, " K"],
     """Time of the first contact by own fault (s), and the least time to collision (s)."""
     meets, ours, others = meetings(outlook, agents)
     shares = (meets.begin < 0) & (meets.end > 0)
-    blamed = ~ours.stands & (others.stands | (meets.ahead > -FRONT))
+    from_behind = (outlook.strip.middle[0] < outlook.arc_length) & ~others.stands[0, 0]
+    minds = ~ours.stands & ~from_behind[None, None]
+    blamed = minds & (others.stands | (meets.ahead > -FRONT))
     # What is shared from the start is nobody's fault any more.
     new = jnp.any(shares[1:] & ~shares[:-1] & blamed[1:], axis=-1)
     time = times(outlook.dt)
     contact = jnp.min(jnp.where(new, time[1:, None], jnp.inf), axis=0)
-    nears = (meets.begin < meets.end) & (meets.end > 0) & (meets.ahead > -FRONT) & ~ours.stands
-    nears = nears & ~shares[:1]
+    nears = (meets.begin < meets.end) & (meets.end > 0) & (meets.ahead > -FRONT) & minds & ~shares[:1]
     soonest = jnp.where(nears, jnp.clip(meets.begin, 0.0, HORIZON), HORIZON)
     return contact, jnp.min(soonest[1:], axis=(0, 2))
 

@@ -24,6 +24,8 @@ NUM_STEPS, STRIDE = 40, 2
 NUM_OTHERS, REACH = 24, 3.0
 # An ego that can stop before a light that closes by braking like this does so (m/s^2).
 COMFORTABLE = 3.0
+# An ego slower than this before a stop sign has stopped (m/s).
+HALTED = 0.4
 BICYCLE = Bicycle(max_acceleration=HARDEST_BRAKING)
 
 Memory = TypeVar("Memory")
@@ -224,7 +226,7 @@ def _halt(
 def serve(outlook: Outlook, served: Int[Array, ""]) -> Int[Array, ""]:
     """The last stop line that the ego has stopped at."""
     room = outlook.halt - outlook.arc_length - outlook.size[0] / 2
-    stands = (jnp.abs(outlook.speed) < AT_REST) & (room < AT_LINE)
+    stands = (jnp.abs(outlook.speed) < HALTED) & (room < AT_LINE)
     return jnp.where((outlook.line >= 0) & stands, outlook.line, served)
 
 

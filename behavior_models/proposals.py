@@ -1,5 +1,7 @@
 """Ways of following the lane: beside its middle or on it, fast or slow, at a distance from whoever is ahead."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -26,6 +28,10 @@ NUM_PROPOSALS = len(OFFSETS) * len(FRACTIONS)
 JERK, YAW_ACCELERATION = 3.5, 1.5
 # Below this speed recorded headings tell no curvature, and steering is as quick as at it (m/s).
 SLOW = 2.0
+# Lines do not drive away: less time than to others will do (s).
+LINE_HEADWAY = 0.5
+# Who is further beside where it wants to be than this steers for a point that is nearer by so much (m).
+SIDESTEP = 1.0
 
 
 def proposals(outlook: Outlook) -> Rollouts:
@@ -37,6 +43,7 @@ def proposals(outlook: Outlook) -> Rollouts:
     offset = jnp.tile(jnp.asarray(OFFSETS), len(FRACTIONS))
     suits = jnp.repeat(suitable_speeds(outlook.course), len(OFFSETS), axis=0)
     driver, half = driver_of_ego(), outlook.size[:2] / 2
+    to_line = dataclasses.replace(driver, headway=jnp.asarray(LINE_HEADWAY))
 
     def decide(moment: Moment, last: Float[Array, "K 2"], step: Int[Array, ""]):
         speed = jnp.maximum(moment.speed, 0.0)
@@ -51,7 +58,7 @@ def proposals(outlook: Outlook) -> Rollouts:
         gap = jnp.where(ahead, strip.rear[None] - moment.arc_length[:, None] - half[0], FAR)
         braking = jnp.max(bounded_interaction(speed[:, None], gap, speed[:, None] - strip.speed[None], driver), axis=-1)
         line = jnp.minimum(outlook.halt - moment.arc_length - half[0] + 1.0, FAR)
-        braking = jnp.maximum(braking, bounded_interaction(speed, line, speed, driver))
+        braking = jnp.maximum(braking, bounded_interaction(speed, line, speed, to_line))
         value = jnp.stack([free - braking, _steer(outlook.course, moment, speed, offset)], axis=-1)
         value = smooth(value, last, speed, outlook.dt)
         return value, value
@@ -103,6 +110,7 @@ def _steer(course: Course, moment: Moment, speed: Float[Array, " K"], offset: Fl
     """Curvature (1/m) of the arc through a point ahead beside the course (pure pursuit, Coulter 1992)."""
     aim = jnp.clip(STEER_AHEAD * speed, NEAREST_AIM, FURTHEST_AIM)
     place = place_at(course, moment.arc_length + aim)
+    offset = moment.lateral + jnp.clip(offset - moment.lateral, -SIDESTEP, SIDESTEP)
     target = jnp.stack([place.x - offset * place.sin, place.y + offset * place.cos], axis=-1)
     seen = geometry.to_frame(target, moment.agents.xyz[:, :2], moment.agents.yaw)
     limit = jnp.minimum(SHARPEST, SIDEWAYS / jnp.maximum(speed, 1.0) ** 2)

@@ -141,7 +141,7 @@ def test_the_score_by_hand():
 @pytest.mark.parametrize("radius", [None, 40.0])
 def test_proposals_equal_a_slow_copy(radius):
     others = ((30.0, 0.3, 0.1, 4.0), (25.0, 4.0, -1.2, 3.0), (60.0, -1.0, 0.0, 0.0))
-    outlook, rollouts, *_ = jax.device_get(look(*others, radius=radius, light=RED, line=70.0)[1])
+    outlook, rollouts, *_ = jax.device_get(look(*others, y=0.7, radius=radius, light=RED, line=70.0)[1])
     for index, (offset, fraction) in enumerate((o, f) for f in FRACTIONS for o in OFFSETS):
         xy, yaw, fast = slow_proposal(outlook, offset, fraction)
         np.testing.assert_allclose(rollouts.agents.xyz[:, index, :2], xy, atol=0.05)
@@ -189,11 +189,11 @@ def slow_proposal(outlook, offset, fraction):
     length, width = outlook.size[:2]
     last, found = (0.0, (float(outlook.past.yaw[1]) - float(outlook.past.yaw[0])) / (fast * 0.1)), []
     for step in range(NUM_STEPS):
-        arc = course.project(xy)[0]
+        arc, beside, _ = course.project(xy)
         at = min(max((arc + 0.5 * fast) / SPACING, 0), NUM_POINTS - 1.001)
         desired = np.interp(at, np.arange(NUM_POINTS), suits)
         wanted = max(1.5 * (1 - (fast / desired) ** 4), -3.0)
-        braking = slow_braking(fast, float(outlook.halt) - arc - length / 2 + 1.0, fast, driver)
+        braking = slow_braking(fast, float(outlook.halt) - arc - length / 2 + 1.0, fast, driver, 0.5)
         for x, y, u, v, cos, sin, long, wide, present in zip(*outlook.others, strict=True):
             time = 0.1 * (step // 2 * 2)
             middle, lateral, way = course.project(np.array([x + time * u, y + time * v]))
@@ -205,7 +205,7 @@ def slow_proposal(outlook, offset, fraction):
         wanted -= braking
         aim = min(max(0.9 * fast, 4.0), 20.0)
         target, way = course.at(arc + aim)
-        target = target + offset * np.array([-way[1], way[0]]) - xy
+        target = target + (beside + np.clip(offset - beside, -1.0, 1.0)) * np.array([-way[1], way[0]]) - xy
         left = np.cos(yaw) * target[1] - np.sin(yaw) * target[0]
         limit = min(0.2, 4.0 / max(fast, 1.0) ** 2)
         bend = np.clip(2 * left / max(target @ target, 1.0), -limit, limit)
@@ -220,10 +220,10 @@ def slow_proposal(outlook, offset, fraction):
     return found[:, :2], found[:, 2], found[:, 3]
 
 
-def slow_braking(fast, gap, closing, driver: Drivers):
+def slow_braking(fast, gap, closing, driver: Drivers, headway=1.5):
     if gap > 1e4:
         return 0.0
-    wanted = driver.standstill + max(0.0, fast * driver.headway + fast * closing / (2 * np.sqrt(1.5 * 3.0)))
+    wanted = driver.standstill + max(0.0, fast * headway + fast * closing / (2 * np.sqrt(1.5 * 3.0)))
     needed = max(closing, 0.0) ** 2 / (2 * max(0.8 * (gap - 0.5), 0.1))
     return min(1.5 * (wanted / max(gap, 0.1)) ** 2, 1.5 + max(3.0, 1.2 * needed))
 

@@ -25,20 +25,25 @@ def slope(observation, plan):
 def test_gradients_are_finite_and_lead_downhill():
     for case in (road(), road((20.0, 0.5, 0.0, 0.0)), road(light=RED), road(speed=0.0), road((1.0, 0.0, 0.0, 0.0))):
         observation = observe(case)
-        cost, gradient = slope(observation, STILL)
+        cost, gradient = jax.device_get(slope(observation, STILL))
         assert np.isfinite(cost) and np.all(np.isfinite(gradient))
-        step = 1e-3 / np.maximum(np.abs(gradient).max(axis=0), 1e-6) * np.array([1.0, 0.01])
-        assert slope(observation, STILL - step.astype(np.float32) * gradient)[0] < cost
+        downhill = -gradient / np.maximum(np.abs(gradient).max(axis=0, keepdims=True), 1e-6)
+        assert slope(observation, downhill * np.array([[0.02, 1e-4]], np.float32))[0] < cost
 
 
 def test_the_gradient_is_the_slope():
-    """Central differences, where the cost is smooth: a car ahead, a change of one action."""
-    observation = observe(road((30.0, 0.5, 0.0, 2.0)))
-    _, gradient = slope(observation, STILL)
-    for place, size in (((3, 0), 0.05), ((20, 0), 0.05), ((3, 1), 1e-3)):
+    """Central differences: accelerations with a car ahead, curvatures beside the middle of the lane."""
+    behind_a_car, beside = observe(road((30.0, 0.5, 0.0, 2.0))), observe(road(y=0.5))
+    for observation, place, size in (
+        (behind_a_car, (3, 0), 0.05),
+        (behind_a_car, (20, 0), 0.05),
+        (beside, (3, 1), 2e-4),
+        (beside, (20, 1), 2e-4),
+    ):
         change = np.zeros_like(STILL)
         change[place] = size
         ahead, behind = slope(observation, STILL + change)[0], slope(observation, STILL - change)[0]
+        gradient = slope(observation, STILL)[1]
         np.testing.assert_allclose((ahead - behind) / (2 * size), gradient[place], rtol=0.1, atol=1e-3)
 
 

@@ -35,6 +35,8 @@ from waymax_sim.metrics import METRICS
 THE_LOG = "log_replay"
 # Scenes that a report shows, and rollouts of each.
 NUM_WORST, NUM_SHOWN = 3, 4
+# Columns of a terminal that a table takes at least.
+MIN_WIDTH = 150
 
 
 def evaluate(
@@ -100,7 +102,8 @@ def evaluate(
         print(f"part {shard} is done; {out} has its tables when all parts are")
         return DONE
     _write_page(folder, summary)
-    Console(highlight=False).print(evaluation_table(summary))
+    # A table squeezed into fewer columns cannot be read.
+    Console(highlight=False, width=max(MIN_WIDTH, Console().width)).print(evaluation_table(summary))
     print(f"wrote {out / 'rows.jsonl'}, {out / 'summary.json'} and {out / 'report.html'}")
     list_failures([error_of(failure) for failure in summary["failures"]])
     return DONE if summary["num_scenes"] else NOTHING_USABLE

@@ -45,12 +45,14 @@ def evaluation_table(summary: dict[str, Any]) -> Table:
     if len(results) == 1:
         return _metrics_table(results[0], summary["num_scenes"])
     names = headlines(conditions["metrics"])
-    table = Table(title=f"{summary['num_scenes']} scenes, means and half widths of their 95% intervals")
+    title = f"{summary['num_scenes']} scenes, means and half widths of their 95% intervals"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy", no_wrap=True)
     table.add_column("traffic", no_wrap=True)
     for name in names:
-        column = conditions["metrics"][name]
-        table.add_column(f"{_spaced(name, column['unit'])}", justify="right", vertical="bottom")
+        # One word a line, so that numbers set the width.
+        head = _spaced(name, conditions["metrics"][name]["unit"]).replace(" ", "\n")
+        table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     for result in results:
         table.add_row(_starred(result), result["traffic"], *(with_interval(result["metrics"][name]) for name in names))
     table.caption = PRIVILEGED_NOTE if any(result["privileged"] for result in results) else None

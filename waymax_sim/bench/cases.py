@@ -16,10 +16,12 @@ from waymax_sim.datatypes.state import Action, State
 from waymax_sim.dynamics import Dynamics
 from waymax_sim.env import Env, EnvConfig, Observation, Policy, rollout
 from waymax_sim.env.view import View, view
+from waymax_sim.evaluation.evaluate import Plan, evaluate_scene
 from waymax_sim.metrics import METRICS, MetricValue
 from waymax_sim.metrics.realism import CONFIGS, Rollouts, Score, compare, score
 from waymax_sim.pytree import Array, take
 
+Policies = Mapping[str, Callable[[], Policy]]
 JUDGED = ("overlap", "offroad", "log_divergence")
 ROLLOUT_STEPS = 80
 # Rollouts of a scene that are scored together.
@@ -125,6 +127,16 @@ def simulate(workload: Workload, batch: int, plain_scenes: int, policy: Policy |
     )
 
 
+def evaluate(workload: Workload, batch: int, plain_scenes: int, policies: Policies) -> Work:
+    """What `waymax-sim evaluate` does with a scene: idm drives the others, the sdc is judged by all metrics."""
+    plan = Plan({"policy": policies["constant_velocity"]()}, {"idm": policies["idm"]()}, tuple(METRICS))
+    num_steps = min(ROLLOUT_STEPS, workload.scenario.num_steps - 1 - int(workload.scenario.current_step))
+    run = functools.partial(evaluate_scene, plan.env("idm"), plan.drivers("policy", "idm"), num_steps=num_steps)
+    keys = [jax.random.split(jax.random.key(variant), batch) for variant in range(VARIANTS)]
+    scenarios, valid_agents = batched(workload.scenario, batch), _logged(workload.scenario, num_steps)
+    return Work(each_scene(run), [(scenarios, key) for key in keys], valid_agents, steps=num_steps)
+
+
 def simulate_watched(workload: Workload, batch: int, plain_scenes: int, watcher: "Watcher") -> Work:
     """The judged replay of all agents, while at every step each of them is given its own view."""
     env = _env(JUDGED, watcher.num_steps)
@@ -206,13 +218,15 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: jax.lax.map(lambda item: function(*item), arguments)
 
 
-def compiled_cases(policies: Mapping[str, Callable[[], Policy]]) -> dict[str, Callable[[Workload, int, int], Work]]:
+def compiled_cases(policies: Policies) -> dict[str, Callable[[Workload, int, int], Work]]:
     """Everything that is compiled, by name. A rollout is there for each of the usual policies that exists."""
-    driven = {
+    driven: dict[str, Callable[[Workload, int, int], Work]] = {
         f"rollout80_{name}": functools.partial(simulate, policy=policies[name]())
         for name in ("constant_velocity", "idm")
         if name in policies
     }
+    if driven.keys() >= {"rollout80_constant_velocity", "rollout80_idm"}:
+        driven["evaluate80"] = functools.partial(evaluate, policies=policies)
     metrics = {f"metric_{name}": functools.partial(judge, metrics=(name,)) for name in METRICS}
     watched = {
         "rollout80_observe_all": functools.partial(simulate_watched, watcher=Watcher()),

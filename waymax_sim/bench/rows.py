@@ -17,6 +17,7 @@ from waymax_sim.bench.host import HostCase
 from waymax_sim.bench.measure import Program, Samples, compiled, interleaved, over_devices
 from waymax_sim.bench.scenes import Workload
 from waymax_sim.datasets.scene import RawScene
+from waymax_sim.evaluation.sharding import cores
 
 Json = dict[str, Any]
 # What a row says, in this order; null where it does not apply.

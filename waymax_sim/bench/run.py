@@ -2,21 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
-from waymax_sim.bench.cases import compiled_cases
+from waymax_sim.bench.cases import Policies, compiled_cases
 from waymax_sim.bench.cold import cold_starts, peak_rss_mb
 from waymax_sim.bench.host import HOST, host_cases
 from waymax_sim.bench.rows import Json, Sampling, cold_row, compiled_row, conditions, host_row
 from waymax_sim.bench.scenes import sized, source
 from waymax_sim.datasets.loader import Scenarios
 from waymax_sim.datasets.scene import RawScene
-from waymax_sim.env import Policy
 
-Policies = Mapping[str, Callable[[], Policy]]
 # Size of a made-up scene: that of a recorded one of the Waymo Open Motion Dataset.
 MADE_UP_AGENTS, MADE_UP_POINTS = 128, 20000
 COLD = ("cold_start", "cold_start_warm_cache", "first_batch")

@@ -13,6 +13,7 @@ from tests.data import recorded
 from tests.scenes import busy_raw_scene, raw_scene
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import RawScene, to_scenario
+from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.padding import stack_scenarios
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env.env import Env, EnvConfig
@@ -239,6 +240,21 @@ def test_routes_are_in_the_frame_of_the_sdc():
             np.testing.assert_allclose(routes.xyz[path], expected, atol=1e-4)
     others = look_from(scenario, jnp.asarray([1, 2])).routes
     assert not others.valid.any()
+
+
+def test_goals_are_seen_from_where_one_is():
+    scenario = busy(sdc_index=2)
+    assert look(scenario).goals is None
+    log = scenario.log
+    place, yaw = np.asarray(log.xyz[5, :, :2], float), np.asarray(log.yaw[5], float)
+    ahead, left = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1), np.stack([-np.sin(yaw), np.cos(yaw)], axis=-1)
+    # 3 m ahead and 4 m to the left of everybody; the last one has none.
+    told = np.arange(12) < 11
+    goals = Goals(xy=np.float32(place + 3 * ahead + 4 * left), valid=told)
+    seen = look(dataclasses.replace(scenario, goals=goals)).goals
+    there = np.asarray(log.valid[5]) & told
+    np.testing.assert_array_equal(seen.valid, there)
+    np.testing.assert_allclose(seen.xy, there[:, None] * np.array([[3.0, 4.0]]), atol=1e-4)
 
 
 def test_heights_are_kept_apart():

@@ -29,7 +29,8 @@ class FlatView:
 
     In order: for each agent, the observer first, [valid, x, y, z, cos yaw, sin yaw, vx, vy, length, width, vehicle,
     pedestrian, cyclist]; for each map element [8 valid, 8 (x, y), lane, road line, road edge, crosswalk, stop sign,
-    light stop, light caution, light go]; for an sdc alone, 5, 10, ..., 50 m ahead on its route, [valid, x, y] each.
+    light stop, light caution, light go]; where agents have goals, [valid, x, y]; for an sdc alone, 5, 10, ..., 50 m
+    ahead on its route, [valid, x, y] each.
     Distances are in units of 20 m, speeds of 10 m/s, sizes of 5 m. All that is not valid is zero.
 
     Attributes:
@@ -49,6 +50,10 @@ class FlatView:
         seen = view(observation, self.who, num_agents=self.num_agents, num_elements=self.num_elements)
         parts = [_agents(seen.agents), _elements(seen.elements)]
         parts = [part.reshape(part.shape[0], -1) for part in parts]
+        if seen.goals is not None:
+            parts.append(
+                jnp.concatenate([seen.goals.valid.astype(jnp.float32)[:, None], seen.goals.xy / DISTANCE], axis=-1)
+            )
         if self.who == "sdc":
             parts.append(_route(seen.routes)[None])
         flat = jnp.clip(jnp.concatenate(parts, axis=-1), -self.limit, self.limit)

@@ -3,7 +3,20 @@
 from waymax_sim.env.env import Env, EnvConfig, StepOut
 from waymax_sim.env.observation import Observation, observe
 from waymax_sim.env.policy import Policy
+from waymax_sim.env.presets import PRESETS
 from waymax_sim.env.rollout import Trace, rollout
 from waymax_sim.env.view import View, view
 
-__all__ = ["Env", "EnvConfig", "Observation", "Policy", "StepOut", "Trace", "View", "observe", "rollout", "view"]
+__all__ = [
+    "PRESETS",
+    "Env",
+    "EnvConfig",
+    "Observation",
+    "Policy",
+    "StepOut",
+    "Trace",
+    "View",
+    "observe",
+    "rollout",
+    "view",
+]

@@ -28,9 +28,11 @@ class EnvConfig:
         always come and go with it.
       z: Whether the height of controlled agents follows the map or the log.
       metrics: Names from `METRICS`, or metrics of one's own.
-      rewards: Pairs of metric and weight; an agent's reward is the weighted sum of its valid values.
+      rewards: Pairs of metric and weight: an agent's reward is the weighted sum of its valid values. With a bound as
+        third entry, the weight itself counts wherever the value is worse than the bound. See also `PRESETS`.
       judged: Whether metrics per agent are computed for all agents or for the sdc alone, which costs far less.
-      terminate_on: Metrics that end the episode when positive for a controlled agent.
+      terminate_on: Metrics that end the episode when positive for a controlled agent, or pairs of a metric and a bound
+        that end it when the value is worse.
       num_history_steps: Steps that policies see, at least 2. The state keeps more where a metric looks further back.
       dt: Time step, s.
     """
@@ -41,14 +43,15 @@ class EnvConfig:
     z: Literal["map", "log"] = "map"
     metrics: tuple[str | Metric, ...] = ("overlap", "offroad", "log_divergence")
     judged: Literal["all", "sdc"] = "all"
-    rewards: tuple[tuple[str, float], ...] = (("overlap", -1.0), ("offroad", -1.0))
-    terminate_on: tuple[str, ...] = ()
+    rewards: tuple[tuple[str, float] | tuple[str, float, float], ...] = (("overlap", -1.0), ("offroad", -1.0))
+    terminate_on: tuple[str | tuple[str, float], ...] = ()
     num_history_steps: int = 2
     dt: float = 0.1
 
     def __post_init__(self):
         names = resolve(self.metrics)
-        for used in (*(name for name, _ in self.rewards), *self.terminate_on):
+        ends = (item if isinstance(item, str) else item[0] for item in self.terminate_on)
+        for used in (*(term[0] for term in self.rewards), *ends):
             if used not in names:
                 raise ValueError(f"{used!r} is rewarded or terminates but is not among metrics={tuple(names)}")
         if self.num_history_steps < 2:
@@ -171,17 +174,21 @@ class Env:
         values = judge(snapshot, metrics)
         controlled = (state.controller != LOG) & scenario.agents.exists
 
-        def per_agent(name: str) -> Float[Array, " N"]:
-            value = values[name].value
+        def per_agent(name: str, bound: float | None = None) -> Float[Array, " N"]:
+            """Values of a metric, or 1 where they are worse than a bound."""
+            value, valid = values[name].value, values[name].valid
+            if bound is not None:
+                worse = value < bound if metrics[name].better == "higher" else value > bound
+                value = (valid & worse).astype(jnp.float32)
             # What is about the scene is credited to the sdc.
             return value if metrics[name].per == "agent" else jnp.where(scenario.agents.is_sdc, value, 0.0)
 
         reward = jnp.zeros(controlled.shape, jnp.float32)
-        for name, weight in self.config.rewards:
-            reward = reward + weight * per_agent(name)
+        for name, weight, *bound in self.config.rewards:
+            reward = reward + weight * per_agent(name, *bound)
         ended = jnp.zeros(controlled.shape, bool)
-        for name in self.config.terminate_on:
-            ended = ended | (per_agent(name) > 0)
+        for item in self.config.terminate_on:
+            ended = ended | (per_agent(*((item,) if isinstance(item, str) else item)) > 0)
         return StepOut(
             metrics=values,
             reward=jnp.where(controlled & moved, reward, 0.0),

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState, masked
 from waymax_sim.datatypes.elements import NUM_ELEMENT_POINTS
+from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.observation import Observation
 from waymax_sim.maps.nearby import element_points, nearest_elements
@@ -74,6 +75,7 @@ class View:
       elements: The map elements nearest to it, in no particular order.
       routes: Paths of the sdc in the frame of the sdc, [M, R]; None where the scene has none, and not valid where the
         sdc is not among the observers.
+      goals: Where each observer was told to go, [O]; None where nobody was.
     """
 
     valid: Bool[Array, " O"]
@@ -83,6 +85,7 @@ class View:
     agents: AgentsView
     elements: ElementsView
     routes: Routes | None
+    goals: Goals | None
 
 
 def view(
@@ -120,6 +123,7 @@ def view(
         agents=_agents(observation, frame, row, num_agents),
         elements=_elements(observation, frame, num_elements),
         routes=_routes(observation, jnp.any(valid & info.is_sdc[row])),
+        goals=_goals(observation, frame, row),
     )
 
 
@@ -236,3 +240,11 @@ def _routes(observation: Observation, wanted: Bool[Array, ""]) -> Routes | None:
         valid=valid,
         on_route=routes.on_route & wanted,
     )
+
+
+def _goals(observation: Observation, frame: AgentState, row: Int[Array, " O"]) -> Goals | None:
+    if observation.goals is None:
+        return None
+    valid = frame.valid & observation.goals.valid[row]
+    xy = geometry.rotate(observation.goals.xy[row] - frame.xyz[:, :2], -frame.yaw)
+    return Goals(xy=jnp.where(valid[:, None], xy, 0.0), valid=valid)

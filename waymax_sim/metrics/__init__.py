@@ -17,7 +17,7 @@ from waymax_sim.metrics.fault import (
     at_fault_vehicle_collision,
     at_fault_vru_collision,
 )
-from waymax_sim.metrics.goal import goal_distance, goal_reached
+from waymax_sim.metrics.goal import goal_distance, goal_progress, goal_reached
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
 from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot
 from waymax_sim.metrics.nuplan import NUPLAN_METRICS, nuplan_score
@@ -78,6 +78,7 @@ _ALL = (
     Metric("discomfort", discomfort, per="agent", unit="1", over_time="max", num_steps=COMFORT_STEPS),
     Metric("log_progress", log_progress, per="agent", unit="1", over_time="sum", better="higher"),
     Metric("goal_distance", goal_distance, per="agent", unit="m", over_time="last"),
+    Metric("goal_progress", goal_progress, per="agent", unit="m", over_time="sum", better="higher"),
     Metric("goal_reached", goal_reached, per="agent", unit="1", over_time="max", better="higher"),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

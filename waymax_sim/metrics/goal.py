@@ -1,6 +1,7 @@
 """Reaching a goal."""
 
 from waymax_sim import geometry
+from waymax_sim.datatypes.goals import Goals
 from waymax_sim.maps.goals import end_of_log
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag, masked_value
 
@@ -13,9 +14,7 @@ def goal_distance(snapshot: Snapshot) -> MetricValue:
 
     Goals are those of the scenario, or where it has none the last logged places. Valid where the agent is and has one.
     """
-    goals = snapshot.scenario.goals or end_of_log(snapshot.scenario)
-    goals = snapshot.of_subjects(goals)
-    agents = snapshot.subjects
+    goals, agents = snapshot.once(_goals), snapshot.subjects
     return masked_value(geometry.norm(agents.xyz[:, :2] - goals.xy), agents.valid & goals.valid)
 
 
@@ -24,5 +23,20 @@ def goal_reached(snapshot: Snapshot, radius: float = RADIUS) -> MetricValue:
 
     For another radius use `dataclasses.replace(METRICS["goal_reached"], compute=functools.partial(goal_reached, ...))`.
     """
-    distance = goal_distance(snapshot)
+    distance = snapshot.once(goal_distance)
     return flag(distance.value <= radius, distance.valid)
+
+
+def goal_progress(snapshot: Snapshot) -> MetricValue:
+    """How much nearer an agent came to its goal in the last step (m), as the crow flies.
+
+    Going round in circles earns nothing: the sum over an episode is what the distance shrank by. Valid where the agent
+    is and was one step before, and has a goal.
+    """
+    now, before = snapshot.once(goal_distance), snapshot.of_subjects(snapshot.previous)
+    was = geometry.norm(before.xyz[:, :2] - snapshot.once(_goals).xy)
+    return masked_value(was - now.value, now.valid & before.valid)
+
+
+def _goals(snapshot: Snapshot) -> Goals:
+    return snapshot.of_subjects(snapshot.scenario.goals or end_of_log(snapshot.scenario))

@@ -1,0 +1,114 @@
+"""Rewards and ends of the presets, of one step that is made up."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.metrics.rules import place as placed
+from tests.metrics.rules import track
+from waymax_sim.datatypes.state import CALLER, LOG, State
+from waymax_sim.env import PRESETS, Env, EnvConfig
+from waymax_sim.maps.goals import end_of_log, point_on_route
+from waymax_sim.metrics import METRICS
+from waymax_sim.metrics.goal import goal_reached
+from waymax_sim.pytree import take
+
+AT = 12
+
+
+@functools.cache
+def judging(config: EnvConfig):
+    env = Env(config=config)
+
+    @jax.jit
+    def judge(scenario, agents, controller):
+        history = take(agents, slice(AT + 1 - env.num_history_steps, AT + 1))
+        state = State(step=jnp.asarray(AT, jnp.int32), history=history, controller=controller, key=jax.random.key(0))
+        return env.judge(scenario, state, moved=jnp.asarray(True))
+
+    return judge
+
+
+def outcome(config: EnvConfig, tracks, **changes):
+    """What a step leads to when the caller moves all agents but the third."""
+    scenario, agents = placed(tracks, **changes)
+    controller = jnp.asarray([CALLER, CALLER, LOG, CALLER, CALLER, CALLER], jnp.int32)
+    return judging(config)(jax.tree.map(jnp.asarray, scenario), agents, controller)
+
+
+def test_safety():
+    # One runs a red light, with the bumper over the line in the step; two others overlap; one is off the road.
+    tracks = [track(x=6.5), track(x=-40), track(x=-40), track(x=-80, y=-5)]
+    out = outcome(PRESETS["safety"], tracks)
+    np.testing.assert_array_equal(out.reward[:4], [-1, -1, 0, -1])
+    np.testing.assert_array_equal(out.agent_terminated[:4], [True, True, False, True])
+    assert out.terminated
+    calm = outcome(PRESETS["safety"], [track(x=-50), track(x=-70)])
+    assert not np.any(calm.reward) and not calm.terminated
+
+
+def test_nuplan():
+    # Alone in the lane at the limit of 13.4 m/s: a 35th of the logged way. A window of history is as long as it needs.
+    good = outcome(PRESETS["nuplan"], [track(x=-40, speed=13.3), track(x=-80, speed=1)])
+    np.testing.assert_allclose(good.reward[:2], 5 / 16 / 35, atol=1e-5)
+    assert not good.terminated
+    # 2.23 m/s too fast, and 0.5 s from the rear of one that is as far from being hit.
+    late = outcome(PRESETS["nuplan"], [track(x=-40, speed=15.63), track(x=-24.5, speed=4)], log=[track(speed=1)] * 2)
+    assert float(late.metrics["time_to_collision"].value[0]) < 0.95
+    progress = float(late.metrics["log_progress"].value[0])
+    assert float(late.reward[0]) == pytest.approx(5 / 16 * progress - 4 / 16 / 80 - 5 / 16 / 80, abs=1e-5)
+    # 0.25 m off the road is forgiven, 0.35 m is not.
+    for y, ended in ((-1.0, False), (-1.1, True)):
+        off = outcome(PRESETS["nuplan"], [track(x=-40, y=y)])
+        assert bool(off.terminated) == ended
+        assert float(off.reward[0]) == pytest.approx(5 / 16 / 35 - ended, abs=1e-5)
+    # Against the lane: 1 m of 6.
+    against = outcome(PRESETS["nuplan"], [track(x=-40, y=7)])
+    assert float(against.reward[0]) == pytest.approx(5 / 16 / 35 - 1 / 6, abs=1e-5)
+
+
+def test_goal():
+    log = [track(x=-40), track(x=-80)]
+    near = outcome(PRESETS["goal"], [track(x=-40), track(x=-80)], log=log)
+    np.testing.assert_allclose(near.reward[:2], 0.01, atol=1e-5)
+    assert not near.terminated
+    # At the end of the log, where it stays; the one that stands and the one that leaves are not.
+    there = outcome(PRESETS["goal"], [track(x=-5.5, speed=0), track(x=-80, speed=0)], log=log)
+    np.testing.assert_allclose(there.reward[:2], [1, 0], atol=1e-5)
+    np.testing.assert_array_equal(there.agent_terminated[:2], [True, False])
+    # The second is beyond its goal by now.
+    hit = outcome(PRESETS["goal"], [track(x=-40), track(x=-38)], log=log)
+    np.testing.assert_allclose(hit.reward[:2], 0.01 * np.array([1, -1]) - 0.75, atol=1e-5)
+
+
+def test_goals_of_ones_own_and_another_radius():
+    far = dataclasses.replace(METRICS["goal_reached"], compute=functools.partial(goal_reached, radius=8.0))
+    config = EnvConfig(metrics=(far,), rewards=(("goal_reached", 1.0),), terminate_on=("goal_reached",))
+    scenario, agents = placed([track(x=-40), track(x=-80)])
+    xy = np.asarray(agents.xyz[AT, :, :2]) + np.float32([[7.0, 0], [9.0, 0], [0, 0], [0, 0], [0, 0], [0, 0]])
+    goals = dataclasses.replace(end_of_log(scenario), xy=xy)
+    scenario = jax.tree.map(jnp.asarray, dataclasses.replace(scenario, goals=goals))
+    out = judging(config)(scenario, agents, jnp.full(6, CALLER, jnp.int32))
+    np.testing.assert_array_equal(out.reward[:2], [1, 0])
+
+
+def test_a_point_on_the_route_is_for_the_sdc():
+    scenario, _ = placed([track(), track(x=-20)])
+    goals = point_on_route(scenario, 30.0)
+    np.testing.assert_array_equal(goals.valid, np.asarray(scenario.agents.is_sdc) & (scenario.routes is not None))
+    # The sdc stands at the origin and its lane goes along x.
+    np.testing.assert_allclose(goals.xy[0], [30, 0], atol=1.0)
+    assert not point_on_route(dataclasses.replace(scenario, routes=None), 30.0).valid.any()
+
+
+def test_bounds_and_names_are_checked():
+    with pytest.raises(ValueError, match="'speeding' is rewarded or terminates"):
+        EnvConfig(terminate_on=(("speeding", 2.0),))
+    with pytest.raises(ValueError, match="'speeding' is rewarded or terminates"):
+        EnvConfig(rewards=(("speeding", -1.0, 2.0),))
+    assert set(PRESETS) == {"safety", "nuplan", "goal"}
+    assert len({hash(config) for config in PRESETS.values()}) == 3

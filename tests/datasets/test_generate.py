@@ -82,6 +82,6 @@ def test_wrong_calls_are_refused(options, tmp_path, capsys):
 def test_the_command_says_what_it_wrote(tmp_path, capsys, monkeypatch):
     given = {}
     monkeypatch.setattr(generate_module, "generate", lambda shards, **options: given.update(options) or iter(shards))
-    assert cli.main(["generate", "--count", "120", "--out", str(tmp_path / "new"), "--workers", "2"]) == cli.DONE
+    assert cli.main(["generate", "--count", "120", "--out", str(tmp_path / "new"), "--workers", "2"]) == 0
     assert given == {"workers": 2}
     assert f"synthetic-0.tfrecord@{np.ceil(120 / 50):.0f}" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from behavior_models.car_following import FAR, HARDEST_BRAKING, Drivers, free_ro
 from behavior_models.idm import desired_speed, drive, forward_speed
 from behavior_models.plans import NUM_POINTS, SPACING, Plans, no_plans, renew, suitable_speed
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import VEHICLE
+from waymax_sim.datatypes.agents import VEHICLE, AgentState
 from waymax_sim.datatypes.lanes import Frenet, LaneGraph, LanePath
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Dynamics
@@ -30,6 +30,8 @@ EVERY, PAUSE = 5, 40
 SLOWEST, STOP_LINE, BEND, BEND_AHEAD = 3.0, 40.0, 0.01, 12
 # A change takes this time (s) and at least this way (m).
 DURATION, SHORTEST = 4.0, 20.0
+# Nobody may be beside a driver who changes: from so far to so far aside, and so far ahead of or behind its ends (m).
+NEAREST, FURTHEST, ROOM = 1.5, 6.0, 2.0
 # Agents that are given a new path at once.
 BATCH = 4
 
@@ -39,9 +41,10 @@ class MOBIL:
     """Intelligent drivers (see `IDM`) who change lanes where lanes lie side by side.
 
     A driver changes if what it gains, plus `politeness` times what those behind it gain or lose on both lanes, is more
-    than `threshold`; and if the new one behind it need not brake harder than `safe_braking`. Gains are differences of
-    the acceleration of the model, and the end of a lane counts as somebody who stands there. The car glides over within
-    about four seconds. Lanes are those of the lane graph; lines that must not be crossed are not looked at.
+    than `threshold`; if the new one behind it need not brake harder than `safe_braking`; and if nobody is beside it
+    there. Gains are differences of the acceleration of the model, and the end of a lane counts as somebody who stands
+    there. The car glides over within about four seconds. Lanes are those of the lane graph; lines that must not be
+    crossed are not looked at.
 
     Attributes:
       politeness: What others' gains count, 0 to 1.
@@ -89,15 +92,17 @@ class MOBIL:
         may &= (line - seen.arc_length > STOP_LINE) & (jnp.max(jnp.abs(bend), axis=1) < BEND)
 
         length = info.size[:, 0]
+        occupied = beside(now, length)
         here = around(graph, (lane, arc), jnp.maximum(lane, 0), arc, length)
         best, to = jnp.full(speed.shape, self.threshold), jnp.full(speed.shape, -1, jnp.int32)
-        for side, bias in ((graph.left, -self.keep_right), (graph.right, self.keep_right)):
+        sides = ((graph.left, -self.keep_right), (graph.right, self.keep_right))
+        for (side, bias), taken in zip(sides, occupied, strict=True):
             other = side.reshape(-1)[segment]
             place = frenet(observation.lanes, graph, jnp.maximum(other, 0), now.xyz[:, :2], now.yaw)
             target = lane_of(observation.lanes, jnp.maximum(other, 0))
             there = around(graph, (lane, arc), target, place.arc_length, length)
             gain, braking = gains(speed, desired, length, plans.drivers, here, there, self.politeness)
-            good = may & (other >= 0) & (braking <= self.safe_braking) & (gain + bias > best)
+            good = may & ~taken & (other >= 0) & (braking <= self.safe_braking) & (gain + bias > best)
             best, to = jnp.where(good, gain + bias, best), jnp.where(good, other, to)
         return to >= 0, jnp.maximum(to, 0)
 
@@ -183,6 +188,16 @@ def around(
     end = jnp.where(ends, graph.length[lane] - arc - length / 2, FAR)
     moves = jnp.where(gap_ahead <= end, 1.0, 0.0)
     return Neighbours(first, jnp.minimum(gap_ahead, end), moves, last, gap(behind, last))
+
+
+def beside(agents: AgentState, length: Float[Array, " N"]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
+    """Whether somebody is beside each agent, on the left and on the right, on whatever lane or on none."""
+    offset = agents.xyz[None, :, :2] - agents.xyz[:, None, :2]
+    local = geometry.rotate(offset, -agents.yaw[:, None])
+    near = jnp.abs(local[..., 0]) < (length[:, None] + length[None]) / 2 + ROOM
+    near = near & agents.valid[None]
+    left, right = ((sign * local[..., 1] > NEAREST) & (sign * local[..., 1] < FURTHEST) for sign in (1.0, -1.0))
+    return jnp.any(near & left, axis=1), jnp.any(near & right, axis=1)
 
 
 def gains(

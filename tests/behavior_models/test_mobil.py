@@ -9,10 +9,11 @@ import pytest
 
 from behavior_models import MOBIL
 from behavior_models.car_following import FAR
-from behavior_models.mobil import Neighbours, around, gains, glide
+from behavior_models.mobil import Neighbours, around, beside, gains, glide
 from tests.behavior_models.streets import AGENTS, STEPS, Agent, boxes_overlap, road, straight, street
 from tests.behavior_models.test_car_following import by_hand, driver
 from tests.maps.lane_maps import fork, lane_map
+from tests.scenes import agent_state
 from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.maps.paths import path_ahead
 
@@ -62,6 +63,13 @@ def test_neighbours_by_hand():
     # Ahead of the last one is nobody but the end of the lane; behind the first one nobody.
     assert not found.moves_ahead[2] and float(found.gap_ahead[2]) == pytest.approx(20 - 6 - 2.5, abs=1e-4)
     assert found.moves_ahead[:2].all() and found.gap_behind[3] == FAR
+
+
+def test_who_is_beside_whom():
+    """The first one looks along y: on its left, at (-3, 1), is somebody; on its right, too far behind, another."""
+    agents = agent_state([(0, 0), (-3, 1), (3, -8), (0, 12)], yaw=[np.pi / 2] * 4)
+    left, right = beside(agents, jnp.full(4, 4.0))
+    assert left.tolist() == [True, False, False, False] and right.tolist() == [False, True, False, False]
 
 
 def test_paths_lead_over_to_the_new_lane():

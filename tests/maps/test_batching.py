@@ -12,20 +12,20 @@ from waymax_sim.bench.cases import each_scene
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import stack_scenarios
 from waymax_sim.env import Env, EnvConfig, view
-from waymax_sim.maps.batching import scene_by_scene, work_off
+from waymax_sim.maps.batching import listed, of_many_maps, work_off
 from waymax_sim.pytree import take
 
 ENV = Env(config=EnvConfig(metrics=("overlap", "offroad", "wrong_way"), rewards=()))
 
 
-@scene_by_scene
-def ask(road, x, y):
-    return {"sum": jnp.sum(road["points"]) + x, "product": road["factor"] * x * y}
+@of_many_maps
+def ask(road, which, x, y):
+    return {"sum": jnp.sum(road["points"], axis=-1)[which] + x, "product": road["factor"][which] * x * y}
 
 
 ROAD = {"points": np.arange(6.0, dtype=np.float32), "factor": np.float32(3)}
 ROADS = jax.tree.map(lambda leaf: np.stack([leaf, leaf + 1, leaf * 2]), ROAD)
-X, Y = np.float32([1, 2, 3]), np.float32([4, 5, 6])
+X, Y = np.float32([[1, 7], [2, 8], [3, 9]]), np.float32([[4, 1], [5, 2], [6, 3]])
 
 
 def each(*arguments):
@@ -41,8 +41,8 @@ def test_batches_of_maps_and_of_questions():
     same(jax.vmap(ask)(ROADS, X, Y), each(ROADS, X, Y))
     many = jax.tree.map(lambda leaf: np.stack([leaf] * 3), ROAD)
     same(jax.vmap(ask, in_axes=(None, 0, 0))(ROAD, X, Y), each(many, X, Y))
-    same(jax.vmap(ask, in_axes=(None, 0, None))(ROAD, X, Y[0]), each(many, X, Y[:1].repeat(3)))
-    same(jax.vmap(ask, in_axes=(0, None, None))(ROADS, X[0], Y[0]), each(ROADS, X[:1].repeat(3), Y[:1].repeat(3)))
+    same(jax.vmap(ask, in_axes=(None, 0, None))(ROAD, X, Y[0]), each(many, X, Y[:1].repeat(3, 0)))
+    same(jax.vmap(ask, in_axes=(0, None, None))(ROADS, X[0], Y[0]), each(ROADS, X[:1].repeat(3, 0), Y[:1].repeat(3, 0)))
     # Part of a map may be shared.
     axes = ({"points": 0, "factor": None}, 0, 0)
     shared = ROADS | {"factor": ROAD["factor"]}
@@ -63,6 +63,15 @@ def test_only_what_is_left_is_worked_off():
     )
     np.testing.assert_array_equal(found["a"], np.where(left, np.arange(10) + 1, 0))
     np.testing.assert_array_equal(found["b"], np.where(left, np.arange(10), 0)[:, None].repeat(2, 1))
+
+
+def test_what_is_left_is_listed():
+    left = np.random.default_rng(0).random((4, 20)) < [[0], [0.3], [0.7], [1]]
+    items, count = jax.jit(jax.vmap(lambda left: listed(left, 25)))(left)
+    for row, found, number in zip(left, items, count, strict=True):
+        expected = np.flatnonzero(row)
+        assert number == len(expected)
+        np.testing.assert_array_equal(found, np.append(expected, np.full(25 - len(expected), 20)))
 
 
 @pytest.fixture

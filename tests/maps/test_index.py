@@ -13,7 +13,7 @@ from tests.data import recorded
 from tests.scenes import segments
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.roadmap import FAR, Segments
-from waymax_sim.maps.nearest import distance2_to_all, nearest_segment, signed_distance
+from waymax_sim.maps.nearest import distance2_to_all, nearest_segment, right_of, signed_distance
 
 FILES = [
     "womd/scenario_637f20cafde22ff8.tfrecord",
@@ -67,17 +67,25 @@ def test_recorded_maps(file, kind, count):
     assert np.concatenate(same).mean() > 0.95
 
 
+@jax.jit
+def signs(edges: Segments, points):
+    """Signed distances through the index and by a scan, and what the index says of sides."""
+    asked = jnp.ones(len(points), bool)
+    of_scan, _ = signed_distance(without_index(edges), points, asked)
+    return signed_distance(edges, points, asked)[0], of_scan, right_of(edges, points, asked)[0]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_recorded_signs(file):
     """Distance and side are those of a scan, on 4,000 points near the edges of each recorded scene."""
     edges = jax.tree.map(jnp.asarray, load(recorded(file), bucketed=False)[0].edges)
-    points = questions(edges, 4_000, seed=1)
-    scan = jax.jit(lambda edges, points: signed_distance(without_index(edges), points, jnp.ones(len(points), bool))[0])
-    indexed = jax.jit(lambda edges, points: signed_distance(edges, points, jnp.ones(len(points), bool))[0])
-    for part in np.split(points, 4):
-        a, b = np.asarray(indexed(edges, part)), np.asarray(scan(edges, part))
+    for part in np.split(questions(edges, 4_000, seed=1), 4):
+        a, b, right = map(np.asarray, signs(edges, part))
         np.testing.assert_allclose(np.abs(a), np.abs(b), atol=1e-5)
         assert (np.sign(a) == np.sign(b))[np.abs(b) > 1e-4].all()
+        np.testing.assert_array_equal(right, a > 0)
+    # Of most places the side is known beforehand.
+    assert (np.asarray(edges.index.side)[1:] != 0).mean() > 0.5
 
 
 def without_index(segments: Segments) -> Segments:
@@ -101,11 +109,14 @@ def test_any_map(lines, seed):
     padded = jax.tree.map(jnp.asarray, _padded(built))
     excess, _ = compare(padded, jnp.asarray(questions(built, 256, seed)))
     assert np.abs(excess).max() <= 2e-5
+    distance, of_scan, right = signs(padded, jnp.asarray(questions(built, 256, seed)))
+    np.testing.assert_array_equal(right, distance > 0)
+    np.testing.assert_allclose(np.abs(distance), np.abs(of_scan), atol=2e-5)
 
 
 def _padded(built: Segments) -> Segments:
     """Equal shapes for all examples, so that they share one program."""
-    sizes = {"root": 64, "nodes": 32768, "lists": 65536, "low": 65536, "high": 65536}
+    sizes = {"root": 64, "nodes": 32768, "lists": 65536, "side": 65536, "low": 65536, "high": 65536}
     fill = {"ends": FAR, "previous": -1, "next": -1, "root": -1, "nodes": -1}
 
     def grow(path, leaf):

@@ -34,7 +34,8 @@ def host_cases(scenarios: Scenarios, index: int, raw: RawScene) -> dict[str, Hos
 
     def build(_: int) -> Any:
         points = raw.point_xyz - origin
-        return [build_segments(points, raw.point_feature, raw.feature_type, t) for t in (ROAD_EDGE_TYPES, LANE_TYPES)]
+        edges = build_segments(points, raw.point_feature, raw.feature_type, ROAD_EDGE_TYPES)
+        return edges, build_segments(points, raw.point_feature, raw.feature_type, LANE_TYPES, sided=False)
 
     packed = pack(to_scenario(snapped(raw), bucketed=False))
     cases = {"index_build": HostCase(build), "load_store": HostCase(lambda _: unpack(packed), len(packed) / MEGA)}

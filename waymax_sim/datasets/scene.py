@@ -143,7 +143,7 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         stop_point=np.where(lit[..., None], raw.signal_stop_point - origin, 0.0).astype(np.float32),
         valid=lit,
     )
-    lanes = build_segments(points, feature, feature_type, LANE_TYPES)
+    lanes = build_segments(points, feature, feature_type, LANE_TYPES, sided=False)
     scenario = Scenario(
         id_bytes=_encode_id(raw.scenario_id),
         origin=origin.astype(np.float32),

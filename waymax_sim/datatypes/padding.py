@@ -27,6 +27,7 @@ _AXES = {
             ".index.root": ("G", "G"),
             ".index.nodes": ("Q",),
             ".index.lists": ("L",),
+            ".index.side": ("L",),
             ".index.low": ("L",),
             ".index.high": ("L",),
         }.items()

@@ -67,6 +67,8 @@ class SegmentIndex:
       root: Codes of the cells that the tree starts from, by x and y.
       nodes: Codes of the quarters of a cell: low x low y, low x high y, high x low y, high x high y.
       lists: Chunks in ascending order; a list that is not full repeats its first chunk.
+      side: On which side of the nearest segment all places are for which a list holds: 1 right, -1 left, 0 not the
+        same everywhere.
       low: Lowest height at which a list holds, m.
       high: Highest height at which a list holds, m.
     """
@@ -76,6 +78,7 @@ class SegmentIndex:
     root: Int[Array, "G G"]
     nodes: Int[Array, "Q 4"]
     lists: Int[Array, "L W"]
+    side: Int[Array, " L"]
     low: Float[Array, " L"]
     high: Float[Array, " L"]
 

@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
-from waymax_sim.maps.batching import scene_by_scene
-from waymax_sim.maps.nearest import work_off
+from waymax_sim.maps.batching import in_batches, of_many_maps, work_off
 from waymax_sim.pytree import Array
 
 # Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.
@@ -80,64 +79,72 @@ def nearest_elements(
     if elements.first.shape[0] == 0 or k == 0:
         nothing = jnp.zeros((*asks.shape, k), jnp.int32)
         return nothing, nothing > 0
-    find = scene_by_scene(functools.partial(_nearest_elements, k=k))
-    return find((elements, roadmap), *jax.lax.stop_gradient((points, asks)))
+    road, places = jax.lax.stop_gradient(((elements, roadmap.xyz), points.reshape(-1, 2)))
+    find = of_many_maps(functools.partial(_nearest_elements, k=k))
+    found, exists = find(road, places, asks.reshape(-1))
+    return found.reshape(*asks.shape, k), exists.reshape(*asks.shape, k)
 
 
 def _nearest_elements(
-    road: tuple[MapElements, RoadMap], points: Float[Array, "*q 2"], asks: Bool[Array, "*q"], k: int
-) -> tuple[Int[Array, "*q k"], Bool[Array, "*q k"]]:
-    elements, roadmap = road
-    flat, ask = points.reshape(-1, 2), asks.reshape(-1)
-    nothing = jnp.zeros((ask.shape[0], k), jnp.int32)
-    answers = nothing, nothing > 0, jnp.zeros(ask.shape, bool)
+    road: tuple[MapElements, Float[Array, "M P 3"]],
+    which: Int[Array, " Q"],
+    points: Float[Array, "Q 2"],
+    asks: Bool[Array, " Q"],
+    k: int,
+) -> tuple[Int[Array, "Q k"], Bool[Array, "Q k"]]:
+    elements, xyz = road
+    nothing = jnp.zeros((asks.shape[0], k), jnp.int32)
+    answers = nothing, nothing > 0, jnp.zeros(asks.shape, bool)
 
-    def by_lists(places):
-        groups, reach = _listed(elements, places, k)
-        found, exists, furthest = _search(elements, roadmap, places, groups, k)
+    def by_lists(item):
+        groups, reach = _listed(elements, which[item], points[item], k)
+        found, exists, furthest = _search(elements, xyz, which[item], points[item], groups, k)
         return found, exists, furthest + SLACK <= reach
 
-    # On a CPU, a few places at a time stay in the cache, and those that do not ask cost nothing.
-    found, exists, settled = jax.lax.platform_dependent(
-        flat,
-        cpu=lambda flat: work_off(answers, ask, LISTED_BATCH, lambda which: by_lists(flat[which])),
-        default=by_lists,
-    )
-    all_groups = jnp.arange(elements.first.shape[0], dtype=jnp.int32)[None]
+    found, exists, settled = in_batches(answers, asks, LISTED_BATCH, by_lists)
+    all_groups = jnp.arange(elements.first.shape[1], dtype=jnp.int32)[None]
 
-    def by_map(which):
-        return _search(elements, roadmap, flat[which], all_groups, k)[:2]
+    def by_map(item):
+        return _search(elements, xyz, which[item], points[item], all_groups, k)[:2]
 
-    found, exists = work_off((found, exists), ask & ~settled, WHOLE_BATCH, by_map)
-    return found.reshape(*asks.shape, k), exists.reshape(*asks.shape, k) & asks[..., None]
+    return work_off((found, exists), asks & ~settled, WHOLE_BATCH, by_map)
 
 
-def _listed(elements: MapElements, points: Float[Array, "Q 2"], k: int) -> tuple[Int[Array, "Q W"], Float[Array, " Q"]]:
+def _listed(
+    elements: MapElements, which: Int[Array, " Q"], points: Float[Array, "Q 2"], k: int
+) -> tuple[Int[Array, "Q W"], Float[Array, " Q"]]:
     """Groups listed by the cells of points, -1 for none, and how far from a point no group is left out (m)."""
-    limit = jnp.maximum(jnp.stack([elements.rows, elements.columns])[None] - 1, 0)
-    cell = jnp.clip(jnp.floor((points - elements.low[None]) / elements.side).astype(jnp.int32), 0, limit)
-    centre = elements.low[None] + elements.side * (cell.astype(jnp.float32) + 0.5)
+    low, side, columns = elements.low[which], elements.side[which, None], elements.columns[which]
+    limit = jnp.maximum(jnp.stack([elements.rows[which], columns], axis=-1) - 1, 0)
+    cell = jnp.clip(jnp.floor((points - low) / side).astype(jnp.int32), 0, limit)
+    centre = low + side * (cell.astype(jnp.float32) + 0.5)
     # Fewer neighbours need fewer groups; the first one that is not looked at says how far the list reaches.
-    width = min(elements.cells.shape[1] - 1, 24 + 5 * k // 8)
-    listed = elements.cells[cell[:, 0] * elements.columns + cell[:, 1], : width + 1].astype(jnp.int32)
-    box = elements.box[listed[:, -1]]
+    width = min(elements.cells.shape[-1] - 1, 24 + 5 * k // 8)
+    listed = elements.cells[which, cell[:, 0] * columns + cell[:, 1], : width + 1].astype(jnp.int32)
+    box = elements.box[which, listed[:, -1]]
     gap = jnp.maximum(jnp.maximum(box[:, :2] - centre, centre - box[:, 2:]), 0.0)
     first_left_out = jnp.where(listed[:, -1] >= 0, geometry.norm(gap), jnp.inf)
     return listed[:, :-1], first_left_out - geometry.norm(points - centre)
 
 
 def _search(
-    elements: MapElements, roadmap: RoadMap, points: Float[Array, "Q 2"], groups: Int[Array, "#Q W"], k: int
+    elements: MapElements,
+    xyz: Float[Array, "M P 3"],
+    which: Int[Array, " Q"],
+    points: Float[Array, "Q 2"],
+    groups: Int[Array, "#Q W"],
+    k: int,
 ) -> tuple[Int[Array, "Q k"], Bool[Array, "Q k"], Float[Array, " Q"]]:
     """The k nearest elements of some groups, whether there are that many, and the distance of the furthest (m)."""
     element = groups[..., None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None]
     element = element.reshape(groups.shape[0], -1)
-    first = elements.first.reshape(-1)[jnp.maximum(element, 0)]
-    count = jnp.where(element >= 0, elements.count.reshape(-1)[jnp.maximum(element, 0)], 0)
+    place = which[:, None], jnp.maximum(element, 0)
+    first, count = (part.reshape(len(part), -1)[place] for part in (elements.first, elements.count))
+    count = jnp.where(element >= 0, count, 0)
 
     def nearer(offset: Int[Array, ""], distance2: Float[Array, "Q E"]) -> Float[Array, "Q E"]:
-        index = jnp.minimum(first + offset, roadmap.xyz.shape[0] - 1)
-        x, y = (roadmap.xyz[:, axis].at[index].get(mode="promise_in_bounds") for axis in range(2))
+        index = jnp.minimum(first + offset, xyz.shape[1] - 1)
+        x, y = (xyz.at[which[:, None], index, axis].get(mode="promise_in_bounds") for axis in range(2))
         dx, dy = x - points[:, :1], y - points[:, 1:]
         return jnp.minimum(distance2, jnp.where(offset < count, dx * dx + dy * dy, jnp.inf))
 

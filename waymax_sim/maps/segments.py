@@ -19,6 +19,7 @@ def build_segments(
     feature: Int[np.ndarray, " P"],
     feature_type: Int[np.ndarray, " F"],
     types: Collection[int],
+    sided: bool = True,
 ) -> Segments:
     """Segments between consecutive points of the features of some types.
 
@@ -30,6 +31,7 @@ def build_segments(
       feature: Row of each point in the feature table.
       feature_type: The type column of the table.
       types: Feature types to take.
+      sided: Whether the index knows of places on which side of the nearest segment they are.
     """
     keep = np.isin(feature_type[feature], list(types)) if len(feature) else np.zeros(0, bool)
     repeats = np.zeros(len(keep), bool)
@@ -69,4 +71,5 @@ def build_segments(
     ends = np.concatenate([start.reshape(-1, CHUNK, 3), end.reshape(-1, CHUNK, 3)], axis=-1).swapaxes(1, 2).copy()
     rows = {"previous": previous, "next": next_, "feature": of, "valid": valid}
     chunked = {name: values.reshape(-1, CHUNK) for name, values in rows.items()}
-    return Segments(ends=ends, **chunked, index=build_index(ends, chunked["valid"]))
+    index = build_index(ends, chunked["valid"], chunked["previous"], chunked["next"], sided)
+    return Segments(ends=ends, **chunked, index=index)

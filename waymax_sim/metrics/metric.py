@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import CYCLIST, VEHICLE, AgentInfo, AgentState
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.maps.nearest import signed_distance
+from waymax_sim.maps.nearest import right_of, signed_distance
 from waymax_sim.maps.paths import nearest_lane
 from waymax_sim.pytree import Array, pytree, take
 
@@ -120,6 +120,14 @@ class Snapshot:
         xy = geometry.box_corners(self.subjects.xyz[:, :2], self.subjects.yaw, size[:, :2])
         bottom = self.subjects.xyz[:, 2] - size[:, 2] / 2
         return jnp.concatenate([xy, jnp.broadcast_to(bottom[:, None, None], (*xy.shape[:2], 1))], axis=-1)
+
+    @cached_property
+    def offroad(self) -> tuple[Bool[Array, " O"], Bool[Array, " O"]]:
+        """Whether any bottom corner of each judged agent is beyond the nearest road edge, and whether one can tell."""
+        present = self.subjects.valid
+        asked = jnp.broadcast_to(present[:, None], self.corners.shape[:2])
+        beyond, found = right_of(self.scenario.edges, self.corners, asked)
+        return jnp.any(beyond, axis=-1), present & jnp.all(found, axis=-1)
 
     @cached_property
     def road_edge_distance(self) -> MetricValue:

@@ -13,5 +13,4 @@ def road_edge_distance(snapshot: Snapshot) -> MetricValue:
 
 def offroad(snapshot: Snapshot) -> MetricValue:
     """Whether any bottom corner lies beyond the nearest road edge."""
-    distance = snapshot.road_edge_distance
-    return flag(distance.value > 0, distance.valid)
+    return flag(*snapshot.offroad)

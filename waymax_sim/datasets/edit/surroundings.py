@@ -43,7 +43,7 @@ def crop_map(scenario: Scenario, center: Numbers, radius: float) -> Scenario:
         speed_limit=old.speed_limit[features],
         links=np.concatenate([row[links[:, :2]], links[:, 2:]], axis=1),
     )
-    lanes = build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, LANE_TYPES)
+    lanes = build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, LANE_TYPES, sided=False)
     signals = _without(scenario.signals, np.setdiff1d(old.feature_id, roadmap.feature_id))
     edited = dataclasses.replace(
         scenario,

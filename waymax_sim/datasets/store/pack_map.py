@@ -102,6 +102,7 @@ class IndexNumbers(NamedTuple):
 
     first: Int[np.ndarray, " L"]
     more: Int[np.ndarray, "L k"]
+    side: Int[np.ndarray, " L"]
     codes: Int[np.ndarray, " n"]
     shape: Shape
 
@@ -113,7 +114,7 @@ def index_numbers(index: SegmentIndex) -> IndexNumbers:
     more = np.maximum(np.diff(lists, axis=1), 0)
     codes = np.concatenate([in_z_order(index.root), index.nodes[:-1].reshape(-1)]).astype(np.int64)
     shape = Shape(index.root.shape[0].bit_length() - 1, len(index.nodes), len(index.lists))
-    return IndexNumbers(lists[:, 0], more, codes, shape)
+    return IndexNumbers(lists[:, 0], more, index.side[1:], codes, shape)
 
 
 def indexes_numbers(edges: IndexNumbers, lanes: IndexNumbers, num_edge_chunks: int) -> tuple[Numbers, Numbers, int]:
@@ -127,7 +128,9 @@ def indexes_numbers(edges: IndexNumbers, lanes: IndexNumbers, num_edge_chunks: i
     cells = np.full(len(codes), SPLIT)
     cells[~split] = steps - (steps <= SPLIT)
     rising = [np.concatenate([edges.first, lanes.first + num_edge_chunks]), long]
-    return rising, [more[:, : SHORT_LIST - 1].T, more[long, SHORT_LIST - 1 : LONG_LIST - 1].T, cells], len(long)
+    # Lanes have no sides.
+    other = [more[:, : SHORT_LIST - 1].T, more[long, SHORT_LIST - 1 : LONG_LIST - 1].T, edges.side, cells]
+    return rising, other, len(long)
 
 
 class ElementNumbers(NamedTuple):

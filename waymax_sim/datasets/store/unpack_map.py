@@ -115,6 +115,7 @@ def indexes_from(
         members[:, place] = column
     for place, column in enumerate(more, SHORT_LIST):
         members[long, place] = column
+    sides = content.other.take(edges.lists - 1)
     heights = _heights(chunks, extremes, z)
     reach = _lowest(heights, [first, *columns], count)
     reach[long] = np.minimum(reach[long], _lowest(heights, more, num_long))
@@ -140,6 +141,9 @@ def indexes_from(
         kept = np.zeros((total, LONG_LIST), _small(max(used, 1) if shape.lists > 1 else 0))
         np.subtract(members[lists], begin, out=kept[1 : shape.lists], casting="unsafe")
         low, high = np.zeros((2, total), np.float32)
+        side_of = np.zeros(total, np.int8)
+        if name == "edges":
+            side_of[1 : shape.lists] = sides
         low[0], high[0] = np.inf, -np.inf
         low[1 : shape.lists], high[1 : shape.lists] = reach[lists, 0], -reach[lists, 1]
         # As wide as the builder of indexes has it, which counts lists before it merges equal ones.
@@ -148,9 +152,8 @@ def indexes_from(
         nodes = np.full((room[f"{name}.Q"], 4), -1, small)
         root[:side, :side] = from_z_order(cells[: side * side], shape.depth)
         nodes[: shape.nodes - 1] = cells[side * side :].reshape(-1, 4)
-        indexes.append(
-            SegmentIndex(corner=corner[:2], size=corner[2, ...], root=root, nodes=nodes, lists=kept, low=low, high=high)
-        )
+        grid = {"corner": corner[:2], "size": corner[2, ...], "root": root, "nodes": nodes}
+        indexes.append(SegmentIndex(**grid, lists=kept, side=side_of, low=low, high=high))
     return indexes
 
 

@@ -138,13 +138,17 @@ def _search(
     """The k nearest elements of some groups, whether there are that many, and the distance of the furthest (m)."""
     element = groups[..., None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None]
     element = element.reshape(groups.shape[0], -1)
-    place = which[:, None], jnp.maximum(element, 0)
-    first, count = (part.reshape(len(part), -1)[place] for part in (elements.first, elements.count))
+    # Rows of the whole, for they are many; where there is none, the element does not matter.
+    place = which[:, None] * (elements.first.shape[1] * GROUP) + jnp.maximum(element, 0)
+    first, count = (part.reshape(-1)[place] for part in (elements.first, elements.count))
     count = jnp.where(element >= 0, count, 0)
 
+    flat = xyz.reshape(xyz.shape[0] * xyz.shape[1], 3)
+    first = first + which[:, None] * xyz.shape[1]
+
     def nearer(offset: Int[Array, ""], distance2: Float[Array, "Q E"]) -> Float[Array, "Q E"]:
-        index = jnp.minimum(first + offset, xyz.shape[1] - 1)
-        x, y = (xyz.at[which[:, None], index, axis].get(mode="promise_in_bounds") for axis in range(2))
+        index = jnp.minimum(first + offset, flat.shape[0] - 1)
+        x, y = (flat[:, axis].at[index].get(mode="promise_in_bounds") for axis in range(2))
         dx, dy = x - points[:, :1], y - points[:, 1:]
         return jnp.minimum(distance2, jnp.where(offset < count, dx * dx + dy * dy, jnp.inf))
 

@@ -40,8 +40,8 @@ def of_many_maps(ask: Callable[..., Any]) -> Callable[..., Any]:
             count = jax.tree.leaves(jax.tree.map(lambda leaf, mapped: leaf.shape[mapped], maps, in_batched[0]))[0]
             maps = jax.tree.map(lambda leaf, mapped: joined(whole(leaf, mapped)), maps, in_batched[0])
             which = which + count * jnp.arange(size, dtype=which.dtype)[:, None]
-        arrays = [joined(whole(array, mapped)) for array, mapped in zip(arrays, in_batched[2:], strict=True)]
-        answers = batched(maps, joined(which), *arrays)
+        longer = [joined(whole(array, mapped)) for array, mapped in zip(arrays, in_batched[2:], strict=True)]
+        answers = batched(maps, joined(which), *longer)
         answers = jax.tree.map(lambda leaf: leaf.reshape(size, leaf.shape[0] // size, *leaf.shape[1:]), answers)
         return answers, jax.tree.map(lambda _: True, answers)
 

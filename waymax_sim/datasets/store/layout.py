@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int, Int32, Num
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.roadmap import CHUNK, LANE_TYPES, ROAD_EDGE_TYPES
 
-MAGIC = b"WSP2"
+MAGIC = b"WSP3"
 # The largest grid of an index: 2**8 cells a side.
 MAX_DEPTH = 8
 # Steps of the grid: 2**-10 m, exact in float32 up to 16 km; 2**-7 m/s; 2**15 in a turn.

@@ -14,8 +14,8 @@ body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 th, td { padding: .2rem .8rem; border-bottom: 1px solid #8884; text-align: right; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left }
-caption { text-align: left; font-weight: 600 }
-small { opacity: .7 }
+caption { text-align: left; font-weight: 600; white-space: nowrap }
+.side { display: flex; flex-wrap: wrap; gap: 0 3rem }
 pre { overflow-x: auto; background: #8881; padding: 1rem }
 iframe { width: 100%; height: 640px; border: 1px solid #8884 }
 """
@@ -41,7 +41,7 @@ def page(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
         f"<p>{summary['num_scenes']} scenes, {summary['num_failed']} could not be used. Means over scenes with half "
         f"the width of their 95% intervals, from drawing the scenes anew. {escape(PRIVILEGED_NOTE)}.</p>",
         "<h2>Policies among traffic</h2>",
-        *(_matrix(name, results, conditions) for name in names),
+        f'<div class="side">{"".join(_matrix(name, results, conditions) for name in names)}</div>',
         "<h2>All metrics</h2>",
         _all_metrics(results, conditions),
         *(["<h2>Worst scenes</h2>"] if worst else []),

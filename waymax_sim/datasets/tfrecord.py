@@ -157,16 +157,18 @@ def crc32c(data: bytes) -> int:
 
 def _append_zeros(crc: UInt32[np.ndarray, "*n"], level: int) -> UInt32[np.ndarray, "*n"]:
     """The registers after reading another 4 * 2**level zero bytes."""
-    tables = _zeros(level)
-    return tables[0][crc & 255] ^ tables[1][(crc >> 8) & 255] ^ tables[2][(crc >> 16) & 255] ^ tables[3][crc >> 24]
+    low, high = _zeros(level)
+    halves = np.ascontiguousarray(crc, "<u4").view("<u2").reshape(*crc.shape, 2).astype(np.intp)
+    return low.take(halves[..., 0]) ^ high.take(halves[..., 1])
 
 
 @functools.cache
-def _zeros(level: int) -> UInt32[np.ndarray, "4 256"]:
-    """What each value of each byte of a register becomes after 4 * 2**level zero bytes."""
+def _zeros(level: int) -> UInt32[np.ndarray, "2 65536"]:
+    """What each value of each half of a register becomes after 4 * 2**level zero bytes."""
     if level:
         return _append_zeros(_zeros(level - 1), level - 1)
     register = np.arange(256, dtype=np.uint32) << (8 * np.arange(4, dtype=np.uint32)[:, None])
     for _ in range(32):
         register = (register >> 1) ^ np.where(register & 1, np.uint32(POLYNOMIAL), np.uint32(0))
-    return register
+    # A half is two bytes, the lower one first.
+    return (register[1::2, :, None] ^ register[::2, None, :]).reshape(2, -1)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from behavior_models import GradientPlanner
 from behavior_models.gradient import soft_cost
@@ -47,6 +48,7 @@ def test_the_gradient_is_the_slope():
         np.testing.assert_allclose((ahead - behind) / (2 * size), gradient[place], rtol=0.1, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_goes_round_an_obstacle_and_stops_where_it_must():
     ego, overlap = drive(act, no_plan(), road((40.0, -2.0, 0.0, 0.0), width=3.5))
     assert not overlap and ego.xyz[-1, 0] > 45.0

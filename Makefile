@@ -6,13 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test slow lint docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/waymax-sim demo --out demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

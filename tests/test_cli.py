@@ -236,11 +236,11 @@ def test_shards_report_when_all_are_done_and_runs_are_compared(good, tmp_path, c
     assert "no finished evaluation" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".gif"])
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".gif", ".html"])
 def test_draw_writes_a_picture(suffix, good, tmp_path, capsys):
     out = tmp_path / "deep" / f"scene{suffix}"
     assert main(["draw", str(good), "--index", "2", "--out", str(out)]) == 0
-    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".gif": b"GIF8"}[suffix]
+    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".gif": b"GIF8", ".html": b"<!doctype html>"}[suffix]
     assert out.read_bytes().startswith(start)
     assert str(out) in capsys.readouterr().out
 
@@ -254,11 +254,12 @@ def test_draw_without_ffmpeg_says_what_to_do(good, tmp_path, monkeypatch, capsys
 def test_demo_simulates_and_draws(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
-    for name in ("replay*", "constant", "stationary", "random", "* privileged"):
+    for name in ("replay*", "constant", "stationary", "idm", "* privileged", "in a browser"):
         assert name in out
     written = {path.name for path in (tmp_path / "demo").iterdir()}
     pictures = {f"synthetic-0-{index}.png" for index in range(3)}
-    assert written == {"summary.json", "synthetic-0-1.gif"} | pictures
+    assert written == {"summary.json", "synthetic-0-1.gif", "synthetic-0-1.html"} | pictures
+    assert (tmp_path / "demo" / "synthetic-0-1.html").stat().st_size < 150_000
     results = json.loads((tmp_path / "demo" / "summary.json").read_text())["results"]
     by_run = {(item["policy"], item["agents"]): item["metrics"] for item in results}
     assert by_run["log_replay", "all"]["log_divergence"]["value"] == 0.0

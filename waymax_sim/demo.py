@@ -19,9 +19,9 @@ from waymax_sim.evaluation.report import circumstances, write_json
 from waymax_sim.evaluation.sharding import scene_key
 from waymax_sim.evaluation.summary import result_of
 from waymax_sim.evaluation.tables import comparison_table
-from waymax_sim.metrics import METRICS, MetricValue, summarize
+from waymax_sim.metrics import MetricValue, summarize
 from waymax_sim.pytree import Array, take
-from waymax_sim.viz import animate, draw
+from waymax_sim.viz import animate, draw, viewer
 
 SCENES = "synthetic:0:3"
 NUM_STEPS = 80
@@ -32,14 +32,18 @@ RUNS: tuple[tuple[str, Selector], ...] = (
     ("log_replay", "all"),
     ("constant_velocity", "sdc"),
     DRAWN,
+    ("idm", "vehicle"),
     ("stationary", "sdc"),
-    ("random", "sdc"),
 )
-ENV = Env(config=EnvConfig(metrics=tuple(METRICS), rewards=()))
+# What is side by side on the page.
+COMPARED = (DRAWN, ("idm", "vehicle"))
+# What a first look needs; all metrics take several times as long to compile.
+SHOWN = ("overlap", "offroad", "log_divergence", "clearance", "red_light_violation")
+ENV = Env(config=EnvConfig(metrics=SHOWN, rewards=()))
 
 
 def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: Console) -> None:
-    """Rolls out the policies of `RUNS`, prints a table, and writes summary.json, a picture per scene and a GIF.
+    """Rolls out the policies of `RUNS`, prints a table, and writes summary.json, a picture per scene, a GIF and a page.
 
     Args:
       out: Folder to write to; it must exist.
@@ -49,21 +53,27 @@ def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: C
     scenarios = load(SCENES)
     batch = stack_scenarios(list(scenarios))
     keys = jnp.stack([scene_key(0, scenario.scenario_id) for scenario in scenarios])
-    results, written = [], [out / "summary.json"]
+    results, written, compared = [], [out / "summary.json"], {}
     for name, agents in RUNS:
         console.print(f"simulating {len(scenarios)} scenes: {name} drives {agents}")
         policy = policies[name]()
         driven = jax.device_get(jax.vmap(functools.partial(select, who=agents))(batch.agents))
         trace, values = jax.device_get(_simulate(policy, batch, keys, driven))
-        rows = [{"index": index} | numbers(take(values, index), METRICS) for index in range(len(scenarios))]
+        rows = [{"index": index} | numbers(take(values, index), ENV.metrics) for index in range(len(scenarios))]
         about = {"policy": name, "privileged": policy.privileged, "agents": agents, "traffic": "log_replay"}
-        results.append(about | result_of(rows, columns_of(METRICS)))
+        results.append(about | result_of(rows, columns_of(ENV.metrics)))
         if (name, agents) == DRAWN:
             written += _draw(out, batch, trace, driven)
+        if (name, agents) in COMPARED:
+            compared[f"{name} drives every {agents}"] = take(trace, ANIMATED_SCENE)
+    # The batch is padded to common sizes, as the traces are.
+    page = viewer(take(batch, ANIMATED_SCENE), compared)
+    written.append(page.save(out / f"{scenarios[ANIMATED_SCENE].scenario_id}.html"))
     conditions = {"path": SCENES, "steps": NUM_STEPS, "seeds": [0], **circumstances()}
     write_json(written[0], {"num_scenes": len(scenarios), "results": results, "conditions": conditions})
     console.print(comparison_table(results))
     console.print("wrote", *written, sep="\n  ")
+    console.print(f"open {written[-1]} in a browser to play with it")
 
 
 # The scenes are one batch of equal shapes and the driven agents a mask: one program per policy.

@@ -22,7 +22,7 @@ ScenePath = Annotated[
     ),
 ]
 T = TypeVar("T")
-PICTURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
+PICTURES, ANIMATIONS, PAGES = (".png", ".pdf", ".svg"), (".gif", ".mp4"), (".html",)
 # Other names of policies.
 SHORT = {"replay": "log_replay"}
 DONE, NOTHING_USABLE, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130

@@ -12,6 +12,7 @@ from waymax_sim.cli.common import (
     ANIMATIONS,
     DONE,
     NOTHING_USABLE,
+    PAGES,
     PICTURES,
     ScenePath,
     WrongCall,
@@ -128,19 +129,19 @@ def generate(count: int, out: Path, seed: int = 0, workers: int = 1) -> int:
 
 
 def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) -> int:
-    """Draws one scene: a picture of now, or an animation of the whole record.
+    """Draws one scene: a picture of now, an animation of the whole record, or a page to play with.
 
     Args:
       path: Where the scenes are.
-      out: File to write: .png, .pdf or .svg for a picture, .gif or .mp4 for an animation.
+      out: File to write: .png, .pdf or .svg for a picture, .gif or .mp4 for an animation, .html for a page.
       index: Which scene, counted from 0.
     """
-    from waymax_sim.viz import animate
+    from waymax_sim.viz import animate, viewer
     from waymax_sim.viz import draw as draw_scene
 
-    form = out.suffix.lower()
-    if form not in PICTURES + ANIMATIONS:
-        raise WrongCall(f"cannot write {out}: use one of {', '.join(PICTURES + ANIMATIONS)}")
+    form, forms = out.suffix.lower(), PICTURES + ANIMATIONS + PAGES
+    if form not in forms:
+        raise WrongCall(f"cannot write {out}: use one of {', '.join(forms)}")
     scenarios = load_scenes(path)
     if not 0 <= index < len(scenarios):
         raise WrongCall(f"--index {index} is not one of the scenes 0..{len(scenarios) - 1} of {path}")
@@ -149,6 +150,8 @@ def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) ->
         out.parent.mkdir(parents=True, exist_ok=True)
         if form in ANIMATIONS:
             animate(scenario, scenario.log, out)
+        elif form in PAGES:
+            viewer(scenario).save(out)
         else:
             draw_scene(scenario).savefig(out)
     print(f"wrote {out}")

@@ -25,7 +25,7 @@ from waymax_sim.cli.common import (
 
 
 def demo(out: Path = Path("demo")) -> int:
-    """Simulates made-up scenes with several policies; prints a table, writes pictures, an animation and a summary.
+    """Simulates made-up scenes with several policies; prints a table, writes pictures, a page to play with and numbers.
 
     Args:
       out: Folder to write to.

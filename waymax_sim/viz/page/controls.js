@@ -35,6 +35,8 @@ function cameraOf({ canvas, rollout }) {
 
 function render() {
   const step = Math.floor(view.time);
+  // Before the maps, whose width it changes.
+  showFacts();
   for (const panel of panels) {
     panel.camera = cameraOf(panel);
     drawPanel(panel.canvas.getContext("2d"), scene, strokes, panel.rollout, view, panel.camera);
@@ -50,7 +52,6 @@ function render() {
   by("follow").setAttribute("aria-pressed", view.follow);
   by("agent").value = view.agent ?? "";
   for (const box of by("layers").querySelectorAll("input")) box.checked = view.layers.has(box.value);
-  showFacts();
 }
 
 function showFacts() {

@@ -59,9 +59,9 @@ def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: C
         policy = policies[name]()
         driven = jax.device_get(jax.vmap(functools.partial(select, who=agents))(batch.agents))
         trace, values = jax.device_get(_simulate(policy, batch, keys, driven))
-        rows = [{"index": index} | numbers(take(values, index), ENV.metrics) for index in range(len(scenarios))]
+        rows = [{"index": index} | numbers(take(values, index), SHOWN) for index in range(len(scenarios))]
         about = {"policy": name, "privileged": policy.privileged, "agents": agents, "traffic": "log_replay"}
-        results.append(about | result_of(rows, columns_of(ENV.metrics)))
+        results.append(about | result_of(rows, columns_of(SHOWN)))
         if (name, agents) == DRAWN:
             written += _draw(out, batch, trace, driven)
         if (name, agents) in COMPARED:

@@ -1,15 +1,14 @@
-"""The examples of training run, and learn where learning is easy."""
+"""The examples of training run, and their advantages are those of the definition."""
 
 import jax
 import numpy as np
-import pytest
 
 import waymax_sim as ws
 from examples import functional_training, ppo_gymnasium
 from tests.adapters.roads import place, roads
 from waymax_sim.adapters.functional import FunctionalEnv
 
-# Episodes of 6 steps on a straight road: driving on is worth 1, leaving the road costs 1.
+# Episodes of 6 steps on a straight road.
 SHORT = dict(num_envs=4, num_steps=12, seed=1)
 
 
@@ -41,15 +40,3 @@ def test_training_in_the_graph_runs():
     params, rewards = functional_training.train(FunctionalEnv(observe=place), settings, scenarios)
     assert rewards.shape == (3,) and np.isfinite(rewards).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-
-
-@pytest.mark.slow
-def test_both_learn_to_stay_on_the_road():
-    scenes = roads(4)
-    settings = ppo_gymnasium.Settings(num_envs=16, num_steps=32, updates=30, learning_rate=3e-3, width=32)
-    returns = ppo_gymnasium.train(scenes, settings, observe=place)[1]
-    assert np.mean(returns[-5:]) > np.mean(returns[:5]) + 0.1
-    settings = functional_training.Settings(num_envs=32, updates=200, learning_rate=3e-3, width=32)
-    env = FunctionalEnv(observe=place)
-    rewards = np.asarray(functional_training.train(env, settings, ws.stack_scenarios(scenes))[1])
-    assert rewards[-20:].mean() > rewards[:20].mean() + 0.02

@@ -237,7 +237,8 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
             seeds = [int(seed) + index for index in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments; give one for each")
-        fresh = [index for index, item in enumerate(seeds) if item is not None or self._keys is None]
+        has_keys = self._keys is not None
+        fresh = [index for index, item in enumerate(seeds) if item is not None or not has_keys]
         keys = {index: key_of(seeding.np_random(seeds[index])[0]) for index in fresh}
         if keys:
             self._keys = jnp.stack([keys[i] if i in keys else self._keys[i] for i in range(self.num_envs)])

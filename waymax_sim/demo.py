@@ -73,7 +73,7 @@ def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: C
     write_json(written[0], {"num_scenes": len(scenarios), "results": results, "conditions": conditions})
     console.print(comparison_table(results))
     console.print("wrote", *written, sep="\n  ")
-    console.print(f"open {written[-1]} in a browser to play with it")
+    console.print(f"open {written[-1]} in a browser to play with it", soft_wrap=True)
 
 
 # The scenes are one batch of equal shapes and the driven agents a mask: one program per policy.

@@ -126,43 +126,59 @@ def most_off_road(polylines: list[np.ndarray], xyz: np.ndarray, heading: float, 
     return max(road_edge(polylines, np.array([*corner, bottom])) for corner in at)
 
 
-def lane_pieces(lanes: dict[int, np.ndarray]) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Lane, start and end of each piece, with the one to the origin where a lane is shorter than the longest."""
+def lane_pieces(lanes: dict[int, np.ndarray], official: bool) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Lane, start and end of each piece; officially one to the origin where a lane is shorter than the longest."""
     longest = max(map(len, lanes.values()))
     found = []
     for lane, points in lanes.items():
-        padded = [*points[:, :2], np.zeros(2)] if len(points) < longest else list(points[:, :2])
+        padded = [*points[:, :2], np.zeros(2)] if official and len(points) < longest else list(points[:, :2])
         found += [(lane, a, b) for a, b in itertools.pairwise(padded)]
     return found
 
 
-def official_distance(xy: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-    """Not the distance to a piece: a plus sign where the projection has a minus."""
-    u, v = xy - a, b - a
-    return math.hypot(*(u + min(max(np.dot(u, v) / np.dot(v, v), 0.0), 1.0) * v))
+class RedLights:
+    """The lights of a scene; `lights` gives lane -> (state, stop point) for each step.
 
+    Officially lanes have a piece too many, what should be a distance has a plus for a minus, and a light that is not
+    seen is at the origin; otherwise it must be seen before and after.
+    """
 
-def red_light(lanes: dict[int, np.ndarray], lights: list[dict[int, tuple]], xy: np.ndarray, there: np.ndarray):
-    """Whether an agent [T, 2] runs a red light; `lights` gives lane -> (state, stop point) for each step."""
-    pieces, found = lane_pieces(lanes), np.zeros(len(xy), bool)
-    signals = sorted({lane for step in lights for lane in step} & lanes.keys())
+    def __init__(self, lanes: dict[int, np.ndarray], lights: list[dict[int, tuple]], official: bool = True):
+        self.lights, self.official = lights, official
+        self.pieces = lane_pieces(lanes, official)
+        self.signals = sorted({lane for step in lights for lane in step} & lanes.keys())
+        self.lines = [{signal: self._line(step, signal) for signal in self.signals} for step in lights]
 
-    def place(t, signal):
-        """How far along the piece of its stop point: the agent and the stop point."""
-        stop = lights[t].get(signal, (0, np.zeros(2)))[1]
-        own = [piece for piece in pieces if piece[0] == signal]
-        _, a, b = min(own, key=lambda piece: official_distance(stop, *piece[1:]))
-        return tuple(np.dot(where - a, b - a) / np.dot(b - a, b - a) for where in (xy[t], stop))
+    def _line(self, step: dict[int, tuple], signal: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The stop point, and the piece of its lane that is nearest to it."""
+        stop = step.get(signal, (0, np.zeros(2)))[1]
+        own = [piece for piece in self.pieces if piece[0] == signal]
+        return stop, *min(own, key=lambda piece: self._away(stop, piece))[1:]
 
-    for t in range(1, len(xy)):
-        for signal in signals:
-            state = lights[t].get(signal, (0, None))[0]
-            before, now = place(t - 1, signal), place(t, signal)
-            if not (there[t] and state in (1, 4) and before[0] < before[1] and now[0] > now[1]):
-                continue
-            nearest = min(pieces, key=lambda piece: official_distance(xy[t], *piece[1:]))
-            found[t] |= nearest[0] == signal
-    return found
+    def _away(self, where: np.ndarray, piece: tuple) -> float:
+        u, v = where - piece[1], piece[2] - piece[1]
+        t = min(max(np.dot(u, v) / np.dot(v, v), 0.0), 1.0)
+        return math.hypot(*(u + t * v if self.official else u - t * v))
+
+    def run_by(self, xy: np.ndarray, there: np.ndarray) -> np.ndarray:
+        """Whether an agent [T, 2] runs any of them, at each step."""
+        found = np.zeros(len(xy), bool)
+        for t in range(1, len(xy)):
+            for signal in self.signals:
+                seen = signal in self.lights[t - 1] and signal in self.lights[t]
+                state = self.lights[t].get(signal, (0, None))[0]
+                if not (there[t] and state in (1, 4) and (seen or self.official)):
+                    continue
+                (line_before, before), (line_now, now) = (self._along(xy[k], k, signal) for k in (t - 1, t))
+                if before < line_before and now > line_now:
+                    nearest = min(self.pieces, key=lambda piece: self._away(xy[t], piece))
+                    found[t] |= nearest[0] == signal
+        return found
+
+    def _along(self, xy: np.ndarray, t: int, signal: int) -> tuple[float, float]:
+        """How far along the piece of the stop point: the stop point and an agent."""
+        stop, a, b = self.lines[t][signal]
+        return tuple(np.dot(where - a, b - a) / np.dot(b - a, b - a) for where in (stop, xy))
 
 
 def bins(values: np.ndarray, low: float, high: float, count: int) -> list[int]:

@@ -2,13 +2,18 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from tests.scenes import busy_raw_scene
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.evaluation.realism import verbatim_log
-from waymax_sim.metrics.realism import Rollouts
+from waymax_sim.metrics.realism import Rollouts, compare, score
+
+# One program each for the tests of a module; of all modules they are the same, so that a cache on disk has them.
+compared = jax.jit(compare, static_argnames=("parity", "max_evaluated"))
+judged = jax.jit(score, static_argnames=("config", "parity", "soft"))
 
 PLACE = np.array([3000.0, -2000.0, 16.0])
 NOW, STEPS = 5, 21

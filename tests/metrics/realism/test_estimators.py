@@ -80,7 +80,7 @@ def test_one_distribution_per_scene_equals_the_oracle(per_step):
         np.testing.assert_allclose(found[t], expected, rtol=1e-5)
 
 
-def test_unknown_values_count_in_the_last_bin_for_parity_only():
+def test_a3_unknown_values_count_in_the_last_bin_for_parity_only():
     sim = np.zeros((32, 80, 1), np.float32)
     sim[:, -1] = np.nan
     log, one = np.full((80, 1), 24.9, np.float32), np.ones(1, bool)

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import itertools
 
 import jax
@@ -8,19 +7,17 @@ import numpy as np
 import pytest
 
 from tests.metrics.realism import oracle
-from tests.metrics.realism.scenes import NOW, STEPS, log_of, world
+from tests.metrics.realism.scenes import NOW, STEPS, compared, judged, log_of, world
 from tests.scenes import raw_scene, segments
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.maps.nearest import signed_distance
-from waymax_sim.metrics.realism import Rollouts, Tracks, compare, compare_generated
+from waymax_sim.metrics.realism import CONFIGS, Rollouts, Tracks, compare_generated
 from waymax_sim.metrics.realism.interaction import distance_to_nearest, quads_distance, time_to_collision
 from waymax_sim.metrics.realism.kinematics import speed
 from waymax_sim.metrics.realism.red_light import runs_red_light
 from waymax_sim.metrics.realism.road import road_edges
 
 FUTURE = slice(NOW + 1, None)
-official = jax.jit(functools.partial(compare, parity=True))
-corrected = jax.jit(functools.partial(compare, parity=False))
 red = jax.jit(runs_red_light, static_argnums=3)
 nearest = jax.jit(distance_to_nearest, static_argnums=3)
 collision = jax.jit(time_to_collision, static_argnums=3)
@@ -57,8 +54,14 @@ def evaluated(raw) -> list[int]:
 @pytest.fixture(scope="module", params=range(3))
 def case(request):
     raw, scenario, rollouts = world(request.param)
-    found = official(scenario, rollouts, log=log_of(raw, scenario))
+    found = compared(scenario, rollouts, log=log_of(raw, scenario))
     return raw, scenario, rollouts, jax.device_get(found), scenes_of(raw, scenario, rollouts)
+
+
+@pytest.fixture(scope="module")
+def corrections(case):
+    raw, scenario, rollouts, *_ = case
+    return jax.device_get(compared(scenario, rollouts, log=log_of(raw, scenario), parity=False))
 
 
 def sides(found, name):
@@ -87,6 +90,20 @@ def test_motion_equals_the_oracle(case):
                 np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-2 if "acceleration" in name else 2e-4)
 
 
+def test_corrected_motion_is_that_of_what_was_seen(case, corrections):
+    raw, *_, scenes = case
+    for e, agent in enumerate(evaluated(raw)):
+        for k, scene in enumerate(scenes):
+            i = scene.ids.index(agent)
+            seen = scene.valid[:, i]
+            known = np.pad(seen[2:] & seen[:-2], 1)
+            twice = np.pad(known[2:] & known[:-2], 1)
+            for name, expected in oracle.motion(scene.xyz[:, i], scene.heading[:, i]).items():
+                expected = np.where(twice if "acceleration" in name else known, expected, np.nan)[FUTURE]
+                value = sides(corrections, name)[k][:, e]
+                np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-2 if "acceleration" in name else 2e-4)
+
+
 def test_distances_to_others_equal_the_oracle(case):
     raw, *_, found, scenes = case
     for k, scene in enumerate(scenes):
@@ -99,10 +116,9 @@ def test_distances_to_others_equal_the_oracle(case):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_times_to_collision_equal_the_oracle(case, wrapped):
-    raw, scenario, rollouts, found, scenes = case
-    if wrapped:
-        found = corrected(scenario, rollouts, log=log_of(raw, scenario))
+def test_times_to_collision_equal_the_oracle(case, corrections, wrapped):
+    raw, _, _, found, scenes = case
+    found = corrections if wrapped else found
     hits = 0
     for k, scene in enumerate(scenes):
         speeds = np.array([oracle.speed(scene.xyz[:, i, :2]) for i in range(len(scene.ids))])
@@ -122,10 +138,9 @@ def test_times_to_collision_equal_the_oracle(case, wrapped):
 
 
 @pytest.mark.parametrize("all_loops", [False, True])
-def test_distances_to_the_road_edge_equal_the_oracle(case, all_loops):
-    raw, scenario, rollouts, found, scenes = case
-    if all_loops:
-        found = corrected(scenario, rollouts, log=log_of(raw, scenario))
+def test_distances_to_the_road_edge_equal_the_oracle(case, corrections, all_loops):
+    raw, _, _, found, scenes = case
+    found = corrections if all_loops else found
     edges = [raw.point_xyz[raw.point_feature == row] for row in np.flatnonzero(np.isin(raw.feature_type, (14, 15, 16)))]
     for k, scene in enumerate(scenes):
         for t in range(NOW + 1, STEPS, 5):
@@ -141,8 +156,10 @@ def test_distances_to_the_road_edge_equal_the_oracle(case, all_loops):
                 assert value == pytest.approx(max(corner_distances), abs=1e-3)
 
 
-def test_red_lights_equal_the_oracle(case):
+@pytest.mark.parametrize("as_official", [True, False])
+def test_red_lights_equal_the_oracle(case, corrections, as_official):
     raw, *_, found, scenes = case
+    found = found if as_official else corrections
     lanes = {
         int(raw.feature_id[row]): raw.point_xyz[raw.point_feature == row]
         for row in np.flatnonzero(raw.feature_type == 2)
@@ -155,16 +172,16 @@ def test_red_lights_equal_the_oracle(case):
         }
         for t in range(STEPS)
     ]
+    expect = oracle.RedLights(lanes, lights, as_official)
     for k, scene in enumerate(scenes):
         for e, agent in enumerate(evaluated(raw)):
             i = scene.ids.index(agent)
-            expected = oracle.red_light(lanes, lights, scene.xyz[:, i, :2], scene.valid[:, i])
+            expected = expect.run_by(scene.xyz[:, i, :2], scene.valid[:, i])
             np.testing.assert_array_equal(sides(found, "traffic_light_violation")[k][:, e], expected[FUTURE])
 
 
-def test_displacement_counts_the_history_unless_corrected(case):
-    raw, scenario, rollouts, found, scenes = case
-    exact = corrected(scenario, rollouts, log=log_of(raw, scenario))
+def test_displacement_counts_the_history_unless_corrected(case, corrections):
+    raw, *_, found, scenes = case
     for e, agent in enumerate(evaluated(raw)):
         i = scenes[0].ids.index(agent)
         for k, scene in enumerate(scenes[1:]):
@@ -172,7 +189,7 @@ def test_displacement_counts_the_history_unless_corrected(case):
             seen = scenes[0].valid[:, i]
             assert found.sim.displacement[k, e] == pytest.approx(away[seen].mean(), rel=1e-5, abs=1e-5)
             if seen[FUTURE].any():
-                assert exact.sim.displacement[k, e] == pytest.approx(away[FUTURE][seen[FUTURE]].mean(), abs=1e-4)
+                assert corrections.sim.displacement[k, e] == pytest.approx(away[FUTURE][seen[FUTURE]].mean(), abs=1e-4)
 
 
 def test_micro_distances_between_rounded_boxes():
@@ -212,7 +229,7 @@ def test_quads_equal_the_oracle():
         (-14, 0, -3.1, 0, 3.1, 5.0),
     ],
 )
-def test_times_to_collision_by_hand(x, y, heading, other_speed, own_heading, expected):
+def test_a6_times_to_collision_by_hand(x, y, heading, other_speed, own_heading, expected):
     clock = np.array([0, 0.1, 0.2])
     forward = np.cos(own_heading)
     xyz = np.zeros((3, 2, 3), np.float32)
@@ -239,7 +256,7 @@ def wedge(x: float, per_side: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("parity", "third"), [(True, -1.0440), (False, 1.0440)])
-def test_only_the_longest_line_is_closed(parity, third):
+def test_a4_only_the_longest_line_is_closed(parity, third):
     lines = [wedge(0, 5), wedge(100, 3)]
     raw = raw_scene(
         point_xyz=np.concatenate(lines),
@@ -254,14 +271,14 @@ def test_only_the_longest_line_is_closed(parity, third):
     np.testing.assert_allclose(found, [1.0440, 1.0440, third, 1.0440], atol=1e-4)
 
 
-def test_the_edge_of_the_same_height_is_nearest():
+def test_a5_the_edge_of_the_same_height_is_nearest():
     edges = segments([(-50, 0, 0), (50, 0, 0)], [(2, -50, 6), (2, 50, 6)])
     points = np.array([(0.5, 3, 0.5), (0.5, 3, 5.5)], np.float32)
     found, _ = signed_distance(edges, points, np.ones(2, bool))
     np.testing.assert_allclose(found, [-3.0, -1.5], atol=1e-5)
 
 
-def drive(state, seen=True, y=0.0, start=-2.0):
+def drive(state, seen=True, y=0.0, start=-2.0, parity=True):
     """Steps at which an agent runs a light that jumps over the stop point of the first lane at step 7."""
     raw = raw_scene(
         num_agents=1,
@@ -273,10 +290,10 @@ def drive(state, seen=True, y=0.0, start=-2.0):
     clock = np.arange(21)
     xy = np.stack([np.where(clock < 7, start, 2.0) + 0.01 * clock, np.full(21, y)], axis=-1)[None, :, None]
     xy = xy - np.asarray(scenario.origin)[:2]
-    return np.flatnonzero(red(scenario, xy.astype(np.float32), np.ones((1, 21, 1), bool), True))
+    return np.flatnonzero(red(scenario, xy.astype(np.float32), np.ones((1, 21, 1), bool), parity))
 
 
-def test_red_lights_by_hand():
+def test_a7_red_lights_by_hand():
     assert drive(4).tolist() == drive(1).tolist() == [7]
     for state in (0, 2, 3, 5, 6, 7, 8):
         assert drive(state).size == 0
@@ -285,6 +302,8 @@ def test_red_lights_by_hand():
     assert drive(4, start=1.0).size == 0
     # The light comes into sight while the agent crosses: it used to stop at the origin of the world.
     assert drive(4, seen=np.arange(21) >= 7).tolist() == [7]
+    assert drive(4, seen=np.arange(21) >= 7, parity=False).size == 0
+    assert drive(4, parity=False).tolist() == drive(4, seen=np.arange(21) >= 6, parity=False).tolist() == [7]
     assert drive(4, seen=np.arange(21) < 7).size == 0
 
 
@@ -304,12 +323,26 @@ def test_rollouts_of_generated_scenes_are_compared_whole():
         scenario, whole, num_future=future, log=log, max_evaluated=14
     )
     assert sorted(found.agents.id[found.agents.exists].tolist()) == sorted(raw.agent_id[there].tolist())
-    listed = official(scenario, rollouts, log=log)
+    listed = compared(scenario, rollouts, log=log)
     row_of = {int(agent): e for e, agent in enumerate(found.agents.id)}
     rows = [row_of[agent] for agent in evaluated(raw)]
     for name in ("linear_speed", "distance_to_nearest_object", "time_to_collision", "distance_to_road_edge"):
         value = getattr(found.sim, name)[..., rows]
         np.testing.assert_allclose(value, getattr(listed.sim, name)[..., : len(rows)], atol=1e-4)
+
+    # All agents share one distribution, and there is nothing to be displaced from.
+    result = judged(found, config=CONFIGS["2025_scenario_generation"])
+    assert result.ade == result.min_ade == 0
+    there, seen = np.asarray(found.agents.exists), np.asarray(found.agents.logged)
+    pool = np.asarray(found.sim.distance_to_nearest_object)[..., there]
+    expected = oracle.histogram(found.log.distance_to_nearest_object, pool, -5, 40, 10, 0.1).reshape(seen.shape)
+    likelihood = np.exp(expected[seen].mean())
+    assert result.likelihoods["distance_to_nearest_object"] == pytest.approx(likelihood, abs=1e-5)
+    hits = np.stack([((side < 0) & seen).any(axis=0) for side in sides(found, "distance_to_nearest_object")])
+    yes, total = hits[1:, there].sum(), hits[1:, there].size
+    p = np.where(hits[0, there], yes + 0.001, total - yes + 0.001) / (total + 0.002)
+    assert result.likelihoods["collision_indication"] == pytest.approx(np.exp(np.log(p).mean()), abs=1e-5)
+    assert result.simulated_rates["collision"] == pytest.approx(yes / total)
 
 
 def test_shapes_of_rollouts_are_checked():

@@ -75,7 +75,7 @@ def equal_scores(found, scores, tolerance):
 
 
 @pytest.mark.parametrize(("scene_id", "name"), CASES)
-def test_scores_from_the_record_equal_the_official_ones(scene_id, name):
+def test_a2_scores_from_the_record_equal_the_official_ones(scene_id, name):
     equal_scores(ours(scene_id, name)[1], official(scene_id, name)[1], TOLERANCE)
 
 
@@ -111,7 +111,7 @@ def test_features_equal_the_official_ones(scene_id, name):
 
 
 @pytest.mark.parametrize(("scene_id", "name"), CASES[:1] + CASES[6:8])
-def test_scores_from_official_features_equal_the_official_ones(scene_id, name):
+def test_a1_scores_from_official_features_equal_the_official_ones(scene_id, name):
     expected, scores = official(scene_id, name)
 
     def features(side):
@@ -148,7 +148,12 @@ def test_replay_is_not_perfect_and_collides_as_the_log_does():
     assert found.likelihoods["collision_indication"] == pytest.approx(32.001 / 32.002, abs=1e-6)
 
 
-def test_standing_still_does_not_collide_and_is_not_realistic():
-    frozen, moving = (ours("2a1e44d405a6833f", name)[1]["2025"] for name in ("stationary", "const_vel"))
+@pytest.mark.parametrize("scene_id", SCENES)
+def test_a9_standing_still_collides_little_and_moves_unlike_the_log(scene_id):
+    """The metric is not a counter of collisions: who stands hits nobody, and moves least like the log."""
+    frozen, moving = (ours(scene_id, name)[1]["2025"] for name in ("stationary", "const_vel"))
+    # One of four agents touches another at the current step already.
+    assert frozen.simulated_rates["collision"] <= {"2a1e44d405a6833f": 0.0, "637f20cafde22ff8": 0.25}[scene_id]
     assert frozen.simulated_rates["collision"] <= moving.simulated_rates["collision"]
     assert frozen.likelihoods["linear_speed"] < moving.likelihoods["linear_speed"]
+    assert frozen.buckets["kinematic"] < moving.buckets["kinematic"]

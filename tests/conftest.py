@@ -8,8 +8,8 @@ from pathlib import Path
 # worker would be a warning, so an error.
 CACHE = Path(__file__).parents[1] / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 
-# Most of the time of a test is compilation, and programs of small scenes need not be fast: with these, XLA takes a fifth
-# of the time. A run with `XLA_FLAGS=" "` tests what users run. XLA aborts at a flag that it does not know.
+# Most of the time of a test is compilation, and programs of small scenes need not be fast. With these flags XLA takes a
+# fifth of the time; a run with `XLA_FLAGS=" "` tests what users run. XLA aborts at a flag that it does not know.
 QUICK = "--xla_backend_optimization_level=0"
 if metadata.version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"

@@ -1,22 +1,15 @@
 """Test settings. They must be in place before jax or the packages under test are imported."""
 
 import os
-from importlib import metadata
 from pathlib import Path
 
 # Each xdist worker has its own folder: jax writes cache entries in place, and a half-written one read by another
 # worker would be a warning, so an error.
 CACHE = Path(__file__).parents[1] / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 
-# Most of the time of a test is compilation, and programs of small scenes need not be fast. With these flags XLA takes a
-# fifth of the time; a run with `XLA_FLAGS=" "` tests what users run. XLA aborts at a flag that it does not know.
-QUICK = "--xla_backend_optimization_level=0"
-if metadata.version("jaxlib").startswith("0.10."):
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.update(
-    XLA_FLAGS=os.environ.get("XLA_FLAGS", QUICK) + " --xla_force_host_platform_device_count=2",
+    XLA_FLAGS=os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
     JAX_NUMPY_RANK_PROMOTION="raise",
     JAX_NUMPY_DTYPE_PROMOTION="strict",
     JAX_COMPILATION_CACHE_DIR=str(CACHE),

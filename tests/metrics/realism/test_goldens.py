@@ -11,6 +11,7 @@ from tests.data import recorded
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datasets.submission import read_npz
+from waymax_sim.datatypes.padding import pad, sizes
 from waymax_sim.evaluation.realism import to_rollouts, verbatim_log
 from waymax_sim.metrics.realism import CONFIGS, Comparison, Evaluated, SceneFeatures, compare, score
 
@@ -34,11 +35,15 @@ KINEMATIC = ("linear_speed", "linear_acceleration", "angular_speed", "angular_ac
 OTHERS = ("distance_to_nearest_object", "time_to_collision", "distance_to_road_edge")
 
 
-@functools.lru_cache(maxsize=1)
-def scene_and_log(scene_id):
-    raw = load(recorded(f"womd/scenario_{scene_id}.tfrecord")).read(0)
-    scenario = to_scenario(raw)
-    return scenario, verbatim_log(raw, scenario)
+@functools.cache
+def scenes_and_logs():
+    """Both scenes, padded to equal sizes so that one program does for both."""
+    raws = {scene_id: load(recorded(f"womd/scenario_{scene_id}.tfrecord")).read(0) for scene_id in SCENES}
+    scenarios = {scene_id: to_scenario(raw) for scene_id, raw in raws.items()}
+    both = [sizes(scenario) for scenario in scenarios.values()]
+    room = {axis: max(have[axis] for have in both) for axis in both[0]}
+    padded = {scene_id: pad(scenario, room) for scene_id, scenario in scenarios.items()}
+    return {scene_id: (scenario, verbatim_log(raws[scene_id], scenario)) for scene_id, scenario in padded.items()}
 
 
 @jax.jit
@@ -47,9 +52,9 @@ def features_and_scores(scenario, rollouts, log):
     return features, {year: score(features, CONFIGS[year]) for year in YEARS}
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def ours(scene_id, name):
-    scenario, log = scene_and_log(scene_id)
+    scenario, log = scenes_and_logs()[scene_id]
     rollouts = to_rollouts(read_npz(recorded(f"wosac/{scene_id}/rollouts_{name}.npz")), scenario)
     return jax.device_get(features_and_scores(scenario, rollouts, log))
 

@@ -18,7 +18,7 @@ from waymax_sim.pytree import stack, take
 
 CONFIG = CONFIGS["2025"]
 # Enough for the index of the made-up map whichever way it is turned, so that one program does for all.
-ROOM = {"G": 32, "Q": 384, "L": 384, "C": 96}
+ROOM = {"G": 32, "Q": 512, "L": 768, "C": 96}
 
 
 def judge(raw, scenario, rollouts, parity=True):

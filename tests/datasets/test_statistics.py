@@ -57,7 +57,7 @@ def test_the_table_has_a_column_per_source():
 
 def test_made_up_scenes_are_like_a_recorded_one():
     theirs = statistics([load(recorded("womd/scenario_637f20cafde22ff8.tfrecord")).read(0)])
-    ours = statistics(load("synthetic:3:10").read(index) for index in range(5))
+    ours = statistics(load("synthetic:3:10").read(index) for index in range(10))
     for name, factor in (
         ("speed of a moving vehicle, m/s", 2.5),
         ("speed of a moving pedestrian, m/s", 1.5),

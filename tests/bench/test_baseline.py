@@ -27,7 +27,8 @@ def compared(scenario: Scenario, seed: int = 0, num_moments: int = 3) -> None:
     def judged(scenario, whole, steps, agents):
         def judge(item):
             step, agents = item
-            snapshot = Snapshot(scenario, step, stack([agents, agents]), 0.1)
+            twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), agents)
+            snapshot = Snapshot(scenario, step, twice, 0.1)
             plain = plain_metrics(whole)
             return [{name: known[name].compute(snapshot) for name in PLAIN} for known in (METRICS, plain)]
 

@@ -188,7 +188,8 @@ class Env:
             reward = reward + weight * per_agent(name, *bound)
         ended = jnp.zeros(controlled.shape, bool)
         for item in self.config.terminate_on:
-            ended = ended | (per_agent(*((item,) if isinstance(item, str) else item)) > 0)
+            name, bound = (item, None) if isinstance(item, str) else item
+            ended = ended | (per_agent(name, bound) > 0)
         return StepOut(
             metrics=values,
             reward=jnp.where(controlled & moved, reward, 0.0),

@@ -91,8 +91,7 @@ def score_of(terms: Terms) -> Float[Array, " K"]:
         "speed_limit_compliance": jnp.maximum(1.0 - terms.speeding / MAX_SPEEDING, 0.0),
         "ego_is_comfortable": (terms.discomfort <= 1.0).astype(jnp.float32),
     }
-    mean = sum((WEIGHTS[name] * part for name, part in parts.items()), start=jnp.zeros(gate.shape))
-    return (gate + 1e-3) * mean / sum(WEIGHTS.values())
+    return (gate + 1e-3) * _weighted(parts)
 
 
 def cost_of(terms: Terms, rollouts: Rollouts) -> Float[Array, " K"]:
@@ -110,8 +109,12 @@ def cost_of(terms: Terms, rollouts: Rollouts) -> Float[Array, " K"]:
         "speed_limit_compliance": 1.0 - terms.speeding / MAX_SPEEDING,
         "ego_is_comfortable": 1.0 - terms.discomfort,
     }
-    mean = sum((WEIGHTS[name] * part for name, part in parts.items()), start=jnp.zeros(late.shape))
-    return wrong + 1.0 - mean / sum(WEIGHTS.values()) + BESIDE * jnp.mean(rollouts.lateral**2, axis=0)
+    return wrong + 1.0 - _weighted(parts) + BESIDE * jnp.mean(rollouts.lateral**2, axis=0)
+
+
+def _weighted(parts: dict[str, Float[Array, " K"]]) -> Float[Array, " K"]:
+    """The mean of the weighted terms of the score."""
+    return sum((WEIGHTS[name] * part for name, part in parts.items()), start=jnp.zeros(())) / sum(WEIGHTS.values())
 
 
 def _contacts(outlook: Outlook, agents: AgentState) -> tuple[Float[Array, " K"], Float[Array, " K"]]:

@@ -16,12 +16,13 @@ from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Dynamics
 from waymax_sim.env import Observation
 from waymax_sim.maps.paths import project
-from waymax_sim.pytree import Array
+from waymax_sim.pytree import Array, take
 
 # Moves shorter than this from step to step are noise (m). Who goes less far than the second in all is parked (m).
 NOISE, PARKED = 0.02, 1.0
-# Stop lines so near to a path (m) and within this angle of it (cosine) are on it.
-BESIDE, ALIGNED = 2.0, 0.7
+# Stop lines so near to a path (m), within this angle of it (cosine), and so near in height to where it begins (m) are
+# on it.
+BESIDE, ALIGNED, LEVEL = 2.0, 0.7, 6.0
 # Speed where the log ends at rest (m/s).
 CREEP = 0.1
 
@@ -45,7 +46,9 @@ class LogPathIDM:
         assert log is not None, "privileged policies are shown the log"
         later = log.valid & (jnp.arange(log.valid.shape[0]) >= observation.step)[:, None]
         path, moves = logged_path(log, later, observation.graph, observation.dt)
-        path = dataclasses.replace(path, speed_limit=comfortable_speed(path, plans.drivers, path.speed_limit))
+        drivers = take(plans.drivers, (slice(None), None))
+        suits = comfortable_speed(path.speed_limit, path.curvature, drivers, SPACING)
+        path = dataclasses.replace(path, speed_limit=suits)
         everybody = jnp.ones_like(moves)
         return dataclasses.replace(plans, path=path, has_lane=everybody, parked=~moves, made=everybody)
 
@@ -120,8 +123,7 @@ def _with_stop_lines(path: LanePath, graph: LaneGraph) -> LanePath:
     def along(xyz, yaw, lane):
         place = jnp.broadcast_to(xyz[None, :2], (num, 2))
         seen = project(path, place, jnp.broadcast_to(yaw[None], (num,)))
-        end = path.xyz[:, 0, 2] + 0.0 * seen.arc_length
-        level = jnp.abs(end - xyz[2]) < 6.0
+        level = jnp.abs(path.xyz[:, 0, 2] - xyz[2]) < LEVEL
         on = (jnp.abs(seen.lateral) < BESIDE) & (jnp.cos(seen.heading) > ALIGNED) & (seen.arc_length > 0) & level
         return jnp.where(on & (lane >= 0), seen.arc_length, jnp.inf)
 

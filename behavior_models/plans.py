@@ -168,12 +168,18 @@ def suitable_speed(path: LanePath, drivers: Drivers, speed: Float[Array, " b"]) 
     """
     limit = path.speed_limit
     eager = jnp.clip(speed / limit[:, 0], drivers.eagerness, 1.3)
-    return comfortable_speed(path, drivers, jnp.minimum(eager[:, None] * limit, drivers.top_speed[:, None]))
+    limit = jnp.minimum(eager[:, None] * limit, drivers.top_speed[:, None])
+    return comfortable_speed(limit, path.curvature, take(drivers, (slice(None), None)), SPACING)
 
 
-def comfortable_speed(path: LanePath, drivers: Drivers, limit: Float[Array, "b R"]) -> Float[Array, "b R"]:
-    """The speed (m/s) at each point of paths: within a limit (m/s), comfortable in bends, braking in time."""
-    bend2 = drivers.sideways[:, None] / jnp.maximum(jnp.abs(path.curvature), 1e-4)
+def comfortable_speed(
+    limit: Float[Array, "b R"], curvature: Float[Array, "#b R"], drivers: Drivers, spacing: float
+) -> Float[Array, "b R"]:
+    """The speed (m/s) at each point of ways: within a limit (m/s), comfortable in bends (1/m), braking in time.
+
+    Traits of drivers broadcast against the points, which are `spacing` apart (m).
+    """
+    bend2 = drivers.sideways / jnp.maximum(jnp.abs(curvature), 1e-4)
     square = jnp.minimum(limit**2, jnp.maximum(bend2, SLOWEST**2))
-    run = 2.0 * drivers.braking[:, None] * SPACING * jnp.arange(limit.shape[-1], dtype=jnp.float32)[None]
+    run = 2.0 * drivers.braking * spacing * jnp.arange(limit.shape[-1], dtype=jnp.float32)[None]
     return jnp.sqrt(jax.lax.cummin(square + run, axis=1, reverse=True) - run)

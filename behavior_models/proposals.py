@@ -17,7 +17,7 @@ from behavior_models.car_following import (
 from behavior_models.course import SPACING, Course, along, place_at
 from behavior_models.idm import ANTICIPATION, FURTHEST_AIM, NEAREST_AIM, SHARPEST, SIDEWAYS, STEER_AHEAD
 from behavior_models.outlook import COMFORTABLE, STRIDE, Moment, Outlook, Rollouts, roll
-from behavior_models.plans import SLOWEST
+from behavior_models.plans import comfortable_speed
 from waymax_sim import geometry
 from waymax_sim.pytree import Array, take
 
@@ -98,12 +98,8 @@ def smooth(
 
 def suitable_speeds(course: Course) -> Float[Array, "V R"]:
     """Speeds along the course (m/s): parts of the limit, less in bends, for which the ego brakes in time."""
-    driver = driver_of_ego()
     limit = jnp.asarray(FRACTIONS)[:, None] * course.speed_limit[None]
-    bend2 = driver.sideways / jnp.maximum(jnp.abs(course.curvature), 1e-4)[None]
-    square = jnp.minimum(limit**2, jnp.maximum(bend2, SLOWEST**2))
-    run = 2.0 * driver.braking * SPACING * jnp.arange(limit.shape[-1], dtype=jnp.float32)[None]
-    return jnp.sqrt(jax.lax.cummin(square + run, axis=1, reverse=True) - run)
+    return comfortable_speed(limit, course.curvature[None], driver_of_ego(), SPACING)
 
 
 def _steer(course: Course, moment: Moment, speed: Float[Array, " K"], offset: Float[Array, " K"]) -> Float[Array, " K"]:

@@ -250,7 +250,9 @@ def test_derived_routes_agree_with_those_of_synthetic_scenes(seed):
         raw = synthetic_scene(seed, index)
         stated, derived = to_scenario(raw).routes, to_scenario(dataclasses.replace(raw, routes=None)).routes
         (path,) = on_route(stated)
-        assert min(max(oracle.project(path, xy)[0] for xy in one) for one in on_route(derived)) < 0.5
+        # It is sampled, and may end one step before the lanes do.
+        path = np.vstack([path, 2 * path[-1] - path[-2]])
+        assert min(max(oracle.project(path, xy)[0] for xy in one) for one in on_route(derived)) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from waymax_sim.metrics import METRICS, Metric, MetricValue, Snapshot, judge, re
 from waymax_sim.pytree import take
 
 SEEDS = pytest.mark.parametrize("seed", range(3))
+# Every other shape is another program of all metrics, which takes long to compile.
+BUCKETED = pytest.mark.parametrize("bucketed", [pytest.param(False, marks=pytest.mark.slow), True])
 AGENTS = 12
 
 
@@ -86,7 +88,7 @@ def moved(raw: RawScene, angle: float, shift: np.ndarray) -> RawScene:
 
 
 @SEEDS
-@pytest.mark.parametrize("angle", [0.0, 1.0, -2.5, 1.0 + 2 * np.pi])
+@pytest.mark.parametrize("angle", [0.0, 1.0, -2.5, 1.0 + 2 * np.pi, pytest.param(7.0, marks=pytest.mark.slow)])
 def test_metrics_do_not_depend_on_the_world_frame(seed, angle):
     raw = lawless_raw_scene(seed)
     shift = np.array([8000.0, -12000.0, 300.0]) + seed / 3
@@ -126,8 +128,9 @@ def test_metrics_do_not_depend_on_padding(seed):
     same(found, at_now(exact), atol=1e-5)
 
 
-def test_a_batch_equals_its_scenes():
-    scenarios = [to_scenario(lawless_raw_scene(seed, num_agents=9 + seed)) for seed in range(3)]
+@BUCKETED
+def test_a_batch_equals_its_scenes(bucketed):
+    scenarios = [to_scenario(lawless_raw_scene(seed, num_agents=9 + seed), bucketed=bucketed) for seed in range(3)]
     batch = stack_scenarios(scenarios)
     found = jax.jit(jax.vmap(at))(batch)
     for index, scenario in enumerate(scenarios):
@@ -168,8 +171,7 @@ NOTHING = [
 ]
 
 
-# Every other shape is another program of all metrics, which takes long to compile.
-@pytest.mark.parametrize("bucketed", [pytest.param(False, marks=pytest.mark.slow), True])
+@BUCKETED
 @pytest.mark.parametrize(("case", "changes", "undefined"), NOTHING, ids=[case for case, _, _ in NOTHING])
 def test_what_is_undefined_is_zero_and_not_valid(case, changes, undefined, bucketed):
     found = at_now(to_scenario(raw_scene(**changes), bucketed=bucketed))

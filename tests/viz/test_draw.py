@@ -77,6 +77,18 @@ def test_a_recorded_scene_is_drawn_in_full():
     assert_holds_the_map(load(str(recorded("womd/scenario_637f20cafde22ff8.tfrecord")))[0])
 
 
+def test_asphalt_is_as_wide_as_lanes_in_a_grid_that_is_laid_out_later():
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for ax in axes:
+        draw(scene(**features((1, SQUARE))), center=(0.0, 0.0), radius=20.0, ax=ax)
+    to_image(figure)
+    for ax in axes:
+        (asphalt,) = [artist for artist in ax.collections if artist.get_gid() == "asphalt"]
+        metre = ax.bbox.width / 40.0 * 72 / figure.dpi
+        np.testing.assert_allclose(asphalt.get_linewidths(), style.LANE_WIDTH[1] * metre)
+
+
 def test_every_kind_of_feature_is_drawn_once():
     kinds = [1, 3, 7, 15, 16, STOP_SIGN, CROSSWALK, SPEED_BUMP, DRIVEWAY]
     figure = draw(scene(**features(*((kind, SQUARE[: 1 if kind == STOP_SIGN else 4]) for kind in kinds))))

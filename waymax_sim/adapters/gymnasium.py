@@ -42,6 +42,8 @@ except ImportError as error:
 
 ID = "waymax_sim/Drive-v0"
 SCENES = "synthetic:0:8"
+# So many scenes are restarted in one call where not all end together.
+RESTARTED = 8
 
 
 class DriveEnv(gymnasium.Env):
@@ -222,10 +224,14 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
             self._episodes, first = self._reset(self._batch, self._keys, self._counts.astype(np.int32))
             seen[:] = first
         else:
-            for index, scene in zip(ended, scenes, strict=True):
-                key = episode_key(self._keys[index], int(self._counts[index]))
-                put = self._restart(self._batch, self._episodes, index, self._scenes[int(scene)], key)
-                self._batch, self._episodes, seen[index] = put
+            for start in range(0, len(ended), RESTARTED):
+                # The last ones are repeated until there are as many as always: one program for any number.
+                some = np.resize(np.arange(start, min(start + RESTARTED, len(ended))), RESTARTED)
+                rows, fresh = ended[some], stack([self._scenes[int(scene)] for scene in scenes[some]])
+                counts = self._counts[rows].astype(np.int32)
+                put = self._restart(self._batch, self._episodes, self._keys, rows, fresh, counts)
+                self._batch, self._episodes, first = put
+                seen[rows] = first
         self._playing[ended] = scenes
         self._counts[ended] += 1
 
@@ -258,14 +264,21 @@ def _step(loop: Loop, batch: Scenario, episodes: Episode, actions: Num[Array, "B
 
 
 def _restart(
-    loop: Loop, batch: Scenario, episodes: Episode, index: Int[Array, ""], scenario: Scenario, key: Key[Array, ""]
+    loop: Loop,
+    batch: Scenario,
+    episodes: Episode,
+    keys: Key[Array, " B"],
+    rows: Int[Array, " C"],
+    scenarios: Scenario,
+    counts: Int[Array, " C"],
 ):
-    episode, seen, _ = loop.reset(scenario, key)
+    """As `_reset`, for some rows of the batch; rows may be named twice."""
+    fresh, seen = _reset(loop, scenarios, keys[rows], counts)
 
     def put(whole: Array, part: Array) -> Array:
-        return whole.at[index].set(part)
+        return whole.at[rows].set(part)
 
-    return jax.tree.map(put, batch, scenario), jax.tree.map(put, episodes, episode), seen
+    return jax.tree.map(put, batch, scenarios), jax.tree.map(put, episodes, fresh), seen
 
 
 def _metric_infos(metrics: dict[str, tuple[np.ndarray, np.ndarray]], wanted: np.ndarray) -> dict[str, Any]:

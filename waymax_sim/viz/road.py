@@ -30,6 +30,21 @@ class Pieces:
         return [self.xy[self.start[i] : self.stop[i]] for i in rows]
 
 
+class Strips(LineCollection):
+    """Lines that are so many metres wide at any size of the axes, which a layout or a zoom may change later."""
+
+    def __init__(self, lines: list[np.ndarray], metres: list[float], **look):
+        super().__init__(lines, **look)
+        self._metres = np.array(metres)
+
+    def draw(self, renderer):
+        """As every artist does, at the size of now."""
+        assert self.axes is not None
+        pixels = self.axes.bbox.width / np.ptp(self.axes.get_xlim())
+        self.set_linewidth(self._metres * pixels / renderer.points_to_pixels(1.0))
+        super().draw(renderer)
+
+
 def draw_map(
     ax: Axes, roadmap: RoadMap, low: Float[np.ndarray, " 2"], high: Float[np.ndarray, " 2"], scale: float
 ) -> None:
@@ -46,7 +61,7 @@ def draw_map(
     if not len(pieces.start):
         return
     visible = _in_view(pieces, low, high)
-    _draw_asphalt(ax, pieces, visible, scale)
+    _draw_asphalt(ax, pieces, visible)
     for kind in np.unique(pieces.type[visible]):
         rows = np.flatnonzero(visible & (pieces.type == kind))
         for level, chosen in by_level(pieces.height[rows]):
@@ -82,14 +97,13 @@ def _in_view(pieces: Pieces, low: np.ndarray, high: np.ndarray) -> Bool[np.ndarr
     return np.all((largest >= low) & (smallest <= high), axis=-1)
 
 
-def _draw_asphalt(ax: Axes, pieces: Pieces, visible: np.ndarray, scale: float) -> None:
+def _draw_asphalt(ax: Axes, pieces: Pieces, visible: np.ndarray) -> None:
     rows = np.flatnonzero(visible & np.isin(pieces.type, LANE_TYPES))
     for level, chosen in by_level(pieces.height[rows] + SURFACE_LIFT):
-        widths = [style.LANE_WIDTH[kind] * scale for kind in pieces.type[rows[chosen]].tolist()]
-        strips = LineCollection(
+        strips = Strips(
             pieces.lines(rows[chosen]),
+            [style.LANE_WIDTH[kind] for kind in pieces.type[rows[chosen]].tolist()],
             colors=style.ASPHALT,
-            linewidths=widths,
             capstyle="round",
             zorder=level + style.SURFACE,
             gid="asphalt",

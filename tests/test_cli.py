@@ -72,14 +72,14 @@ def test_info_tells_people(good, capsys):
 
 
 def test_info_tells_scripts(capsys):
-    assert main(["info", "synthetic:0:3", "--json"]) == 0
+    assert main(["info", "synthetic:0:2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    scenarios = load("synthetic:0:3")
+    scenarios = load("synthetic:0:2")
     assert [item["scenario_id"] for item in found] == [scenario.scenario_id for scenario in scenarios]
     for index, item in enumerate(found):
         raw = scenarios.read(index)
         assert item.keys() >= INFO_KEYS
-        assert (item["file"], item["record"]) == ("synthetic:0:3", index)
+        assert (item["file"], item["record"]) == ("synthetic:0:2", index)
         assert (item["num_agents"], item["sdc_index"]) == (len(raw.agent_id), raw.sdc_index)
         assert item["num_map_points"] == len(raw.point_xyz) == sum(item["map_points_by_type"].values())
         assert sum(item["map_features_by_type"].values()) == len(raw.feature_id)

@@ -14,6 +14,9 @@ from waymax_sim.metrics import METRICS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
+# Pages whose programs take longest to compile.
+SLOW = {"docs/adapters.md", "docs/batches.md", "docs/evaluation.md", "docs/lanes.md", "docs/metrics.md"}
+SLOW |= {"docs/realism.md", "docs/traffic.md", "docs/decisions/derived-routes.md"}
 DECISIONS = [path for path in PAGES if path.parent.name == "decisions" and path.stem != "index"]
 
 
@@ -31,7 +34,13 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()], ids=name_of)
+def pages_with_code() -> list:
+    named = {name_of(page): page for page in PAGES if code_of(page).strip()}
+    assert named.keys() >= SLOW
+    return [pytest.param(named[name], id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name in named]
+
+
+@pytest.mark.parametrize("page", pages_with_code())
 def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

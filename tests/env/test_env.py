@@ -16,6 +16,10 @@ from waymax_sim.dynamics import Bicycle, Delta, Teleport
 from waymax_sim.env import Env, EnvConfig
 
 KEY = jax.random.key(0)
+# Neither judged nor put on the map, which takes long to compile.
+BARE = {"metrics": (), "rewards": (), "z": "log"}
+PLAIN = Env(config=EnvConfig(**BARE))
+reset, step = (jax.jit(method, static_argnums=0) for method in (Env.reset, Env.step))
 
 
 def bicycle(*rows, valid=True) -> Action:
@@ -35,10 +39,10 @@ def validity(now, following, num_agents=5, **changes):
 def test_births_and_deaths(birth, expected):
     """Hand-made table: controlled agents stay, others come and go with the log, births only if allowed."""
     s = validity([True, False, True, True, False], [True, True, False, False, False])
-    env = Env(config=EnvConfig(birth=birth))
+    env = Env(config=EnvConfig(birth=birth, **BARE))
     controller = jnp.where(jnp.asarray([True, True, True, False, True]), CALLER, LOG).astype(jnp.int32)
-    state, _ = env.reset(s, KEY, controller)
-    state, _ = env.step(s, state, bicycle(*[(0.0, 0.0)] * 5))
+    state, _ = reset(env, s, KEY, controller)
+    state, _ = step(env, s, state, bicycle(*[(0.0, 0.0)] * 5))
     np.testing.assert_array_equal(state.agents.valid, expected)
 
 
@@ -46,32 +50,32 @@ def test_death_with_the_log():
     s = validity([True, True, True], [True, False, True], num_agents=3)
     controller = jnp.full(3, CALLER, jnp.int32)
     for death, expected in (("never", [True, True, True]), ("log", [True, False, True])):
-        env = Env(config=EnvConfig(death=death))
-        state, _ = env.reset(s, KEY, controller)
-        state, _ = env.step(s, state, bicycle(*[(0.0, 0.0)] * 3))
+        env = Env(config=EnvConfig(death=death, **BARE))
+        state, _ = reset(env, s, KEY, controller)
+        state, _ = step(env, s, state, bicycle(*[(0.0, 0.0)] * 3))
         np.testing.assert_array_equal(state.agents.valid, expected)
 
 
 def test_absent_agents_hold_zeros():
     s = validity([True, True, True], [True, False, True], num_agents=3)
-    state, _ = Env().reset(s, KEY)
-    state, _ = Env().step(s, state, bicycle(*[(0.0, 0.0)] * 3))
+    state, _ = reset(PLAIN, s, KEY)
+    state, _ = step(PLAIN, s, state, bicycle(*[(0.0, 0.0)] * 3))
     assert not np.any(state.agents.xyz[1]) and not np.any(state.agents.velocity[1])
 
 
 def test_late_controlled_agent_is_born_where_the_log_has_it():
     s = validity([True, False, True], [True, True, True], num_agents=3)
-    state, _ = Env().reset(s, KEY, jnp.full(3, CALLER, jnp.int32))
-    state, _ = Env().step(s, state, bicycle(*[(6.0, 0.3)] * 3))
+    state, _ = reset(PLAIN, s, KEY, jnp.full(3, CALLER, jnp.int32))
+    state, _ = step(PLAIN, s, state, bicycle(*[(6.0, 0.3)] * 3))
     np.testing.assert_array_equal(state.agents.xyz[1], s.log.xyz[2, 1])
     np.testing.assert_array_equal(state.agents.velocity[1], s.log.velocity[2, 1])
 
 
 def test_only_controlled_agents_obey():
     s = scene()
-    state, _ = Env().reset(s, KEY)
+    state, _ = reset(PLAIN, s, KEY)
     np.testing.assert_array_equal(state.controller, [CALLER, LOG, LOG])
-    state, _ = Env().step(s, state, bicycle(*[(6.0, 0.0)] * 3))
+    state, _ = step(PLAIN, s, state, bicycle(*[(6.0, 0.0)] * 3))
     now = int(s.current_step)
     np.testing.assert_allclose(state.agents.velocity[:, 0], [10.6, 10.0, 10.0], rtol=1e-6)
     np.testing.assert_array_equal(state.agents.xyz[1:], s.log.xyz[now + 1, 1:])
@@ -79,23 +83,23 @@ def test_only_controlled_agents_obey():
 
 def test_agent_without_a_valid_action_coasts():
     s = scene()
-    state, _ = Env().reset(s, KEY)
+    state, _ = reset(PLAIN, s, KEY)
     before = state.agents
-    state, _ = Env().step(s, state, bicycle(*[(6.0, 0.3)] * 3, valid=False))
+    state, _ = step(PLAIN, s, state, bicycle(*[(6.0, 0.3)] * 3, valid=False))
     np.testing.assert_allclose(state.agents.xyz[0, :2], before.xyz[0, :2] + 0.1 * before.velocity[0], atol=1e-6)
     np.testing.assert_array_equal(state.agents.velocity[0], before.velocity[0])
     np.testing.assert_array_equal(state.agents.yaw[0], before.yaw[0])
 
 
 def test_nothing_moves_past_the_end():
-    s = scene(num_steps=8, current_step=5)
+    s = scene(current_step=18)
     env = Env()
-    state, out = env.reset(s, KEY)
+    state, out = reset(env, s, KEY)
     seen = []
     for _ in range(4):
-        state, out = env.step(s, state, bicycle(*[(-6.0, 0.0)] * 3))
+        state, out = step(env, s, state, bicycle(*[(-6.0, 0.0)] * 3))
         seen.append((int(state.step), bool(out.truncated), float(state.agents.xyz[0, 0])))
-    assert [step for step, _, _ in seen] == [6, 7, 7, 7]
+    assert [step for step, _, _ in seen] == [19, 20, 20, 20]
     assert [end for _, end, _ in seen] == [False, True, True, True]
     assert seen[1][2] == seen[2][2] == seen[3][2]
     assert not np.any(out.reward), "a step that did not happen is worth nothing"
@@ -104,7 +108,7 @@ def test_nothing_moves_past_the_end():
 def test_history_before_the_record_is_unknown():
     """A window before the first step must not wrap around to the end of the record."""
     s = scene(current_step=1)
-    state, _ = Env(config=EnvConfig(num_history_steps=4)).reset(s, KEY)
+    state, _ = reset(Env(config=EnvConfig(num_history_steps=4, **BARE)), s, KEY)
     np.testing.assert_array_equal(state.history.valid.any(axis=1), [False, False, True, True])
     np.testing.assert_array_equal(state.history.xyz[2:], s.log.xyz[:2])
     assert not np.any(state.history.xyz[:2])
@@ -114,11 +118,11 @@ def test_judged_after_the_step():
     """The sdc jumps onto the agent behind it: the very step that does so is penalised."""
     s = scene()
     env = Env(dynamics=Teleport(), config=EnvConfig(terminate_on=("overlap",)))
-    state, out = env.reset(s, KEY)
+    state, out = reset(env, s, KEY)
     assert not out.terminated and float(out.reward[0]) == 0
     target = s.log.xyz[int(s.current_step) + 1, 1]
     pose = jnp.asarray([[target[0] + 1.0, target[1], 0.0, 10.0, 0.0]] * 3, jnp.float32)
-    state, out = env.step(s, state, Action(value=pose, valid=jnp.ones(3, bool)))
+    state, out = step(env, s, state, Action(value=pose, valid=jnp.ones(3, bool)))
     np.testing.assert_array_equal(out.metrics["overlap"].value, [1, 1, 0])
     np.testing.assert_array_equal(out.reward, [-1, 0, 0])
     np.testing.assert_array_equal(out.agent_terminated, [True, False, False])
@@ -128,7 +132,7 @@ def test_judged_after_the_step():
 def test_scene_metrics_reward_the_sdc():
     env = Env(config=EnvConfig(controlled="all", metrics=("route_progression",), rewards=(("route_progression", 2.0),)))
     s = scene()
-    _, out = env.reset(dataclasses.replace(s, routes=None), KEY)
+    _, out = reset(env, dataclasses.replace(s, routes=None), KEY)
     assert not out.metrics["route_progression"].valid and not np.any(out.reward)
 
 
@@ -157,11 +161,11 @@ def sloped(grade: float, **changes):
 
 def test_height_follows_the_map():
     s = sloped(0.08)
-    env = Env(config=EnvConfig(controlled="all"))
-    state, _ = env.reset(s, KEY)
+    env = Env(config=EnvConfig(controlled="all", metrics=(), rewards=()))
+    state, _ = reset(env, s, KEY)
     first = state.agents
     for _ in range(10):
-        state, _ = env.step(s, state, bicycle(*[(2.0, 0.0)] * 3))
+        state, _ = step(env, s, state, bicycle(*[(2.0, 0.0)] * 3))
     driven = state.agents.xyz[:, 0] - first.xyz[:, 0]
     np.testing.assert_allclose(driven, 11.0, atol=1e-3)
     np.testing.assert_allclose(state.agents.xyz[:, 2] - first.xyz[:, 2], 0.08 * driven, atol=1e-3)
@@ -169,28 +173,28 @@ def test_height_follows_the_map():
 
 def test_height_may_follow_the_log():
     s = sloped(0.08)
-    env = Env(config=EnvConfig(controlled="all", z="log"))
-    state, _ = env.reset(s, KEY)
-    state, _ = env.step(s, state, bicycle(*[(-6.0, 0.0)] * 3))
+    env = Env(config=EnvConfig(controlled="all", **BARE))
+    state, _ = reset(env, s, KEY)
+    state, _ = step(env, s, state, bicycle(*[(-6.0, 0.0)] * 3))
     np.testing.assert_array_equal(state.agents.xyz[:, 2], s.log.xyz[6, :, 2])
 
 
 def test_height_of_replayed_agents_is_logged():
     s = sloped(0.08)
-    state, _ = Env().reset(s, KEY)
-    state, _ = Env().step(s, state, bicycle(*[(0.0, 0.0)] * 3))
+    state, _ = reset(PLAIN, s, KEY)
+    state, _ = step(PLAIN, s, state, bicycle(*[(0.0, 0.0)] * 3))
     np.testing.assert_array_equal(state.agents.xyz[1:, 2], s.log.xyz[6, 1:, 2])
 
 
 def test_scenes_of_a_batch_have_their_own_clocks():
     batch = stack_scenarios([scene(current_step=5), scene(current_step=18)])
-    env = Env()
     keys = jax.random.split(KEY, 2)
-    state, out = jax.vmap(env.reset)(batch, keys)
+    state, out = jax.vmap(PLAIN.reset)(batch, keys)
+    move = jax.jit(jax.vmap(PLAIN.step))
     action = Action(value=jnp.zeros((2, 3, 2)), valid=jnp.ones((2, 3), bool))
     ends = []
     for _ in range(3):
-        state, out = jax.vmap(env.step)(batch, state, action)
+        state, out = move(batch, state, action)
         ends.append(out.truncated.tolist())
     assert state.step.tolist() == [8, 20]
     assert ends == [[False, False], [False, True], [False, True]]
@@ -199,22 +203,25 @@ def test_scenes_of_a_batch_have_their_own_clocks():
 def test_step_compiles_once():
     chex.clear_trace_counter()
     s, env = scene(), Env()
-    reset = jax.jit(chex.assert_max_traces(env.reset, n=1))
-    step = jax.jit(chex.assert_max_traces(env.step, n=1))
-    state, _ = reset(s, KEY)
+    begin = jax.jit(chex.assert_max_traces(env.reset, n=1))
+    move = jax.jit(chex.assert_max_traces(env.step, n=1))
+    state, _ = begin(s, KEY)
     for _ in range(5):
-        state, _ = step(s, state, bicycle(*[(1.0, 0.0)] * 3))
-    reset(s, jax.random.key(1))
+        state, _ = move(s, state, bicycle(*[(1.0, 0.0)] * 3))
+    begin(s, jax.random.key(1))
 
 
 def test_state_is_small():
     s = to_scenario(raw_scene(num_agents=128))
-    state, _ = Env().reset(s, KEY)
+    state, _ = reset(PLAIN, s, KEY)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
     assert size < 10_000
 
 
-@pytest.mark.parametrize("dynamics", [Bicycle(), Delta(), Delta(frame="body"), Teleport()])
+@pytest.mark.parametrize(
+    "dynamics",
+    [Bicycle(), Teleport(), *(pytest.param(Delta(frame=frame), marks=pytest.mark.slow) for frame in ("world", "body"))],
+)
 def test_gradients_through_an_episode_are_finite(dynamics):
     env = Env(
         dynamics=dynamics,
@@ -224,10 +231,10 @@ def test_gradients_through_an_episode_are_finite(dynamics):
 
     def loss(values, s):
         def body(state, value):
-            state, out = env.step(s, state, Action(value=value, valid=jnp.ones(3, bool)))
+            state, out = step(env, s, state, Action(value=value, valid=jnp.ones(3, bool)))
             return state, out.metrics["log_divergence"].value.sum() + out.metrics["road_edge_distance"].value.sum()
 
-        _, costs = jax.lax.scan(body, env.reset(s, KEY)[0], values)
+        _, costs = jax.lax.scan(body, reset(env, s, KEY)[0], values)
         return costs.sum()
 
     differentiate = jax.jit(jax.value_and_grad(loss))

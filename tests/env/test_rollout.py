@@ -27,7 +27,9 @@ from waymax_sim.metrics import METRICS
 from waymax_sim.pytree import take
 
 KEY = jax.random.key(7)
-ALL = Env(config=EnvConfig(controlled="all", metrics=tuple(METRICS)))
+EVENTS = ("overlap", "offroad", "wrong_way", "kinematic_infeasibility")
+ALL = Env(config=EnvConfig(controlled="all", metrics=(*EVENTS, "log_divergence", "off_route")))
+JUDGED = Env(config=EnvConfig(controlled="all", metrics=tuple(METRICS)))
 EVERYTHING = ("agents", "metrics", "reward", "terminated", "actions")
 
 
@@ -189,7 +191,7 @@ def test_sixty_steps_compile_once_and_repeat():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def run(scenario, key):
-        return rollout(ALL, [(Random(), "sdc"), (ConstantSpeed(), "others")], scenario, key, 60, record=EVERYTHING)
+        return rollout(JUDGED, [(Random(), "sdc"), (ConstantSpeed(), "others")], scenario, key, 60, record=EVERYTHING)
 
     first, second = run(s, KEY), run(s, KEY)
     run(s, jax.random.key(8))
@@ -213,7 +215,7 @@ def test_same_episode_under_jit_vmap_and_any_batch_size():
         for other in others:
             same(one.actions[0].value[:, :1], other.actions[0].value[:, :1])
             same(one.agents.valid, other.agents.valid)
-            for event in ("overlap", "offroad", "wrong_way", "kinematic_infeasibility"):
+            for event in EVENTS:
                 same(one.metrics[event], other.metrics[event])
             chex.assert_trees_all_close(one.agents, other.agents, atol=1e-4)
             chex.assert_trees_all_close(one.metrics, other.metrics, atol=1e-4)
@@ -241,9 +243,9 @@ def test_padding_changes_nothing():
     assert padded.num_agents > plain.num_agents
     a, b = (rollout(ALL, Random(), s, KEY, 12, record=EVERYTHING) for s in (plain, padded))
     same(a.agents, jax.tree.map(lambda leaf: leaf[:, :3], b.agents))
-    for name, metric in METRICS.items():
-        got = jax.tree.map(lambda leaf: leaf[:, :3], b.metrics[name]) if metric.per == "agent" else b.metrics[name]
-        same(a.metrics[name], got)
+    for name, value in a.metrics.items():
+        per_agent = METRICS[name].per == "agent"
+        same(value, jax.tree.map(lambda leaf: leaf[:, :3], b.metrics[name]) if per_agent else b.metrics[name])
     assert not np.any(b.agents.valid[:, 3:])
 
 

@@ -119,14 +119,14 @@ def test_the_index_is_smaller_than_the_map(name):
     assert sum(array.nbytes for array in jax.tree.leaves(elements)) < points
 
 
-@pytest.mark.parametrize("k", [1, 16, 64, 100])
+@pytest.mark.parametrize("k", [1, pytest.param(16, marks=pytest.mark.slow), 64, 100])
 def test_nearest_equals_a_search_of_the_whole_map(k):
     roadmap = city(0)
     assert build_elements(roadmap.xyz, roadmap.feature).count.shape[0] > 2 * NUM_LISTED
     check(roadmap, places(roadmap, 60), k)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in RECORDED), NAMES[-1]])
 def test_nearest_equals_a_search_of_recorded_maps(name):
     roadmap = real(name)
     check(roadmap, places(roadmap, 400), 64)

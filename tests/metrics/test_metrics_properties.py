@@ -10,15 +10,16 @@ import pytest
 
 from tests.scenes import busy_raw_scene, measure, raw_scene, scene
 from waymax_sim.datasets.scene import RawScene, to_scenario
-from waymax_sim.datatypes.padding import stack_scenarios
+from waymax_sim.datatypes.padding import pad, sizes, stack_scenarios
 from waymax_sim.datatypes.roadmap import CONTROLS, LANE_SURFACE_STREET, STOP_SIGN
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.metrics import METRICS, Metric, MetricValue, Snapshot, judge, resolve
-from waymax_sim.pytree import take
+from waymax_sim.pytree import stack, take
 
 SEEDS = pytest.mark.parametrize("seed", range(3))
 # Every other shape is another program of all metrics, which takes long to compile.
 BUCKETED = pytest.mark.parametrize("bucketed", [pytest.param(False, marks=pytest.mark.slow), True])
+FEW_SEEDS = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 AGENTS = 12
 
 
@@ -56,6 +57,7 @@ def at(scenario: Scenario, step: int = 12) -> dict[str, MetricValue]:
 
 
 at_now = jax.jit(at)
+batched = jax.jit(jax.vmap(at))
 
 
 def same(found: dict, expected: dict, atol: float = 0.0) -> None:
@@ -113,7 +115,7 @@ def test_metrics_do_not_depend_on_the_order_of_agents(seed):
     same(after, before, atol=1e-5)
 
 
-@SEEDS
+@FEW_SEEDS
 def test_metrics_do_not_depend_on_padding(seed):
     exact, padded = (
         to_scenario(lawless_raw_scene(seed, num_agents=9), bucketed=bucketed) for bucketed in (False, True)
@@ -132,16 +134,17 @@ def test_metrics_do_not_depend_on_padding(seed):
 def test_a_batch_equals_its_scenes(bucketed):
     scenarios = [to_scenario(lawless_raw_scene(seed, num_agents=9 + seed), bucketed=bucketed) for seed in range(3)]
     batch = stack_scenarios(scenarios)
-    found = jax.jit(jax.vmap(at))(batch)
+    found = batched(batch)
     for index, scenario in enumerate(scenarios):
         alone = at_now(scenario)
         for name, metric in METRICS.items():
-            batched = take(found[name], index)
+            one = take(found[name], index)
             if metric.per == "agent":
-                batched = take(batched, slice(0, scenario.num_agents))
-            same({name: batched}, {name: alone[name]}, atol=1e-5)
+                one = take(one, slice(0, scenario.num_agents))
+            same({name: one}, {name: alone[name]}, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_equals_not_compiled():
     scenario = jax.tree.map(jnp.asarray, to_scenario(lawless_raw_scene()))
     same(at(scenario), at_now(scenario), atol=1e-5)
@@ -171,10 +174,7 @@ NOTHING = [
 ]
 
 
-@BUCKETED
-@pytest.mark.parametrize(("case", "changes", "undefined"), NOTHING, ids=[case for case, _, _ in NOTHING])
-def test_what_is_undefined_is_zero_and_not_valid(case, changes, undefined, bucketed):
-    found = at_now(to_scenario(raw_scene(**changes), bucketed=bucketed))
+def is_defined(found: dict[str, MetricValue], case: str, changes: dict, undefined: set[str]) -> None:
     for name in METRICS:
         valid, value = np.asarray(found[name].valid), np.asarray(found[name].value)
         assert np.isfinite(value).all()
@@ -183,6 +183,29 @@ def test_what_is_undefined_is_zero_and_not_valid(case, changes, undefined, bucke
             assert not valid.any(), name
         elif METRICS[name].per == "agent":
             assert valid[: changes.get("num_agents", 3)].all(), name
+
+
+def test_what_is_undefined_is_zero_and_not_valid():
+    """In scenes of the shape that the test of batches has, so that they share its program."""
+    example = to_scenario(lawless_raw_scene())
+    nowhere = jax.tree.map(np.zeros_like, example.routes)
+    padded = []
+    for _, changes, _ in NOTHING:
+        scenario = to_scenario(raw_scene(**changes))
+        if scenario.routes is None:
+            scenario = dataclasses.replace(scenario, routes=nowhere)
+        padded.append(pad(scenario, sizes(example)))
+    for start in range(0, len(NOTHING), 3):
+        found = batched(stack(padded[start : start + 3]))
+        for index, case in enumerate(NOTHING[start : start + 3]):
+            is_defined(take(found, index), *case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "changes", "undefined"), NOTHING, ids=[case for case, _, _ in NOTHING])
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_what_is_undefined_alone(case, changes, undefined, bucketed):
+    is_defined(at_now(to_scenario(raw_scene(**changes), bucketed=bucketed)), case, changes, undefined)
 
 
 @pytest.mark.parametrize(

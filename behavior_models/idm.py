@@ -180,7 +180,8 @@ def _give_way(
     speed: Float[Array, " N"],
 ) -> Float[Array, " N"]:
     """Braking (m/s^2) for those who go first where ways cross or join. No gradient flows through who that is."""
-    still = jax.lax.stop_gradient((ways, now, speed, stops))
+    # Behind barriers nothing about one agent is worked out anew for each pair of agents.
+    still = jax.lax.optimization_barrier(jax.lax.stop_gradient((ways, now, speed, stops)))
     others = watched(still[1], still[2], now.valid & ~plans.parked & (still[2] > AT_REST))
     meet = meetings(still[0], geometry.heading(still[1].yaw), *others)
     claims = Claims(still[2], size[:, 0], size[:, 1], on_foot, still[3].light, stops.has_green, stops.has_sign)

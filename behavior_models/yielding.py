@@ -1,6 +1,6 @@
 """Who lets whom go first where ways cross or join."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from behavior_models.car_following import FAR, HARDEST_BRAKING
 from behavior_models.ways import NUM_PIECES, Ways, same_level
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.pytree import Array, take
+
+T = TypeVar("T")
 
 # Others that each agent watches: those that may soon be near, by distance less what they drive in this time (s).
 NUM_WATCHED, REACH = 12, 3.0
@@ -69,9 +71,10 @@ def meetings(
     met = watches & (first < NUM_PIECES**2)
     first = jnp.where(met, first, 0)
 
+    pieces = jax.tree.map(lambda values: values.reshape(-1), ways)
+
     def chosen(which: Int[Array, "N K"], piece: Int[Array, "N K"]) -> Ways:
-        place = which * NUM_PIECES + piece
-        return jax.tree.map(lambda values: values.reshape(-1)[place], ways)
+        return _rows(pieces, which * NUM_PIECES + piece)
 
     own_index = jnp.broadcast_to(jnp.arange(other.shape[0], dtype=jnp.int32)[:, None], other.shape)
     own, theirs = chosen(own_index, first // NUM_PIECES), chosen(other, first % NUM_PIECES)
@@ -85,6 +88,13 @@ def meetings(
         cos=jnp.abs(theirs.cos * own.cos + theirs.sin * own.sin),
         own_turn=own.cos * heading[:, :1] + own.sin * heading[:, 1:],
     )
+
+
+def _rows(record: T, rows: Int[Array, "N K"]) -> T:
+    """Rows of arrays over L items, taken from one table: each gather of its own would cost as much."""
+    leaves, structure = jax.tree.flatten(record)
+    table = jnp.stack([leaf.astype(jnp.float32) for leaf in leaves], axis=-1)[rows]
+    return structure.unflatten([table[..., place].astype(leaf.dtype) for place, leaf in enumerate(leaves)])
 
 
 def _compare(own: Ways, theirs: Ways):
@@ -136,7 +146,7 @@ def yields(meet: Meetings, claims: Claims) -> tuple[Float[Array, " N"], Float[Ar
       those who will be in front once the ways have joined, as if they were there already.
     """
     own = Claims(*(value[:, None] for value in claims))
-    other = Claims(*(value[meet.other] for value in claims))
+    other = _rows(claims, meet.other)
     index = jnp.arange(own.speed.shape[0])[:, None]
     met = (meet.own < FAR) & (meet.own < own.halt) & (meet.theirs < other.halt)
 

@@ -41,7 +41,7 @@ def test_classes_hold_their_scenes_and_are_few():
         assert all(wanted[axis] >= size for axis, size in (have | more).items())
         assert wanted.keys() == have.keys()
         assert size_class(wanted) == wanted
-    assert size_class(have | {"S": 40}) == size_class(have) | {"S": 64}
+    assert size_class(have | {"S": 80}) == size_class(have) | {"S": 128}
     assert pad(busy(), size_class(have)).num_agents == 64
 
 

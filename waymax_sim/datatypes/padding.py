@@ -84,7 +84,7 @@ def bucket(lengths: Mapping[str, int]) -> dict[str, int]:
 
 # Sizes of the smallest class of scenes. What is about agents and map grows in step, other axes each by itself.
 _CLASS = {axis: 4 * unit for axis, unit in _MAP_UNIT.items()} | {"N": 64, "goals.N": 64}
-_CLASS_ALONE = {"S": 32, "M": 8, "R": 1024, "edges.G": 32, "lanes.G": 32, "graph.Z": 64}
+_CLASS_ALONE = {"S": 64, "M": 8, "R": 2048, "edges.G": 32, "lanes.G": 32, "graph.Z": 64}
 
 
 def size_class(lengths: Mapping[str, int]) -> dict[str, int]:

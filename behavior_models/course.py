@@ -27,8 +27,6 @@ BESIDE = 0.5
 JOIN, NUM_LANES = 5.0, 12
 # Limits are looked up at every so many points. Where no lane says any, this one holds (m/s).
 STRIDE, NO_LIMIT = 4, 15.0
-# Lower limits over no more than twice as many of these points do not count.
-BRIEF = 3
 # The lane of a stop line lies along the course where it is within this distance (m, height) and angle (rad).
 ALONG, LEVEL, ALIGNED = 1.5, 2.5, jnp.pi / 6
 
@@ -204,9 +202,6 @@ def _limits(
     last = jax.lax.cummax(jnp.where(usable, jnp.arange(some.shape[0]), -1))
     limit = graph.speed_limit[lane]
     limit = jnp.where(last >= 0, limit[jnp.maximum(last, 0)], limit[jnp.argmax(usable)])
-    # Where a ramp joins or a lane crosses, the nearest lane may be another one for some metres.
-    near = jnp.clip(jnp.arange(some.shape[0])[:, None] + jnp.arange(-BRIEF, BRIEF + 1)[None], 0, some.shape[0] - 1)
-    limit = jnp.min(jnp.max(limit[near], axis=-1)[near], axis=-1)
     return jnp.repeat(jnp.where(jnp.any(usable), limit, NO_LIMIT), STRIDE)
 
 

@@ -13,15 +13,17 @@ from waymax_sim.datatypes.scenario import Scenario
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scenes:
-    """Scenes that are padded to a common size when asked for.
+    """Scenes of a common size.
 
     Attributes:
       scenarios: The scenes.
       pad_to: Lengths of their axes.
+      padded: Whether they have these already; otherwise they are padded when asked for, which takes milliseconds.
     """
 
     scenarios: Sequence
     pad_to: Mapping[str, int]
+    padded: bool = False
 
     def __len__(self) -> int:
         return len(self.scenarios)
@@ -33,7 +35,8 @@ class Scenes:
           ValueError: It is larger than `pad_to`.
           DataError: It cannot be read.
         """
-        return pad(self.scenarios[index], self.pad_to)
+        scenario = self.scenarios[index]
+        return scenario if self.padded else pad(scenario, self.pad_to)
 
 
 def scenes_of(scenarios: str | Sequence, pad_to: Mapping[str, int] | None = None) -> Scenes:
@@ -59,4 +62,5 @@ def scenes_of(scenarios: str | Sequence, pad_to: Mapping[str, int] | None = None
         if len({getattr(scenario, name) is None for scenario in kept}) > 1:
             raise ValueError(f"scenarios with {name} and without cannot run in one environment")
     lengths = [sizes(scenario) for scenario in kept]
-    return Scenes(kept, {axis: max(length[axis] for length in lengths) for axis in lengths[0]})
+    largest = {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
+    return Scenes([pad(scenario, largest) for scenario in kept], largest, padded=True)

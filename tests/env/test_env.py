@@ -16,8 +16,8 @@ from waymax_sim.dynamics import Bicycle, Delta, Teleport
 from waymax_sim.env import Env, EnvConfig
 
 KEY = jax.random.key(0)
-# Neither judged nor put on the map, which takes long to compile.
-BARE = {"metrics": (), "rewards": (), "z": "log"}
+# Not judged, which takes long to compile.
+BARE = {"metrics": (), "rewards": ()}
 PLAIN = Env(config=EnvConfig(**BARE))
 reset, step = (jax.jit(method, static_argnums=0) for method in (Env.reset, Env.step))
 
@@ -161,7 +161,7 @@ def sloped(grade: float, **changes):
 
 def test_height_follows_the_map():
     s = sloped(0.08)
-    env = Env(config=EnvConfig(controlled="all", metrics=(), rewards=()))
+    env = Env(config=EnvConfig(controlled="all", **BARE))
     state, _ = reset(env, s, KEY)
     first = state.agents
     for _ in range(10):
@@ -173,7 +173,7 @@ def test_height_follows_the_map():
 
 def test_height_may_follow_the_log():
     s = sloped(0.08)
-    env = Env(config=EnvConfig(controlled="all", **BARE))
+    env = Env(config=EnvConfig(controlled="all", z="log", **BARE))
     state, _ = reset(env, s, KEY)
     state, _ = step(env, s, state, bicycle(*[(-6.0, 0.0)] * 3))
     np.testing.assert_array_equal(state.agents.xyz[:, 2], s.log.xyz[6, :, 2])
@@ -213,7 +213,7 @@ def test_step_compiles_once():
 
 def test_state_is_small():
     s = to_scenario(raw_scene(num_agents=128))
-    state, _ = reset(PLAIN, s, KEY)
+    state, _ = reset(Env(), s, KEY)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
     assert size < 10_000
 

@@ -30,6 +30,8 @@ KEY = jax.random.key(7)
 EVENTS = ("overlap", "offroad", "wrong_way", "kinematic_infeasibility")
 ALL = Env(config=EnvConfig(controlled="all", metrics=(*EVENTS, "log_divergence", "off_route")))
 JUDGED = Env(config=EnvConfig(controlled="all", metrics=tuple(METRICS)))
+# All metrics take long to compile.
+FEW_OR_ALL = pytest.mark.parametrize("env", [ALL, pytest.param(JUDGED, marks=pytest.mark.slow)], ids=["few", "all"])
 EVERYTHING = ("agents", "metrics", "reward", "terminated", "actions")
 
 
@@ -198,13 +200,14 @@ def test_sixty_steps_compile_once_and_repeat():
     same(first, second)
 
 
-def test_same_episode_under_jit_vmap_and_any_batch_size():
+@FEW_OR_ALL
+def test_same_episode_under_jit_vmap_and_any_batch_size(env):
     """Batching may regroup float32 sums, so poses agree to round-off; events and draws agree exactly."""
     scenes = [scene(current_step=5), scene(current_step=6), scene(current_step=5, yaw=np.full((21, 3), 0.1))]
     keys = jax.random.split(KEY, 3)
 
     def run(scenario, key):
-        return rollout(ALL, [(Random(), "sdc"), (LogReplay(Bicycle()), "others")], scenario, key, 12, record=EVERYTHING)
+        return rollout(env, [(Random(), "sdc"), (LogReplay(Bicycle()), "others")], scenario, key, 12, record=EVERYTHING)
 
     alone = [run(s, key) for s, key in zip(scenes, keys, strict=True)]
     jitted = [jax.jit(run)(s, key) for s, key in zip(scenes, keys, strict=True)]
@@ -237,11 +240,12 @@ def test_rollouts_of_one_scene_share_it():
     assert f"f32[4,{points},3]" not in jaxpr, "the map must not be copied per rollout"
 
 
-def test_padding_changes_nothing():
+@FEW_OR_ALL
+def test_padding_changes_nothing(env):
     raw = raw_scene()
     plain, padded = to_scenario(raw, bucketed=False), to_scenario(raw)
     assert padded.num_agents > plain.num_agents
-    a, b = (rollout(ALL, Random(), s, KEY, 12, record=EVERYTHING) for s in (plain, padded))
+    a, b = (rollout(env, Random(), s, KEY, 12, record=EVERYTHING) for s in (plain, padded))
     same(a.agents, jax.tree.map(lambda leaf: leaf[:, :3], b.agents))
     for name, value in a.metrics.items():
         per_agent = METRICS[name].per == "agent"

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.padding import pad, sizes
+from waymax_sim.datatypes.padding import common_sizes, pad
 from waymax_sim.datatypes.scenario import Scenario
 
 
@@ -61,6 +61,5 @@ def scenes_of(scenarios: str | Sequence, pad_to: Mapping[str, int] | None = None
     for name in ("routes", "goals"):
         if len({getattr(scenario, name) is None for scenario in kept}) > 1:
             raise ValueError(f"scenarios with {name} and without cannot run in one environment")
-    lengths = [sizes(scenario) for scenario in kept]
-    largest = {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
-    return Scenes([pad(scenario, largest) for scenario in kept], largest, padded=True)
+    common = common_sizes(kept)
+    return Scenes([pad(scenario, common) for scenario in kept], common, padded=True)

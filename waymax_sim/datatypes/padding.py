@@ -66,6 +66,12 @@ def sizes(scenario: Scenario) -> dict[str, int]:
     return found
 
 
+def common_sizes(scenarios: Sequence[Scenario]) -> dict[str, int]:
+    """The least lengths of the padded axes that hold all of some scenarios, by name."""
+    lengths = [sizes(scenario) for scenario in scenarios]
+    return {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
+
+
 # Sizes of everything about a map of 4096 points, with room to spare on recorded maps.
 _MAP_UNIT = {"P": 4096, "F": 64, "graph.F": 64, "L": 128, "elements.G": 144, "elements.C": 384}
 _MAP_UNIT |= {"edges.C": 192, "edges.Q": 1024, "edges.L": 1024, "lanes.C": 320, "lanes.Q": 1280, "lanes.L": 1280}
@@ -146,6 +152,5 @@ def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
     for name in ("routes", "goals"):
         if len({getattr(scenario, name) is None for scenario in scenarios}) > 1:
             raise ValueError(f"scenarios with {name} and scenarios without cannot be stacked")
-    lengths = [sizes(scenario) for scenario in scenarios]
-    common = {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
+    common = common_sizes(scenarios)
     return stack([pad(scenario, common) for scenario in scenarios])

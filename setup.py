@@ -43,6 +43,7 @@ setup(
         "array_record>=0.5; platform_system != 'Windows'",
         "chex>=0.1.90",
         "dm-tree>=0.1.9",
+        "google-crc32c>=1.6",
         # What tensorflow-datasets needs and does not ask for.
         "importlib_resources>=6.0",
         "jax>=0.9",

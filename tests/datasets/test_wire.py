@@ -25,6 +25,17 @@ def test_packed_and_single_values_may_be_mixed(single, many):
     assert wire.integers(wire.decode(data), 4, "x").tolist() == single + many
 
 
+@given(st.dictionaries(st.text(max_size=3), st.lists(INT64, max_size=8), max_size=5))
+def test_lists_are_unpacked_together(lists):
+    found = wire.unpack_lists({name: packed(values) for name, values in lists.items()})
+    assert {name: values.tolist() for name, values in found.items()} == lists
+
+
+def test_a_list_that_ends_early_is_named():
+    with pytest.raises(DataError, match="field thing"):
+        wire.unpack_lists({"other": packed([300]), "thing": packed([300])[:-1]})
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=20))
 def test_floats_packed_or_not(values):
     for kind, cast in (("<f4", np.float32), ("<f8", float)):

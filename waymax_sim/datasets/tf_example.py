@@ -11,6 +11,8 @@ Example: TypeAlias = dict[str, np.ndarray | list[bytes]]
 
 # Field numbers of the three kinds of lists in a `tf.train.Feature`.
 BYTES_LIST, FLOAT_LIST, INT64_LIST = 1, 2, 3
+# Tags in an entry of numbers: its name, its feature, the list in it, the numbers in that.
+FLOATS, INTEGERS = ([number << 3 | wire.LEN for number in (1, 2, kind, 1)] for kind in (FLOAT_LIST, INT64_LIST))
 
 
 def decode_example(data: bytes) -> Example:
@@ -20,16 +22,56 @@ def decode_example(data: bytes) -> Example:
       DataError: The data are not an example.
     """
     example: Example = {}
-    for features in wire.blobs(wire.decode(data, "example"), 1, "features"):
+    varints: dict[str, bytes] = {}
+    # Parts of what was decoded, not copies: examples are large.
+    for features in wire.blobs(wire.decode(memoryview(data), "example"), 1, "features"):
         for entry in wire.blobs(wire.decode(features, "features"), 1, "features"):
-            pair = wire.decode(entry, "feature")
-            key = wire.text(pair, 1, "feature key")
-            for feature in wire.blobs(pair, 2, key):
-                example.update(_values(feature, key))
+            key, kind, packed = _packed(bytes(entry)) or ("", None, b"")
+            if kind is None:
+                found = _read(entry)
+            elif kind == FLOATS:
+                found = {key: np.frombuffer(packed, "<f4")}
+            else:
+                found, varints[key] = {}, packed
+            # The last feature of a name counts.
+            for name in found:
+                varints.pop(name, None)
+            example.update(found)
+    return example | wire.unpack_lists(varints)
+
+
+def _packed(entry: bytes) -> tuple[str, list[int], bytes] | None:
+    """A feature of packed numbers laid out as writers do, each message with one field; None for any other.
+
+    It is its name, `FLOATS` or `INTEGERS`, and the numbers.
+    """
+    try:
+        tag, begin, stop = wire.head(entry, 0)
+        tags, at = [tag], stop
+        for _ in range(3):
+            tag, at, end = wire.head(entry, at)
+            tags.append(tag)
+            if end != len(entry):
+                return None
+        if tags == INTEGERS or (tags == FLOATS and (end - at) % 4 == 0):
+            return entry[begin:stop].decode(), tags, entry[at:]
+    except (IndexError, UnicodeDecodeError, DataError):
+        # What is wrong with it is said by `_read`.
+        pass
+    return None
+
+
+def _read(entry: wire.Data) -> Example:
+    """A feature of whatever layout."""
+    pair = wire.decode(entry, "feature")
+    key = wire.text(pair, 1, "feature key")
+    example: Example = {}
+    for feature in wire.blobs(pair, 2, key):
+        example.update(_values(feature, key))
     return example
 
 
-def _values(feature: bytes, key: str) -> Example:
+def _values(feature: wire.Data, key: str) -> Example:
     lists = wire.decode(feature, key)
     kinds = lists.keys() & {BYTES_LIST, FLOAT_LIST, INT64_LIST}
     if len(kinds) > 1:

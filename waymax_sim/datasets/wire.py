@@ -15,6 +15,16 @@ from waymax_sim.datasets.errors import DataError
 VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
 WIRE_OF_KIND = {"<f8": FIXED64, "<f4": FIXED32, "u1": VARINT}
 REMEDY = "the record is damaged or not what it seems"
+# For packed varints: the bytes of one of a length up to 10 among its first eight; how their bits are moved together.
+OF_LENGTH = np.array([256 ** min(length, 8) - 1 for length in range(11)], np.uint64)
+JOIN = tuple(
+    tuple(np.uint64(number) for number in row)
+    for row in (
+        (0x007F007F007F007F, 0x7F007F007F007F00, 1),
+        (0x00003FFF00003FFF, 0x3FFF00003FFF0000, 2),
+        (0x000000000FFFFFFF, 0x0FFFFFFF00000000, 4),
+    )
+)
 
 # Field number -> its (wire type, value) pairs in order; the value is an int for VARINT, for others a part of the data.
 Fields: TypeAlias = dict[int, list[tuple[int, Any]]]
@@ -64,6 +74,18 @@ def decode(data: Data, name: str = "") -> Fields:
     return fields
 
 
+def head(data: Data, position: int) -> tuple[int, int, int]:
+    """Key of the field at a position, of a kind that has a length, and where its value begins and ends.
+
+    Raises:
+      IndexError: The data end first.
+    """
+    size, begin = data[position + 1], position + 2
+    if size >= 0x80:
+        size, begin = varint(data, position + 1, "")
+    return data[position], begin, begin + size
+
+
 def varint(data: Data, position: int, name: str) -> tuple[int, int]:
     """The number at a position, and where it ends; IndexError where the data end first."""
     value = shift = 0
@@ -77,8 +99,8 @@ def varint(data: Data, position: int, name: str) -> tuple[int, int]:
     raise DataError(f"a number of more than 10 bytes at byte {position - 10}", field=name, remedy=REMEDY)
 
 
-def blobs(fields: Fields, number: int, name: str) -> list[bytes]:
-    """All values of a field of messages, strings or bytes."""
+def blobs(fields: Fields, number: int, name: str) -> list[Any]:
+    """All values of a field of messages, strings or bytes, each a part of the data."""
     return [_expect(LEN, field, name) for field in fields.get(number, [])]
 
 
@@ -118,6 +140,26 @@ def numbers(fields: Fields, number: int, name: str, kind: str) -> Num[np.ndarray
     return np.frombuffer(data, kind)
 
 
+def unpack_lists(lists: Mapping[str, bytes]) -> dict[str, Int[np.ndarray, " n"]]:
+    """Packed signed integers of several fields, by the names of these.
+
+    Raises:
+      DataError: One of them is malformed.
+    """
+    found = {name: np.frombuffer(data, np.uint8).astype(np.int64) for name, data in lists.items() if data.isascii()}
+    longer = {name: data for name, data in lists.items() if name not in found}
+    for name, data in longer.items():
+        if data[-1] >= 0x80:
+            raise DataError("ends in the middle of a number", field=name, remedy=REMEDY)
+    # One row of all: most lists are short.
+    values, begin = unpack_varints(b"".join(longer.values()), ", ".join(longer)), 0
+    for name, data in longer.items():
+        end = begin + np.count_nonzero(np.frombuffer(data, np.int8) >= 0)
+        found[name] = values[begin:end]
+        begin = end
+    return found
+
+
 def unpack_varints(data: Data, name: str) -> Int[np.ndarray, " n"]:
     """Packed signed integers, all at once."""
     bytes_ = np.frombuffer(data, np.uint8)
@@ -126,13 +168,29 @@ def unpack_varints(data: Data, name: str) -> Int[np.ndarray, " n"]:
         return bytes_.astype(np.int64)
     if not last[-1]:
         raise DataError("ends in the middle of a number", field=name, remedy=REMEDY)
-    ends = np.flatnonzero(last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
+    ends = last.nonzero()[0]
+    starts = np.empty_like(ends)
+    starts[0], starts[1:] = 0, ends[:-1] + 1
     lengths = ends - starts + 1
     if lengths.max() > 10:
         raise DataError("a number of more than 10 bytes", field=name, remedy=REMEDY)
-    shift = 7 * (np.arange(len(bytes_)) - np.repeat(starts, lengths))
-    return np.bitwise_or.reduceat((bytes_ & 0x7F).astype(np.uint64) << shift.astype(np.uint64), starts).view(np.int64)
+    # The eight bytes from the start of each number on, without those behind its end.
+    padded = np.append(bytes_, np.zeros(8, np.uint8))
+    values = np.ndarray(len(bytes_), "<u8", padded, strides=(1,))[starts]
+    values &= OF_LENGTH.take(lengths)
+    # Of each byte seven bits count: bytes are joined in pairs, then pairs, then fours.
+    for low, high, shift in JOIN:
+        upper = values & high
+        values &= low
+        upper >>= shift
+        values |= upper
+    longer = (lengths > 8).nonzero()[0]
+    if len(longer):
+        ninth = starts[longer] + 8
+        last_two = padded.take(ninth).astype(np.uint64) & np.uint64(0x7F)
+        last_two |= padded.take(ninth + 1).astype(np.uint64) * (lengths[longer] > 9) << np.uint64(7)
+        values[longer] |= last_two << np.uint64(56)
+    return values.view(np.int64)
 
 
 def table(messages: list[bytes], columns: Mapping[str, tuple[int, str]], name: str) -> np.ndarray:

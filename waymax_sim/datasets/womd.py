@@ -37,7 +37,10 @@ def scene_from_example(example: Example) -> RawScene:
     keep = valid.any(axis=0) | ((slot_id >= 0) & (slot_type >= 0))
 
     def log(*names: str) -> Float[np.ndarray, "T N C"]:
-        return np.stack([_over_time(example, name, slots)[:, keep] for name in names], axis=-1).astype(np.float64)
+        found = np.empty((len(valid), int(np.count_nonzero(keep)), len(names)))
+        for column, name in enumerate(names):
+            found[..., column] = _over_time(example, name, slots)[:, keep]
+        return found
 
     def flag(name: str) -> Bool[np.ndarray, " N"]:
         return _feature(example, f"state/{name}", slots)[keep] == 1
@@ -146,10 +149,12 @@ def _map(example: Example):
     xyz = _feature(example, "roadgraph_samples/xyz", sample_id.size * 3).reshape(-1, 3)
     kind = _whole(_feature(example, "roadgraph_samples/type", sample_id.size), "roadgraph_samples/type")
     valid = _feature(example, "roadgraph_samples/valid", sample_id.size) == 1
-    sample_id, kind = _whole(sample_id, "roadgraph_samples/id")[valid], kind[valid]
+    sample_id = _whole(sample_id, "roadgraph_samples/id")
+    if not valid.all():
+        xyz, sample_id, kind = xyz[valid], sample_id[valid], kind[valid]
     first = np.ones(len(sample_id), bool)
     first[1:] = (sample_id[1:] != sample_id[:-1]) | (kind[1:] != kind[:-1])
-    return xyz[valid].astype(np.float64), np.cumsum(first) - 1, sample_id[first], kind[first]
+    return xyz.astype(np.float64), np.cumsum(first) - 1, sample_id[first], kind[first]
 
 
 def _lights(example: Example, num_steps: int) -> Lights:

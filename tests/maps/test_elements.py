@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from tests import oracle_view
 from tests.data import recorded
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.elements import GROUP
+from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.roadmap import RoadMap
 from waymax_sim.maps.elements import NUM_LISTED, build_elements
-from waymax_sim.maps.nearby import nearest_elements, smallest
+from waymax_sim.maps.nearby import nearest_elements
 
 RECORDED = ("scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f", "scenario_2a173b334be3d32c")
 NAMES = [*RECORDED, "tf_example_a3bb37c25ce56418"]
 
-find = jax.jit(nearest_elements, static_argnums=4)
+find = jax.jit(nearest_elements, static_argnums=3)
 
 
 def road(xyz, feature) -> RoadMap:
@@ -76,12 +76,13 @@ def check_found(xyz: np.ndarray, feature: np.ndarray, first: np.ndarray, found: 
         assert len(set(element.tolist())) == len(row)
         every = np.hypot(*(xyz[:, :2].astype(float) - at).T)
         every = np.minimum.reduceat(every, starts) if len(starts) else np.zeros(0)
-        np.testing.assert_allclose(np.sort(every[element]), np.sort(every)[:k], rtol=1e-5, atol=1e-4)
+        # The nearest first.
+        np.testing.assert_allclose(every[element], np.sort(every)[:k], rtol=1e-5, atol=1e-4)
 
 
 def check(roadmap: RoadMap, points: np.ndarray, k: int) -> None:
     elements = build_elements(roadmap.xyz, roadmap.feature)
-    index, found = find(*jax.tree.map(jnp.asarray, (elements, roadmap, points)), jnp.ones(len(points), bool), k)
+    index, found = find(*jax.tree.map(jnp.asarray, (elements, points)), jnp.ones(len(points), bool), k)
     first = elements.first.reshape(-1)[index]
     check_found(roadmap.xyz, roadmap.feature, first, np.asarray(found), points, k)
 
@@ -105,6 +106,17 @@ def test_a_group_lies_in_its_box():
         np.testing.assert_array_equal(box, np.concatenate([xy.min(axis=0), xy.max(axis=0)]))
 
 
+def test_points_of_a_group_stand_side_by_side():
+    roadmap = city(3)
+    elements = build_elements(roadmap.xyz, roadmap.feature)
+    assert elements.points.shape == (len(elements.first), 2, NUM_ELEMENT_POINTS, GROUP)
+    for group, row in enumerate(zip(elements.first, elements.count, strict=True)):
+        for element, (first, count) in enumerate(zip(*row, strict=True)):
+            there, missing = np.split(elements.points[group, :, :, element], [count], axis=1)
+            np.testing.assert_array_equal(there.T, roadmap.xyz[first : first + count, :2])
+            assert np.isposinf(missing).all()
+
+
 def test_elements_of_a_group_are_close_together():
     elements = build_elements(city(4).xyz, city(4).feature)
     width = (elements.box[:, 2:] - elements.box[:, :2]).max(axis=-1)
@@ -116,7 +128,8 @@ def test_the_index_is_smaller_than_the_map(name):
     roadmap = real(name)
     elements = build_elements(roadmap.xyz, roadmap.feature)
     points = roadmap.xyz.nbytes + roadmap.feature.nbytes + roadmap.valid.nbytes
-    assert sum(array.nbytes for array in jax.tree.leaves(elements)) < points
+    assert sum(array.nbytes for array in jax.tree.leaves(elements)) - elements.points.nbytes < points
+    assert elements.points.nbytes < points
 
 
 @pytest.mark.parametrize("k", [1, pytest.param(16, marks=pytest.mark.slow), 64, 100])
@@ -157,9 +170,10 @@ def test_small_maps(points, queries):
     widths = ((0, 12 - elements.count.shape[0]), (0, 0))
     grown = {name: np.pad(getattr(elements, name), widths) for name in ("first", "count", "box")}
     grown["cells"] = np.pad(elements.cells, ((0, 4 - len(elements.cells)), (0, 0)), constant_values=-1)
-    padded = road(np.pad(roadmap.xyz, ((0, 40 - len(points)), (0, 0))), np.zeros(40, int))
+    fill = {"constant_values": np.inf}
+    grown["points"] = np.pad(elements.points, (*widths, (0, 0), (0, 0)), **fill)
     at = np.asarray(queries, np.float32)
-    args = jax.tree.map(jnp.asarray, (dataclasses.replace(elements, **grown), padded, at))
+    args = jax.tree.map(jnp.asarray, (dataclasses.replace(elements, **grown), at))
     index, found = find(*args, jnp.ones(5, bool), 10)
     check_found(roadmap.xyz, feature, grown["first"].reshape(-1)[index], np.asarray(found), at, 10)
 
@@ -167,7 +181,7 @@ def test_small_maps(points, queries):
 def test_an_empty_map_has_nothing_near():
     roadmap = road([], [])
     elements = build_elements(roadmap.xyz, roadmap.feature)
-    index, found = find(*jax.tree.map(jnp.asarray, (elements, roadmap)), jnp.zeros((3, 2)), jnp.ones(3, bool), 4)
+    index, found = find(jax.tree.map(jnp.asarray, elements), jnp.zeros((3, 2)), jnp.ones(3, bool), 4)
     assert index.shape == (3, 4) and not found.any()
 
 
@@ -176,16 +190,5 @@ def test_who_does_not_ask_gets_nothing():
     elements = build_elements(roadmap.xyz, roadmap.feature)
     points = places(roadmap, 1)
     asks = np.arange(len(points)) % 2 == 0
-    _, found = find(*jax.tree.map(jnp.asarray, (elements, roadmap, points, asks)), 8)
+    _, found = find(*jax.tree.map(jnp.asarray, (elements, points, asks)), 8)
     assert found[asks].all() and not found[~asks].any()
-
-
-@given(
-    st.lists(st.sampled_from([0.0, 1.0, 1.0, 2.5, 3e-20, 7e12, np.inf]), min_size=9, max_size=9),
-    st.sampled_from([0, 1, 4, 9, 12]),
-)
-def test_smallest_takes_the_first_of_equal_values(values, k):
-    index, found = jax.jit(smallest, static_argnums=1)(jnp.asarray([values], jnp.float32), k)
-    best = sorted((i for i in range(9) if np.isfinite(values[i])), key=lambda i: (values[i], i))[:k]
-    assert set(np.asarray(index)[np.asarray(found)].tolist()) == set(best)
-    assert found.sum() == len(best) and found.shape == (1, k)

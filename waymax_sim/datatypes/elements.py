@@ -20,6 +20,8 @@ class MapElements:
     Attributes:
       first: First point of each element of the G groups.
       count: Number of its points, 0 for padding.
+      points: x, then y, of the points of each group, m, local frame: point by point, of its four elements side by side,
+        as a search reads them. Infinite where an element has fewer points.
       box: Smallest and largest x and y of the points of each group, m, local frame.
       cells: Groups that a cell lists, those with the nearest boxes first, -1 where there are no more. The cell in
         row i and column j of the grid is number `i * columns + j`.
@@ -31,6 +33,7 @@ class MapElements:
 
     first: Int[Array, "G 4"]
     count: Int[Array, "G 4"]
+    points: Float[Array, "G 2 8 4"]
     box: Float[Array, "G 4"]
     cells: Int[Array, "C W"]
     low: Float[Array, " 2"]

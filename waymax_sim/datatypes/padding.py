@@ -48,7 +48,8 @@ _AXES = {
 _FILL = dict.fromkeys(
     ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cells"), -1
 )
-_FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1) | {"ends": FAR}
+_FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1)
+_FILL |= {"ends": FAR, "points": np.inf}
 
 
 def _axes(path: tuple) -> tuple[str | None, ...]:

@@ -72,7 +72,7 @@ class View:
       size: Length, width and height of its box, m.
       speed: Its speed now, m/s.
       agents: The observer and the agents nearest to it.
-      elements: The map elements nearest to it, in no particular order.
+      elements: The map elements nearest to it, the nearest first.
       routes: Paths of the sdc in the frame of the sdc, [M, R]; None where the scene has none, and not valid where the
         sdc is not among the observers.
       goals: Where each observer was told to go, [O]; None where nobody was.
@@ -137,9 +137,9 @@ def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], 
     # A view may have room for more agents than the scene has.
     missing = max(num_agents - 1 - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
-    nearest2, others = _smallest(distance2, num_agents - 1)
+    nearness, others = jax.lax.top_k(-distance2, num_agents - 1)
     index = jnp.concatenate([row[:, None], others], axis=-1)
-    found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearest2)], axis=-1)
+    found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearness)], axis=-1)
     index = jnp.where(found, index, 0)
 
     history = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1)[index], observation.history)
@@ -152,28 +152,6 @@ def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], 
         is_self=found & (jnp.arange(num_agents) == 0)[None],
         is_sdc=found & info.is_sdc[index],
     )
-
-
-def _smallest(values: Float[Array, "O N"], k: int) -> tuple[Float[Array, "O k"], Int[Array, "O k"]]:
-    """The k smallest values of each row and where they are, in rising order; of equal ones the first comes first."""
-
-    def at_once(values):
-        smallest, index = jax.lax.top_k(-values, k)
-        return -smallest, index
-
-    # Side by side for all rows, which on a CPU takes half of the time of `top_k`.
-    def one_after_another(values):
-        column = jnp.arange(values.shape[1], dtype=jnp.int32)[:, None]
-
-        def take_one(left, _):
-            smallest = jnp.min(left, axis=0)
-            index = jnp.min(jnp.where(left == smallest[None], column, values.shape[1] - 1), axis=0)
-            return jnp.where(column == index[None], jnp.inf, left), (smallest, index)
-
-        _, (smallest, index) = jax.lax.scan(take_one, values.T, length=k)
-        return smallest.T, index.T
-
-    return jax.lax.platform_dependent(values, cpu=one_after_another, default=at_once)
 
 
 def _in_frame(agents: AgentState, frame: AgentState) -> AgentState:
@@ -196,7 +174,7 @@ def _elements(observation: Observation, frame: AgentState, num_elements: int) ->
     elements, roadmap, signals = observation.elements, observation.roadmap, observation.signals
     if roadmap.valid.shape[0] == 0:
         return _no_elements(frame.yaw.shape[0], num_elements)
-    element, found = nearest_elements(elements, roadmap, frame.xyz[:, :2], frame.valid, num_elements)
+    element, found = nearest_elements(elements, frame.xyz[:, :2], frame.valid, num_elements)
     index, exists = element_points(elements, roadmap, element)
     exists = exists & found[..., None]
     xyz = jnp.where(exists[..., None], _place(roadmap.xyz[index], frame), 0.0)

@@ -1,7 +1,7 @@
 """Builds map elements and the index of which are near, once per scene, on the host."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 
@@ -29,9 +29,19 @@ def build_elements(xyz: Float[np.ndarray, "P 3"], feature: Int[np.ndarray, " P"]
     num_elements = len(first)
     count = np.where(np.arange(order.size).reshape(order.shape) < num_elements, count[order], 0)
     box = np.concatenate([low[order].min(axis=1), high[order].max(axis=1)], axis=-1)
-    return MapElements(
-        first=first[order].astype(np.int32), count=count.astype(np.int32), box=box, **_grid(box, len(xyz))
-    )
+    first, count = first[order].astype(np.int32), count.astype(np.int32)
+    points = points_of_groups(xy.T, first, count)
+    return MapElements(first=first, count=count, points=points, box=box, **_grid(box, len(xyz)))
+
+
+def points_of_groups(
+    xy: Float32[np.ndarray, "2 P"], first: Int[np.ndarray, "G 4"], count: Int[np.ndarray, "G 4"]
+) -> Float32[np.ndarray, "G 2 8 4"]:
+    """`MapElements.points` from the points of the map."""
+    offset = np.arange(NUM_ELEMENT_POINTS)[:, None]
+    points = xy.take(first[:, None] + offset, axis=1, mode="clip")
+    points[:, offset >= count[:, None]] = np.inf
+    return np.ascontiguousarray(points.swapaxes(0, 1))
 
 
 def _cut(feature: Int[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:

@@ -90,7 +90,7 @@ def _scenario(content: Content, bucketed: bool) -> Scenario:
     loops, extremes = other.take(len(chunks.runs)), other.take(2, len(chunks.run))
     indexes = indexes_from(content, chunks, extremes, joints[2], corners, room)
     edges, lanes = segments_from(chunks, loops, joints, feature, indexes, room)
-    elements = elements_from(content, length, points, grid, room)
+    elements = elements_from(content, length, points, joints[:2], grid, room)
     log, signals = _tracks(content, times_seen, joints[:, tracks], yaw, velocity, state, lane_id, room)
     is_sdc, to_predict, of_interest = _padded(content.roles.T, room["N"]).T
     roadmap = RoadMap(

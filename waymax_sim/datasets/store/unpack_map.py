@@ -18,8 +18,9 @@ from waymax_sim.datasets.store.layout import (
     from_z_order,
     ramp,
 )
-from waymax_sim.datatypes.elements import GROUP, MapElements
+from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import CHUNK, FAR, SegmentIndex, Segments
+from waymax_sim.maps.elements import points_of_groups
 from waymax_sim.maps.index import HEADROOM, Z_STRETCH
 
 
@@ -192,6 +193,7 @@ def elements_from(
     content: Content,
     length: Int[np.ndarray, " runs"],
     points: Int32[np.ndarray, "3 n"],
+    xy: Float32[np.ndarray, "2 m"],
     grid: Float32[np.ndarray, " 3"],
     room: dict[str, int],
 ) -> MapElements:
@@ -201,6 +203,7 @@ def elements_from(
       content: The packed scene; integers of the elements are next.
       length: Number of points of each run.
       points: x, y and z in whole units; those of the map first.
+      xy: The same points in m, and more points after them.
       grid: Lowest x and y of the grid and the side of its cells, m.
       room: Lengths of axes.
     """
@@ -219,6 +222,8 @@ def elements_from(
     # The last group may be filled up with what is no element.
     size_of[len(start) :] = 0
     count[: n.num_groups] = size_of.reshape(-1, GROUP)
+    near = np.full((room["elements.G"], 2, NUM_ELEMENT_POINTS, GROUP), np.inf, np.float32)
+    near[: n.num_groups] = points_of_groups(xy, first[: n.num_groups], count[: n.num_groups])
     cells = np.full((room["elements.C"], n.width), -1, _small(n.num_groups))
     if len(block):
         begin = sizes.cumsum() - sizes
@@ -226,6 +231,7 @@ def elements_from(
     return MapElements(
         first=first,
         count=count,
+        points=near,
         box=box,
         cells=cells,
         low=grid[:2],

@@ -48,6 +48,7 @@ setup(
         "importlib_resources>=6.0",
         "jax>=0.9",
         "jaxtyping>=0.3.2",
+        "lz4>=4.4",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "pillow>=10.3",

@@ -52,11 +52,18 @@ _FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", 
 _FILL |= {"ends": FAR, "points": np.inf}
 
 
-def _axes(path: tuple) -> tuple[str | None, ...]:
-    """Padded axes of the array at a path: those of the longest part of the path in the table."""
-    names = [key.name for key in path]
+def axes(path: str) -> tuple[str | None, ...]:
+    """Names of the leading axes of the array at a path such as `log.xyz`; None for one that is never padded.
+
+    They are those of the longest part of the path in the table.
+    """
+    names = path.split(".")
     parts = (".".join(names[:length]) for length in range(len(names), 0, -1))
     return next((_AXES[part] for part in parts if part in _AXES), ())
+
+
+def _axes(path: tuple) -> tuple[str | None, ...]:
+    return axes(".".join(key.name for key in path))
 
 
 def sizes(scenario: Scenario) -> dict[str, int]:

@@ -67,7 +67,7 @@ def centrelines(lanes: Segments, num_features: int) -> Centrelines:
     lane = lanes.feature.reshape(-1)[index]
     start = lanes.start[index].astype(np.float64)
     along = lanes.end[index] - start
-    size = np.hypot(along[:, 0], along[:, 1])
+    size = np.sqrt(along[:, 0] * along[:, 0] + along[:, 1] * along[:, 1])
     finish = np.cumsum(size)
     heads = np.flatnonzero(np.diff(lane, prepend=-1))
     first, count = np.zeros(num_features, int), np.bincount(lane, minlength=num_features)

@@ -1,161 +1,197 @@
 """How a packed scene is laid out; shared by the two directions.
 
-A packed scene is a header, numbers that are kept as they are, and one long row of small integers. Positions are whole
-steps of a grid of about a millimetre, so a polyline is its first point, its first step and how each step differs from
-the one before. The header says how many there are of everything.
+A packed scene is a header and one LZ4 block. In the block are the arrays of a padded scenario, one after the other,
+most of them as they are: so most of loading is one call, and what it gives are the arrays. Some have a shorter form:
+
+- `PLANES`: small integers. The low bytes of all come first, then the high bytes, which are nearly all the same.
+- `DERIVED`: arrays that follow from others and from `Extras`. Positions are whole steps of a grid of about a
+  millimetre, so a polyline is its first point, its first step and how each step differs from the one before.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+import math
+import struct
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Num
 
-from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS
-from waymax_sim.datatypes.roadmap import CHUNK, LANE_TYPES, ROAD_EDGE_TYPES
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.datatypes.agents import AgentInfo, AgentState
+from waymax_sim.datatypes.elements import MapElements
+from waymax_sim.datatypes.goals import Goals
+from waymax_sim.datatypes.lanes import LaneGraph, StopLines
+from waymax_sim.datatypes.padding import axes
+from waymax_sim.datatypes.roadmap import RoadMap, SegmentIndex, Segments
+from waymax_sim.datatypes.route import Routes
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.signals import Signals
 
-MAGIC = b"WSP3"
-# The largest grid of an index: 2**8 cells a side.
-MAX_DEPTH = 8
+MAGIC = b"WSP4"
+# What it is, the checksum of all that follows, the size of what is in the block, whether there are routes and goals.
+HEADER = struct.Struct("<4s2I2?2x")
+CHECKED = 8  # bytes before those that the checksum is of
 # Steps of the grid: 2**-10 m, exact in float32 up to 16 km; 2**-7 m/s; 2**15 in a turn.
 POSITION, VELOCITY, YAW = 2.0**-10, 2.0**-7, np.pi / 2**14
 # Of lanes, 1/m.
 CURVATURE = 2.0**-12
 YAW_BITS = 15
-# Chunks of a list that every list has room for; those of longer lists are apart.
-SHORT_LIST, LONG_LIST = 4, 8
-# Stands for a quartered cell among the differences of lists.
-SPLIT = -7
+
+_SEGMENTS = ("edges", "lanes")
+PLANES = frozenset(
+    [
+        *(f"{part}.{name}" for part in _SEGMENTS for name in ("previous", "next")),
+        *(f"{part}.index.{name}" for part in _SEGMENTS for name in ("root", "nodes", "lists")),
+        *("graph.left", "graph.right", "graph.curvature", "elements.first", "elements.cells"),
+    ]
+)
+DERIVED = frozenset(
+    [
+        *("log.xyz", "log.yaw", "log.velocity", "roadmap.xyz", "routes.xyz"),
+        *("edges.ends", "lanes.ends", "graph.arc_length", "elements.points"),
+    ]
+)
 
 
-class Counts(NamedTuple):
-    """The header: how many there are of everything, of a packed scene."""
-
-    num_steps: int
-    num_agents: int
-    current_step: int
-    num_points: int
-    num_runs: int
-    num_features: int
-    num_links: int
-    num_signals: int
-    has_routes: int
-    num_paths: int
-    num_samples: int
-    num_irregular: int
-    num_extra: int
-    num_long: int
-    num_groups: int
-    num_listed: int
-    rows: int
-    columns: int
-    width: int
-    block: int
-    num_segments: int
-    num_successors: int
-    num_predecessors: int
-    num_left: int
-    num_right: int
-    num_stop_lines: int
-
-
-class Shape(NamedTuple):
-    """The sizes of an index of segments; those of edges and of lanes follow the counts in the header."""
-
-    depth: int
-    nodes: int
-    lists: int
-
-
-class Chunks(NamedTuple):
-    """The chunks of segments, first those of edges, then those of lanes.
+class Extras(NamedTuple):
+    """What is kept instead of derived arrays, and of planes. Lengths are those without padding.
 
     Attributes:
-      num_edges: How many of them are of edges.
-      runs: Runs of map points that have segments, in the order of their chunks.
-      head: First segment of each of these runs; every run starts a chunk of its own.
-      count: Number of segments of each of these runs.
-      run: Run of each chunk.
-      first: First joint of each chunk, among all points and the extra joints.
+      lengths: Of the axes, by name in order, without padding.
+      heads: First point of each polyline: of map features, then of routes.
+      jumps: From the point before to that first point, in steps of the grid.
+      bends: How steps between points differ from the ones before.
+      sharp: Which of the bends are larger than a byte.
+      sharp_bends: These bends.
+      spare: Joints that are no map points, m.
+      edges_first: First joint of each chunk of edges, less that of the one before.
+      lanes_first: The same of lanes.
+      start: x, y, z, velocities and heading of agents at the first step, all in whole steps.
+      motion: How they change from step to step, as planes. Where an agent is not seen, it stands.
+      shorts: Planes of all arrays of 16 bits, one after the other.
+      longs: Planes of all arrays of 32 bits.
     """
 
-    num_edges: int
-    runs: Int[np.ndarray, " K"]
-    head: Int[np.ndarray, " K"]
-    count: Int[np.ndarray, " K"]
-    run: Int[np.ndarray, " C"]
-    first: Int[np.ndarray, " C"]
+    lengths: np.ndarray
+    heads: np.ndarray
+    jumps: np.ndarray
+    bends: np.ndarray
+    sharp: np.ndarray
+    sharp_bends: np.ndarray
+    spare: np.ndarray
+    edges_first: np.ndarray
+    lanes_first: np.ndarray
+    start: np.ndarray
+    motion: np.ndarray
+    shorts: np.ndarray
+    longs: np.ndarray
 
 
-def _membership(types: tuple[int, ...]) -> Bool[np.ndarray, " codes"]:
-    # The last entry is that of type -1, which no segment has.
-    member = np.zeros(32, bool)
-    member[list(types)] = True
-    return member
+# Types of arrays, by the number that stands for them.
+TYPES = tuple(np.dtype(kind) for kind in ("?", "i1", "u1", "<i2", "<i4", "<f4"))
+# Type, number of dimensions, and three dimensions of each array; the table of all stands first in the block.
+ROW = 5
+# What a scenario is made of, by path.
+PARTS = {
+    "agents": AgentInfo,
+    "log": AgentState,
+    "roadmap": RoadMap,
+    **dict.fromkeys(_SEGMENTS, Segments),
+    **{f"{part}.index": SegmentIndex for part in _SEGMENTS},
+    "graph": LaneGraph,
+    "graph.stop_lines": StopLines,
+    "elements": MapElements,
+    "signals": Signals,
+    "routes": Routes,
+    "goals": Goals,
+}
 
 
-IS_EDGE, IS_LANE = _membership(ROAD_EDGE_TYPES), _membership(LANE_TYPES)
+class Form(NamedTuple):
+    """The arrays of all scenarios that have the same of the optional parts.
+
+    Attributes:
+      structure: How they make up the scenario.
+      names: Their paths, in order.
+      listed: Those that are not derived, and extras: what the table in the block is of.
+      axes: Names of the padded axes, in order.
+    """
+
+    structure: Any
+    names: tuple[str, ...]
+    listed: tuple[str, ...]
+    axes: tuple[str, ...]
 
 
-def ramp(lengths: Int[np.ndarray, " K"]) -> Int[np.ndarray, " n"]:
-    """0, 1, 2, ... for each of several lengths, one after the other."""
-    ends = lengths.cumsum()
-    return np.arange(ends[-1] if len(ends) else 0) - (ends - lengths).repeat(lengths)
+class Place(NamedTuple):
+    """Where an array is: its type, its shape, and its first byte in the block; of planes, its first number."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    begin: int
 
 
-def chunks_of(
-    run_type: Int[np.ndarray, " runs"], segments: Int[np.ndarray, " runs"], base: Int[np.ndarray, " runs"]
-) -> Chunks:
-    """The chunks of a map, given the type of each run of points, its number of segments and its first joint."""
-    some = segments > 0
-    edges, lanes = (member[run_type] & some for member in (IS_EDGE, IS_LANE))
-    runs = np.concatenate([edges.nonzero()[0], lanes.nonzero()[0]])
-    count = segments[runs]
-    size = -(-count // CHUNK)
-    begin = size.cumsum() - size
-    run = runs.repeat(size)
-    return Chunks(
-        num_edges=int(-(-segments[edges] // CHUNK).sum()),
-        runs=runs,
-        head=CHUNK * begin,
-        count=count,
-        run=run,
-        first=base[run] + CHUNK * ramp(size),
-    )
+@functools.cache
+def form(routes: bool, goals: bool) -> Form:
+    """The form of scenarios with or without routes and goals."""
+    absent = {name for name, there in (("routes", routes), ("goals", goals)) if not there}
+    scenario = _outline(Scenario, "", absent)
+    names = tuple(path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(scenario))
+    listed = (*(name for name in names if name not in DERIVED), *Extras._fields)
+    found = dict.fromkeys(axis for name in names for axis in axes(name) if axis is not None)
+    return Form(jax.tree.structure(scenario), names, listed, tuple(found))
 
 
-def elements_of(length: Int[np.ndarray, " runs"]) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
-    """First point and number of points of each element of runs of points, in order."""
-    pieces = -(-length // NUM_ELEMENT_POINTS)
-    offset = NUM_ELEMENT_POINTS * ramp(pieces)
-    first = (length.cumsum() - length).repeat(pieces) + offset
-    return first, np.minimum(length.repeat(pieces) - offset, NUM_ELEMENT_POINTS)
+def _outline(kind: type, path: str, absent: set[str]) -> Any:
+    """A record without arrays. It is not initialised, which would ask for them."""
+    record = object.__new__(kind)
+    for field in dataclasses.fields(kind):
+        inner = f"{path}.{field.name}" if path else field.name
+        part = PARTS.get(inner)
+        value = None if inner in absent else 0 if part is None else _outline(part, inner, absent)
+        object.__setattr__(record, field.name, value)
+    return record
 
 
-def ends_of_elements(
-    points: Int32[np.ndarray, "3 n"], first: Int[np.ndarray, " E"], size: Int[np.ndarray, " E"]
-) -> tuple[Int32[np.ndarray, "2 G"], Int32[np.ndarray, "2 G"]]:
-    """Smallest and largest x and y of the first and last points of the elements of each group."""
-    ends = np.concatenate([first.reshape(-1, GROUP).T, (first + size - 1).reshape(-1, GROUP).T])
-    xy = points[:2].take(ends, axis=1, mode="clip")
-    return np.minimum.reduce(xy, axis=1), np.maximum.reduce(xy, axis=1)
+def path_of(path: Any) -> str:
+    """A path in a scenario, as text."""
+    return ".".join(key.name for key in path)
 
 
-@functools.lru_cache(maxsize=64)
-def block_of_cell(rows: int, columns: int, side: int) -> Int[np.ndarray, " C"]:
-    """The square block that each cell of a grid is in."""
-    row, column = np.arange(rows) // side, np.arange(columns) // side
-    return (row[:, None] * (-(-columns // side)) + column).reshape(-1)
+def table_of(arrays: Iterable[np.ndarray]) -> bytes:
+    """The table of arrays that are listed."""
+    rows = [(TYPES.index(a.dtype), a.ndim, *a.shape, *(3 - a.ndim) * (0,)) for a in arrays]
+    return np.array(rows, "<i4").tobytes()
 
 
-def in_z_order(root: Num[np.ndarray, "G G"]) -> Num[np.ndarray, " n"]:
-    """The cells of a grid whose side is a power of two along a Z-curve."""
-    depth = root.shape[0].bit_length() - 1
-    axes = [axis for level in range(depth) for axis in (level, depth + level)]
-    return root.reshape((2,) * (2 * depth)).transpose(axes).reshape(-1)
+@functools.lru_cache(maxsize=256)
+def places(table: bytes, listed: tuple[str, ...]) -> tuple[dict[str, Place], int]:
+    """Where each array is, given the table, and where the last one ends. Many scenes have the same table.
 
-
-def from_z_order(codes: Num[np.ndarray, " n"], depth: int) -> Num[np.ndarray, "G G"]:
-    """The grid again."""
-    axes = [*range(0, 2 * depth, 2), *range(1, 2 * depth, 2)]
-    return codes.reshape((2,) * (2 * depth)).transpose(axes).reshape(2**depth, 2**depth)
+    Raises:
+      DataError: The table is damaged.
+    """
+    found, at, lengths = {}, dict.fromkeys((1, 2, 4), 0), {}
+    rows = np.frombuffer(table, "<i4").reshape(len(listed), ROW)
+    numbers = dict.fromkeys(("<i2", "<i4"), 0)
+    kinds, dimensions = rows[:, 0], rows[:, 1]
+    if rows.min() < 0 or kinds.max() >= len(TYPES) or dimensions.max() > 3:
+        raise DataError("has an impossible table of arrays")
+    for name, (kind, dimension, *shape) in zip(listed, rows.tolist(), strict=True):
+        dtype, shape = TYPES[kind], tuple(shape[:dimension])
+        for axis, length in zip(axes(name), shape, strict=False):
+            if axis is not None and lengths.setdefault(axis, length) != length:
+                raise DataError(f"has arrays of other lengths than announced along {axis}")
+        row, key = (numbers, dtype.str) if name in PLANES else (at, dtype.itemsize)
+        if key not in row:
+            raise DataError(f"has an impossible {name}")
+        found[name] = Place(dtype, shape, row[key])
+        row[key] += math.prod(shape) * (1 if row is numbers else dtype.itemsize)
+    # The widest come first, so that each is aligned.
+    base = {4: len(table), 2: len(table) + at[4], 1: len(table) + at[4] + at[2]}
+    for name, place in found.items():
+        if name not in PLANES:
+            found[name] = place._replace(begin=base[place.dtype.itemsize] + place.begin)
+    return found, base[1] + at[1]

@@ -1,26 +1,31 @@
 """A scenario as one compact piece of bytes."""
 
 import dataclasses
-import struct
-import zlib
-from collections.abc import Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32, Shaped
+from jaxtyping import Bool, Float, Int, Int32
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene
-from waymax_sim.datasets.store import integers
-from waymax_sim.datasets.store.layout import MAGIC, POSITION, VELOCITY, YAW, YAW_BITS, Chunks, Counts
-from waymax_sim.datasets.store.pack_graph import graph_numbers
-from waymax_sim.datasets.store.pack_map import (
-    element_numbers,
-    index_numbers,
-    indexes_numbers,
-    joints_of,
-    runs_of,
-    segment_numbers,
+from waymax_sim.datasets.store import planes
+from waymax_sim.datasets.store.layout import (
+    CHECKED,
+    CURVATURE,
+    HEADER,
+    MAGIC,
+    PLANES,
+    POSITION,
+    VELOCITY,
+    YAW,
+    YAW_BITS,
+    Extras,
+    form,
+    path_of,
+    table_of,
 )
+from waymax_sim.datatypes.padding import bucket, pad, sizes
+from waymax_sim.datatypes.roadmap import CHUNK, RoadMap, Segments
 from waymax_sim.datatypes.scenario import Scenario
 
 
@@ -35,124 +40,62 @@ def snapped(raw: RawScene) -> RawScene:
 def pack(scenario: Scenario) -> bytes:
     """Packs a scenario that is not padded and whose map points are on the grid; `unpack` is the way back.
 
-    The map, its indexes and all that is discrete stay exactly as they are. Positions of agents, lights and routes
-    move by 0.5 mm per axis at most, velocities by 0.004 m/s, headings by 1e-4 rad, curvatures of lanes by 1.3e-4 / m.
+    The map, its indexes and all that is discrete stay exactly as they are. Positions of agents and routes move by
+    0.5 mm per axis at most, velocities by 0.004 m/s, headings by 1e-4 rad, curvatures of lanes by 1.3e-4 / m.
 
     Raises:
       DataError: Positions are further than 2,000 km from the local origin, or the points of a map feature are not in
         one piece.
     """
-    s, roadmap, routes = scenario, scenario.roadmap, scenario.routes
-    runs = runs_of(roadmap)
-    seen = np.concatenate([s.log.valid, s.signals.valid], axis=1).T
-    track, step = np.nonzero(seen)
-    track_xyz = np.concatenate([s.log.xyz, s.signals.stop_point], axis=1)[step, track]
-    lengths, polylines = [runs.length, seen.sum(axis=1)], [roadmap.xyz, track_xyz]
-    if routes is not None:
-        arc_length = np.pad(routes.arc_length[routes.valid][:, None], ((0, 0), (0, 2)))
-        lengths += 2 * [routes.valid.sum(axis=1)]
-        polylines += [routes.xyz[routes.valid], arc_length]
-    points = _whole(np.concatenate(polylines), POSITION, "xyz").T
-    jumps, steps, turns = _differences(points, np.concatenate(lengths))
+    # Only here: they are not there on every machine that simulates.
+    import google_crc32c
+    import lz4.block
 
-    agent, when = np.nonzero(s.log.valid.T)
-    light, lit = np.nonzero(s.signals.valid.T)
-    of_agents = slice(len(roadmap.xyz), len(roadmap.xyz) + len(agent))
-    # Recorded velocities are as a rule the last step of the position (2**-10 m in 0.1 s).
-    velocity = _whole(s.log.velocity[when, agent], VELOCITY, "velocity").T - (5 * steps[:2, of_agents] >> 2)
-    turn, half = np.diff(_whole(s.log.yaw[when, agent], YAW, "yaw"), prepend=np.int32(0)), 2 ** (YAW_BITS - 1)
-    joints = joints_of(s, runs, points.shape[1])
-    edges, lanes = index_numbers(s.edges.index), index_numbers(s.lanes.index)
-    rising_lists, other_lists, num_long = indexes_numbers(edges, lanes, joints.chunks.num_edges)
-    elements = element_numbers(s.elements, runs.length, points, POSITION)
-    links, graph = roadmap.links, graph_numbers(s.graph, s.lanes)
+    lengths = sizes(scenario)
+    padded = pad(scenario, bucket(lengths))
+    there = (scenario.routes is not None, scenario.goals is not None)
+    plan = form(*there)
+    found = {path_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(padded)}
+    curvature = np.round(found["graph.curvature"].astype(np.float64) / CURVATURE)
+    found["graph.curvature"] = np.clip(curvature, -(2**30), 2**30).astype(np.int32)
+    extras = _extras(scenario, padded, [lengths[axis] for axis in plan.axes], found)
+    found |= {name: values.astype(values.dtype.newbyteorder("<")) for name, values in extras._asdict().items()}
+    listed = [found[name] for name in plan.listed]
+    stored = [values for name, values in zip(plan.listed, listed, strict=True) if name not in PLANES]
+    parts = [values.tobytes() for size in (4, 2, 1) for values in stored if values.dtype.itemsize == size]
+    body = b"".join([table_of(listed), *parts])
+    block = lz4.block.compress(body, mode="high_compression", compression=9, store_size=False)
+    checked = HEADER.pack(MAGIC, 0, len(body), *there)[CHECKED:] + block
+    return MAGIC + google_crc32c.value(checked).to_bytes(4, "little") + checked
 
-    # What is close to what comes before it is kept as one row of differences.
-    rising = [
-        runs.row,
-        roadmap.feature_id,
-        links[:, 0],
-        np.cumsum((turn + half) % (2 * half) - half),
-        joints.irregular,
-        *rising_lists,
-        *elements.rising,
-    ]
-    other = [
-        s.agents.id,
-        s.agents.type,
-        runs.length,
-        roadmap.feature_type,
-        links[:, 1] - links[:, 0],
-        links[:, 2],
-        s.signals.lane_id,
-        s.signals.state[lit, light],
-        joints.segments,
-        jumps,
-        turns,
-        velocity,
-        _loops(s, joints.chunks),
-        *np.concatenate([segment_numbers(part) for part in (s.edges, s.lanes)], axis=1),
-        *other_lists,
-        *elements.other,
-        *graph.integers,
-    ]
-    floats = [s.origin, s.timestamps, s.agents.size, roadmap.speed_limit, s.elements.low, s.elements.side]
-    floats += [each for part in (s.edges, s.lanes) for each in (part.index.corner, part.index.size)] + [joints.extra]
-    floats += graph.floats
-    flags = [s.agents.is_sdc, s.agents.to_predict, s.agents.of_interest, seen]
-    flags += [] if routes is None else [routes.on_route, routes.valid]
-    flags += graph.flags
-    counts = Counts(
-        num_steps=s.num_steps,
-        num_agents=s.num_agents,
-        current_step=int(s.current_step),
-        num_points=len(roadmap.xyz),
-        num_runs=len(runs.row),
-        num_features=len(roadmap.feature_id),
-        num_links=len(links),
-        num_signals=len(s.signals.lane_id),
-        has_routes=int(routes is not None),
-        num_paths=0 if routes is None else routes.valid.shape[0],
-        num_samples=0 if routes is None else routes.valid.shape[1],
-        num_irregular=len(joints.irregular),
-        num_extra=len(joints.extra),
-        num_long=num_long,
-        num_groups=len(s.elements.first),
-        num_listed=len(elements.rising[1]),
-        rows=int(s.elements.rows),
-        columns=int(s.elements.columns),
-        width=s.elements.cells.shape[1],
-        block=elements.block,
-        num_segments=graph.num_segments,
-        num_successors=graph.num_successors,
-        num_predecessors=graph.num_predecessors,
-        num_left=graph.num_left,
-        num_right=graph.num_right,
-        num_stop_lines=len(s.graph.stop_lines.lane),
+
+def _extras(scenario: Scenario, padded: Scenario, lengths: list[int], found: dict[str, np.ndarray]) -> Extras:
+    heads, points = _polylines(scenario)
+    jumps, bends = _bends(points, heads)
+    sharp = np.flatnonzero(np.abs(bends.astype(np.int64)) > 127)
+    first_edges, spare_edges = _first_joints(scenario.edges, scenario.roadmap, points.shape[1])
+    first_lanes, spare_lanes = _first_joints(scenario.lanes, scenario.roadmap, points.shape[1] + len(spare_edges))
+    start, steps = _motion(padded)
+    kinds = {
+        kind: [found[name].reshape(-1) for name in found if name in PLANES and found[name].dtype == kind]
+        for kind in (np.int16, np.int32)
+    }
+    shorts, longs = (planes.split(np.concatenate([np.zeros(0, kind), *kinds[kind]])) for kind in kinds)
+    return Extras(
+        lengths=np.array(lengths, np.int32),
+        heads=heads.astype(np.int32),
+        jumps=jumps,
+        bends=bends.astype(np.int8),
+        sharp=sharp.astype(np.int32),
+        sharp_bends=bends.reshape(-1)[sharp],
+        spare=np.concatenate([spare_edges, spare_lanes]).T.astype(np.float32),
+        edges_first=np.diff(first_edges, prepend=0).astype(np.int32),
+        lanes_first=np.diff(first_lanes, prepend=0).astype(np.int32),
+        start=start,
+        motion=planes.split(steps.reshape(-1)),
+        shorts=shorts,
+        longs=longs,
     )
-    row = [np.diff(_row(rising), prepend=0), _row(other)]
-    body = b"".join(
-        [
-            np.concatenate([counts, edges.shape, lanes.shape]).astype("<i4").tobytes(),
-            *(np.asarray(part).astype("<f4").tobytes() for part in floats),
-            np.asarray(s.id_bytes).tobytes(),
-            np.packbits(_row(flags)).tobytes(),
-            elements.places.tobytes(),
-            integers.encode(np.concatenate(row)),
-        ]
-    )
-    return MAGIC + struct.pack("<I", zlib.crc32(body)) + body
-
-
-def _row(parts: Sequence[Shaped[np.ndarray, "..."]]) -> Shaped[np.ndarray, " n"]:
-    return np.concatenate([np.asarray(part).reshape(-1) for part in parts])
-
-
-def _loops(scenario: Scenario, chunks: Chunks) -> Bool[np.ndarray, " K"]:
-    """Which runs of segments are closed: those whose first segment has one before it."""
-    edges = scenario.edges.previous[: chunks.num_edges]
-    lanes = scenario.lanes.previous[: len(chunks.run) - chunks.num_edges]
-    return np.concatenate([edges, lanes]).reshape(-1)[chunks.head] >= 0
 
 
 def _whole(values: Float[np.ndarray, "*n"], unit: float, field: str) -> Int32[np.ndarray, "*n"]:
@@ -163,11 +106,69 @@ def _whole(values: Float[np.ndarray, "*n"], unit: float, field: str) -> Int32[np
     return whole.astype(np.int32)
 
 
-def _differences(points: Int32[np.ndarray, "3 n"], lengths: Int[np.ndarray, " runs"]):
-    """Of runs of points: the jumps to their first points, the steps from point to point, and how steps differ."""
-    lengths = lengths[lengths > 0]
+def _polylines(scenario: Scenario) -> tuple[Int[np.ndarray, " H"], Int32[np.ndarray, "3 n"]]:
+    """First points of map features and routes, and the points of all of them, in steps of the grid."""
+    roadmap, routes = scenario.roadmap, scenario.routes
+    heads = np.flatnonzero(np.diff(roadmap.feature, prepend=-1))
+    if len(np.unique(roadmap.feature[heads])) < len(heads):
+        raise DataError("the points of a feature are not in one piece", field="point_feature")
+    points = roadmap.xyz
+    if routes is not None:
+        count, samples = routes.valid.shape
+        heads = np.concatenate([heads, len(points) + samples * np.arange(count if samples else 0)])
+        points = np.concatenate([points, routes.xyz.reshape(-1, 3)])
+    return heads, _whole(points, POSITION, "xyz").T
+
+
+def _bends(points: Int32[np.ndarray, "3 n"], heads: Int[np.ndarray, " H"]):
+    """The jumps to the first points of polylines, and how steps between points differ from the ones before."""
     steps = np.diff(points, axis=1, prepend=np.zeros((3, 1), np.int32))
-    heads = np.cumsum(lengths) - lengths
     jumps = steps[:, heads]
-    steps[:, heads] = 0
-    return jumps, steps, np.diff(steps, axis=1, prepend=np.zeros((3, 1), np.int32))
+    # A polyline starts with its own first step, so that only its first bend is large.
+    length = np.diff(heads, append=points.shape[1])
+    steps[:, heads] = np.where(length > 1, steps[:, np.minimum(heads + 1, points.shape[1] - 1)], 0)
+    return jumps, np.diff(steps, axis=1, prepend=np.zeros((3, 1), np.int32))
+
+
+def _first_joints(
+    part: Segments, roadmap: RoadMap, num_points: int
+) -> tuple[Int[np.ndarray, " C"], Float[np.ndarray, "X 3"]]:
+    """First joint of each chunk among the points of the map, or behind `num_points` among spare ones; and these."""
+    first, spare = np.zeros(len(part.valid), int), [np.zeros((0, 3), np.float32)]
+    features, begins = np.unique(roadmap.feature, return_index=True)
+    begin = dict(zip(features.tolist(), begins.tolist(), strict=True))
+    ordinal, previous, added = 0, -1, 0
+    for chunk, count in enumerate(part.valid.sum(axis=1).tolist()):
+        if not count:
+            continue
+        feature = int(part.feature[chunk, 0])
+        ordinal, previous = ordinal + 1 if feature == previous else 0, feature
+        joints = np.concatenate([part.ends[chunk, :3, :count].T, part.ends[chunk, 3:, count - 1 : count].T])
+        at = begin[feature] + CHUNK * ordinal
+        if not np.array_equal(roadmap.xyz[at : at + count + 1], joints):
+            at = num_points + added
+            spare.append(joints)
+            added += len(joints)
+        first[chunk] = at
+    return first, np.concatenate(spare)
+
+
+def _motion(scenario: Scenario) -> tuple[Int32[np.ndarray, "6 N"], Int32[np.ndarray, "steps 6 N"]]:
+    """Where agents are at the first step, and how that changes, see `Extras`."""
+    log = scenario.log
+    position, velocity = _whole(log.xyz, POSITION, "xyz"), _whole(log.velocity, VELOCITY, "velocity")
+    yaw = _whole(log.yaw, YAW, "yaw")
+    states = np.concatenate([position, velocity, yaw[..., None]], axis=-1).transpose(0, 2, 1)
+    seen = _last_seen(log.valid)
+    states = np.take_along_axis(states, seen[:, None], axis=0)
+    steps = np.diff(states, axis=0)
+    half = 2 ** (YAW_BITS - 1)
+    steps[:, 5] = (steps[:, 5] + half) % (2 * half) - half
+    return states[0], steps
+
+
+def _last_seen(valid: Bool[np.ndarray, "T N"]) -> Int[np.ndarray, "T N"]:
+    """The last step up to each at which an agent was seen; before the first such step, that one."""
+    steps = np.arange(len(valid))[:, None]
+    last = np.maximum.accumulate(np.where(valid, steps, -1), axis=0)
+    return np.where(last < 0, valid.argmax(axis=0), last)

@@ -4,25 +4,41 @@ Made to be quick: few calls, each over all there is of a kind. Numbers are not c
 been; whatever they are, nothing is read or written outside of an array, and what does not fit together is an error.
 """
 
+import math
 import struct
-from collections.abc import Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Int, Int32, Shaped
+from jaxtyping import Float32, Int32
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.store.content import Content, Row, content_of
-from waymax_sim.datasets.store.layout import POSITION, VELOCITY, YAW, YAW_BITS, Chunks, chunks_of
-from waymax_sim.datasets.store.unpack_graph import graph_from
-from waymax_sim.datasets.store.unpack_map import elements_from, indexes_from, segments_from
-from waymax_sim.datatypes.agents import AgentInfo, AgentState
-from waymax_sim.datatypes.padding import bucket
-from waymax_sim.datatypes.roadmap import RoadMap
-from waymax_sim.datatypes.route import Routes
+from waymax_sim.datasets.store import planes
+from waymax_sim.datasets.store.layout import (
+    CHECKED,
+    CURVATURE,
+    HEADER,
+    MAGIC,
+    PLANES,
+    POSITION,
+    ROW,
+    VELOCITY,
+    YAW,
+    YAW_BITS,
+    Extras,
+    Form,
+    form,
+    places,
+)
+from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS
+from waymax_sim.datatypes.padding import axes
+from waymax_sim.datatypes.roadmap import CHUNK, FAR
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.datatypes.signals import Signals
 
 REMEDY = "the store is damaged; convert the scene again"
+# What LZ4 makes of a byte at most.
+LARGEST_RATIO = 255
+
+Arrays = dict[str, np.ndarray]
 
 # The allocator of Linux gives memory back to the system at once, and fetching it again, page by page, takes half as
 # long as all of the rest, until something larger has been freed. So something larger is freed; nothing touches it.
@@ -34,195 +50,165 @@ def unpack(data: bytes | memoryview, *, bucketed: bool = True) -> Scenario:
 
     Args:
       data: What `pack` made.
-      bucketed: Pad every axis to a common size.
+      bucketed: Keep the padding to common sizes that a scene is packed with.
 
     Raises:
       DataError: The data are damaged.
     """
     try:
-        return _scenario(content_of(memoryview(data)), bucketed)
+        return _scenario(*_opened(data), bucketed)
     except DataError as error:
-        raise DataError(error.problem, field=error.field or "scene", remedy=REMEDY) from None
-    except (ValueError, IndexError, OverflowError, struct.error) as error:
+        raise DataError(error.problem, field=error.field or "scene", remedy=error.remedy or REMEDY) from None
+    # Arrays of other types than `pack` writes are a TypeError.
+    except (ValueError, IndexError, OverflowError, TypeError, struct.error) as error:
         raise DataError(f"does not fit together: {error}", field="scene", remedy=REMEDY) from None
 
 
-def _scenario(content: Content, bucketed: bool) -> Scenario:
-    n, floats, rising, other, seen = content.counts, content.floats, content.rising, content.other, content.seen
-    origin, timestamps, size = floats.take(3), floats.take(n.num_steps), floats.take(n.num_agents, 3)
-    speed_limit, grid, corners = floats.take(n.num_features), floats.take(3), floats.take(2, 3)
-    extra = floats.take(n.num_extra, 3)
-    stop, line_xyz, line_yaw = (
-        floats.take(1, n.num_stop_lines),
-        floats.take(n.num_stop_lines, 3),
-        floats.take(1, n.num_stop_lines),
-    )
-    times_seen = seen.sum(axis=1)
-    num_seen, num_lit = int(times_seen[: n.num_agents].sum()), int(times_seen[n.num_agents :].sum())
+def _opened(data: bytes | memoryview) -> tuple[Form, Arrays]:
+    """The form of the scenario, and the arrays in the block."""
+    # Only here: they are not there on every machine that simulates.
+    import google_crc32c
+    import lz4.block
 
-    feature, feature_id, link_from = rising.take(n.num_runs), rising.take(n.num_features), rising.take(n.num_links)
-    yaw, irregular = rising.take(num_seen), rising.take(n.num_irregular)
-    agent_id, agent_type, length = other.take(n.num_agents), other.take(n.num_agents), other.take(n.num_runs)
-    feature_type, link_step, kind = other.take(n.num_features), other.take(n.num_links), other.take(n.num_links)
-    lane_id, state, segments = other.take(n.num_signals), other.take(num_lit), length - 1
-    segments[irregular] = other.take(n.num_irregular)
-    if length.min(initial=1) < 1 or length.sum() != n.num_points:
-        raise DataError("features have other numbers of points than the map")
-
-    # Polylines: those of the map, of agents and lights, and of routes twice (positions, then arc lengths as x).
-    of_routes = content.sampled.sum(axis=1)
-    tracks = slice(n.num_points, n.num_points + num_seen + num_lit)
-    lengths = np.concatenate([length, times_seen, of_routes, of_routes])
-    points, heads, velocity = _points(other, lengths, tracks, num_seen)
-    num_points = points.shape[1]
-    joints = np.empty((3, num_points + n.num_extra), np.float32)
-    np.multiply(points, np.float32(POSITION), out=joints[:, :num_points], dtype=np.float32, casting="unsafe")
-    joints[:, num_points:] = extra.T
-    base, need = heads[: n.num_runs].copy(), np.maximum(segments[irregular], 0)
-    need += need > 0
-    if need.sum() > n.num_extra:
-        raise DataError("segments have more joints than announced")
-    base[irregular] = num_points + need.cumsum() - need
-    chunks = chunks_of(feature_type[feature], segments, base)
-
-    room = _lengths(content, chunks)
-    room = bucket(room) if bucketed else room
-    loops, extremes = other.take(len(chunks.runs)), other.take(2, len(chunks.run))
-    indexes = indexes_from(content, chunks, extremes, joints[2], corners, room)
-    edges, lanes = segments_from(chunks, loops, joints, feature, indexes, room)
-    elements = elements_from(content, length, points, joints[:2], grid, room)
-    log, signals = _tracks(content, times_seen, joints[:, tracks], yaw, velocity, state, lane_id, room)
-    is_sdc, to_predict, of_interest = _padded(content.roles.T, room["N"]).T
-    roadmap = RoadMap(
-        xyz=_columns([*joints[:, : n.num_points]], room["P"]),
-        feature=_padded(feature.repeat(length), room["P"]),
-        valid=_true(n.num_points, room["P"]),
-        feature_id=_padded(feature_id, room["F"], -1),
-        feature_type=_padded(feature_type, room["F"], -1),
-        speed_limit=_padded(speed_limit, room["F"]),
-        links=_columns((link_from, link_from + link_step, kind), room["L"], -1),
-    )
-    return Scenario(
-        id_bytes=content.id_bytes,
-        origin=origin,
-        timestamps=timestamps,
-        current_step=np.asarray(n.current_step, np.int32),
-        agents=AgentInfo(
-            id=_padded(agent_id, room["N"], -1),
-            type=_padded(agent_type, room["N"]),
-            size=_padded(size, room["N"]),
-            exists=_true(n.num_agents, room["N"]),
-            is_sdc=is_sdc,
-            to_predict=to_predict,
-            of_interest=of_interest,
-        ),
-        log=log,
-        roadmap=roadmap,
-        edges=edges,
-        lanes=lanes,
-        graph=graph_from(content, np.concatenate([stop, line_xyz.T, line_yaw]), roadmap, lanes, room),
-        elements=elements,
-        signals=signals,
-        routes=_routes(content, joints[:, tracks.stop : num_points], room) if n.has_routes else None,
-    )
+    magic, checksum, size, *there = HEADER.unpack_from(data)
+    if magic != MAGIC and magic[:3] == MAGIC[:3]:
+        raise DataError("was packed by another version", remedy="convert the scenes again")
+    checked = bytes(data[CHECKED:])
+    if magic != MAGIC or google_crc32c.value(checked) != checksum:
+        raise DataError("does not match its checksum, or is no packed scene")
+    block = memoryview(checked)[HEADER.size - CHECKED :]
+    if size > LARGEST_RATIO * len(block):
+        raise DataError("announces more than it can hold")
+    try:
+        body = lz4.block.decompress(block, uncompressed_size=size, return_bytearray=True)
+    except lz4.block.LZ4BlockError as error:
+        raise DataError(f"cannot be decompressed: {error}") from None
+    plan = form(*there)
+    found, end = places(bytes(body[: 4 * ROW * len(plan.listed)]), plan.listed)
+    if len(body) != size or end != size:
+        raise DataError("has arrays of another size than announced")
+    arrays = {
+        name: np.ndarray(place.shape, place.dtype, body, place.begin)
+        for name, place in found.items()
+        if name not in PLANES
+    }
+    rows = {"<i2": planes.join(arrays["shorts"], np.int16), "<i4": planes.join(arrays["longs"], np.int32)}
+    for name in PLANES:
+        dtype, shape, begin = found[name]
+        arrays[name] = rows[dtype.str][begin : begin + math.prod(shape)].reshape(shape)
+    return plan, arrays
 
 
-def _points(
-    other: Row, lengths: Int[np.ndarray, " runs"], tracks: slice, num_seen: int
-) -> tuple[Int32[np.ndarray, "3 n"], Int[np.ndarray, " some"], Int32[np.ndarray, "2 k"]]:
-    """Points of polylines in whole units, where each that has any begins, and velocities of agents in whole units."""
-    lengths = lengths[lengths > 0]
-    heads = lengths.cumsum() - lengths
-    jumps, points = other.take(3, len(heads)), other.take(3, int(lengths.sum()))
+def _scenario(plan: Form, arrays: Arrays, bucketed: bool) -> Scenario:
+    extras = Extras(*(arrays[name] for name in Extras._fields))
+    lengths = dict(zip(plan.axes, extras.lengths.tolist(), strict=True))
+    joints = _joints(extras)
+    count = lengths["P"]
+    xyz = arrays["roadmap.xyz"] = np.zeros((len(arrays["roadmap.valid"]), 3), np.float32)
+    for axis, values in enumerate(joints):
+        xyz[:count, axis] = values[:count]
+    if "routes.valid" in arrays:
+        paths, samples = lengths["M"], lengths["R"]
+        routes = arrays["routes.xyz"] = np.zeros((*arrays["routes.valid"].shape, 3), np.float32)
+        points = joints[:, count : count + paths * samples]
+        routes[:paths, :samples] = points.reshape(3, paths, samples).transpose(1, 2, 0)
+    for part in ("edges", "lanes"):
+        arrays[f"{part}.ends"] = _ends(joints, arrays[f"{part}_first"], arrays[f"{part}.valid"])
+    arrays["graph.curvature"] = arrays["graph.curvature"].astype(np.float32)
+    arrays["graph.curvature"] *= np.float32(CURVATURE)
+    arrays["graph.arc_length"] = _arc_lengths(arrays)
+    groups = lengths["elements.G"]
+    arrays["elements.points"] = _element_points(joints, arrays["elements.first"], arrays["elements.count"], groups)
+    arrays |= _log(extras, arrays["log.valid"])
+    if not bucketed:
+        for name in plan.names:
+            padded = zip(axes(name), arrays[name].shape, strict=False)
+            cut = [slice(length if axis is None else lengths[axis]) for axis, length in padded]
+            # With the dots a number stays an array.
+            arrays[name] = arrays[name][(*cut, ...)]
+    return jax.tree.unflatten(plan.structure, [arrays[name] for name in plan.names])
+
+
+def _joints(extras: Extras) -> Float32[np.ndarray, "3 n"]:
+    """x, y and z of the points of polylines, then of spare joints, then room for a chunk and more, m."""
+    points = extras.bends.astype(np.int32)
+    points.reshape(-1)[extras.sharp] = extras.sharp_bends
     points.cumsum(axis=1, out=points)
-    velocity = other.take(2, num_seen)
-    velocity += 5 * points[:2, tracks][:, :num_seen] >> 2
-    points[:, heads] = jumps
+    points[:, extras.heads] = extras.jumps
     points.cumsum(axis=1, out=points)
-    return points, heads, velocity
+    count = points.shape[1]
+    joints = np.zeros((3, count + extras.spare.shape[1] + 2 * CHUNK), np.float32)
+    np.multiply(points, np.float32(POSITION), out=joints[:, :count], dtype=np.float32, casting="unsafe")
+    joints[:, count : -2 * CHUNK] = extras.spare
+    return joints
 
 
-def _lengths(content: Content, chunks: Chunks) -> dict[str, int]:
-    """Lengths of the axes without padding, as `sizes` has them."""
-    n, places = content.counts, content.places
-    found = {"N": n.num_agents, "P": n.num_points, "F": n.num_features, "L": n.num_links, "S": n.num_signals}
-    found |= {"graph.F": max(n.num_features, 1), "graph.Z": n.num_stop_lines}
-    used = {"edges": chunks.num_edges, "lanes": len(chunks.run) - chunks.num_edges}
-    for name, shape in (("edges", content.edges), ("lanes", content.lanes)):
-        found |= {f"{name}.C": max(used[name], 1), f"{name}.G": 2**shape.depth}
-        found |= {f"{name}.Q": shape.nodes, f"{name}.L": shape.lists}
-    found |= {"elements.G": n.num_groups, "elements.C": len(places)}
-    return found | ({"M": n.num_paths, "R": n.num_samples} if n.has_routes else {})
+def _ends(
+    joints: Float32[np.ndarray, "3 n"], steps: Int32[np.ndarray, " C"], valid: np.ndarray
+) -> Float32[np.ndarray, "padded 6 W"]:
+    """Ends of segments, given the steps between the first joints of their chunks."""
+    used = len(steps)
+    ends = np.empty((len(valid), 6, CHUNK), np.float32)
+    ends[used:] = FAR
+    # As many joints as a chunk has segments, from each joint on, as one thing to copy.
+    row = np.dtype((np.void, CHUNK * joints.itemsize))
+    windows = np.ndarray((3, joints.shape[1] - CHUNK), row, joints, strides=joints.strides)
+    rows, first = ends.view(row)[:used, :, 0], steps.cumsum()
+    rows[:, :3] = windows[:, first].T
+    rows[:, 3:] = windows[:, first + 1].T
+    holes = np.flatnonzero(~valid[:used])
+    ends[holes // CHUNK, :, holes % CHUNK] = FAR
+    return ends
 
 
-def _tracks(content: Content, times_seen, points, yaw, velocity, state, lane_id, room) -> tuple[AgentState, Signals]:
-    """The log and the lights, whose positions share an array."""
-    n, steps = content.counts, content.counts.num_steps
-    track = np.arange(len(times_seen)).repeat(times_seen)
-    step = np.flatnonzero(content.seen) - track * steps
-    is_light = track >= n.num_agents
-    slots = room["N"] + room["S"]
-    at = step * slots + track + is_light * (room["N"] - n.num_agents)
-    xyz, valid = _placed((steps, slots), at, points), _placed((steps, slots), at, np.ones((1, len(at)), bool))[..., 0]
-    cut = len(yaw)
-    of_agents, of_lights = step[:cut] * room["N"] + track[:cut], step[cut:] * room["S"] + track[cut:] - n.num_agents
-    yaw = (yaw << 32 - YAW_BITS >> 32 - YAW_BITS) * np.float32(YAW)
-    velocity = (velocity * np.float32(VELOCITY)).astype(np.float32)
-    log = AgentState(
-        xyz=xyz[:, : room["N"]],
-        yaw=_placed((steps, room["N"]), of_agents, yaw[None].astype(np.float32))[..., 0],
-        velocity=_placed((steps, room["N"]), of_agents, velocity),
-        valid=valid[:, : room["N"]],
-    )
-    signals = Signals(
-        lane_id=_padded(lane_id, room["S"], -1),
-        state=_placed((steps, room["S"]), of_lights, state[None])[..., 0],
-        stop_point=xyz[:, room["N"] :],
-        valid=valid[:, room["N"] :],
-    )
-    return log, signals
+def _arc_lengths(arrays: Arrays) -> Float32[np.ndarray, "padded W"]:
+    """Where each segment begins on its lane, m. Sums are those of `maps.centrelines`, to the bit."""
+    used, ends = len(arrays["lanes_first"]), arrays["lanes.ends"]
+    along = ends[:used, 3:5].astype(np.float64)
+    along -= ends[:used, :2]
+    along *= along
+    # Padding has no length.
+    finish = np.zeros(used * CHUNK + 1)
+    np.sqrt(along[:, 0] + along[:, 1]).reshape(-1).cumsum(out=finish[1:])
+    begin = finish[arrays["graph.first"][arrays["lanes.feature"][:used, 0]]]
+    arc_length = np.zeros((len(ends), CHUNK), np.float32)
+    arc_length[:used] = finish[:-1].reshape(used, CHUNK) - begin[:, None]
+    arc_length *= arrays["lanes.valid"]
+    return arc_length
 
 
-def _routes(content: Content, points: Shaped[np.ndarray, "3 n"], room: dict[str, int]) -> Routes:
-    path, sample = content.sampled.nonzero()
-    shape, at = (room["M"], room["R"]), path * room["R"] + sample
-    return Routes(
-        xyz=_placed(shape, at, points[:, : len(at)]),
-        arc_length=_placed(shape, at, points[:1, len(at) :])[..., 0],
-        valid=_placed(shape, at, np.ones((1, len(at)), bool))[..., 0],
-        on_route=_padded(content.on_route, room["M"]),
-    )
+def _element_points(
+    joints: Float32[np.ndarray, "3 n"], first: Int32[np.ndarray, "G 4"], count: Int32[np.ndarray, "G 4"], groups: int
+) -> Float32[np.ndarray, "G 2 8 4"]:
+    """What `maps.elements.points_of_groups` finds, given how many groups are no padding."""
+    points = np.empty((len(first), 2, NUM_ELEMENT_POINTS, GROUP), np.float32)
+    points[groups:] = np.inf
+    offset = np.arange(NUM_ELEMENT_POINTS)[:, None]
+    where = first[:groups, None, None] + np.stack([offset, joints.shape[1] + offset])
+    joints.reshape(-1).take(where, out=points[:groups], mode="clip")
+    short = np.flatnonzero((count[:groups] < NUM_ELEMENT_POINTS).any(axis=1))
+    points[short] = np.where((offset >= count[short, None])[:, None], np.inf, points[short])
+    return points
 
 
-def _true(count: int, length: int) -> Shaped[np.ndarray, " m"]:
-    out = np.zeros(length, bool)
-    out[:count] = True
-    return out
-
-
-def _padded(values: Shaped[np.ndarray, "n *rest"], length: int, fill: int = 0) -> Shaped[np.ndarray, "m *rest"]:
-    out = (
-        np.full((length, *values.shape[1:]), fill, values.dtype)
-        if fill
-        else np.zeros((length, *values.shape[1:]), values.dtype)
-    )
-    out[: len(values)] = values
-    return out
-
-
-def _columns(values: Sequence[Shaped[np.ndarray, " n"]], length: int, fill: int = 0) -> Shaped[np.ndarray, "m k"]:
-    """Columns side by side, padded."""
-    out = np.full((length, len(values)), fill, values[0].dtype)
-    for column, each in enumerate(values):
-        out[: len(each), column] = each
-    return out
-
-
-def _placed(
-    shape: tuple[int, int], at: Int[np.ndarray, " n"], values: Shaped[np.ndarray, "k n"]
-) -> Shaped[np.ndarray, "a b k"]:
-    """Values put in their places in an array of zeros, with the k channels last."""
-    out = np.zeros((shape[0] * shape[1], len(values)), values.dtype)
-    for channel, column in enumerate(values):
-        out[:, channel][at] = column
-    return out.reshape(*shape, len(values))
+def _log(extras: Extras, valid: np.ndarray) -> Arrays:
+    """Positions, velocities and headings of agents."""
+    steps, agents = valid.shape
+    states = np.empty((steps, 6 * agents), np.int32)
+    states[0] = extras.start.reshape(-1)
+    motion = planes.join(extras.motion, np.int16 if len(extras.motion) < 3 else np.int32)
+    states[1:] = motion.reshape(steps - 1, 6 * agents)
+    # Row by row: `cumsum` goes along columns, which is slow.
+    before, *rows = states
+    for row in rows:
+        before = np.add(before, row, row)
+    states = states.reshape(steps, 6, agents)
+    states[:, 5] <<= 32 - YAW_BITS
+    states[:, 5] >>= 32 - YAW_BITS
+    states &= -valid.astype(np.int32)[:, None]
+    xyz, velocity = np.empty((steps, agents, 3), np.float32), np.empty((steps, agents, 2), np.float32)
+    yaw = np.empty((steps, agents), np.float32)
+    columns = [*xyz.transpose(2, 0, 1), *velocity.transpose(2, 0, 1), yaw]
+    for channel, (column, unit) in enumerate(zip(columns, 3 * [POSITION] + 2 * [VELOCITY] + [YAW], strict=True)):
+        np.multiply(states[:, channel], np.float32(unit), out=column, dtype=np.float32, casting="unsafe")
+    return {"log.xyz": xyz, "log.velocity": velocity, "log.yaw": yaw}

@@ -105,7 +105,7 @@ class Env:
     def reset(
         self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None
     ) -> tuple[State, StepOut]:
-        """The logged state at the current step, with the steps before it as history.
+        """The logged state at the current step, with the steps before it as history, and how it is judged.
 
         Args:
           scenario: One scene.
@@ -113,14 +113,19 @@ class Env:
           controller: Who moves each agent (`LOG`, `CALLER`, ...); by default the caller moves `config.controlled`.
         """
         scenario = _on_device(scenario)
+        state = self.start(scenario, key, controller)
+        return state, self.judge(scenario, state, moved=jnp.asarray(False))
+
+    def start(self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None) -> State:
+        """The state of `reset` alone, which is not judged."""
+        scenario = _on_device(scenario)
         if controller is None:
             controller = jnp.where(select(scenario.agents, self.config.controlled), CALLER, LOG).astype(jnp.int32)
         steps = scenario.current_step - jnp.arange(self.num_history_steps - 1, -1, -1, dtype=jnp.int32)
         history = take(scenario.log, jnp.maximum(steps, 0))
         # What lies before the record is not known: it must not wrap around to its end.
         history = masked(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
-        state = State(step=scenario.current_step, history=history, controller=controller, key=key)
-        return state, self.judge(scenario, state, moved=jnp.asarray(False))
+        return State(step=scenario.current_step, history=history, controller=controller, key=key)
 
     def step(self, scenario: Scenario, state: State, action: Action) -> tuple[State, StepOut]:
         """One time step, then judgement of where it led.

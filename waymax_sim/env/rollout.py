@@ -82,7 +82,7 @@ def rollout(
         raise ValueError(f"num_steps={num_steps} does not fit a record of {scenario.num_steps} steps")
     pairs = list(policies) if isinstance(policies, Sequence) else [(policies, env.config.controlled)]
     scenario = jax.tree.map(jnp.asarray, scenario)
-    state, _ = env.reset(scenario, key, _controllers(scenario.agents, [who for _, who in pairs]))
+    state = env.start(scenario, key, _controllers(scenario.agents, [who for _, who in pairs]))
 
     def keys(step: Int[Array, ""]) -> list[Key[Array, ""]]:
         now = jax.random.fold_in(key, step)

@@ -67,7 +67,7 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
     now = take(scenario.log, scenario.current_step)
     agents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), now, recorded)
     vehicles = now.valid & (scenario.agents.type == VEHICLE)
-    start = env.judge(scenario, env.reset(scenario, key)[0], moved=jnp.asarray(False)).metrics
+    start = env.judge(scenario, env.start(scenario, key), moved=jnp.asarray(False)).metrics
 
     def ever(name: str) -> Float[Array, ""]:
         counted = vehicles & (start[name].value == 0)

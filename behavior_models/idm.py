@@ -16,7 +16,7 @@ from behavior_models.car_following import (
 )
 from behavior_models.plans import AT_REST, Plans, no_plans, renew
 from behavior_models.ways import Ways, leads, ways_ahead
-from behavior_models.yielding import Claims, meetings, watched, yields
+from behavior_models.yielding import Claims, meetings, waits_at
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import PEDESTRIAN, AgentState
 from waymax_sim.datatypes.lanes import Frenet
@@ -89,7 +89,8 @@ def drive(observation: Observation, plans: Plans, seen: Frenet) -> tuple[Action,
     plans = _remember_stops(plans, seen, speed, info.size[:, 0])
     stops = stop_lines(observation, plans, seen, speed)
 
-    gap, lead_speed = leads(ways, now, info.size[:, :2])
+    drives = now.valid & ~plans.parked
+    gap, lead_speed = leads(ways, now, info.size[:, :2], drives)
     braking = bounded_interaction(speed, gap, speed - lead_speed, drivers)
     line = jnp.minimum(stops.light, stops.sign) - info.size[:, 0] / 2
     braking = jnp.maximum(braking, bounded_interaction(speed, line + 1.0, speed, drivers))
@@ -137,16 +138,17 @@ def stop_lines(observation: Observation, plans: Plans, seen: Frenet, speed: Floa
     """The next stop lines of agents on their paths."""
     path, half = plans.path, observation.info.size[:, 0] / 2
     distance = path.stop - seen.arc_length[:, None]
-    number = observation.signals.state.shape[0]
-    state = jnp.where(observation.signals.valid, observation.signals.state, 0)
-    state = jnp.append(state, 0)[jnp.where(path.light < 0, number, path.light)]
-    closed, closing, is_open = (jnp.isin(state, jnp.asarray(states)) for states in (CLOSED, CLOSING, OPEN))
-    room = jnp.maximum(distance - half[:, None], 0.1)
-    needed = (speed**2)[:, None] / (2.0 * room)
+    state = jnp.where(observation.signals.valid, observation.signals.state, UNKNOWN)
+    # The last one is for lines without a light.
+    kinds = [jnp.append(jnp.isin(state, jnp.asarray(states)), False) for states in ((UNKNOWN,), CLOSED, CLOSING, OPEN)]
+    lit = jnp.where(path.light < 0, state.shape[0], path.light)
+    unknown, closed, closing, is_open = jnp.moveaxis(jnp.stack(kinds, axis=-1)[lit], -1, 0)
+    # Twice the distance that is left to stop in, against the squared speed.
+    room, square = 2.0 * jnp.maximum(distance - half[:, None], 0.1), (speed**2)[:, None]
     # Who stands where the light is not known waits.
-    closed = closed | ((path.light >= 0) & (state == UNKNOWN) & (speed < AT_REST)[:, None])
+    closed = closed | (unknown & (speed < AT_REST)[:, None])
     # Who is over the line with the front, or about to be, goes on.
-    closed = (closed & (needed < HARDEST_BRAKING)) | (closing & (needed < plans.drivers.braking[:, None]))
+    closed = (closed & (square < HARDEST_BRAKING * room)) | (closing & (square < plans.drivers.braking[:, None] * room))
     ahead = plans.has_lane[:, None] & (distance > 0)
     not_yet = path.stop_sign & (path.stop > plans.stopped_at[:, None]) & (distance > half[:, None])
     matters = (distance > -MATTERS_BEHIND) & (distance < MATTERS_AHEAD) & plans.has_lane[:, None]
@@ -180,15 +182,14 @@ def _give_way(
     speed: Float[Array, " N"],
 ) -> Float[Array, " N"]:
     """Braking (m/s^2) for those who go first where ways cross or join. No gradient flows through who that is."""
-    # Behind barriers nothing about one agent is worked out anew for each pair of agents.
-    still = jax.lax.optimization_barrier(jax.lax.stop_gradient((ways, now, speed, stops)))
-    others = watched(still[1], still[2], now.valid & ~plans.parked & (still[2] > AT_REST))
-    meet = meetings(still[0], geometry.heading(still[1].yaw), *others)
-    claims = Claims(still[2], size[:, 0], size[:, 1], on_foot, still[3].light, stops.has_green, stops.has_sign)
-    stop, gap, lead_speed = yields(meet, claims)
-    column = take(plans.drivers, (slice(None), None))
-    joining = bounded_interaction(speed[:, None], gap, speed[:, None] - lead_speed, column)
-    crossing = bounded_interaction(speed, stop + plans.drivers.standstill / 2, speed, plans.drivers)
+    drives = now.valid & ~plans.parked
+    claims = Claims(speed, size[:, 0], size[:, 1], on_foot, stops.light, stops.has_green, stops.has_sign)
+    claims = jax.lax.stop_gradient(claims)
+    # Who is on foot lets nobody go first.
+    meet = meetings(ways, now, claims, drives & (speed > AT_REST), drives & ~on_foot)
+    crossing = bounded_interaction(speed, waits_at(meet, claims) + plans.drivers.standstill / 2, speed, plans.drivers)
+    row = speed[:, None]
+    joining = bounded_interaction(row, meet.gap, row - meet.speed, take(plans.drivers, (slice(None), None)))
     return jnp.maximum(jnp.max(joining, axis=-1), crossing)
 
 

@@ -18,12 +18,14 @@ from waymax_sim.pytree import Array, pytree, take
 
 # Points of a path and their distance (m); lanes of a path. A path is long enough for 8 s at 30 m/s.
 NUM_POINTS, SPACING, NUM_LANES = 104, 2.5, 16
-# Agents that are given a path at once.
-BATCH = 16
+# Agents that are given a path at once: few, since mostly it is one that has just appeared.
+BATCH = 4
 # Who is slower is at rest (m/s).
 AT_REST = 0.3
 # Moving agents join lanes within this distance (m); who is at rest this far from the middle of its lane (m) is parked.
 JOIN, KERB = 4.5, 1.3
+# Who is further from every lane (m), at rest or on the move, looks for no lane of its direction.
+REACH_AT_REST, REACH = 6.0, 50.0
 # Who is at rest on its lane is parked as well, unless it may be waiting: for somebody ahead (m ahead of its front, and
 # aside), at a stop line (m), or where the lane ends (m).
 QUEUE_AHEAD, QUEUE_ASIDE, LINE_AHEAD, JUNCTION_AHEAD = 15.0, 2.5, 60.0, 12.0
@@ -128,11 +130,12 @@ def _make(observation: Observation, drivers: Drivers, turns: Int[Array, "N K"], 
     """The plans of some agents."""
     now, info = take(observation.agents, which), take(observation.info, which)
     ground = now.xyz - jnp.asarray([0.0, 0.0, 0.5])[None] * info.size
-    segment, found = nearest_lane(
-        observation.lanes, observation.graph, ground, now.yaw, info.type == CYCLIST, now.valid
-    )
+    # The last agent may be listed again and again.
+    asked = now.valid & jnp.append(True, which[1:] != which[:-1])
+    rides, rests = info.type == CYCLIST, geometry.norm(now.velocity) < AT_REST
+    reach = jnp.where(rests, REACH_AT_REST, REACH)
+    segment, found = nearest_lane(observation.lanes, observation.graph, ground, now.yaw, rides, asked, reach)
     seen = frenet(observation.lanes, observation.graph, segment, now.xyz[:, :2], now.yaw)
-    rests = geometry.norm(now.velocity) < AT_REST
     near = found & (jnp.abs(seen.lateral) < jnp.where(rests, KERB, JOIN))
     path = path_ahead(observation.lanes, observation.graph, segment, seen.arc_length, turns[which], NUM_POINTS, SPACING)
     speed = suitable_speed(path, take(drivers, which), geometry.norm(now.velocity))

@@ -1,15 +1,18 @@
 """The next few seconds of everybody's way, as short straight pieces: what drivers compare with one another."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from behavior_models.car_following import FAR
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.lanes import LanePath
+from waymax_sim.maps.batching import in_batches
 from waymax_sim.maps.paths import point_at
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, pytree, take
 
 # Pieces of a way; they grow with the distance.
 NUM_PIECES, GROWTH = 8, 1.3
@@ -17,6 +20,8 @@ NUM_PIECES, GROWTH = 8, 1.3
 LOOK_AHEAD, SHORTEST, LONGEST = 6.0, 24.0, 130.0
 # Room that drivers want on either side (m), and how far they see others move towards them, in time (s) and place (m).
 ROOM, FORESIGHT, MOST_FORESIGHT = 0.2, 0.8, 1.2
+# Agents that a CPU compares with all others at once.
+BATCH = 32
 # Others are on the same level within this height (m) and this slope.
 LEVEL, SLOPE = 2.5, 0.06
 
@@ -60,46 +65,91 @@ def ways_ahead(
     return Ways(points[:, :-1, 0], points[:, :-1, 1], cos, sin, length, jnp.cumsum(length, axis=1) - length)
 
 
-def leads(ways: Ways, agents: AgentState, size: Float[Array, "N 2"]) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+class _Lead(NamedTuple):
+    """Who is next on the way of agents, on which piece of it, and whether there is anybody."""
+
+    who: Int[Array, "*n"]
+    piece: Int[Array, "*n"]
+    exists: Bool[Array, "*n"]
+
+
+def leads(
+    ways: Ways, agents: AgentState, size: Float[Array, "N 2"], asked: Bool[Array, " N"]
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """The gap (m) from each agent to whoever is next on its way, and the speed of that one along it (m/s).
 
     One is in the way if its box overlaps the strip that the agent sweeps along its way, or will soon at its present
-    speed. Gaps are from bumper to bumper, and `FAR` without anybody.
+    speed. Gaps are from bumper to bumper, and `FAR` without anybody, and for agents that are not `asked`. No gradient
+    flows through the choice.
     """
-    x, y = agents.xyz[None, :, 0], agents.xyz[None, :, 1]
-    cos_yaw, sin_yaw = jnp.cos(agents.yaw), jnp.sin(agents.yaw)
-    speed = geometry.dot(agents.velocity, jnp.stack([cos_yaw, sin_yaw], axis=-1))
-    half_length, half_width = size[None, :, 0] / 2, size[None, :, 1] / 2
-    soon = jnp.clip(FORESIGHT * speed, -MOST_FORESIGHT, MOST_FORESIGHT)[None] / 2
-    rear = jnp.full((x.shape[1], x.shape[1]), FAR)
-    # One piece after another, agents side by side: that is what compilers vectorise.
-    for piece in range(NUM_PIECES):
-        cos, sin = ways.cos[:, piece, None], ways.sin[:, piece, None]
-        length, begin = ways.length[:, piece, None], ways.begin[:, piece, None]
-        dx, dy = x - ways.x[:, piece, None], y - ways.y[:, piece, None]
-        ahead, aside = cos * dx + sin * dy, cos * dy - sin * dx
-        turn_cos, turn_sin = cos * cos_yaw[None] + sin * sin_yaw[None], cos * sin_yaw[None] - sin * cos_yaw[None]
-        drift = turn_sin * soon
-        turn_cos, turn_sin = jnp.abs(turn_cos), jnp.abs(turn_sin)
-        long, wide = turn_cos * half_length + turn_sin * half_width, turn_sin * half_length + turn_cos * half_width
-        across = jnp.abs(aside + drift) < half_width.T + ROOM + wide + jnp.abs(drift)
-        # Whose middle is behind that of the agent has to mind the agent.
-        along = (ahead - long < length) & (ahead + (long if piece else 0.0) > 0.0)
-        near = jnp.where(across & along, begin + jnp.maximum(ahead - long, 0.0 if piece else -FAR), FAR)
-        rear = jnp.minimum(rear, near)
-    others = agents.valid[None] & ~jnp.eye(x.shape[1], dtype=bool) & same_level(agents, rear)
-    rear = jax.lax.optimization_barrier(jnp.where(others, rear, FAR))
-    nearest = jnp.min(rear, axis=-1)
-    number = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-    lead = jnp.min(jnp.where(rear <= nearest[:, None], number, x.shape[1] - 1), axis=-1)
-    there = ways.begin <= nearest[:, None]
-    piece = jnp.maximum(jnp.sum(there, axis=-1) - 1, 0)[:, None]
-    cos, sin = (jnp.take_along_axis(values, piece, axis=-1)[:, 0] for values in (ways.cos, ways.sin))
-    velocity = agents.velocity[lead]
-    return jnp.where(nearest < FAR, nearest - half_length[0], FAR), cos * velocity[:, 0] + sin * velocity[:, 1]
+    ours, boxes = (ways, size[:, 1]), _boxes(agents, size)
+    column = take(boxes, None)
+    # Behind the barrier nothing about one agent is worked out anew for each pair of agents.
+    still, others, now = jax.lax.optimization_barrier(jax.lax.stop_gradient((ours, column, agents)))
+
+    def find(which: Int[Array, " b"]) -> _Lead:
+        own, width = take(still, which)
+        rear, at = jnp.full((which.shape[0], now.yaw.shape[0]), FAR), jnp.int32(0)
+        # One piece after another, agents side by side: that is what compilers vectorise.
+        for piece in range(NUM_PIECES):
+            in_way, distance = _in_way(take(own, (slice(None), piece, None)), width[:, None], others, piece > 0)
+            nearer = in_way & (distance < rear)
+            rear, at = jnp.where(nearer, distance, rear), jnp.where(nearer, piece, at)
+        number = jnp.arange(now.yaw.shape[0], dtype=jnp.int32)[None]
+        there = now.valid[None] & (number != which[:, None]) & same_level(take(now, which), now, rear)
+        rear = jax.lax.optimization_barrier(jnp.where(there, rear, FAR))
+        nearest = jnp.min(rear, axis=-1, keepdims=True)
+        who = jnp.min(jnp.where(rear <= nearest, number, now.yaw.shape[0] - 1), axis=-1)
+        return _Lead(who, jnp.take_along_axis(at, who[:, None], axis=-1)[:, 0], nearest[:, 0] < FAR)
+
+    nobody = jnp.zeros(asked.shape, jnp.int32)
+    lead = in_batches(_Lead(nobody, nobody, asked & False), asked, BATCH, find)
+    own = jax.tree.map(lambda values: jnp.take_along_axis(values, lead.piece[:, None], axis=-1)[:, 0], ways)
+    _, distance = _in_way(own, size[:, 1], take(boxes, lead.who), lead.piece > 0)
+    # The speed is that along the piece where the rear is.
+    there = jnp.maximum(jnp.sum(ways.begin <= distance[:, None], axis=-1, dtype=jnp.int32) - 1, 0)[:, None]
+    cos, sin = (jnp.take_along_axis(values, there, axis=-1)[:, 0] for values in (ways.cos, ways.sin))
+    velocity = agents.velocity[lead.who]
+    return jnp.where(lead.exists, distance - size[:, 0] / 2, FAR), cos * velocity[:, 0] + sin * velocity[:, 1]
 
 
-def same_level(agents: AgentState, distance: Float[Array, "N N"]) -> Bool[Array, "N N"]:
+class _Boxes(NamedTuple):
+    """Boxes of agents in the plane (m), their directions, and how far they will soon move along those (m)."""
+
+    x: Float[Array, "*n"]
+    y: Float[Array, "*n"]
+    cos: Float[Array, "*n"]
+    sin: Float[Array, "*n"]
+    half_length: Float[Array, "*n"]
+    half_width: Float[Array, "*n"]
+    soon: Float[Array, "*n"]
+
+
+def _boxes(agents: AgentState, size: Float[Array, "N 2"]) -> _Boxes:
+    cos, sin = jnp.cos(agents.yaw), jnp.sin(agents.yaw)
+    speed = cos * agents.velocity[:, 0] + sin * agents.velocity[:, 1]
+    soon = jnp.clip(FORESIGHT * speed, -MOST_FORESIGHT, MOST_FORESIGHT)
+    return _Boxes(agents.xyz[:, 0], agents.xyz[:, 1], cos, sin, size[:, 0] / 2, size[:, 1] / 2, soon / 2)
+
+
+def _in_way(own: Ways, width: Float[Array, "*#n"], box: _Boxes, further_on: bool | Bool[Array, "*#n"]):
+    """Whether boxes are in the way on pieces of ways of a width (m), and how far ahead their rear is there (m).
+
+    On the first piece, that is not `further_on`, the rear may be behind the middle of the agent; but whose middle is
+    behind that of the agent has to mind the agent.
+    """
+    dx, dy = box.x - own.x, box.y - own.y
+    ahead, aside = own.cos * dx + own.sin * dy, own.cos * dy - own.sin * dx
+    turn_cos, turn_sin = own.cos * box.cos + own.sin * box.sin, own.cos * box.sin - own.sin * box.cos
+    drift = turn_sin * box.soon
+    turn_cos, turn_sin = jnp.abs(turn_cos), jnp.abs(turn_sin)
+    long = turn_cos * box.half_length + turn_sin * box.half_width
+    wide = turn_sin * box.half_length + turn_cos * box.half_width
+    across = jnp.abs(aside + drift) < width / 2 + ROOM + wide + jnp.abs(drift)
+    along = (ahead - long < own.length) & (ahead + jnp.where(further_on, long, 0.0) > 0.0)
+    return across & along, own.begin + jnp.maximum(ahead - long, jnp.where(further_on, 0.0, -FAR))
+
+
+def same_level(ours: AgentState, others: AgentState, distance: Float[Array, "b N"]) -> Bool[Array, "b N"]:
     """Whether others could be on the same road at a distance (m), and not on a bridge or below it."""
-    z = agents.xyz[:, 2]
-    return jnp.abs(z[:, None] - z[None]) < LEVEL + SLOPE * distance
+    return jnp.abs(ours.xyz[:, None, 2] - others.xyz[None, :, 2]) < LEVEL + SLOPE * distance

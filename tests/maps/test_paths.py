@@ -20,12 +20,12 @@ ahead = jax.jit(paths.path_ahead, static_argnums=(5, 6))
 project, point_at = jax.jit(paths.project), jax.jit(paths.point_at)
 
 
-def ask(built: LaneMap, xyz, yaw, rides=False):
+def ask(built: LaneMap, xyz, yaw, rides=False, reach=None):
     """The nearest lane and whether there is one."""
     xyz = np.asarray(xyz, np.float32)
     count = len(xyz)
     yaw, rides = np.broadcast_to(np.float32(yaw), count), np.broadcast_to(rides, count)
-    segment, found = nearest_lane(built.lanes, built.graph, xyz, yaw, rides, np.ones(count, bool))
+    segment, found = nearest_lane(built.lanes, built.graph, xyz, yaw, rides, np.ones(count, bool), reach)
     return np.asarray(lane_of(built.lanes, np.asarray(segment))), np.asarray(found), np.asarray(segment)
 
 
@@ -58,6 +58,13 @@ def test_crossing_traffic_is_not_on_the_nearest_lane():
     built = lane_map(straight((-30, 0), (30, 0)), straight((0, -30), (0, 30)), straight((30, 3), (-30, 3)))
     lane, found, _ = ask(built, [(1, 0.1, 0)] * 4, np.radians([0, 80, 180, -90]))
     assert lane[:3].tolist() == [0, 1, 2] and found.tolist() == [True, True, True, False]
+
+
+def test_who_is_far_from_every_lane_gets_the_nearest_or_none():
+    built = lane_map(straight((-30, 0), (30, 0)), straight((0, -30), (0, 30)))
+    points, yaw = [(9, 5, 2), (9, 5, 2), (9, 5, 2), (9, 5, 2)], np.radians([0, 90, 0, 90])
+    lane, found, _ = ask(built, points, yaw, reach=np.float32([4.9, 4.9, 5.1, 5.1]))
+    assert found.tolist() == [True, False, True, True] and lane[found].tolist() == [0, 0, 1]
 
 
 def test_where_there_is_no_lane():

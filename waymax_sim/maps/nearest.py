@@ -103,8 +103,8 @@ def _found(
     def by_scan(item):
         # Behind the barrier nothing is prepared for all segments before it is known that any point needs it.
         item, ends = jax.lax.optimization_barrier((item, segments.ends))
-        distance2 = _distance2(ends[which[item]], points[item, None])
-        return answer(jnp.argmin(distance2.reshape(len(item), -1), axis=-1).astype(jnp.int32), item)
+        apart2 = distance2(ends[which[item]], points[item, None])
+        return answer(first_smallest(apart2.reshape(len(item), -1)), item)
 
     size = listed.shape[0]
     answers, long = in_batches((answers, jnp.zeros(listed.shape, bool)), listed, LISTED_BATCH, by_list)
@@ -112,12 +112,19 @@ def _found(
     return work_off(answers, nowhere, max(NOWHERE_BATCH, size // NOWHERE_PART), by_scan)
 
 
+def first_smallest(values: Float[Array, "*q W"]) -> Int[Array, "*q"]:
+    """Index of the smallest of each row, the first of equal ones; unlike `argmin` many are compared at a time."""
+    number = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
+    least = values <= jnp.min(values, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(least, number, values.shape[-1] - 1), axis=-1)
+
+
 def distance2_to_all(segments: Segments, points: Float[Array, "Q 3"]) -> Float[Array, "Q E"]:
     """Squared distance (m^2) of each point to every segment, heights stretched; padding is very far."""
-    return _distance2(segments.ends[None], points[:, None]).reshape(points.shape[0], -1)
+    return distance2(segments.ends[None], points[:, None]).reshape(points.shape[0], -1)
 
 
-def _distance2(ends: Float[Array, "*#q 6 W"], point: Float[Array, "*#q 3"]) -> Float[Array, "*#q W"]:
+def distance2(ends: Float[Array, "*#q 6 W"], point: Float[Array, "*#q 3"]) -> Float[Array, "*#q W"]:
     """Squared distance (m^2) of points to segments, where they are nearest in the plane; heights stretched."""
     # One coordinate at a time, segments innermost: that is what compilers vectorise.
     px, py, pz = (point[..., axis, None] - ends[..., axis, :] for axis in range(3))
@@ -136,13 +143,13 @@ def _nearest_listed(
     # One chunk after another, its segments side by side, which are compared at the end: an argmin over all of them
     # would be one comparison at a time. The barrier keeps XLA from gathering anew for every use of a coordinate.
     def look(row):
-        return _distance2(jax.lax.optimization_barrier(take_from(segments.ends, which, lists[:, row])), points)
+        return distance2(jax.lax.optimization_barrier(take_from(segments.ends, which, lists[:, row])), points)
 
     best, chunk = look(0), jnp.broadcast_to(lists[:, :1], (points.shape[0], CHUNK))
     for row in range(1, lists.shape[1]):
-        distance2 = look(row)
-        nearer = distance2 < best
-        best, chunk = jnp.where(nearer, distance2, best), jnp.where(nearer, lists[:, row, None], chunk)
+        apart2 = look(row)
+        nearer = apart2 < best
+        best, chunk = jnp.where(nearer, apart2, best), jnp.where(nearer, lists[:, row, None], chunk)
     index = chunk * CHUNK + jnp.arange(CHUNK, dtype=jnp.int32)[None]
     ties = best <= jnp.min(best, axis=-1, keepdims=True)
     return jnp.min(jnp.where(ties, index, jnp.iinfo(jnp.int32).max), axis=-1)

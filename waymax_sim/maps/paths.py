@@ -8,7 +8,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.lanes import Frenet, LaneGraph, LanePath
 from waymax_sim.datatypes.roadmap import CHUNK, Segments
 from waymax_sim.maps.batching import work_off
-from waymax_sim.maps.nearest import distance2_to_all, ends_of, nearest_segment
+from waymax_sim.maps.nearest import distance2, distance2_to_all, ends_of, first_smallest, nearest_segment
 from waymax_sim.pytree import Array
 
 # Agents follow lanes whose direction differs from their heading by at most this angle (rad).
@@ -26,6 +26,7 @@ def nearest_lane(
     yaw: Float[Array, " O"],
     rides: Bool[Array, " O"],
     asked: Bool[Array, " O"],
+    reach: Float[Array, " O"] | None = None,
 ) -> tuple[Int[Array, " O"], Bool[Array, " O"]]:
     """The nearest segment of a lane that an agent could be following, with heights stretched; ties to the lower index.
 
@@ -41,6 +42,8 @@ def nearest_lane(
       yaw: Headings, rad.
       rides: Whether bike lanes will do.
       asked: Agents whose answer matters.
+      reach: Agents further than this from the nearest segment of all, in the plane, are not compared with others (m):
+        there is none for them if that one will not do. Everybody is by default.
 
     Returns:
       Segments, and whether there is one. How near it is, `frenet` tells.
@@ -57,14 +60,18 @@ def nearest_lane(
         """The definition, against every segment; -1 where none will do."""
         ends = lanes.ends.swapaxes(0, 1).reshape(1, 6, -1)
         usable = for_all | (rides[which][:, None] & lanes.valid.reshape(1, -1))
-        distance2 = jnp.where(agrees(yaw[which], ends) & usable, distance2_to_all(lanes, points[which]), jnp.inf)
-        nearest = jnp.argmin(distance2, axis=-1).astype(jnp.int32)
-        return jnp.where(jnp.isfinite(jnp.min(distance2, axis=-1)), nearest, -1)
+        apart2 = jnp.where(agrees(yaw[which], ends) & usable, distance2_to_all(lanes, points[which]), jnp.inf)
+        return jnp.where(jnp.isfinite(jnp.min(apart2, axis=-1)), first_smallest(apart2), -1)
 
     nearest, found = nearest_segment(lanes, points, asked)
-    good = agrees(yaw, ends_of(lanes, nearest)[..., None])[:, 0] & (for_all[0, nearest] | rides)
-    nearest = work_off(nearest, asked & found & ~good, BATCH, compared)
-    found = found & (nearest >= 0)
+    ends = ends_of(lanes, nearest)[..., None]
+    good = agrees(yaw, ends)[:, 0] & (for_all[0, nearest] | rides)
+    near = jnp.ones(asked.shape, bool)
+    if reach is not None:
+        plane = jnp.asarray([1.0, 1.0, 0.0])
+        near = distance2(jnp.tile(plane, 2)[None, :, None] * ends, plane[None] * points)[:, 0] <= reach**2
+    nearest = work_off(nearest, asked & found & ~good & near, BATCH, compared)
+    found = found & (nearest >= 0) & (good | near)
     return jnp.where(found, nearest, 0), found
 
 
@@ -226,7 +233,7 @@ def project(path: LanePath, xy: Float[Array, "*q 2"], yaw: Float[Array, "*q"]) -
     length2 = along_x**2 + along_y**2
     part = jnp.clip((off_x * along_x + off_y * along_y) / jnp.where(length2 > 0, length2, 1.0), 0.0, 1.0)
     distance2 = (off_x - part * along_x) ** 2 + (off_y - part * along_y) ** 2
-    index = jnp.argmin(jax.lax.stop_gradient(distance2), axis=-1).astype(jnp.int32)
+    index = first_smallest(jax.lax.stop_gradient(distance2))
     rows = jnp.stack([index, index + 1], axis=-1)
     ends = jnp.take_along_axis(path.xyz[..., :2], rows[..., None], axis=-2)
     seen = _project(ends[..., 0, :], ends[..., 1, :], jnp.zeros_like(path.spacing), xy, yaw)

@@ -8,7 +8,7 @@ from rich.console import Console
 from behavior_models import POLICIES
 from waymax_sim.bench.plot import curves, plot
 from waymax_sim.bench.rows import COLUMNS, Sampling
-from waymax_sim.bench.run import Item, Settings, names, plan, run, settings
+from waymax_sim.bench.run import Item, Settings, in_turn, names, plan, run, settings
 from waymax_sim.bench.table import markdown, terminal_table
 from waymax_sim.cli import main
 from waymax_sim.metrics import METRICS
@@ -96,6 +96,9 @@ def test_the_plan_covers_each_axis_without_repeats():
         Item("metric_offroad", 16, agents, points) for agents, points in ((128, 20000), (8, 20000), (128, 1000))
     ]
     assert len(items) == 14
+    judged = next(group for group in in_turn(items) if (group[0].name, group[0].batch) == ("judge", 16))
+    assert [(size.agents, size.points) for size in judged] == [(128, 20000), (8, 20000), (128, 1000)]
+    assert sorted(map(str, items)) == sorted(str(size) for group in in_turn(items) for size in group)
 
 
 def test_curves_are_in_order_of_their_axis(asked, results):

@@ -4,10 +4,11 @@ import dataclasses
 import os
 import platform
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -66,26 +67,44 @@ class Sampling:
     bandwidth: float | None = None
 
 
-def compiled_row(name: str, work: Work, workload: Workload, batch: int, sampling: Sampling) -> Json:
-    """Compiles and measures some work, and brute force in turn with it where there is such a thing."""
-    ours = compiled(*over_devices(work.function, work.variants, batch))
+class Sized(NamedTuple):
+    """Some work for a scene of one size, ready to be compiled."""
+
+    name: str
+    batch: int
+    workload: Workload
+    work: Work
+
+
+def compiled_rows(sizes: Sequence[Sized], sampling: Sampling) -> list[Json]:
+    """Compiles some works and measures them in turn, and in turn with brute force where there is such a thing."""
+    ours = [compiled(*over_devices(size.work.function, size.work.variants, size.batch)) for size in sizes]
+    plain = [size.work.plain and compiled(size.work.plain, size.work.plain_variants) for size in sizes]
+    calls = [program.call for pair in zip(ours, plain, strict=True) for program in pair if program]
+    samples = iter(interleaved(calls, sampling.repeats, sampling.seconds * len(sizes)))
+    return [
+        _compiled_row(size, program, next(samples), slow, next(samples) if slow else None, sampling)
+        for size, program, slow in zip(sizes, ours, plain, strict=True)
+    ]
+
+
+def _compiled_row(
+    size: Sized, ours: Program, samples: Samples, plain: Program | None, slow: Samples | None, sampling: Sampling
+) -> Json:
+    work = size.work
     row = _row(
-        name=name,
-        batch=batch,
-        agents=workload.agents,
+        name=size.name,
+        batch=size.batch,
+        agents=size.workload.agents,
         valid_agents=work.valid_agents,
-        map_points=workload.points,
+        map_points=size.workload.points,
         steps=work.steps,
         **{name: getattr(ours, name) for name in ("compile_s", "temp_mb", "argument_mb", "output_mb")},
     )
-    if work.plain is None:
-        (samples,) = interleaved([ours.call], sampling.repeats, sampling.seconds)
-    else:
-        plain = compiled(work.plain, work.plain_variants)
-        samples, slow = interleaved([ours.call, plain.call], sampling.repeats, sampling.seconds)
+    if plain and slow:
         row |= _compared(work, ours, plain, samples, slow)
     row |= _times(samples)
-    scene_steps = batch * work.steps
+    scene_steps = size.batch * work.steps
     per_second = scene_steps / median(samples.wall)
     row["wall_ms_per_scene_step"] = row["wall_ms"] / scene_steps
     row["cpu_ms_per_scene_step"] = row["cpu_ms"] / scene_steps

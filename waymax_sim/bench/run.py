@@ -10,7 +10,7 @@ import jax
 from waymax_sim.bench.cases import Policies, compiled_cases
 from waymax_sim.bench.cold import cold_starts, peak_rss_mb
 from waymax_sim.bench.host import HOST, host_cases
-from waymax_sim.bench.rows import Json, Sampling, cold_row, compiled_row, conditions, host_row
+from waymax_sim.bench.rows import Json, Sampling, Sized, cold_row, compiled_rows, conditions, host_row
 from waymax_sim.bench.scenes import sized, source
 from waymax_sim.datasets.loader import Scenarios
 from waymax_sim.datasets.scene import RawScene
@@ -123,13 +123,16 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
     found = conditions() | dataclasses.asdict(settings.sampling) | _scene_of(scenarios, index)
 
     base = _base(settings, raw)
-    workload = functools.lru_cache(maxsize=2)(functools.partial(sized, raw))
+    workload = functools.cache(functools.partial(sized, raw))
 
-    def compiled(item: Item) -> list[Json]:
+    def ready(item: Item) -> Sized:
         scene = workload(item.agents, item.points)
         at_base = (item.agents, item.points) == (base.agents, base.points)
         work = cases[item.name](scene, item.batch, settings.plain_scenes if at_base else 1)
-        return [compiled_row(item.name, work, scene, item.batch, settings.sampling)]
+        return Sized(item.name, item.batch, scene, work)
+
+    def compiled(items: tuple[Item, ...]) -> list[Json]:
+        return compiled_rows([ready(item) for item in items], settings.sampling)
 
     def on_host(name: str) -> list[Json]:
         return [host_row(name, host[name], raw, settings.sampling)]
@@ -139,15 +142,16 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
         return [cold_row(name, times) for name, times in starts.items() if _wanted(settings, name)]
 
     tasks: list[tuple[str, Callable[[Any], list[Json]], Any]]
-    tasks = [(item.name, compiled, item) for item in plan(settings, list(cases), base)]
+    tasks = [(items[0].name, compiled, items) for items in in_turn(plan(settings, list(cases), base))]
     tasks += [(name, on_host, name) for name in host]
     tasks = [task for task in tasks if _wanted(settings, task[0])]
     if any(_wanted(settings, name) for name in COLD):
         tasks.append(("cold_start", cold, scenarios.source(index)[0]))
     rows = []
     for _, measure, subject in track(tasks, total=len(tasks)):
-        if isinstance(subject, Item) and (seconds := _expected(subject, rows)) > LONGEST:
-            left_out[str(subject)] = f"one call would take about {seconds:.0f} s"
+        # Only what is one item can be expected to be long: sweeps come after smaller batches of the same name.
+        if measure is compiled and len(subject) == 1 and (seconds := _expected(subject[0], rows)) > LONGEST:
+            left_out[str(subject[0])] = f"one call would take about {seconds:.0f} s"
             continue
         try:
             rows += measure(subject)
@@ -155,7 +159,7 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
             # On small devices large batches do not fit. Anything else is a bug.
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            left_out[str(subject)] = "not enough memory"
+            left_out |= {str(item): "not enough memory" for item in subject}
     left_out = {name: why for name, why in left_out.items() if name not in NEEDS or _wanted(settings, name)}
     return {"conditions": found | {"peak_rss_mb": peak_rss_mb()}, "rows": rows, "left_out": left_out}
 
@@ -187,6 +191,15 @@ def plan(settings: Settings, names: list[str], base: Item) -> list[Item]:
     items += [dataclasses.replace(base, name=name, batch=middle) for name in names]
     items += [dataclasses.replace(size, name=name) for size in sweep for name in SCALED]
     return list(dict.fromkeys(items))
+
+
+def in_turn(items: list[Item]) -> list[tuple[Item, ...]]:
+    """The same items: those that differ in the size of the scene alone are measured in turn."""
+    groups: dict[tuple[str, int], tuple[Item, ...]] = {}
+    for item in items:
+        key = item.name, item.batch
+        groups[key] = (*groups.get(key, ()), item)
+    return list(groups.values())
 
 
 def _expected(item: Item, rows: list[Json]) -> float:

@@ -9,7 +9,7 @@ import struct
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Shaped
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store import planes
@@ -150,15 +150,19 @@ def _ends(
     used = len(steps)
     ends = np.empty((len(valid), 6, CHUNK), np.float32)
     ends[used:] = FAR
-    # As many joints as a chunk has segments, from each joint on, as one thing to copy.
-    row = np.dtype((np.void, CHUNK * joints.itemsize))
-    windows = np.ndarray((3, joints.shape[1] - CHUNK), row, joints, strides=joints.strides)
-    rows, first = ends.view(row)[:used, :, 0], steps.cumsum()
+    windows = _windows(joints)
+    rows, first = ends.view(windows.dtype)[:used, :, 0], steps.cumsum()
     rows[:, :3] = windows[:, first].T
     rows[:, 3:] = windows[:, first + 1].T
     holes = np.flatnonzero(~valid[:used])
     ends[holes // CHUNK, :, holes % CHUNK] = FAR
     return ends
+
+
+def _windows(joints: Float32[np.ndarray, "3 n"]) -> Shaped[np.ndarray, "3 m"]:
+    """The eight joints from each one on, as one thing to copy: as many as a chunk has segments, an element points."""
+    row = np.dtype((np.void, CHUNK * joints.itemsize))
+    return np.ndarray((3, joints.shape[1] - CHUNK), row, joints, strides=joints.strides)
 
 
 def _arc_lengths(arrays: Arrays) -> Float32[np.ndarray, "padded W"]:
@@ -181,13 +185,17 @@ def _element_points(
     joints: Float32[np.ndarray, "3 n"], first: Int32[np.ndarray, "G 4"], count: Int32[np.ndarray, "G 4"], groups: int
 ) -> Float32[np.ndarray, "G 2 8 4"]:
     """What `maps.elements.points_of_groups` finds, given how many groups are no padding."""
-    points = np.empty((len(first), 2, NUM_ELEMENT_POINTS, GROUP), np.float32)
+    first, size = first[:groups].reshape(-1), count[:groups].reshape(-1)
+    windows = _windows(joints)
+    # Elements one after the other, then as a search reads them.
+    near = np.empty((2, len(first)), windows.dtype)
+    near[0], near[1] = windows[0][first], windows[1][first]
+    near = near.view(np.float32).reshape(2, len(first), NUM_ELEMENT_POINTS)
+    short = np.flatnonzero(size < NUM_ELEMENT_POINTS)
+    near[:, short] = np.where(np.arange(NUM_ELEMENT_POINTS) < size[short, None], near[:, short], np.inf)
+    points = np.empty((len(count), 2, NUM_ELEMENT_POINTS, GROUP), np.float32)
+    points[:groups] = near.reshape(2, groups, GROUP, NUM_ELEMENT_POINTS).transpose(1, 0, 3, 2)
     points[groups:] = np.inf
-    offset = np.arange(NUM_ELEMENT_POINTS)[:, None]
-    where = first[:groups, None, None] + np.stack([offset, joints.shape[1] + offset])
-    joints.reshape(-1).take(where, out=points[:groups], mode="clip")
-    short = np.flatnonzero((count[:groups] < NUM_ELEMENT_POINTS).any(axis=1))
-    points[short] = np.where((offset >= count[short, None])[:, None], np.inf, points[short])
     return points
 
 

@@ -1,0 +1,136 @@
+"""Traffic in every recorded scene, over all its vehicles: what never happens, and what happens less often."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from behavior_models import IDM, ConstantVelocity
+from tests.data import recorded
+from waymax_sim.datasets.loader import load
+from waymax_sim.datatypes.agents import VEHICLE
+from waymax_sim.datatypes.padding import common_sizes, pad
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env import Env, EnvConfig, Policy, rollout
+from waymax_sim.metrics.stop_lines import RED
+
+# Some scenes are there in two formats.
+FILES = [
+    "womd/scenario_637f20cafde22ff8.tfrecord",
+    "womd/scenario_2a1e44d405a6833f.tfrecord",
+    "womd/scenario_2a173b334be3d32c.tfrecord",
+    "womd/tf_example_a3bb37c25ce56418.tfrecord",
+    "gpudrive/1c365f15b70ebdbf.json",
+    "gpudrive/db4edc9bd0c9d18c.json",
+    "gpudrive/2a173b334be3d32c_lights.json",
+    "nocturne/example_scenario.json",
+    "scenarionet/sd_2a1e44d405a6833f.pkl",
+    "scenarionet/sd_waymo_v1.2_eb4b91b10ca94ff2.pkl",
+    "scenarionet/sd_nuscenes_v1.0-mini_scene-1100.pkl",
+    "argoverse2/scenario_0a1e6f0a-1817-4a98-b02e-db8c9327d151.parquet",
+    "commonroad/USA_Lanker-1_1_T-1.xml",
+]
+CONFIG = EnvConfig(controlled="none", metrics=("overlap", "red_light_violation"), rewards=(), birth="never")
+STEPS, LONGEST, HARDEST, AT_REST = 80, 199, 8.0, 0.3
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """All of one shape, so that one program per policy drives them."""
+    found = [lasting(load(recorded(path))[0]) for path in FILES]
+    return [pad(scene, common_sizes(found)) for scene in found]
+
+
+def lasting(scene: Scenario) -> Scenario:
+    """The same in as many steps as the longest; nothing is known of those that are added."""
+    more = LONGEST - scene.num_steps
+
+    def longer(leaf):
+        # What has one axis is about lights.
+        return leaf if np.ndim(leaf) == 1 else np.pad(leaf, [(0, more)] + [(0, 0)] * (np.ndim(leaf) - 1))
+
+    log, signals = jax.tree.map(longer, (scene.log, scene.signals))
+    return dataclasses.replace(scene, log=log, signals=signals, timestamps=np.pad(scene.timestamps, (0, more), "edge"))
+
+
+def drive(policy: Policy, scenes: list[Scenario]):
+    """For each scene the agents from the current step on, [T + 1, N], and metrics of the steps, [T, N] each."""
+    env = Env(config=CONFIG)
+
+    @jax.jit
+    def run(scene):
+        scene = jax.tree.map(jnp.asarray, scene)
+        trace = rollout(env, [(policy, "vehicle")], scene, jax.random.key(0), STEPS)
+        first, out = env.reset(scene, jax.random.key(0))
+        agents = jax.tree.map(lambda now, rest: jnp.concatenate([now[None], rest]), first.agents, trace.agents)
+        return agents, trace.metrics, out.metrics
+
+    return [jax.device_get(run(scene)) for scene in scenes]
+
+
+def vehicles(scene: Scenario) -> np.ndarray:
+    return scene.log.valid[scene.current_step] & (scene.agents.type == VEHICLE)
+
+
+def collided(scenes: list[Scenario], runs: list) -> tuple[int, int]:
+    """Vehicles that ever overlapped somebody, and vehicles, without those that did from the start."""
+    count, total = 0, 0
+    for scene, (_, metrics, start) in zip(scenes, runs, strict=True):
+        counted = vehicles(scene) & (start["overlap"].value == 0)
+        count += int((counted & (metrics["overlap"].value > 0).any(axis=0)).sum())
+        total += int(counted.sum())
+    return count, total
+
+
+def cannot_stop(scene: Scenario) -> int:
+    """Vehicles that begin with the front so near to a red line that 8 m/s^2 do not stop them before it."""
+    now, lines = jax.tree.map(lambda leaf: leaf[scene.current_step], scene.log), scene.graph.stop_lines
+    light = np.where(lines.lane >= 0, scene.graph.light[lines.lane], -1)
+    state, valid = scene.signals.state[scene.current_step], scene.signals.valid[scene.current_step]
+    red = (light >= 0) & valid[light] & np.isin(state[light], RED)
+    front = now.xyz[:, :2] + scene.agents.size[:, :1] / 2 * np.stack([np.cos(now.yaw), np.sin(now.yaw)], axis=-1)
+    offset = lines.xyz[None, :, :2] - front[:, None]
+    cos, sin = np.cos(lines.yaw)[None], np.sin(lines.yaw)[None]
+    ahead, aside = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+    needed = np.linalg.norm(now.velocity, axis=-1)[:, None] ** 2 / (2 * HARDEST)
+    facing = np.cos(now.yaw[:, None] - lines.yaw[None]) > 0.5
+    over = red[None] & facing & (np.abs(aside) < 3.6) & (ahead > 0) & (ahead < needed)
+    return int((vehicles(scene) & over.any(axis=-1)).sum())
+
+
+def far_from_lanes(scene: Scenario) -> np.ndarray:
+    """Vehicles further than 6 m from every lane, in the plane."""
+    ends = scene.lanes.ends.swapaxes(1, 2)[scene.lanes.valid].astype(np.float64)
+    start, along = ends[None, :, :2], ends[None, :, 3:5] - ends[None, :, :2]
+    offset = scene.log.xyz[scene.current_step][:, None, :2] - start
+    part = np.clip((offset * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9), 0, 1)
+    apart = np.linalg.norm(offset - part[..., None] * along, axis=-1).min(axis=-1, initial=np.inf)
+    return vehicles(scene) & (apart > 6)
+
+
+# Two programs for the largest scene of all, and a comparison of all agents with all lanes.
+@pytest.mark.slow
+def test_all_vehicles_of_recorded_scenes_are_driven_well(scenes):
+    runs = drive(IDM(), scenes)
+    red, excused, parked = 0, 0, 0
+    for scene, (agents, metrics, _) in zip(scenes, runs, strict=True):
+        driven = vehicles(scene)
+        speed = agents.velocity[..., 0] * np.cos(agents.yaw) + agents.velocity[..., 1] * np.sin(agents.yaw)
+        acceleration = (np.diff(speed, axis=0) / 0.1)[:, driven]
+        assert acceleration.min(initial=0) > -HARDEST - 0.01 and acceleration.max(initial=0) < 3.01
+        passed = metrics["red_light_violation"]
+        passed = int((passed.valid & (passed.value > 0))[:, driven].sum())
+        assert passed <= cannot_stop(scene), scene.scenario_id
+        red, excused = red + passed, excused + cannot_stop(scene)
+        rests = far_from_lanes(scene) & (np.linalg.norm(agents.velocity[0], axis=-1) < AT_REST)
+        parked += int(rests.sum())
+        moved = np.linalg.norm(agents.xyz[..., :2] - agents.xyz[0, :, :2], axis=-1).max(axis=0)
+        assert moved[rests].max(initial=0) < 0.1, scene.scenario_id
+    # One car in two formats of its scene; and there is something to test.
+    assert red <= 2 and excused <= 4 and parked > 20, (red, excused, parked)
+
+    count, total = collided(scenes, runs)
+    plain, same = collided(scenes, drive(ConstantVelocity(), scenes))
+    assert total == same and plain > 50 and count <= plain / 2 and count / total < 0.02, (count, plain, total)

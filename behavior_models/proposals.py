@@ -59,7 +59,9 @@ def proposals(outlook: Outlook) -> Rollouts:
         braking = jnp.max(bounded_interaction(speed[:, None], gap, speed[:, None] - strip.speed[None], driver), axis=-1)
         line = jnp.minimum(outlook.halt - moment.arc_length - half[0] + 1.0, FAR)
         braking = jnp.maximum(braking, bounded_interaction(speed, line, speed, to_line))
-        value = jnp.stack([free - braking, _steer(outlook.course, moment, speed, offset)], axis=-1)
+        # What suits the road is no need to brake harder than is comfortable, on top of others ahead.
+        wanted = jnp.maximum(free - braking, -jnp.maximum(braking, COMFORTABLE))
+        value = jnp.stack([wanted, _steer(outlook.course, moment, speed, offset)], axis=-1)
         value = smooth(value, last, speed, outlook.dt)
         return value, value
 

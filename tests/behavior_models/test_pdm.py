@@ -202,7 +202,7 @@ def slow_proposal(outlook, offset, fraction):
             if present and middle > arc and inside:
                 gap = middle - ahead * long - aside * wide - arc - length / 2
                 braking = max(braking, slow_braking(fast, gap, fast - way @ [u, v], driver))
-        wanted -= braking
+        wanted = max(wanted - braking, -max(braking, 3.0))
         aim = min(max(0.9 * fast, 4.0), 20.0)
         target, way = course.at(arc + aim)
         target = target + (beside + np.clip(offset - beside, -1.0, 1.0)) * np.array([-way[1], way[0]]) - xy

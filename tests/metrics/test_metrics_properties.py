@@ -220,6 +220,7 @@ def test_what_is_undefined_alone(case, changes, undefined, bucketed):
         "speeding",
         "log_progress",
         "goal_distance",
+        "goal_progress",
     ],
 )
 def test_gradients_are_finite_at_the_log(name):

@@ -1,8 +1,11 @@
 """Metrics of the rules of the road in cases that are worked out by hand. The values are those of the first agent."""
 
+import jax
 import numpy as np
 import pytest
 
+from tests import oracle
+from tests.maps.lane_maps import arc
 from tests.metrics.rules import (
     BRIDGE_Z,
     FAR_Y,
@@ -14,6 +17,9 @@ from tests.metrics.rules import (
     episode,
     track,
 )
+from tests.scenes import agent_state, measure, scene
+from waymax_sim.datatypes.roadmap import LANE_SURFACE_STREET
+from waymax_sim.metrics import METRICS
 
 # Index of a step in an episode, the first entry of which is step 1.
 AT = {step: step - 1 for step in range(1, NUM_STEPS)}
@@ -222,6 +228,39 @@ def test_straddling():
     assert (of("straddling", [track(y=0.15, yaw=np.pi / 6, velocity=(1, 0))]) == 1).all()
 
 
+def test_straddling_in_a_bend():
+    """Two lanes that turn left, one around the other: borders are circles, and who is long reaches over."""
+    inner, outer = 20.0, 23.5
+    lanes = [arc((0, 0), radius, -40, 40) for radius in (inner, outer)]
+    feature = np.repeat([0, 1], [len(lane) for lane in lanes])
+    rng, count = np.random.default_rng(0), 300
+    radius = rng.choice([inner, outer], count)
+    far, angle = radius + rng.uniform(-1.2, 1.2, count), rng.uniform(-0.3, 0.3, count)
+    yaw = angle + np.pi / 2 + rng.uniform(-0.1, 0.1, count)
+    size = np.column_stack([rng.uniform(1, 8, count), rng.uniform(0.5, 2.5, count), np.full(count, 1.5)])
+    xyz = np.column_stack([far * np.cos(angle), far * np.sin(angle), np.full(count, 0.75)])
+    scenario = scene(
+        num_agents=count,
+        point_xyz=np.concatenate(lanes),
+        point_feature=feature,
+        feature_id=np.array([10, 11]),
+        feature_type=np.full(2, LANE_SURFACE_STREET),
+        speed_limit=np.zeros(2),
+        size=np.broadcast_to(size, (21, count, 3)),
+    )
+    found = jax.device_get(measure(METRICS["straddling"].compute, scenario, agent_state(xyz - scenario.origin, yaw)))
+    assert found.valid.all()
+    judged = 0
+    for agent in range(count):
+        reach = np.hypot(*oracle.corners(*xyz[agent, :2], yaw[agent], *size[agent, :2]).T)
+        over = reach.max() - (inner + 1.75 + 0.2) if radius[agent] == inner else outer - 1.75 - 0.2 - reach.min()
+        # Lanes are polylines, and a circle is followed to the second order.
+        if abs(over) > 0.1:
+            judged += 1
+            assert found.value[agent] == (over > 0), agent
+    assert judged > 0.8 * count and 0.1 < found.value.mean() < 0.9
+
+
 def test_off_the_road():
     found = episode([track(y=-1.0)])
     # The right side is at -2, the edge at -1.75.
@@ -372,3 +411,15 @@ def test_goals_are_the_ends_of_logs_unless_told():
     found = episode([track()], log=[track()])
     np.testing.assert_allclose(found["goal_distance"].value[:, 0], 35 - np.arange(1, NUM_STEPS), atol=1e-3)
     np.testing.assert_array_equal(found["goal_reached"].value[:, 0], np.arange(1, NUM_STEPS) >= 33)
+
+
+def test_progress_to_a_goal():
+    # A metre a step; away from it; round in a circle back to where it began; across the way to it.
+    np.testing.assert_allclose(of("goal_progress", [track()], log=[track()]), 1.0, atol=1e-4)
+    np.testing.assert_allclose(of("goal_progress", [track(yaw=np.pi)], log=[track()]), -1.0, atol=1e-4)
+    assert fires("goal_progress", [circle(5, 2 * np.pi * 5 / 3.5)], log=[track()]) == pytest.approx(0, abs=1e-3)
+    found = of("goal_progress", [track(yaw=NORTH)], log=[track()])
+    np.testing.assert_allclose(found, -np.diff(np.hypot(35, 10 * TIME)), atol=1e-4)
+    # Who was not there a step before has come no nearer.
+    seen = np.arange(NUM_STEPS)[:, None] % 2 == 0
+    assert not episode([track()], log=[track()], valid=seen)["goal_progress"].valid.any()

@@ -264,6 +264,8 @@ def test_comfort_and_progress(case):
         end, radius = log[-1], math.dist(log[-1], poses[1][:2])
         assert found["goal_distance"][0][step - 1, agent] == pytest.approx(radius, abs=1e-3), end
         assert found["goal_reached"][0][step - 1, agent] == (radius <= 2)
+        nearer = math.dist(log[-1], poses[0][:2]) - radius
+        assert found["goal_progress"][0][step - 1, agent] == pytest.approx(nearer, abs=1e-3)
 
 
 def test_the_traffic_breaks_every_rule():

@@ -186,14 +186,15 @@ def test_only_privileged_policies_see_the_log():
     assert signals.state.shape == (1,) and signals.stop_point.shape == (1, 3)
 
 
-def test_sixty_steps_compile_once_and_repeat():
+@FEW_OR_ALL
+def test_sixty_steps_compile_once_and_repeat(env):
     chex.clear_trace_counter()
     s = scene(num_steps=91, current_step=10)
 
     @jax.jit
     @chex.assert_max_traces(n=1)
     def run(scenario, key):
-        return rollout(ALL, [(Random(), "sdc"), (ConstantSpeed(), "others")], scenario, key, 60, record=EVERYTHING)
+        return rollout(env, [(Random(), "sdc"), (ConstantSpeed(), "others")], scenario, key, 60, record=EVERYTHING)
 
     first, second = run(s, KEY), run(s, KEY)
     run(s, jax.random.key(8))

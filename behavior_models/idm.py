@@ -94,7 +94,7 @@ def drive(observation: Observation, plans: Plans, seen: Frenet) -> tuple[Action,
     braking = bounded_interaction(speed, gap, speed - lead_speed, drivers)
     line = jnp.minimum(stops.light, stops.sign) - info.size[:, 0] / 2
     braking = jnp.maximum(braking, bounded_interaction(speed, line + 1.0, speed, drivers))
-    given_way = _give_way(ways, now, info.size, on_foot, stops, plans, speed)
+    given_way = _give_way(ways, now, info.size, on_foot, stops, plans, speed, drives)
     braking = jnp.maximum(braking, jnp.where(on_foot, 0.0, given_way))
     acceleration = _free(plans, seen, speed, on_foot) - braking
     # Who stands in a queue or before a light does not creep on.
@@ -180,9 +180,9 @@ def _give_way(
     stops: Stops,
     plans: Plans,
     speed: Float[Array, " N"],
+    drives: Bool[Array, " N"],
 ) -> Float[Array, " N"]:
     """Braking (m/s^2) for those who go first where ways cross or join. No gradient flows through who that is."""
-    drives = now.valid & ~plans.parked
     claims = Claims(speed, size[:, 0], size[:, 1], on_foot, stops.light, stops.has_green, stops.has_sign)
     claims = jax.lax.stop_gradient(claims)
     # Who is on foot lets nobody go first.

@@ -147,6 +147,11 @@ def pad(scenario: Scenario, to: Mapping[str, int]) -> Scenario:
     return jax.tree_util.tree_map_with_path(grow, scenario)
 
 
+def pad_to_class(scenario: Scenario) -> Scenario:
+    """Pads a scenario on the host to its `size_class`."""
+    return pad(scenario, size_class(sizes(scenario)))
+
+
 def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
     """Pads scenarios to their common size and stacks them along a leading batch axis B.
 

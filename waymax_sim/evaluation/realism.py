@@ -13,7 +13,7 @@ from waymax_sim.datasets.loader import Scenarios
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.submission import RolloutFile
 from waymax_sim.datatypes.agents import AgentState
-from waymax_sim.datatypes.padding import pad, size_class, sizes
+from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Env, EnvConfig, Policy, rollout
 from waymax_sim.evaluation.sharding import scene_key
@@ -111,9 +111,8 @@ def evaluate_realism(
         file, record = scenarios.source(index)
         try:
             raw = scenarios.read(index)
-            scenario = to_scenario(raw, bucketed=False)
             # Few shapes, each worth the minute that its program takes to compile.
-            scenario = pad(scenario, size_class(sizes(scenario)))
+            scenario = pad_to_class(to_scenario(raw, bucketed=False))
             count = check_scene(scenario)
             log, size = verbatim_log(raw, scenario), max(count, MAX_EVALUATED)
             if find is None:

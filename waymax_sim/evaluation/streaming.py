@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
-from waymax_sim.datatypes.padding import pad, size_class, sizes
+from waymax_sim.datatypes.padding import pad, pad_to_class, sizes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.evaluation.sharding import SceneFunction, map_scenes, scene_key
 from waymax_sim.pytree import stack, take
@@ -106,8 +106,7 @@ def _chunks(scenarios: Scenarios, indices: Iterable[int], length: Callable[[Scen
     waiting: dict[Any, list[tuple[int, Scenario]]] = {}
     for index in indices:
         try:
-            scenario = scenarios[index]
-            scenario = pad(scenario, size_class(sizes(scenario)))
+            scenario = pad_to_class(scenarios[index])
         except DataError as error:
             file, record = scenarios.source(index)
             yield index, error.at(file=file, record=record)

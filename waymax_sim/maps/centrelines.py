@@ -67,6 +67,7 @@ def centrelines(lanes: Segments, num_features: int) -> Centrelines:
     lane = lanes.feature.reshape(-1)[index]
     start = lanes.start[index].astype(np.float64)
     along = lanes.end[index] - start
+    # Not `hypot`, whose last bit differs: a store makes these sums anew, and must find the same.
     size = np.sqrt(along[:, 0] * along[:, 0] + along[:, 1] * along[:, 1])
     finish = np.cumsum(size)
     heads = np.flatnonzero(np.diff(lane, prepend=-1))

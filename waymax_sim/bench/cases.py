@@ -137,10 +137,12 @@ def evaluate(workload: Workload, batch: int, plain_scenes: int, policies: Polici
     return Work(each_scene(run), [(scenarios, key) for key in keys], valid_agents, steps=num_steps)
 
 
-def simulate_watched(workload: Workload, batch: int, plain_scenes: int, watcher: "Watcher") -> Work:
-    """The judged replay of all agents, while at every step each of them is given its own view."""
-    env = _env(JUDGED, watcher.num_steps)
+def simulate_watched(workload: Workload, batch: int, plain_scenes: int, num_history: int, num_elements: int) -> Work:
+    """The judged replay of all agents, while at every step each of them that is there is given its own view."""
+    env = _env(JUDGED, num_history)
     num_steps = min(ROLLOUT_STEPS, workload.scenario.num_steps - 1 - int(workload.scenario.current_step))
+    most = int(workload.scenario.log.valid.sum(axis=-1).max())
+    watcher = Watcher(num_observers=most, num_elements=num_elements)
 
     def run(scenario: Scenario, key: Key[Array, ""]) -> Any:
         # The watcher drives nobody. Its actions are kept, so that its views have to be computed.
@@ -186,9 +188,9 @@ def realism(workload: Workload, batch: int, plain_scenes: int) -> Work:
 
 @dataclasses.dataclass(frozen=True)
 class Watcher:
-    """Looks at the view of every agent; its actions are sums of all that is in them, to be kept and not to be done."""
+    """Looks at the view of every agent that is there; its actions are sums of all in them, to be kept, not done."""
 
-    num_steps: int = OBSERVED_STEPS
+    num_observers: int
     num_agents: int = 16
     num_elements: int = 64
     privileged: bool = dataclasses.field(default=False, init=False)
@@ -200,11 +202,13 @@ class Watcher:
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """One sum per agent, twice."""
-        seen = view(observation, "all", num_agents=self.num_agents, num_elements=self.num_elements)
-        num_agents = seen.valid.shape[0]
+        there = observation.agents.valid
+        rows = jnp.nonzero(there, size=self.num_observers, fill_value=-1)[0].astype(jnp.int32)
+        seen = view(observation, rows, num_agents=self.num_agents, num_elements=self.num_elements)
         leaves = jax.tree.leaves(dataclasses.replace(seen, routes=None))
-        total = sum(leaf.astype(jnp.float32).reshape(num_agents, -1).sum(axis=-1) for leaf in leaves)
-        return Action(value=jnp.stack([total, total], axis=-1), valid=seen.valid), carry
+        total = sum(leaf.astype(jnp.float32).reshape(self.num_observers, -1).sum(axis=-1) for leaf in leaves)
+        of_agents = jnp.zeros(there.shape).at[jnp.where(rows < 0, there.shape[0], rows)].set(total, mode="drop")
+        return Action(value=jnp.stack([of_agents, of_agents], axis=-1), valid=there), carry
 
 
 def each_scene(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -229,8 +233,8 @@ def compiled_cases(policies: Policies) -> dict[str, Callable[[Workload, int, int
         driven["evaluate80"] = functools.partial(evaluate, policies=policies)
     metrics = {f"metric_{name}": functools.partial(judge, metrics=(name,)) for name in METRICS}
     watched = {
-        "rollout80_observe_all": functools.partial(simulate_watched, watcher=Watcher()),
-        "rollout80_observe_near": functools.partial(simulate_watched, watcher=Watcher(num_steps=2, num_elements=16)),
+        "rollout80_observe_all": functools.partial(simulate_watched, num_history=OBSERVED_STEPS, num_elements=64),
+        "rollout80_observe_near": functools.partial(simulate_watched, num_history=2, num_elements=16),
     }
     views = {"observe_ego": functools.partial(observe, who="sdc"), "observe_all": functools.partial(observe, who="all")}
     return (

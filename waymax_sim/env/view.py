@@ -131,9 +131,10 @@ def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], 
     now, info = observation.agents, observation.info
     place, origin = jax.lax.stop_gradient((now.xyz, frame.xyz))
     dx, dy = (place[None, :, axis] - origin[:, axis, None] for axis in range(2))
-    other = jnp.arange(now.valid.shape[0], dtype=jnp.int32)[None] != row[:, None]
-    seen = frame.valid[:, None] & now.valid[None] & other
-    distance2 = jnp.where(seen, dx * dx + dy * dy, jnp.inf)
+    # Who is not seen is infinitely far: added, in floats, since one kind of number is what compilers vectorise.
+    absent, blind = jnp.where(now.valid, 0.0, jnp.inf), jnp.where(frame.valid, 0.0, jnp.inf)
+    itself = jnp.arange(now.valid.shape[0], dtype=jnp.int32)[None] == row[:, None]
+    distance2 = dx * dx + dy * dy + (absent[None] + blind[:, None]) + jnp.where(itself, jnp.inf, 0.0)
     # A view may have room for more agents than the scene has.
     missing = max(num_agents - 1 - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
@@ -167,7 +168,8 @@ def _in_frame(agents: AgentState, frame: AgentState) -> AgentState:
 def _place(xyz: Float[Array, "O K H 3"], frame: AgentState) -> Float[Array, "O K H 3"]:
     """Subtract first, rotate second: far from the origin of the scene no digits are lost."""
     offset = xyz - frame.xyz[:, None, None]
-    return jnp.concatenate([geometry.rotate(offset[..., :2], -frame.yaw[:, None, None]), offset[..., 2:]], axis=-1)
+    x, y = geometry.turned(offset[..., 0], offset[..., 1], -frame.yaw[:, None, None])
+    return geometry.stacked(x, y, offset[..., 2])
 
 
 def _elements(observation: Observation, frame: AgentState, num_elements: int) -> ElementsView:
@@ -175,21 +177,27 @@ def _elements(observation: Observation, frame: AgentState, num_elements: int) ->
     if roadmap.valid.shape[0] == 0:
         return _no_elements(frame.yaw.shape[0], num_elements)
     element, found = nearest_elements(elements, frame.xyz[:, :2], frame.valid, num_elements)
-    index, exists = element_points(elements, roadmap, element)
+    first, points, exists = element_points(elements, roadmap, element)
     exists = exists & found[..., None]
-    xyz = jnp.where(exists[..., None], _place(roadmap.xyz[index], frame), 0.0)
+    xyz = jnp.where(exists[..., None], _place(points, frame), 0.0)
 
-    # Lights of features first, since there are fewer of them than of elements in all views.
+    # Lights of features first, since there are fewer of them than of elements in all views. Both answers in one
+    # reduction: XLA keeps the result of such a one, while it works out others again for each element.
     lit = (roadmap.feature_id[:, None] == signals.lane_id[None]) & signals.valid[None]
-    light = jnp.max(jnp.where(lit, signals.state[None], 0), axis=-1, initial=0)
-    feature = roadmap.feature[index[..., 0]]
+    light, seen = jax.lax.reduce(
+        (jnp.where(lit, signals.state[None], 0), lit),
+        (jnp.zeros((), signals.state.dtype), jnp.zeros((), bool)),
+        lambda one, other: (jnp.maximum(one[0], other[0]), one[1] | other[1]),
+        (1,),
+    )
+    feature = roadmap.feature[first]
     return ElementsView(
         xyz=xyz,
         valid=exists,
         type=jnp.where(found, roadmap.feature_type[feature], -1),
         speed_limit=jnp.where(found, roadmap.speed_limit[feature], 0.0),
         light=jnp.where(found, light[feature], 0),
-        light_valid=found & jnp.any(lit, axis=-1)[feature],
+        light_valid=found & seen[feature],
     )
 
 

@@ -14,19 +14,25 @@ from waymax_sim.pytree import Array
 
 # Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.
 LISTED_BATCH, WHOLE_BATCH, WHOLE_BATCH_ON_CPU = 32, 16, 1
+GROUP_BITS = (GROUP - 1).bit_length()
 # Rounding of the distances that are compared with the reach of a list (m).
 SLACK = 1e-2
 
 
 def element_points(
     elements: MapElements, roadmap: RoadMap, element: Int[Array, "*q"]
-) -> tuple[Int[Array, "*q 8"], Bool[Array, "*q 8"]]:
-    """Indices of the points of elements and whether they exist; element g * 4 + i is element i of group g."""
+) -> tuple[Int[Array, "*q"], Float[Array, "*q 8 3"], Bool[Array, "*q 8"]]:
+    """The first point of elements, places of all their points (m) and which of these exist.
+
+    Element g * 4 + i is element i of group g.
+    """
     first = elements.first.reshape(-1)[element]
     count = elements.count.reshape(-1)[element]
+    # Eight points at once are one copy; the last elements of a map may have fewer behind their first.
+    room = jnp.pad(roadmap.xyz, ((0, NUM_ELEMENT_POINTS - 1), (0, 0)))
+    points = jax.vmap(lambda start: jax.lax.dynamic_slice(room, (start, 0), (NUM_ELEMENT_POINTS, 3)))(first.reshape(-1))
     offset = jnp.arange(NUM_ELEMENT_POINTS, dtype=jnp.int32)[(None,) * element.ndim]
-    index = jnp.minimum(first[..., None] + offset, max(roadmap.valid.shape[0] - 1, 0))
-    return index, offset < count[..., None]
+    return first, points.reshape(*element.shape, NUM_ELEMENT_POINTS, 3), offset < count[..., None]
 
 
 def nearest_elements(
@@ -60,24 +66,22 @@ def _nearest_elements(
     asks: Bool[Array, " Q"],
     k: int,
 ) -> tuple[Int[Array, "Q k"], Bool[Array, "Q k"]]:
-    nothing = jnp.zeros((asks.shape[0], k), jnp.int32)
-    answers = nothing, nothing > 0, jnp.zeros(asks.shape, bool)
+    groups, reach = _listed(elements, which, points, k)
 
     def by_lists(item):
-        groups, reach = _listed(elements, which[item], points[item], k)
-        found, exists, furthest = _search(elements, which[item], points[item], groups, k)
-        return found, exists, furthest + SLACK <= reach
+        return _distance2(elements, which[item], points[item], groups[item])
 
-    found, exists, settled = in_batches(answers, asks, LISTED_BATCH, by_lists)
+    far = jnp.full((groups.shape[0], groups.shape[1] * GROUP), jnp.inf)
+    found, exists, furthest = _nearest(groups, in_batches(far, asks, LISTED_BATCH, by_lists), k)
     all_groups = jnp.arange(elements.first.shape[1], dtype=jnp.int32)[None]
 
     def by_map(item):
-        return _search(elements, which[item], points[item], all_groups, k)[:2]
+        return _nearest(all_groups, _distance2(elements, which[item], points[item], all_groups), k)[:2]
 
     def search_map(batch):
         return functools.partial(work_off, batch=batch, find=by_map)
 
-    left = asks & ~settled
+    left = asks & ~(furthest + SLACK <= reach)
     cpu, default = search_map(WHOLE_BATCH_ON_CPU), search_map(WHOLE_BATCH)
     return jax.lax.platform_dependent((found, exists), left, cpu=cpu, default=default)
 
@@ -99,29 +103,41 @@ def _listed(
     return listed[:, :-1], first_left_out - geometry.norm(points - centre)
 
 
-def _search(
-    elements: MapElements,
-    which: Int[Array, " Q"],
-    points: Float[Array, "Q 2"],
-    groups: Int[Array, "#Q W"],
-    k: int,
-) -> tuple[Int[Array, "Q k"], Bool[Array, "Q k"], Float[Array, " Q"]]:
-    """The k nearest elements of some groups, whether there are that many, and the distance of the furthest (m)."""
+def _distance2(
+    elements: MapElements, which: Int[Array, " Q"], points: Float[Array, "Q 2"], groups: Int[Array, "#Q W"]
+) -> Float[Array, "Q e"]:
+    """Squared distances (m^2) of the elements of some groups, infinite for none."""
     group = which[:, None] * elements.first.shape[1] + jnp.maximum(groups, 0)
-    table = elements.points.reshape(-1, 2 * NUM_ELEMENT_POINTS * GROUP)
-    near = table.at[group].get(mode="promise_in_bounds", wrap_negative_indices=False)
-    x, y = jnp.split(near, 2, axis=-1)
-    dx, dy = x - points[:, None, :1], y - points[:, None, 1:]
-    # Point after point: XLA makes one loop of it, while `min` over an axis in the middle takes five times as long.
-    each = jnp.split(dx * dx + dy * dy, NUM_ELEMENT_POINTS, axis=-1)
-    distance2 = jnp.where(groups[..., None] >= 0, functools.reduce(jnp.minimum, each), jnp.inf)
-    distance2 = distance2.reshape(distance2.shape[0], -1)
+    table = elements.points.reshape(-1, 2 * NUM_ELEMENT_POINTS, GROUP)
+
+    def points_of_groups():
+        return table.at[group].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+    # Behind a branch, because XLA:CPU otherwise makes one loop of taking and comparing, which takes twice as long.
+    nothing = jnp.zeros((*group.shape, *table.shape[1:]), jnp.float32)
+    x, y = jnp.split(jax.lax.cond(jnp.any(groups >= 0), points_of_groups, lambda: nothing), 2, axis=-2)
+    dx, dy = x - points[:, None, None, :1], y - points[:, None, None, 1:]
+    # Not `min`, which takes twenty times as long there, since it must hand on NaN.
+    distance2 = jax.lax.reduce(dx * dx + dy * dy, jnp.float32(jnp.inf), _smaller, (2,))
+    return jnp.where(groups[..., None] >= 0, distance2, jnp.inf).reshape(group.shape[0], -1)
+
+
+def _nearest(
+    groups: Int[Array, "#Q W"], distance2: Float[Array, "Q e"], k: int
+) -> tuple[Int[Array, "Q k"], Bool[Array, "Q k"], Float[Array, " Q"]]:
+    """The k nearest elements of groups, whether there are that many, and the distance of the furthest (m)."""
     missing = max(k - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
     nearness, place = jax.lax.top_k(-distance2, k)
     found = jnp.isfinite(nearness)
     # Not the last column: what is sliced again, XLA finds by sorting all.
     furthest = jnp.sqrt(-jnp.min(nearness, axis=-1))
-    group = jnp.broadcast_to(groups, (place.shape[0], groups.shape[1]))
-    group = jnp.take_along_axis(group, jnp.where(found, place // GROUP, 0), axis=1)
-    return jnp.where(found, group * GROUP + place % GROUP, 0), found, furthest
+    groups = jnp.broadcast_to(groups, (place.shape[0], groups.shape[1]))
+    turn, member = jnp.where(found, place >> GROUP_BITS, 0), place & (GROUP - 1)
+    group = jnp.take_along_axis(groups, turn, axis=1, mode="promise_in_bounds")
+    return jnp.where(found, group * GROUP + member, 0), found, furthest
+
+
+def _smaller(a: Float[Array, ""], b: Float[Array, ""]) -> Float[Array, ""]:
+    """The smaller of two numbers, neither of which is NaN."""
+    return jnp.where(a < b, a, b)

@@ -145,7 +145,7 @@ def simulate_watched(workload: Workload, batch: int, plain_scenes: int, num_hist
     watcher = Watcher(num_observers=most, num_elements=num_elements)
 
     def run(scenario: Scenario, key: Key[Array, ""]) -> Any:
-        # The watcher drives nobody. Its actions are kept, so that its views have to be computed.
+        # The watcher drives nobody. Its actions are kept, so that its views have to be made.
         trace = rollout(env, [(watcher, "none")], scenario, key, num_steps, record=("metrics", "actions"))
         return trace.metrics, trace.actions
 

@@ -13,6 +13,7 @@ from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.observation import Observation
 from waymax_sim.maps.nearby import element_points, nearest_elements
+from waymax_sim.maps.smallest import k_smallest
 from waymax_sim.pytree import Array, pytree, take
 
 
@@ -138,9 +139,9 @@ def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], 
     # A view may have room for more agents than the scene has.
     missing = max(num_agents - 1 - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
-    nearness, others = jax.lax.top_k(-distance2, num_agents - 1)
+    nearest, others = k_smallest(distance2, num_agents - 1)
     index = jnp.concatenate([row[:, None], others], axis=-1)
-    found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearness)], axis=-1)
+    found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearest)], axis=-1)
     index = jnp.where(found, index, 0)
 
     history = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1)[index], observation.history)

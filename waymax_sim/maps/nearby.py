@@ -10,6 +10,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
 from waymax_sim.maps.batching import in_batches, of_many_maps, work_off
+from waymax_sim.maps.smallest import k_smallest
 from waymax_sim.pytree import Array
 
 # Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.
@@ -128,10 +129,10 @@ def _nearest(
     """The k nearest elements of groups, whether there are that many, and the distance of the furthest (m)."""
     missing = max(k - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
-    nearness, place = jax.lax.top_k(-distance2, k)
-    found = jnp.isfinite(nearness)
-    # Not the last column: what is sliced again, XLA finds by sorting all.
-    furthest = jnp.sqrt(-jnp.min(nearness, axis=-1))
+    nearest, place = k_smallest(distance2, k)
+    found = jnp.isfinite(nearest)
+    # Not the last column: what is sliced again after a `top_k`, XLA finds by sorting all.
+    furthest = jnp.sqrt(jnp.max(nearest, axis=-1))
     groups = jnp.broadcast_to(groups, (place.shape[0], groups.shape[1]))
     turn, member = jnp.where(found, place >> GROUP_BITS, 0), place & (GROUP - 1)
     group = jnp.take_along_axis(groups, turn, axis=1, mode="promise_in_bounds")

@@ -1,0 +1,86 @@
+"""The few smallest of many numbers, row by row."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from waymax_sim.maps.batching import work_off
+from waymax_sim.pytree import Array
+
+# Up to so many of so many numbers are taken in turn; `top_k` is as fast beyond.
+MOST_TAKEN, MOST_COLUMNS = 64, 256
+# Numbers of a row that are left to a reduction at least: with up to 32, XLA:CPU compares one at a time.
+LEAST_REDUCED = 33
+# Rows that are asked again together.
+AGAIN_BATCH = 8
+
+
+def k_smallest(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    """The k smallest of each row and their columns, in ascending order, the first column first where equal.
+
+    The same as `jax.lax.top_k` of the negative values, in half of the time on CPUs. Not differentiable.
+
+    Args:
+      values: Numbers from 0 to infinity; those below 1e-37 may count as equal.
+      k: How many, at most W.
+    """
+    return _k_smallest(k)(values)
+
+
+@functools.cache
+def _k_smallest(k: int):
+    find = jax.custom_batching.custom_vmap(functools.partial(_of_rows, k=k))
+
+    # A batch of rows is more rows.
+    @find.def_vmap
+    def _(size: int, in_batched: list[bool], values: Float[Array, "B Q W"]):
+        found = find(values.reshape(-1, values.shape[-1]))
+        return jax.tree.map(lambda leaf: leaf.reshape(size, -1, k), found), (True, True)
+
+    return find
+
+
+def _of_rows(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    exact = functools.partial(_exact, k=k)
+    if not (0 < k <= MOST_TAKEN and k < values.shape[1] <= MOST_COLUMNS):
+        return exact(values)
+    return jax.lax.platform_dependent(values, cpu=functools.partial(_in_turn, k=k), default=exact)
+
+
+def _exact(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    negative, column = jax.lax.top_k(-values, k)
+    return -negative, column
+
+
+def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    """The smallest of all rows, then the next ones: each turn compares eight rows at a time.
+
+    Numbers from 0 on are ordered as their bits are. Their last bits give way to the column, so that one comparison of
+    integers settles both. Rows in which this has made two numbers equal that are not are asked again.
+    """
+    last_bits = (1 << (values.shape[1] - 1).bit_length()) - 1
+    column = jax.lax.broadcasted_iota(jnp.int32, values.T.shape, 0)
+    key = (jax.lax.bitcast_convert_type(values.T, jnp.int32) & ~last_bits) | column
+    nothing = jnp.iinfo(jnp.int32).max
+    parts = max(values.shape[1] // LEAST_REDUCED, 1)
+    keys = jnp.split(jnp.pad(key, ((0, -len(key) % parts), (0, 0)), constant_values=nothing), parts)
+
+    def next_(last, _):
+        left = functools.reduce(jnp.minimum, [jnp.where(key > last[None], key, nothing) for key in keys])
+        least = jax.lax.reduce(left, jnp.int32(nothing), jax.lax.min, (0,))
+        return least, least
+
+    taken = jax.lax.scan(next_, jnp.full(values.shape[0], -1, jnp.int32), length=k + 1)[1].T
+    place = taken[:, :k] & last_bits
+    found = jnp.take_along_axis(values, place, axis=1, mode="promise_in_bounds")
+    doubtful = _in_doubt(taken | last_bits, found)
+    return work_off((found, place), doubtful, AGAIN_BATCH, lambda row: _exact(values[row], k))
+
+
+def _in_doubt(taken: Int[Array, "Q n"], found: Float[Array, "Q k"]) -> Bool[Array, " Q"]:
+    """Rows of which the bits that are left do not tell the order, or whether the next one would be smaller."""
+    alike = (taken[:, 1:] == taken[:, :-1]) & jnp.isfinite(found)
+    wrong = alike[:, :-1] & (found[:, 1:] < found[:, :-1])
+    return jnp.any(wrong, axis=1) | alike[:, -1]

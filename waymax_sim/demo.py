@@ -50,8 +50,8 @@ def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: C
       policies: What makes each policy, by name.
       console: Where to print.
     """
-    scenarios = load(SCENES)
-    batch = stack_scenarios(list(scenarios))
+    scenarios = list(load(SCENES))
+    batch = stack_scenarios(scenarios)
     keys = jnp.stack([scene_key(0, scenario.scenario_id) for scenario in scenarios])
     results, written, compared = [], [out / "summary.json"], {}
     for name, agents in RUNS:

@@ -1,5 +1,7 @@
 """Recorded scenes driven as recorded, exactly and through other dynamics models."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +24,14 @@ FILES = [
 ]
 
 
+@functools.cache
+def first_scene(path):
+    return load(path)[0]
+
+
 def replay(path, dynamics):
     """The scenario, the simulated and the logged agents of the 8 s after now, as NumPy."""
-    scenario = load(path)[0]
+    scenario = first_scene(path)
     env = Env(config=EnvConfig(controlled="all", z="log", metrics=("log_divergence",), rewards=()))
     run = jax.jit(lambda scenario: rollout(env, LogReplay(dynamics), scenario, jax.random.key(0), 80))
     trace = run(jax.tree.map(jnp.asarray, scenario))

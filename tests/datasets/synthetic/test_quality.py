@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.datasets.synthetic.judge import EVERY_LAYOUT, edge_distance, features, quality, scene
+from tests.datasets.synthetic.judge import EVERY_LAYOUT, edge_distance, features, quality, scene, touching
 from tests.oracle import signed_distance
 from waymax_sim.datatypes import roadmap
 
@@ -23,6 +23,11 @@ def good(found: dict[str, int]) -> None:
 
 def test_a_scene_of_each_layout_is_good():
     good(total((3, index) for index in EVERY_LAYOUT))
+
+
+def test_nobody_touches_at_the_beginning():
+    # In what is drawn first for this scene two have run into each other before the record begins.
+    assert not touching(scene(1000, 39), 0)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ UNKNOWN = 0  # light state of WOMD
 LIGHTS_SEEN = 80.0  # m
 MOST_AGENTS, FEWEST_AGENTS = 128, 8
 CAR_LENGTH = 6.5  # m; what is longer is no self-driving car
+CLEAR = 5e-4  # m of room around boxes at the first step, for what rounding moves
 PROGRESS = 20.0  # m that a self-driving car makes at least, if any car does
 
 
@@ -45,11 +46,11 @@ def synthetic_scene(seed: int, index: int = 0, driver: Driver = intelligent_driv
         world = LAYOUTS[index % len(LAYOUTS)](rng)
         log = simulate(world, driver, rng)
         sdc = _self_driving_car(log, rng)
-        # Now and then traffic is such that no car is there all the time.
+        # Now and then traffic is such that no car is there all the time, or that two have touched before the record.
         if sdc >= 0:
             tracks = observe(log, sdc, rng)
             rows = _recorded(log, tracks, sdc, rng)
-            if len(rows) >= FEWEST_AGENTS:
+            if len(rows) >= FEWEST_AGENTS and _apart(log, tracks, rows):
                 break
     move = _Move(rng)
     return RawScene(
@@ -98,6 +99,20 @@ def _recorded(log: Log, tracks: Tracks, sdc: int, rng: np.random.Generator) -> I
     if rows[0] == sdc:
         rows[[0, -1]] = rows[[-1, 0]]
     return rows
+
+
+def _apart(log: Log, tracks: Tracks, rows: Int[np.ndarray, " M"]) -> bool:
+    """Whether no two boxes share space at the first step, as far as they are seen: an axis of one keeps them apart."""
+    rows = rows[tracks.valid[0, rows]]
+    x, y, z = tracks.xyz[0, rows].T
+    yaw, (length, width, height) = tracks.yaw[0, rows], (log.size[rows] / 2 + CLEAR).T
+    dx, dy = x - x[:, None], y - y[:, None]
+    cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
+    along, across = np.abs(np.cos(yaw - yaw[:, None])), np.abs(np.sin(yaw - yaw[:, None]))
+    apart = np.abs(cos * dx + sin * dy) > length[:, None] + along * length + across * width
+    apart |= np.abs(cos * dy - sin * dx) > width[:, None] + across * length + along * width
+    apart |= apart.T | (np.abs(z - z[:, None]) > height + height[:, None]) | np.eye(len(rows), dtype=bool)
+    return bool(apart.all())
 
 
 def _agents(

@@ -251,9 +251,7 @@ def test_draw_without_ffmpeg_says_what_to_do(good, tmp_path, monkeypatch, capsys
     assert "use .gif" in capsys.readouterr().err
 
 
-def test_demo_simulates_and_draws(tmp_path, monkeypatch, capsys):
-    # `make demo` simulates all 80.
-    monkeypatch.setattr("waymax_sim.demo.NUM_STEPS", 30)
+def test_demo_simulates_and_draws(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
     for name in ("replay*", "constant", "stationary", "idm", "* privileged", "in a browser"):

@@ -15,6 +15,7 @@ from waymax_sim.pytree import Array
 
 # Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.
 LISTED_BATCH, WHOLE_BATCH, WHOLE_BATCH_ON_CPU = 32, 16, 1
+# A group is a power of two: its number among elements is what stands before these last bits.
 GROUP_BITS = (GROUP - 1).bit_length()
 # Rounding of the distances that are compared with the reach of a list (m).
 SLACK = 1e-2

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from waymax_sim.maps.batching import work_off
+from waymax_sim.maps.batching import of_many_maps, work_off
 from waymax_sim.pytree import Array
 
 # Up to so many of so many numbers are taken in turn; `top_k` is as fast beyond.
@@ -20,26 +20,14 @@ AGAIN_BATCH = 8
 def k_smallest(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
     """The k smallest of each row and their columns, in ascending order, the first column first where equal.
 
-    The same as `jax.lax.top_k` of the negative values, in half of the time on CPUs. Not differentiable.
+    The same as `jax.lax.top_k` of the negative values, in a quarter of the time on CPUs. Not differentiable.
 
     Args:
       values: Numbers from 0 to infinity; those below 1e-37 may count as equal.
       k: How many, at most W.
     """
-    return _k_smallest(k)(values)
-
-
-@functools.cache
-def _k_smallest(k: int):
-    find = jax.custom_batching.custom_vmap(functools.partial(_of_rows, k=k))
-
     # A batch of rows is more rows.
-    @find.def_vmap
-    def _(size: int, in_batched: list[bool], values: Float[Array, "B Q W"]):
-        found = find(values.reshape(-1, values.shape[-1]))
-        return jax.tree.map(lambda leaf: leaf.reshape(size, -1, k), found), (True, True)
-
-    return find
+    return of_many_maps(lambda _, which, rows: _of_rows(rows, k))((), values)
 
 
 def _of_rows(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:

@@ -18,7 +18,7 @@ from waymax_sim.datatypes.padding import stack_scenarios
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env.env import Env, EnvConfig
 from waymax_sim.env.observation import Observation
-from waymax_sim.env.view import View, view
+from waymax_sim.env.view import View, present_rows, view
 from waymax_sim.pytree import take
 
 LARGE = 2**24
@@ -128,6 +128,18 @@ def test_the_view_of_the_sdc_is_its_row_of_all_views():
         close(one.routes, everyone.routes, 1e-5)
         one, row = (dataclasses.replace(seen, routes=None) for seen in (one, everyone))
         close(take(one, 0), take(row, 2), 1e-5)
+
+
+@pytest.mark.parametrize("most", [3, 12, 20])
+def test_rows_of_those_who_are_there(most):
+    scenario = busy()
+    valid = np.arange(scenario.num_agents) % 3 != 1
+    observation = observe(scenario)
+    history = observation.history
+    there = dataclasses.replace(history, valid=jnp.broadcast_to(valid, history.valid.shape))
+    rows = present_rows(dataclasses.replace(observation, history=there), most)
+    expected = np.flatnonzero(valid)[:most]
+    np.testing.assert_array_equal(rows, np.append(expected, np.full(most - len(expected), -1)))
 
 
 def test_who_is_not_there_sees_nothing():

@@ -15,7 +15,7 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import Action, State
 from waymax_sim.dynamics import Dynamics
 from waymax_sim.env import Env, EnvConfig, Observation, Policy, rollout
-from waymax_sim.env.view import View, view
+from waymax_sim.env.view import View, present_rows, view
 from waymax_sim.evaluation.evaluate import Plan, evaluate_scene
 from waymax_sim.metrics import METRICS, MetricValue
 from waymax_sim.metrics.realism import CONFIGS, Rollouts, Score, compare, score
@@ -203,7 +203,7 @@ class Watcher:
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """One sum per agent, twice."""
         there = observation.agents.valid
-        rows = jnp.nonzero(there, size=self.num_observers, fill_value=-1)[0].astype(jnp.int32)
+        rows = present_rows(observation, self.num_observers)
         seen = view(observation, rows, num_agents=self.num_agents, num_elements=self.num_elements)
         leaves = jax.tree.leaves(dataclasses.replace(seen, routes=None))
         total = sum(leaf.astype(jnp.float32).reshape(self.num_observers, -1).sum(axis=-1) for leaf in leaves)

@@ -5,7 +5,7 @@ from waymax_sim.env.observation import Observation, observe
 from waymax_sim.env.policy import Policy
 from waymax_sim.env.presets import PRESETS
 from waymax_sim.env.rollout import Trace, rollout
-from waymax_sim.env.view import View, view
+from waymax_sim.env.view import View, present_rows, view
 
 __all__ = [
     "PRESETS",
@@ -17,6 +17,7 @@ __all__ = [
     "Trace",
     "View",
     "observe",
+    "present_rows",
     "rollout",
     "view",
 ]

@@ -12,6 +12,7 @@ from waymax_sim.datatypes.elements import NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.observation import Observation
+from waymax_sim.maps.batching import listed
 from waymax_sim.maps.nearby import element_points, nearest_elements
 from waymax_sim.maps.smallest import k_smallest
 from waymax_sim.pytree import Array, pytree, take
@@ -104,7 +105,7 @@ def view(
 
     Args:
       observation: The world now; its history has H steps (`EnvConfig.num_history_steps`).
-      who: "sdc" (O = 1), "all" (O = N), or rows of agents; -1 is nobody.
+      who: "sdc" (O = 1), "all" (O = N), or rows of agents, such as `present_rows` gives; -1 is nobody.
       num_agents: Agents in a view, K, the observer included.
       num_elements: Map elements in a view, E.
     """
@@ -126,6 +127,18 @@ def view(
         routes=_routes(observation, jnp.any(valid & info.is_sdc[row])),
         goals=_goals(observation, frame, row),
     )
+
+
+def present_rows(observation: Observation, most: int) -> Int[Array, " O"]:
+    """Rows of the agents that are there now, in order, -1 behind the last of them: observers for `view`.
+
+    Args:
+      observation: The world now.
+      most: How many rows, O; agents beyond are left out.
+    """
+    num_agents = observation.agents.valid.shape[0]
+    rows, _ = listed(observation.agents.valid, most)
+    return jnp.where(rows < num_agents, rows, -1)
 
 
 def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], num_agents: int) -> AgentsView:

@@ -14,7 +14,7 @@ from waymax_sim.datatypes.lanes import LaneGraph
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env import Observation
-from waymax_sim.maps.nearest import ends_of, nearest_segment
+from waymax_sim.maps.nearest import ends_of, first_smallest, nearest_segment
 from waymax_sim.maps.paths import MAX_ANGLE, frenet, lane_of, nearest_lane, path_ahead
 from waymax_sim.metrics.route import project as project_on_routes
 from waymax_sim.pytree import Array, pytree
@@ -134,9 +134,7 @@ def project(course: Course, x: Float[Array, "*q"], y: Float[Array, "*q"]) -> tup
     clipped = jnp.clip(ahead, low, high)
     aside = cos.reshape(shape) * off_y - sin.reshape(shape) * off_x
     distance2 = (ahead - clipped) ** 2 + aside**2
-    # An argmin would be one comparison at a time.
-    nearest = distance2 <= jnp.min(distance2, axis=-1, keepdims=True)
-    index = jnp.min(jnp.where(nearest, number.reshape(shape), NUM_POINTS - 2), axis=-1)
+    index = first_smallest(distance2)
     cos, sin = course.cos[index], course.sin[index]
     off_x, off_y = x - start_x[index], y - start_y[index]
     ahead = jnp.clip(cos * off_x + sin * off_y, low.reshape(-1)[index], high.reshape(-1)[index])

@@ -115,8 +115,18 @@ def _found(
 def first_smallest(values: Float[Array, "*q W"]) -> Int[Array, "*q"]:
     """Index of the smallest of each row, the first of equal ones; unlike `argmin` many are compared at a time."""
     number = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
-    least = values <= jnp.min(values, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(least, number, values.shape[-1] - 1), axis=-1)
+    return _number_of_smallest(values, number, values.shape[-1])
+
+
+def _number_of_smallest(values: Float[Array, "*q W"], number: Int[Array, "*q W"], num_numbers: int) -> Int[Array, "*q"]:
+    """The number that goes with the smallest of each row, the lowest one where several are equal."""
+    # By how far they are behind the smallest, not by whether they equal it: compilers may work the values out twice,
+    # rounded differently, and then none would. The last bits of a float make room for the number.
+    least = jnp.min(values, axis=-1, keepdims=True)
+    behind = jnp.where(values <= least, 0.0, values - least)
+    last_bits = (1 << (num_numbers - 1).bit_length()) - 1
+    key = (jax.lax.bitcast_convert_type(behind, jnp.int32) & ~last_bits) | number
+    return jnp.min(key, axis=-1) & last_bits
 
 
 def distance2_to_all(segments: Segments, points: Float[Array, "Q 3"]) -> Float[Array, "Q E"]:
@@ -151,8 +161,7 @@ def _nearest_listed(
         nearer = apart2 < best
         best, chunk = jnp.where(nearer, apart2, best), jnp.where(nearer, lists[:, row, None], chunk)
     index = chunk * CHUNK + jnp.arange(CHUNK, dtype=jnp.int32)[None]
-    ties = best <= jnp.min(best, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(ties, index, jnp.iinfo(jnp.int32).max), axis=-1)
+    return _number_of_smallest(best, index, segments.ends.shape[1] * CHUNK)
 
 
 def _look_up(

@@ -11,6 +11,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.lanes import LanePath
 from waymax_sim.maps.batching import in_batches
+from waymax_sim.maps.nearest import first_smallest
 from waymax_sim.maps.paths import point_at
 from waymax_sim.pytree import Array, pytree, take
 
@@ -18,6 +19,8 @@ from waymax_sim.pytree import Array, pytree, take
 NUM_PIECES, GROWTH = 8, 1.3
 # Ways reach as far as agents get in this time (s), within these bounds (m).
 LOOK_AHEAD, SHORTEST, LONGEST = 6.0, 24.0, 130.0
+# Who is beside its path comes back to it within this time (s), but not in a shorter distance (m).
+RETURN, SHORTEST_RETURN = 2.0, 8.0
 # Room that drivers want on either side (m), and how far they see others move towards them, in time (s) and place (m).
 ROOM, FORESIGHT, MOST_FORESIGHT = 0.2, 0.8, 1.2
 # Agents that a CPU compares with all others at once.
@@ -50,12 +53,16 @@ class Ways:
 def ways_ahead(
     agents: AgentState, speed: Float[Array, " N"], path: LanePath, arc: Float[Array, " N"], has_lane: Bool[Array, " N"]
 ) -> Ways:
-    """Ways along paths from an arc length (m) on, or straight ahead for agents without a lane."""
+    """Ways along paths from an arc length (m) on, back to which agents come little by little if they are beside them;
+    or straight ahead for agents without a lane."""
     reach = jnp.clip(LOOK_AHEAD * speed, SHORTEST, LONGEST)
     part = jnp.arange(1, NUM_PIECES + 1, dtype=jnp.float32) / NUM_PIECES
     steps = (part**GROWTH)[None] * reach[:, None]
     on_path = jax.vmap(lambda step: point_at(path, arc + step)[0][:, :2], in_axes=1, out_axes=1)(steps)
     xy = agents.xyz[:, None, :2]
+    beside = xy - point_at(path, arc)[0][:, None, :2]
+    left = jnp.maximum(1.0 - steps / jnp.maximum(RETURN * speed, SHORTEST_RETURN)[:, None], 0.0)
+    on_path = on_path + left[..., None] * beside
     straight = xy + steps[..., None] * geometry.heading(agents.yaw)[:, None]
     points = jnp.concatenate([xy, jnp.where(has_lane[:, None, None], on_path, straight)], axis=1)
     along = points[:, 1:] - points[:, :-1]
@@ -98,9 +105,8 @@ def leads(
         number = jnp.arange(now.yaw.shape[0], dtype=jnp.int32)[None]
         there = now.valid[None] & (number != which[:, None]) & same_level(take(now, which), now, rear)
         rear = jax.lax.optimization_barrier(jnp.where(there, rear, FAR))
-        nearest = jnp.min(rear, axis=-1, keepdims=True)
-        who = jnp.min(jnp.where(rear <= nearest, number, now.yaw.shape[0] - 1), axis=-1)
-        return _Lead(who, jnp.take_along_axis(at, who[:, None], axis=-1)[:, 0], nearest[:, 0] < FAR)
+        who = first_smallest(rear)
+        return _Lead(who, jnp.take_along_axis(at, who[:, None], axis=-1)[:, 0], jnp.min(rear, axis=-1) < FAR)
 
     nobody = jnp.zeros(asked.shape, jnp.int32)
     lead = in_batches(_Lead(nobody, nobody, asked & False), asked, BATCH, find)

@@ -130,6 +130,11 @@ def test_who_cuts_in_is_followed(simulate):
     assert gap.min() > 1.5 and speeds(agents)[-1, 0] == pytest.approx(8, abs=1.0)
     # 8 m/s times 1 to 1.8 s and 1.5 to 2.5 m, and a little less while it falls back.
     assert 6 < gap[-1] < 17
+    # It brakes once and then eases off: that the other one, by its plans, would go back to its lane is no reason to
+    # brake again.
+    acceleration = np.diff(speeds(agents)[:, 0]) / 0.1
+    hardest = acceleration.argmin()
+    assert hardest < 20 and np.diff(acceleration[hardest:]).min() > -0.2
 
 
 def test_a_stopped_car_is_stopped_behind_without_haste(simulate):

@@ -14,8 +14,9 @@ demo: $(VENV)/installed
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# All tests, with programs as optimised as those that users run.
 slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

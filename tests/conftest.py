@@ -1,5 +1,6 @@
 """Test settings. They must be in place before jax or the packages under test are imported."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,6 +8,10 @@ from pathlib import Path
 # worker would be a warning, so an error.
 CACHE = Path(__file__).parents[1] / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 
+# To compile is most of what the tests do: here programs are optimised little, which takes a fifth of the time. `make
+# slow` runs all tests with the programs that users run.
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.update(
     XLA_FLAGS=os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
@@ -23,6 +28,10 @@ from hypothesis import settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["waymax_sim", "behavior_models"], "beartype.beartype")
+
+# To look for garbage as often as Python does takes a fifth of the time of all tests: tracing makes much that stays.
+gc.freeze()
+gc.set_threshold(100_000, 20, 100)
 
 # Bytes from which on compiled programs are dropped.
 MUCH_MEMORY = 2.5e9

@@ -46,7 +46,7 @@ def same(ours, theirs, path="infos"):
         for mine, other in zip(ours, theirs, strict=True):
             assert (mine is None) == (other is None)
             if other is not None:
-                np.testing.assert_array_equal(mine, other, err_msg=path)
+                np.testing.assert_allclose(mine, other, atol=1e-6, err_msg=path)
     else:
         assert ours.dtype == theirs.dtype or path.endswith("['scene']")
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=path)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import recorded
+from tests.programs import jit_for_users
 from tests.scenes import segments
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.roadmap import FAR, Segments
@@ -25,7 +26,7 @@ FILES = [
 FEW = [FILES[0], *(pytest.param(file, marks=pytest.mark.slow) for file in FILES[1:3]), FILES[3]]
 
 
-@jax.jit
+@jit_for_users
 def compare(segments: Segments, points):
     """Excess distance (m) of what the index finds over the least of all, and whether it is the same segment."""
     index, _ = nearest_segment(segments, points, jnp.ones(len(points), bool))
@@ -69,7 +70,7 @@ def test_recorded_maps(file, kind, count):
     assert np.concatenate(same).mean() > 0.95
 
 
-@jax.jit
+@jit_for_users
 def signs(edges: Segments, points):
     """Signed distances through the index and by a scan, and what the index says of sides."""
     asked = jnp.ones(len(points), bool)

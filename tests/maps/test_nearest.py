@@ -8,7 +8,6 @@ from tests.scenes import segments
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.nearest import nearest_segment, signed_distance
 
-
 # Compiled so, the distance of a segment is worked out twice for its comparison with the nearest, rounded differently.
 UNLIKE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 

@@ -11,7 +11,8 @@ CACHE = Path(__file__).parents[1] / ".cache" / "jax" / os.environ.get("PYTEST_XD
 # To compile is most of what the tests do: here programs are optimised little, which takes a fifth of the time. `make
 # slow` runs all tests with the programs that users run.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    quick = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + quick
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.update(
     XLA_FLAGS=os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",

@@ -10,7 +10,7 @@ import pytest
 from behavior_models import IDM, ConstantVelocity
 from tests.data import recorded
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.agents import VEHICLE
+from waymax_sim.datatypes.agents import VEHICLE, AgentState
 from waymax_sim.datatypes.padding import common_sizes, pad
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Env, EnvConfig, Policy, rollout
@@ -84,20 +84,26 @@ def collided(scenes: list[Scenario], runs: list) -> tuple[int, int]:
     return count, total
 
 
-def cannot_stop(scene: Scenario) -> int:
-    """Vehicles that begin with the front so near to a red line that 8 m/s^2 do not stop them before it."""
-    now, lines = jax.tree.map(lambda leaf: leaf[scene.current_step], scene.log), scene.graph.stop_lines
+def cannot_stop(scene: Scenario, agents: AgentState) -> int:
+    """Vehicles with the front so near to a line, when its light turns red, that 8 m/s^2 do not stop them before it."""
+    lines, signals, begin = scene.graph.stop_lines, scene.signals, int(scene.current_step)
     light = np.where(lines.lane >= 0, scene.graph.light[lines.lane], -1)
-    state, valid = scene.signals.state[scene.current_step], scene.signals.valid[scene.current_step]
-    red = (light >= 0) & valid[light] & np.isin(state[light], RED)
-    front = now.xyz[:, :2] + scene.agents.size[:, :1] / 2 * np.stack([np.cos(now.yaw), np.sin(now.yaw)], axis=-1)
-    offset = lines.xyz[None, :, :2] - front[:, None]
+    state, valid = signals.state[:, light], signals.valid[:, light]
+    red = (light >= 0) & valid & np.isin(state, RED)
     cos, sin = np.cos(lines.yaw)[None], np.sin(lines.yaw)[None]
-    ahead, aside = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
-    needed = np.linalg.norm(now.velocity, axis=-1)[:, None] ** 2 / (2 * HARDEST)
-    facing = np.cos(now.yaw[:, None] - lines.yaw[None]) > 0.5
-    over = red[None] & facing & (np.abs(aside) < 3.6) & (ahead > 0) & (ahead < needed)
-    return int((vehicles(scene) & over.any(axis=-1)).sum())
+    excused = np.zeros(scene.num_agents, bool)
+    for step in range(STEPS + 1):
+        turned = red[begin + step] & ~(red[begin + step - 1] & (step > 0))
+        yaw, speed = agents.yaw[step], np.linalg.norm(agents.velocity[step], axis=-1)
+        front = agents.xyz[step, :, :2] + scene.agents.size[:, :1] / 2 * np.stack([np.cos(yaw), np.sin(yaw)], axis=-1)
+        offset = lines.xyz[None, :, :2] - front[:, None]
+        ahead, aside = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+        # They brake from the next step on.
+        needed = (speed**2 / (2 * HARDEST) + 0.1 * speed / 2)[:, None]
+        facing = np.cos(yaw[:, None] - lines.yaw[None]) > 0.5
+        over = turned[None] & facing & (np.abs(aside) < 3.6) & (ahead > 0) & (ahead < needed)
+        excused |= vehicles(scene) & agents.valid[step] & over.any(axis=-1)
+    return int(excused.sum())
 
 
 def far_from_lanes(scene: Scenario) -> np.ndarray:
@@ -122,14 +128,14 @@ def test_all_vehicles_of_recorded_scenes_are_driven_well(scenes):
         assert acceleration.min(initial=0) > -HARDEST - 0.01 and acceleration.max(initial=0) < 3.01
         passed = metrics["red_light_violation"]
         passed = int((passed.valid & (passed.value > 0))[:, driven].sum())
-        assert passed <= cannot_stop(scene), scene.scenario_id
-        red, excused = red + passed, excused + cannot_stop(scene)
+        assert passed <= cannot_stop(scene, agents), scene.scenario_id
+        red, excused = red + passed, excused + cannot_stop(scene, agents)
         rests = far_from_lanes(scene) & (np.linalg.norm(agents.velocity[0], axis=-1) < AT_REST)
         parked += int(rests.sum())
         moved = np.linalg.norm(agents.xyz[..., :2] - agents.xyz[0, :, :2], axis=-1).max(axis=0)
         assert moved[rests].max(initial=0) < 0.1, scene.scenario_id
-    # One car in two formats of its scene; and there is something to test.
-    assert red <= 2 and excused <= 4 and parked > 20, (red, excused, parked)
+    # One car in two formats of its scene, and one before whom green becomes red; and there is something to test.
+    assert red <= 3 and excused <= 4 and parked > 20, (red, excused, parked)
 
     count, total = collided(scenes, runs)
     plain, same = collided(scenes, drive(ConstantVelocity(), scenes))

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 import waymax_sim as ws
 from tests.adapters.roads import LENGTH, place, roads
+from tests.programs import equal
 from waymax_sim.adapters.gymnasium import ID, DriveEnv, DriveVectorEnv
 from waymax_sim.adapters.loop import DRIVE
 from waymax_sim.pytree import take
@@ -46,7 +47,7 @@ def same(ours, theirs, path="infos"):
         for mine, other in zip(ours, theirs, strict=True):
             assert (mine is None) == (other is None)
             if other is not None:
-                np.testing.assert_allclose(mine, other, atol=1e-6, err_msg=path)
+                equal(mine, other)
     else:
         assert ours.dtype == theirs.dtype or path.endswith("['scene']")
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=path)

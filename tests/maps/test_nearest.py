@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests import oracle
+from tests.programs import jit_for_users
 from tests.scenes import segments
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.nearest import nearest_segment, signed_distance
@@ -16,7 +17,8 @@ def _distances(edges: Segments, points):
     return signed_distance(edges, points, jnp.ones(points.shape[:-1], bool))
 
 
-distances, distances_unlike = jax.jit(_distances), jax.jit(_distances, compiler_options=UNLIKE)
+distances = jax.jit(_distances)
+for_users, unlike_those = jit_for_users(_distances), jax.jit(_distances, compiler_options=UNLIKE)
 
 
 def ask(edges: Segments, *points, how=distances) -> np.ndarray:
@@ -120,8 +122,8 @@ def test_random_maps_equal_the_oracle(seed):
     points = np.float32(rng.uniform((-40, -40, -1), (40, 40, 9), (300, 3)))
     expected = [oracle.signed_distance(lines, point.astype(float)) for point in points]
     edges = segments(*lines)
-    np.testing.assert_allclose(ask(edges, *points), expected, atol=2e-5)
-    np.testing.assert_allclose(ask(edges, *points, how=distances_unlike), expected, atol=5e-5)
+    np.testing.assert_allclose(ask(edges, *points, how=for_users), expected, atol=2e-5)
+    np.testing.assert_allclose(ask(edges, *points, how=unlike_those), expected, atol=5e-5)
 
 
 def test_batched_points_equal_single_ones():

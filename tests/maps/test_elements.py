@@ -13,7 +13,7 @@ from tests.data import recorded
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.roadmap import RoadMap
-from waymax_sim.maps.elements import NUM_LISTED, build_elements
+from waymax_sim.maps.elements import NUM_LISTED, NUM_NEAR, build_elements
 from waymax_sim.maps.nearby import nearest_elements
 
 RECORDED = ("scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f", "scenario_2a173b334be3d32c")
@@ -115,6 +115,23 @@ def test_points_of_a_group_stand_side_by_side():
             there, missing = np.split(elements.points[group, :, :, element], [count], axis=1)
             np.testing.assert_array_equal(there.T, roadmap.xyz[first : first + count, :2])
             assert np.isposinf(missing).all()
+
+
+@pytest.mark.parametrize("num_features", [10, 300])
+def test_cells_list_the_nearest_groups_lot_by_lot(num_features):
+    elements = build_elements(city(3, num_features).xyz, city(3, num_features).feature)
+    for number, listed in enumerate(elements.cells):
+        cell = np.array(divmod(number, int(elements.columns)))
+        centre = elements.low + elements.side * (cell + 0.5)
+        outside = np.maximum(np.maximum(elements.box[:, :2] - centre, centre - elements.box[:, 2:]), 0.0)
+        apart = np.pad(np.sort(np.hypot(*outside.T)), (0, NUM_LISTED), constant_values=np.inf)
+        found = np.where(listed < 0, np.inf, np.hypot(*outside[listed].T))
+        for begin, end in ((0, NUM_NEAR), (NUM_NEAR, NUM_NEAR + 1), (NUM_NEAR + 1, NUM_LISTED), (NUM_LISTED, None)):
+            lot, there = listed[begin:end], listed[begin:end] >= 0
+            np.testing.assert_allclose(np.sort(found[begin:end]), apart[begin : begin + len(lot)], atol=1e-3)
+            # In ascending order, and what is none behind.
+            assert (np.diff(lot[there]) > 0).all()
+            assert (np.diff(there.astype(int)) <= 0).all()
 
 
 def test_elements_of_a_group_are_close_together():

@@ -15,7 +15,10 @@ class MapElements:
     """Elements of a map, as references into its points, with an index of which are near.
 
     An element is a run of up to 8 consecutive points of one feature of any type. Four elements that lie close
-    together are a group. A grid covers the map; each of its C cells lists the W groups nearest to its centre.
+    together are a group. A grid covers the map; each of its C cells lists the W groups nearest to its centre: the 34
+    nearest ones, the next one, 29 more and, last, the one after these. The two that stand alone tell how far the list
+    reaches up to them. The others ascend from lot to lot by their number, not by distance: cells side by side are then
+    alike, which a store of scenes makes use of.
 
     Attributes:
       first: First point of each element of the G groups.
@@ -23,8 +26,8 @@ class MapElements:
       points: x, then y, of the points of each group, m, local frame: point by point, of its four elements side by side,
         as a search reads them. Infinite where an element has fewer points.
       box: Smallest and largest x and y of the points of each group, m, local frame.
-      cells: Groups that a cell lists, those with the nearest boxes first, -1 where there are no more. The cell in
-        row i and column j of the grid is number `i * columns + j`.
+      cells: Groups that a cell lists, by the distance of their boxes, -1 where there are no more. The cell in row i
+        and column j of the grid is number `i * columns + j`.
       low: Smallest x and y of the grid, m, local frame.
       side: Side of a cell, m.
       rows: Number of cells along x.

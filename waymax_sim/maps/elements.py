@@ -5,9 +5,10 @@ from jaxtyping import Float, Float32, Int
 
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 
-# Groups listed per cell. In recorded scenes, with cells of 8 m, 64 groups (256 elements) surely hold the 64 elements
-# nearest to about 99 % of the agents; the rest are answered without the index.
-NUM_LISTED = 64
+# Groups listed per cell, and those of them that are enough where few elements are asked for. In recorded scenes, with
+# cells of 8 m, 64 groups (256 elements) surely hold the 64 elements nearest to about 99 % of the agents, and 34 groups
+# the 16 nearest; the rest are answered without the index.
+NUM_LISTED, NUM_NEAR = 64, 34
 MIN_SIDE = 8.0
 # The lists of all cells take at most this many bytes per map point, less than the point itself.
 BYTES_PER_POINT = 12
@@ -80,7 +81,7 @@ def _grid(box: Float[np.ndarray, "G 4"], num_points: int) -> dict[str, np.ndarra
     gap = _gap2(x, box[:, 0], box[:, 2])[:, None] + _gap2(y, box[:, 1], box[:, 3])
     id_type = np.int16 if len(box) <= np.iinfo(np.int16).max else np.int32
     return {
-        "cells": _nearest(gap.reshape(rows * columns, len(box))).astype(id_type),
+        "cells": _nearest(gap.reshape(rows * columns, len(box)), id_type),
         "low": low.astype(np.float32),
         "side": np.asarray(side, np.float32),
         "rows": np.asarray(rows, np.int32),
@@ -95,8 +96,8 @@ def _gap2(
     return np.maximum(np.maximum(low - at[:, None], at[:, None] - high), 0) ** 2
 
 
-def _nearest(gap: Float[np.ndarray, "C G"]) -> Int[np.ndarray, "C W"]:
-    """The nearest groups of each cell in order, and one more that tells how far the list reaches."""
+def _nearest(gap: Float[np.ndarray, "C G"], id_type: type[np.signedinteger]) -> Int[np.ndarray, "C W"]:
+    """The groups that each cell lists, see `MapElements.cells`."""
     width = NUM_LISTED + 1
     if gap.shape[1] > width:
         groups = np.argpartition(gap, NUM_LISTED, axis=-1)[:, :width]
@@ -104,4 +105,9 @@ def _nearest(gap: Float[np.ndarray, "C G"]) -> Int[np.ndarray, "C W"]:
         groups = np.broadcast_to(np.arange(gap.shape[1]), gap.shape)
     order = np.argsort(np.take_along_axis(gap, groups, axis=-1), axis=-1, kind="stable")
     missing = max(width - gap.shape[1], 0)
-    return np.pad(np.take_along_axis(groups, order, axis=-1), ((0, 0), (0, missing)), constant_values=-1)
+    listed = np.take_along_axis(groups, order, axis=-1).astype(id_type)
+    listed = np.pad(listed, ((0, 0), (0, missing)), constant_values=-1)
+    for lot in (listed[:, :NUM_NEAR], listed[:, NUM_NEAR + 1 : NUM_LISTED]):
+        # Without a sign, what is none comes last.
+        lot.view(f"u{lot.itemsize}").sort(axis=-1)
+    return listed

@@ -27,6 +27,8 @@ SHORT, WIDTH = 4, 8
 MOST_PAIRS, WIDEST = 250_000, 16_000.0
 # How far around the map, and how far above and below the segments that matter, lists hold (m).
 MARGIN, HEADROOM = 48.0, 1.5
+# Ranges of heights are cut to whole steps (m): there are few different ones, which are quickly stored.
+HEIGHTS = 0.25
 # A rival must win by this much (m^2), and by this part of what is compared, so that rounding decides nothing.
 TOLERANCE, ROUNDING = 2e-3, 1e-6
 # A cell this far (m) from the lines of all segments that matter is on one side of them, however it is computed.
@@ -167,8 +169,8 @@ def _finish(num_chunks, corner, size, root, codes, lists, side, low, high) -> Se
         nodes=merged(nodes),
         lists=np.concatenate([np.zeros((1, WIDTH), int), lists]).astype(_small(num_chunks)),
         side=np.append(0, side).astype(np.int8),
-        low=np.concatenate([[np.inf], bottom / Z_STRETCH]).astype(np.float32),
-        high=np.concatenate([[-np.inf], top / Z_STRETCH]).astype(np.float32),
+        low=np.concatenate([[np.inf], np.ceil(bottom / Z_STRETCH / HEIGHTS) * HEIGHTS]).astype(np.float32),
+        high=np.concatenate([[-np.inf], np.floor(top / Z_STRETCH / HEIGHTS) * HEIGHTS]).astype(np.float32),
     )
 
 

@@ -10,11 +10,14 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
 from waymax_sim.maps.batching import in_batches, of_many_maps, work_off
+from waymax_sim.maps.elements import NUM_LISTED, NUM_NEAR
 from waymax_sim.maps.smallest import k_smallest
 from waymax_sim.pytree import Array
 
 # Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.
 LISTED_BATCH, WHOLE_BATCH, WHOLE_BATCH_ON_CPU = 32, 16, 1
+# Elements for which the nearer part of a list is enough, as a rule.
+FEW = 16
 # A group is a power of two: its number among elements is what stands before these last bits.
 GROUP_BITS = (GROUP - 1).bit_length()
 # Rounding of the distances that are compared with the reach of a list (m).
@@ -96,8 +99,8 @@ def _listed(
     limit = jnp.maximum(jnp.stack([elements.rows[which], columns], axis=-1) - 1, 0)
     cell = jnp.clip(jnp.floor((points - low) / side).astype(jnp.int32), 0, limit)
     centre = low + side * (cell.astype(jnp.float32) + 0.5)
-    # Fewer neighbours need fewer groups; the first one that is not looked at says how far the list reaches.
-    width = min(elements.cells.shape[-1] - 1, 24 + 5 * k // 8)
+    # Few elements need fewer groups; the first one that is not looked at says how far the list reaches.
+    width = NUM_NEAR if k <= FEW else NUM_LISTED
     listed = elements.cells[which, cell[:, 0] * columns + cell[:, 1], : width + 1].astype(jnp.int32)
     box = elements.box[which, listed[:, -1]]
     gap = jnp.maximum(jnp.maximum(box[:, :2] - centre, centre - box[:, 2:]), 0.0)

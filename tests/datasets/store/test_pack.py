@@ -78,7 +78,7 @@ def test_synthetic_scenes_unpack(index):
 @pytest.mark.parametrize("path", WOMD)
 def test_recorded_scenes_unpack_and_are_small(path):
     packed = assert_unpacks(to_scenario(snapped(load(recorded(path)).read(0)), bucketed=False))
-    assert len(packed) < 340_000
+    assert len(packed) < 250_000
 
 
 def test_points_move_by_less_than_half_a_millimetre():

@@ -29,7 +29,7 @@ from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import Signals
 
-MAGIC = b"WSP4"
+MAGIC = b"WSP5"
 # What it is, the checksum of all that follows, the size of what is in the block, whether there are routes and goals.
 HEADER = struct.Struct("<4s2I2?2x")
 CHECKED = 8  # bytes before those that the checksum is of
@@ -44,7 +44,7 @@ PLANES = frozenset(
     [
         *(f"{part}.{name}" for part in _SEGMENTS for name in ("previous", "next")),
         *(f"{part}.index.{name}" for part in _SEGMENTS for name in ("root", "nodes", "lists")),
-        *("graph.left", "graph.right", "graph.curvature", "elements.first", "elements.cells"),
+        *("graph.left", "graph.right", "graph.curvature", "elements.first"),
     ]
 )
 DERIVED = frozenset(
@@ -69,7 +69,8 @@ class Extras(NamedTuple):
       edges_first: First joint of each chunk of edges, less that of the one before.
       lanes_first: The same of lanes.
       start: x, y, z, velocities and heading of agents at the first step, all in whole steps.
-      motion: How they change from step to step, as planes. Where an agent is not seen, it stands.
+      motion: How they change from step to step, one number of one agent after the other, as planes. Where an agent is
+        not seen, it stands.
       shorts: Planes of all arrays of 16 bits, one after the other.
       longs: Planes of all arrays of 32 bits.
     """

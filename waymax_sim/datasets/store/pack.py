@@ -92,7 +92,7 @@ def _extras(scenario: Scenario, padded: Scenario, lengths: list[int], found: dic
         edges_first=np.diff(first_edges, prepend=0).astype(np.int32),
         lanes_first=np.diff(first_lanes, prepend=0).astype(np.int32),
         start=start,
-        motion=planes.split(steps.reshape(-1)),
+        motion=planes.split(np.moveaxis(steps, 0, -1).reshape(-1)),
         shorts=shorts,
         longs=longs,
     )

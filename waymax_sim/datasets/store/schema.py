@@ -7,7 +7,7 @@ from waymax_sim.datasets.store.files import NAME, SPLIT
 from waymax_sim.datasets.store.info import SceneInfo
 from waymax_sim.datasets.store.record import INFO, LACKS, SCENARIO_ID, SCENE
 
-VERSION = "3.0.0"
+VERSION = "4.0.0"
 DESCRIPTION = "Driving scenes, packed with the indexes of their maps; waymax_sim.load reads them."
 FACTS = tuple(field.name for field in dataclasses.fields(SceneInfo))
 

@@ -205,7 +205,7 @@ def _log(extras: Extras, valid: np.ndarray) -> Arrays:
     states = np.empty((steps, 6 * agents), np.int32)
     states[0] = extras.start.reshape(-1)
     motion = planes.join(extras.motion, np.int16 if len(extras.motion) < 3 else np.int32)
-    states[1:] = motion.reshape(steps - 1, 6 * agents)
+    states[1:] = motion.reshape(6 * agents, steps - 1).T
     # Row by row: `cumsum` goes along columns, which is slow.
     before, *rows = states
     for row in rows:

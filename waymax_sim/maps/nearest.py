@@ -11,6 +11,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import CHUNK, SegmentIndex, Segments
 from waymax_sim.maps.batching import in_batches, of_many_maps, take_from, work_off
 from waymax_sim.maps.index import LEVELS, SHORT, Z_STRETCH
+from waymax_sim.maps.smallest import numbered
 from waymax_sim.pytree import Array
 
 # Points whose list is looked at together on a CPU, whose caches hold so much.
@@ -121,11 +122,10 @@ def first_smallest(values: Float[Array, "*q W"]) -> Int[Array, "*q"]:
 def _number_of_smallest(values: Float[Array, "*q W"], number: Int[Array, "*q W"], num_numbers: int) -> Int[Array, "*q"]:
     """The number that goes with the smallest of each row, the lowest one where several are equal."""
     # By how far they are behind the smallest, not by whether they equal it: compilers may work the values out twice,
-    # rounded differently, and then none would. The last bits of a float make room for the number.
+    # rounded differently, and then none would.
     least = jnp.min(values, axis=-1, keepdims=True)
     behind = jnp.where(values <= least, 0.0, values - least)
-    last_bits = (1 << (num_numbers - 1).bit_length()) - 1
-    key = (jax.lax.bitcast_convert_type(behind, jnp.int32) & ~last_bits) | number
+    key, last_bits = numbered(behind, number, num_numbers)
     return jnp.min(key, axis=-1) & last_bits
 
 

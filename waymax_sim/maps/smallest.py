@@ -30,6 +30,15 @@ def k_smallest(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"]
     return of_many_maps(lambda _, which, rows: _of_rows(rows, k))((), values)
 
 
+def numbered(values: Float[Array, "*q W"], number: Int[Array, "*q W"], count: int) -> tuple[Int[Array, "*q W"], int]:
+    """Values from 0 on, each with a number below `count`, as one integer: the value decides, then the number.
+
+    The bits of such values are ordered as they are. The last of them give way to the number; these bits are returned.
+    """
+    last_bits = (1 << (count - 1).bit_length()) - 1
+    return (jax.lax.bitcast_convert_type(values, jnp.int32) & ~last_bits) | number, last_bits
+
+
 def _of_rows(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
     exact = functools.partial(_exact, k=k)
     if not (0 < k <= MOST_TAKEN and k < values.shape[1] <= MOST_COLUMNS):
@@ -45,12 +54,10 @@ def _exact(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], In
 def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
     """The smallest of all rows, then the next ones: each turn compares eight rows at a time.
 
-    Numbers from 0 on are ordered as their bits are. Their last bits give way to the column, so that one comparison of
-    integers settles both. Rows in which this has made two numbers equal that are not are asked again.
+    One comparison of integers settles both the number and the column. Rows in which two numbers look equal that are not
+    are asked again.
     """
-    last_bits = (1 << (values.shape[1] - 1).bit_length()) - 1
-    column = jax.lax.broadcasted_iota(jnp.int32, values.T.shape, 0)
-    key = (jax.lax.bitcast_convert_type(values.T, jnp.int32) & ~last_bits) | column
+    key, last_bits = numbered(values.T, jax.lax.broadcasted_iota(jnp.int32, values.T.shape, 0), values.shape[1])
     nothing = jnp.iinfo(jnp.int32).max
     parts = max(values.shape[1] // LEAST_REDUCED, 1)
     keys = jnp.split(jnp.pad(key, ((0, -len(key) % parts), (0, 0)), constant_values=nothing), parts)

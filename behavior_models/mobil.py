@@ -25,8 +25,8 @@ from waymax_sim.pytree import Array, pytree, take
 
 # A driver decides every so many steps, and after a change not for so many.
 EVERY, PAUSE = 5, 40
-# Nobody changes lanes who is slower (m/s), so near to a stop line (m), or where the road bends more (1/m) up to so far
-# ahead (in points of the path).
+# Nobody changes lanes who is slower (m/s), so near to a stop line (m), or where the road bends more (1/m): the old lane
+# up to so far ahead (in points of the path), the new one until the change is over.
 SLOWEST, STOP_LINE, BEND, BEND_AHEAD = 3.0, 40.0, 0.01, 12
 # A change takes this time (s) and at least this way (m).
 DURATION, SHORTEST = 4.0, 20.0
@@ -70,7 +70,7 @@ class MOBIL:
         plans, seen = renew(observation, carry.plans)
         still = jax.lax.stop_gradient((observation, plans, seen))
         changes, segment = self._decide(*still, carry.since)
-        plans, seen = _change(still[0], plans, seen, changes, segment)
+        plans, seen, changes = _change(still[0], plans, seen, changes, segment)
         action, plans = drive(observation, plans, seen)
         return action, Changes(plans, since=jnp.where(changes, 0, carry.since + 1))
 
@@ -240,11 +240,12 @@ class _Changed(NamedTuple):
 
 def _change(
     observation: Observation, plans: Plans, seen: Frenet, changes: Bool[Array, " N"], segment: Int[Array, " N"]
-) -> tuple[Plans, Frenet]:
-    """Plans of those who change, with a path that leads over to the new lane."""
+) -> tuple[Plans, Frenet, Bool[Array, " N"]]:
+    """Plans of those who change, with a path that leads over to the new lane, and who they are: nobody into a bend."""
     kept, drivers, turns = jax.lax.stop_gradient(
         (_Changed(plans.path, plans.stopped_at, seen), plans.drivers, plans.turns)
     )
+    way = SPACING * jnp.arange(NUM_POINTS, dtype=jnp.float32)[None]
 
     def find(which):
         now = take(observation.agents, which)
@@ -254,13 +255,19 @@ def _change(
         )
         speed = geometry.norm(now.velocity)
         path = dataclasses.replace(path, speed_limit=suitable_speed(path, take(drivers, which), speed))
-        path = glide(path, place.lateral, jnp.maximum(DURATION * speed, SHORTEST))
+        distance = jnp.maximum(DURATION * speed, SHORTEST)
+        straight = jnp.all((jnp.abs(path.curvature) < BEND) | (way >= distance[:, None]), axis=1)
         nothing = jnp.zeros_like(speed)
-        return _Changed(path, nothing - 1.0, Frenet(nothing, nothing, place.heading))
+        new = _Changed(glide(path, place.lateral, distance), nothing - 1.0, Frenet(nothing, nothing, place.heading))
 
-    path, stopped_at, new = work_off(kept, changes, BATCH, find)
+        def put(old, new):
+            return jnp.where(straight.reshape(-1, *[1] * (new.ndim - 1)), new, old[which])
+
+        return jax.tree.map(put, kept, new), straight
+
+    (path, stopped_at, new), changes = work_off((kept, jnp.zeros_like(changes)), changes, BATCH, find)
     seen = jax.tree.map(lambda old, new: jnp.where(changes, new, old), seen, new)
-    return dataclasses.replace(plans, path=path, stopped_at=stopped_at), seen
+    return dataclasses.replace(plans, path=path, stopped_at=stopped_at), seen, changes
 
 
 def glide(path: LanePath, lateral: Float[Array, " b"], distance: Float[Array, " b"]) -> LanePath:

@@ -12,7 +12,7 @@ from behavior_models.car_following import FAR
 from behavior_models.mobil import Neighbours, around, beside, gains, glide
 from tests.behavior_models.streets import AGENTS, STEPS, Agent, boxes_overlap, road, straight, street
 from tests.behavior_models.test_car_following import by_hand, driver
-from tests.maps.lane_maps import fork, lane_map
+from tests.maps.lane_maps import arc, fork, lane_map
 from tests.scenes import agent_state
 from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.maps.paths import path_ahead
@@ -120,6 +120,12 @@ def test_nobody_changes_into_a_car_or_in_front_of_a_fast_one(simulate):
     fast = simulate(street(ROADS, [Agent(0, 0, 0, 8), SLOW, Agent(-30, 3.5, 0, 16)]), driven=(True, False, False))
     passed = np.argmax(fast.xyz[:, 2, 0] > fast.xyz[:, 0, 0])
     assert passed > 0 and np.abs(fast.xyz[:passed, 0, 1]).max() < 0.5
+
+
+def test_nobody_changes_into_a_lane_that_turns_off(simulate):
+    turning = np.concatenate([straight((-60, 3.5), (42, 3.5), 2.0), arc((42, 18.5), 15.0, -90, 0, 1.0)])
+    agents = simulate(street([road(), turning], [Agent(0, 0, 0, 12), SLOW]), driven=(True, False))
+    assert np.abs(agents.xyz[:, 0, 1]).max() < 0.5
 
 
 def test_without_need_nobody_changes(simulate):

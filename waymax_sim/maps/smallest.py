@@ -13,6 +13,8 @@ from waymax_sim.pytree import Array
 MOST_TAKEN, MOST_COLUMNS = 64, 256
 # Numbers of a row that are left to a reduction at least: with up to 32, XLA:CPU compares one at a time.
 LEAST_REDUCED = 33
+# CPUs compare so many rows at a time: filled up to a multiple, no row is left to be compared alone.
+LANES = 8
 # Rows that are asked again together.
 AGAIN_BATCH = 8
 
@@ -60,14 +62,15 @@ def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], 
     key, last_bits = numbered(values.T, jax.lax.broadcasted_iota(jnp.int32, values.T.shape, 0), values.shape[1])
     nothing = jnp.iinfo(jnp.int32).max
     parts = max(values.shape[1] // LEAST_REDUCED, 1)
-    keys = jnp.split(jnp.pad(key, ((0, -len(key) % parts), (0, 0)), constant_values=nothing), parts)
+    filling = ((0, -len(key) % parts), (0, -key.shape[1] % LANES))
+    keys = jnp.split(jnp.pad(key, filling, constant_values=nothing), parts)
 
     def next_(last, _):
         left = functools.reduce(jnp.minimum, [jnp.where(key > last[None], key, nothing) for key in keys])
         least = jax.lax.reduce(left, jnp.int32(nothing), jax.lax.min, (0,))
         return least, least
 
-    taken = jax.lax.scan(next_, jnp.full(values.shape[0], -1, jnp.int32), length=k + 1)[1].T
+    taken = jax.lax.scan(next_, jnp.full(keys[0].shape[1], -1, jnp.int32), length=k + 1)[1].T[: len(values)]
     place = taken[:, :k] & last_bits
     found = jnp.take_along_axis(values, place, axis=1, mode="promise_in_bounds")
     doubtful = _in_doubt(taken | last_bits, found)

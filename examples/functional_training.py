@@ -40,8 +40,10 @@ def main(path: str = "synthetic:0:64", settings: tyro.conf.OmitArgPrefixes[Setti
     """
     scenarios = jax.device_put(ws.stack_scenarios(list(ws.load(path))))
     _, rewards = train(FunctionalEnv(), settings, scenarios)
-    for update in range(0, settings.updates, max(1, settings.updates // 10)):
-        print(f"update {update}: mean reward of a step {rewards[update]:.4f}")
+    # A single update sees few episodes.
+    many = max(1, settings.updates // 10)
+    for update in range(0, settings.updates, many):
+        print(f"{many} updates from {update}: mean reward of a step {rewards[update : update + many].mean():.4f}")
 
 
 @jax.jit(static_argnums=(0, 1))

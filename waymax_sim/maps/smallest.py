@@ -16,7 +16,7 @@ LEAST_REDUCED = 33
 # CPUs compare so many rows at a time: filled up to a multiple, no row is left to be compared alone.
 LANES = 8
 # Rows that are asked again together.
-AGAIN_BATCH = 8
+AGAIN_BATCH = 2
 
 
 def k_smallest(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:

@@ -98,11 +98,12 @@ def test_it_goes_on_after_any_cut(evaluation, whole, tmp_path):
         assert tables(out) == tables(whole)
 
 
-def test_killed_it_ends_as_if_nothing_had_happened(evaluation, whole, tmp_path):
-    process = start(tmp_path, lives=2)
-    assert process.communicate()[0].count(b"written") == 2
-    assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "rows.jsonl").exists()
+def test_killed_twice_it_ends_as_if_nothing_had_happened(evaluation, whole, tmp_path):
+    for _ in range(2):
+        process = start(tmp_path, lives=2)
+        assert process.communicate()[0].count(b"written") == 2
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "rows.jsonl").exists()
     run(tmp_path, evaluation)
     assert tables(tmp_path) == tables(whole)
 

@@ -119,7 +119,8 @@ def test_points_of_a_group_stand_side_by_side():
 
 @pytest.mark.parametrize("num_features", [10, 300])
 def test_cells_list_the_nearest_groups_lot_by_lot(num_features):
-    elements = build_elements(city(3, num_features).xyz, city(3, num_features).feature)
+    roadmap = city(3, num_features)
+    elements = build_elements(roadmap.xyz, roadmap.feature)
     for number, listed in enumerate(elements.cells):
         cell = np.array(divmod(number, int(elements.columns)))
         centre = elements.low + elements.side * (cell + 0.5)

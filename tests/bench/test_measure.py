@@ -1,11 +1,13 @@
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from waymax_sim.bench.measure import SAMPLE, compiled, interleaved, over_devices
+from waymax_sim.bench import measure
+from waymax_sim.bench.measure import SAMPLE, compiled, interleaved, over_devices, settle
 
 
 def test_functions_take_turns():
@@ -28,6 +30,16 @@ def test_short_functions_are_called_many_times_with_new_numbers():
     assert len(samples.wall) == 2 and min(samples.wall) > 0
     assert len(seen) > 20
     assert len(set(seen[2:])) == len(seen) - 2  # after the two that tell how long it takes
+
+
+@pytest.mark.parametrize(("left", "pauses"), [(0.0, 1), (0.035, 5), (1e9, measure.MAX_PAUSES)])
+def test_what_a_function_leaves_to_do_is_waited_for(monkeypatch, left, pauses):
+    """Threads that go on for `left` seconds of a core after the call, on a clock of the test."""
+    slept = []
+    clock = SimpleNamespace(sleep=slept.append, process_time=lambda: min(sum(slept), left))
+    monkeypatch.setattr(measure, "time", clock)
+    settle()
+    assert len(slept) == pauses
 
 
 def test_what_is_compiled_is_run_with_each_variant():

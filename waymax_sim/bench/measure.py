@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # Calls that are shorter than this (s) are repeated within a sample, so that clocks are fine enough.
 SAMPLE = 0.04
+# The process rests when it uses less than this part of a core for PAUSE (s). It is waited for that at most so often.
+REST, PAUSE, MAX_PAUSES = 0.2, 0.01, 100
 MEGA = 1e6
 
 
@@ -107,7 +109,9 @@ def interleaved(calls: Sequence[Callable[[int], Any]], repeats: int, seconds: fl
     begin, number = time.perf_counter(), itertools.count()
     while len(found[0]) < repeats or (time.perf_counter() - begin < seconds and len(found[0]) < 10 * repeats):
         for call, count, samples in zip(calls, counts, found, strict=True):
-            if count > 1:  # caches hold what this function uses, not what the one before it did
+            settle()
+            # Caches hold what this function uses, not what the one before it did.
+            for _ in range(count if count > 1 else 0):
                 call(next(number))
             cpu, wall = time.process_time(), time.perf_counter()
             for _ in range(count):
@@ -116,7 +120,21 @@ def interleaved(calls: Sequence[Callable[[int], Any]], repeats: int, seconds: fl
     return [Samples(*zip(*samples, strict=True)) for samples in found]
 
 
+def settle() -> None:
+    """Waits until this process rests.
+
+    What has returned may still work: brute force gives back hundreds of MB, which takes 40 ms of a core that would be
+    counted as time of whoever comes next.
+    """
+    for _ in range(MAX_PAUSES):
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < REST * PAUSE:
+            return
+
+
 def _calls_per_sample(call: Callable[[int], Any]) -> int:
+    settle()
     start = time.perf_counter()
     call(0)
     first = time.perf_counter() - start

@@ -22,7 +22,7 @@ from waymax_sim.pytree import Array, pytree
 # Points and their distance (m); how far behind the ego the first one lies (m).
 NUM_POINTS, SPACING, BEHIND = 100, 2.0, 10.0
 # Of routes that are no more than this further away than the nearest one (m) the longest is taken.
-BESIDE = 0.5
+AS_NEAR = 0.5
 # Where there are no routes, the ego follows a lane within this distance (m), and at most so many.
 JOIN, NUM_LANES = 5.0, 12
 # Limits are looked up at every so many points. Where no lane says any, this one holds (m/s).
@@ -156,7 +156,7 @@ def _along_route(
     usable = usable & routes.on_route
     distance = jnp.where(usable, distance, jnp.inf)
     left = jnp.max(jnp.where(routes.valid, routes.arc_length, 0.0), axis=-1) - arc
-    route = jnp.argmax(jnp.where(usable & (distance <= jnp.min(distance) + BESIDE), left, -jnp.inf))
+    route = jnp.argmax(jnp.where(usable & (distance <= jnp.min(distance) + AS_NEAR), left, -jnp.inf))
     begin = arc[route] - BEHIND
     arcs = jnp.where(routes.valid[route], routes.arc_length[route], jnp.inf)
     wanted = begin + SPACING * jnp.arange(NUM_POINTS, dtype=jnp.float32)

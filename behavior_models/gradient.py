@@ -9,7 +9,7 @@ from jaxtyping import Float, Key
 from behavior_models.course import along
 from behavior_models.judgement import corner_distances, cost_of, terms_of
 from behavior_models.outlook import BICYCLE, STRIDE, Outlook, Rollouts, outlook_of, replayed, serve, times
-from behavior_models.pdm import EMERGENCY, action_of_ego, brake_if
+from behavior_models.pdm import action_of_ego, unless_emergency
 from behavior_models.proposals import last_action, proposals, suitable_speeds
 from behavior_models.search import NUM_KNOTS, Search, changes, no_plan, shifted
 from waymax_sim import geometry
@@ -58,8 +58,7 @@ class GradientPlanner:
         terms = terms_of(observation, outlook, rollouts)
         best = jnp.argmin(cost_of(terms, rollouts))
         plan = self.improve(observation, outlook, rollouts.value[:, best])
-        emergency = (terms.contact[best] <= EMERGENCY) & (outlook.speed > 0)
-        value = brake_if(emergency, plan[0])
+        value = unless_emergency(outlook, terms.contact[best], plan[0])
         return action_of_ego(observation, value), Search(plan=plan, served=serve(outlook, carry.served))
 
     def improve(self, observation: Observation, outlook: Outlook, plan: Float[Array, "T 2"]) -> Float[Array, "T 2"]:

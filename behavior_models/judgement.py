@@ -23,8 +23,8 @@ from waymax_sim.pytree import Array, pytree, take
 EDGE_EVERY, COMFORT_EVERY = 4, 4
 # Less progress than this is no measure for others (m).
 SOME_PROGRESS = 0.5
-# What it costs to be a metre beside the course.
-BESIDE = 0.05
+# What it costs to be a metre beside the course, squared (1/m^2).
+BESIDE_COST = 0.05
 
 
 @pytree
@@ -109,7 +109,7 @@ def cost_of(terms: Terms, rollouts: Rollouts) -> Float[Array, " K"]:
         "speed_limit_compliance": 1.0 - terms.speeding / MAX_SPEEDING,
         "ego_is_comfortable": 1.0 - terms.discomfort,
     }
-    return wrong + 1.0 - _weighted(parts) + BESIDE * jnp.mean(rollouts.lateral**2, axis=0)
+    return wrong + 1.0 - _weighted(parts) + BESIDE_COST * jnp.mean(rollouts.lateral**2, axis=0)
 
 
 def _weighted(parts: dict[str, Float[Array, " K"]]) -> Float[Array, " K"]:

@@ -22,7 +22,7 @@ from waymax_sim.pytree import Array, take
 NOISE, PARKED = 0.02, 1.0
 # Stop lines so near to a path (m), within this angle of it (cosine), and so near in height to where it begins (m) are
 # on it.
-BESIDE, ALIGNED, LEVEL = 2.0, 0.7, 6.0
+ON_PATH, ALIGNED, LEVEL = 2.0, 0.7, 6.0
 # Speed where the log ends at rest (m/s).
 CREEP = 0.1
 
@@ -124,7 +124,7 @@ def _with_stop_lines(path: LanePath, graph: LaneGraph) -> LanePath:
         place = jnp.broadcast_to(xyz[None, :2], (num, 2))
         seen = project(path, place, jnp.broadcast_to(yaw[None], (num,)))
         level = jnp.abs(path.xyz[:, 0, 2] - xyz[2]) < LEVEL
-        on = (jnp.abs(seen.lateral) < BESIDE) & (jnp.cos(seen.heading) > ALIGNED) & (seen.arc_length > 0) & level
+        on = (jnp.abs(seen.lateral) < ON_PATH) & (jnp.cos(seen.heading) > ALIGNED) & (seen.arc_length > 0) & level
         return jnp.where(on & (lane >= 0), seen.arc_length, jnp.inf)
 
     arc = jax.vmap(along, out_axes=1)(lines.xyz, lines.yaw, lines.lane)

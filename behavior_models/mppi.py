@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Float, Key
 
 from behavior_models.car_following import HARDEST_ACCELERATION, HARDEST_BRAKING
 from behavior_models.idm import SHARPEST
 from behavior_models.judgement import cost_of, terms_of
 from behavior_models.outlook import BICYCLE, Outlook, Rollouts, outlook_of, roll, serve
-from behavior_models.pdm import EMERGENCY, action_of_ego, brake_if
+from behavior_models.pdm import action_of_ego, unless_emergency
 from behavior_models.proposals import last_action, proposals, smooth
 from behavior_models.search import NUM_KNOTS, Search, changes, no_plan, shifted
 from waymax_sim.datatypes.state import Action
@@ -54,14 +54,14 @@ class MPPI:
     def act(self, observation: Observation, carry: Search, key: Key[Array, ""]) -> tuple[Action, Search]:
         """The first action of the new plan."""
         outlook = outlook_of(observation, jnp.argmax(observation.info.is_sdc), carry.served)
-        plan, emergency = self.improve(observation, outlook, shifted(carry.plan), key)
-        value = brake_if(emergency & (outlook.speed > 0), plan[0])
+        plan, contact = self.improve(observation, outlook, shifted(carry.plan), key)
+        value = unless_emergency(outlook, contact, plan[0])
         return action_of_ego(observation, value), Search(plan=plan, served=serve(outlook, carry.served))
 
     def improve(
         self, observation: Observation, outlook: Outlook, plan: Float[Array, "T 2"], key: Key[Array, ""]
-    ) -> tuple[Float[Array, "T 2"], Bool[Array, ""]]:
-        """A better plan, and whether even the best sequence soon ends in a contact."""
+    ) -> tuple[Float[Array, "T 2"], Float[Array, ""]]:
+        """A better plan, and when the best sequence ends in a contact (s)."""
         rollouts = self._candidates(outlook, plan, key)
         terms = terms_of(observation, outlook, rollouts)
         cost = cost_of(terms, rollouts)
@@ -69,8 +69,7 @@ class MPPI:
             weight = (jnp.argsort(jnp.argsort(cost)) < self.num_elites).astype(jnp.float32) / self.num_elites
         else:
             weight = jax.nn.softmax(-cost / self.temperature)
-        emergency = terms.contact[jnp.argmin(cost)] <= EMERGENCY
-        return jnp.sum(weight[None, :, None] * rollouts.value, axis=1), emergency
+        return jnp.sum(weight[None, :, None] * rollouts.value, axis=1), terms.contact[jnp.argmin(cost)]
 
     def _candidates(self, outlook: Outlook, plan: Float[Array, "T 2"], key: Key[Array, ""]) -> Rollouts:
         """The plan, disturbed plans, and the proposals."""

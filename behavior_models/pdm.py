@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Float, Int, Key
 
 from behavior_models.car_following import HARDEST_BRAKING
 from behavior_models.judgement import Terms, score_of, terms_of
@@ -17,8 +17,8 @@ from waymax_sim.pytree import Array
 
 # If even the best proposal ends in a contact so soon (s), the ego brakes as hard as it can.
 EMERGENCY = 2.0
-# What it costs a proposal to be a metre beside the course: without it, the inside of a bend is always best.
-BESIDE = 0.04
+# What it costs a proposal to be a metre beside the course: without it, the inside of a bend is always best (1/m).
+BESIDE_COST = 0.04
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,9 @@ class PDM:
         rollouts = proposals(outlook)
         terms = terms_of(observation, outlook, rollouts)
         beside = jnp.mean(jnp.abs(rollouts.lateral), axis=0)
-        best = jnp.argmax(score_of(terms) - BESIDE * beside)
-        emergency = (terms.contact[best] <= EMERGENCY) & (outlook.speed > 0)
-        return Plan(outlook, rollouts, terms, best, brake_if(emergency, rollouts.value[0, best]))
+        best = jnp.argmax(score_of(terms) - BESIDE_COST * beside)
+        value = unless_emergency(outlook, terms.contact[best], rollouts.value[0, best])
+        return Plan(outlook, rollouts, terms, best, value)
 
 
 class Plan(NamedTuple):
@@ -68,8 +68,9 @@ class Plan(NamedTuple):
     value: Float[Array, " 2"]
 
 
-def brake_if(emergency: Bool[Array, ""], value: Float[Array, " 2"]) -> Float[Array, " 2"]:
-    """Hard braking on the same curve, or the action as it is."""
+def unless_emergency(outlook: Outlook, contact: Float[Array, ""], value: Float[Array, " 2"]) -> Float[Array, " 2"]:
+    """The action, or hard braking on the same curve where the best that was found runs into somebody that soon (s)."""
+    emergency = (contact <= EMERGENCY) & (outlook.speed > 0)
     return jnp.where(emergency, jnp.stack([jnp.asarray(-HARDEST_BRAKING), value[1]]), value)
 
 

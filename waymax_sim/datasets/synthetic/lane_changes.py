@@ -17,7 +17,7 @@ MUST = 8.0  # m/s^2 that it is worth to leave a lane that ends
 SAFE = 1.8  # deceleration that nobody behind may be forced to, m/s^2
 SLOWEST = 4.0  # m/s
 CLEAR = 2.5  # m to be free before and behind
-LOOK_BACK, BESIDE = np.array([0.0, 25.0, 50.0, 75.0, 100.0, 150.0]), 6.0  # m behind; m between lanes side by side
+LOOK_BACK, APART = np.array([0.0, 25.0, 50.0, 75.0, 100.0, 150.0]), 6.0  # m behind; m between lanes side by side
 
 
 def neighbours(world: World) -> Int[np.ndarray, "L 2"]:
@@ -68,7 +68,7 @@ def _come_from_the_same_side(paths: Paths, path: int, arc: float, way: int, alon
     back = np.minimum(LOOK_BACK, max(arc, along, 0.0))
     both = paths.at(np.repeat([path, way], len(back)), np.append(arc - back, along - back))[:, :2]
     gap = both[: len(back)] - both[len(back) :]
-    return bool((np.sum(gap * gap, axis=1) < BESIDE**2).all())
+    return bool((np.sum(gap * gap, axis=1) < APART**2).all())
 
 
 def _runs_on(paths: Paths, way: int, arc: float, speed: float) -> bool:

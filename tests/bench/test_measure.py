@@ -10,11 +10,12 @@ from waymax_sim.bench import measure
 from waymax_sim.bench.measure import SAMPLE, compiled, interleaved, over_devices, settle
 
 
-def test_functions_take_turns():
+def test_functions_take_turns_and_start_when_the_process_rests(monkeypatch):
     order = []
+    monkeypatch.setattr(measure, "settle", lambda: order.append("."))
     samples = interleaved([lambda _, name=name: slow(order, name) for name in "ab"], repeats=3, seconds=0.0)
     # Each is tried once to see how long it takes.
-    assert "".join(order) == "ab" + "ab" * 3
+    assert "".join(order) == ".a.b" + ".a.b" * 3
     assert all(len(item.wall) == len(item.cpu) == 3 for item in samples)
     assert all(wall >= SAMPLE for item in samples for wall in item.wall)
 

@@ -124,6 +124,21 @@ def test_agents_without_a_policy_follow_the_log():
     np.testing.assert_array_equal(trace.final.controller, [LOG, POLICY, LOG])
 
 
+@pytest.mark.parametrize("birth", ["log", "never"])
+def test_who_watches_changes_nothing(birth):
+    env = Env(config=EnvConfig(controlled="all", birth=birth))
+    s = scene()
+    come_and_go = np.random.default_rng(0).random(s.log.valid.shape) < 0.7
+    s = dataclasses.replace(s, log=dataclasses.replace(s.log, valid=s.log.valid & come_and_go))
+    watched, alone = (rollout(env, way, s, KEY, 12) for way in ([(ConstantVelocity(), "none")], []))
+    # A mask of nobody goes the way of policies that move some.
+    masked = rollout(env, [(ConstantVelocity(), np.zeros(s.num_agents, bool))], s, KEY, 12)
+    assert not watched.agents.valid.all() and watched.agents.valid.any()
+    for other in (alone, masked):
+        same(watched.agents, other.agents)
+        same(watched.metrics, other.metrics)
+
+
 def test_one_policy_takes_the_controlled_agents():
     trace = rollout(Env(), Stationary(), scene(), KEY, 3, record=("agents",))
     np.testing.assert_array_equal(trace.final.controller, [POLICY, LOG, LOG])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -205,8 +206,11 @@ class Watcher:
         there = observation.agents.valid
         rows = present_rows(observation, self.num_observers)
         seen = view(observation, rows, num_agents=self.num_agents, num_elements=self.num_elements)
-        leaves = jax.tree.leaves(dataclasses.replace(seen, routes=None))
-        total = sum(leaf.astype(jnp.float32).reshape(self.num_observers, -1).sum(axis=-1) for leaf in leaves)
+        # What is alike is added up first, so that looking at views costs little beside making them.
+        leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(dataclasses.replace(seen, routes=None))]
+        alike = itertools.groupby(sorted(leaves, key=jnp.shape), key=jnp.shape)
+        sums = (functools.reduce(jnp.add, group) for _, group in alike)
+        total = sum(leaf.reshape(self.num_observers, -1).sum(axis=-1) for leaf in sums)
         of_agents = jnp.zeros(there.shape).at[jnp.where(rows < 0, there.shape[0], rows)].set(total, mode="drop")
         return Action(value=jnp.stack([of_agents, of_agents], axis=-1), valid=there), carry
 

@@ -147,25 +147,26 @@ class Env:
         state = dataclasses.replace(state, history=seen)
         return observe(_on_device(scenario), state, self.config.dt, privileged=privileged)
 
-    def advance(self, scenario: Scenario, state: State, proposed: AgentState, acts: Bool[Array, " N"]) -> State:
-        """The next state, given where the dynamics would put the agents that act.
+    def advance(self, scenario: Scenario, state: State, proposed: AgentState | None, acts: Bool[Array, " N"]) -> State:
+        """The next state, given where the dynamics would put the agents that act; None where the log moves all.
 
         Controlled agents that do not act coast. Agents of the log are where the log has them. At the end of the
         record the state is returned as it is.
         """
-        now, controlled = state.agents, state.controller != LOG
+        now = state.agents
         last = scenario.num_steps - 1
         step = jnp.minimum(state.step + 1, last)
-        logged = take(scenario.log, step)
-        moved = where(acts, proposed, _coast(now, self.config.dt))
-        moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
-
-        may_appear = logged.valid & (self.config.birth == "log")
-        stays = now.valid if self.config.death == "never" else now.valid & logged.valid
-        appears = jnp.where(controlled, ~now.valid, True) & may_appear
-        follows_log = ~controlled | appears
-        agents = where(follows_log, logged, moved)
-        valid = jnp.where(controlled, stays | appears, logged.valid & (now.valid | may_appear))
+        agents = take(scenario.log, step)
+        may_appear = agents.valid & (self.config.birth == "log")
+        valid = agents.valid & (now.valid | may_appear)
+        if proposed is not None:
+            logged, controlled = agents, state.controller != LOG
+            moved = where(acts, proposed, _coast(now, self.config.dt))
+            moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
+            stays = now.valid if self.config.death == "never" else now.valid & logged.valid
+            appears = ~now.valid & may_appear
+            agents = where(~controlled | appears, logged, moved)
+            valid = jnp.where(controlled, stays | appears, valid)
         agents = masked(dataclasses.replace(agents, valid=valid), valid)
         history = jax.tree.map(lambda old, new: jnp.concatenate([old[1:], new[None]]), state.history, agents)
         history = jax.tree.map(lambda new, old: jnp.where(state.step < last, new, old), history, state.history)

@@ -95,15 +95,17 @@ def rollout(
 
     def body(loop, _):
         state, carries = loop
-        proposed, acts = state.agents, jnp.zeros(scenario.num_agents, bool)
+        proposed, acts = None, jnp.zeros(scenario.num_agents, bool)
         actions, new_carries = [], []
         views = _views(env, scenario, state, pairs)
-        for index, (policy, _) in enumerate(pairs):
+        for index, (policy, who) in enumerate(pairs):
             action, carry = policy.act(views[index], carries[index], keys(state.step)[index])
-            dynamics = policy.dynamics or env.dynamics
-            own = state.controller == POLICY + index
-            proposed = where(own, dynamics.apply(state.agents, action.value, env.config.dt), proposed)
-            acts = acts | (own & action.valid)
+            if not (isinstance(who, str) and who == "none"):  # those watch, which must not cost what moving costs
+                dynamics = policy.dynamics or env.dynamics
+                own = state.controller == POLICY + index
+                moved = dynamics.apply(state.agents, action.value, env.config.dt)
+                proposed = where(own, moved, state.agents if proposed is None else proposed)
+                acts = acts | (own & action.valid)
             actions.append(action)
             new_carries.append(carry)
         active = state.step < scenario.num_steps - 1

@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
@@ -191,9 +192,12 @@ def _elements(observation: Observation, frame: AgentState, num_elements: int) ->
     if roadmap.valid.shape[0] == 0:
         return _no_elements(frame.yaw.shape[0], num_elements)
     element, found = nearest_elements(elements, frame.xyz[:, :2], frame.valid, num_elements)
-    first, points, exists = element_points(elements, roadmap, element)
-    exists = exists & found[..., None]
-    xyz = jnp.where(exists[..., None], _place(points, frame), 0.0)
+    # One element more at either end, see `_place_in_row`.
+    first, count, points = element_points(elements, roadmap, jnp.pad(element.reshape(-1), 1))
+    first, count = (of[1:-1].reshape(found.shape) for of in (first, count))
+    count = jnp.where(found, count, 0)
+    point = np.arange(3 * NUM_ELEMENT_POINTS, dtype=np.int32) // 3
+    xyz = jnp.where(point[None, None] < count[..., None], _place_in_row(points, frame, num_elements), 0.0)
 
     # Lights of features first, since there are fewer of them than of elements in all views. Both answers in one
     # reduction: XLA keeps the result of such a one, while it works out others again for each element.
@@ -206,13 +210,29 @@ def _elements(observation: Observation, frame: AgentState, num_elements: int) ->
     )
     feature = roadmap.feature[first]
     return ElementsView(
-        xyz=xyz,
-        valid=exists,
+        xyz=xyz.reshape(*found.shape, NUM_ELEMENT_POINTS, 3),
+        valid=jnp.arange(NUM_ELEMENT_POINTS, dtype=jnp.int32)[None, None] < count[..., None],
         type=jnp.where(found, roadmap.feature_type[feature], -1),
         speed_limit=jnp.where(found, roadmap.speed_limit[feature], 0.0),
         light=jnp.where(found, light[feature], 0),
         light_valid=found & seen[feature],
     )
+
+
+def _place_in_row(points: Float[Array, "q 8 3"], frame: AgentState, num_elements: int) -> Float[Array, "O E 24"]:
+    """`_place` of O times E elements, between one more at either end, as rows of numbers: x, y, z, x, y, z, ...
+
+    Numbers one behind the other are what compilers vectorise: to turn a point, each takes in the number next to it.
+    """
+    width = 3 * NUM_ELEMENT_POINTS
+    row, shape = points.reshape(-1), (frame.yaw.size, num_elements, width)
+    before, here, behind = (row[width + by : row.size - width + by].reshape(shape) for by in (-1, 0, 1))
+    x, y, z = (frame.xyz[:, None, None, axis] for axis in range(3))
+    cos, sin = jnp.cos(frame.yaw)[:, None, None], jnp.sin(frame.yaw)[:, None, None]
+    along = cos * (here - x) + sin * (behind - y)
+    aside = cos * (here - y) - sin * (before - x)
+    axis = np.arange(width)[None, None] % 3
+    return jnp.where(axis == 0, along, jnp.where(axis == 1, aside, here - z))
 
 
 def _no_elements(num_observers: int, num_elements: int) -> ElementsView:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
-from waymax_sim.maps.batching import in_batches, of_many_maps, work_off
+from waymax_sim.maps.batching import in_batches, of_many_maps, take_from, work_off
 from waymax_sim.maps.elements import NUM_LISTED, NUM_NEAR
 from waymax_sim.maps.smallest import k_smallest
 from waymax_sim.pytree import Array
@@ -25,19 +25,34 @@ SLACK = 1e-2
 
 
 def element_points(
-    elements: MapElements, roadmap: RoadMap, element: Int[Array, "*q"]
-) -> tuple[Int[Array, "*q"], Float[Array, "*q 8 3"], Bool[Array, "*q 8"]]:
-    """The first point of elements, places of all their points (m) and which of these exist.
+    elements: MapElements, roadmap: RoadMap, element: Int[Array, " Q"]
+) -> tuple[Int[Array, " Q"], Int[Array, " Q"], Float[Array, "Q 8 3"]]:
+    """The first point of elements, how many they have, and places (m) of these and of others up to eight.
 
-    Element g * 4 + i is element i of group g.
+    Element g * 4 + i is element i of group g. Gradients do not flow.
     """
-    first = elements.first.reshape(-1)[element]
-    count = elements.count.reshape(-1)[element]
-    # Eight points at once are one copy; the last elements of a map may have fewer behind their first.
-    room = jnp.pad(roadmap.xyz, ((0, NUM_ELEMENT_POINTS - 1), (0, 0)))
-    points = jax.vmap(lambda start: jax.lax.dynamic_slice(room, (start, 0), (NUM_ELEMENT_POINTS, 3)))(first.reshape(-1))
-    offset = jnp.arange(NUM_ELEMENT_POINTS, dtype=jnp.int32)[(None,) * element.ndim]
-    return first, points.reshape(*element.shape, NUM_ELEMENT_POINTS, 3), offset < count[..., None]
+    maps = jax.lax.stop_gradient((elements.first.reshape(-1), elements.count.reshape(-1), roadmap.xyz))
+    return _element_points(maps, element)
+
+
+@of_many_maps
+def _element_points(
+    maps: tuple[Int[Array, "M e"], Int[Array, "M e"], Float[Array, "M P 3"]],
+    which: Int[Array, " Q"],
+    element: Int[Array, " Q"],
+) -> tuple[Int[Array, " Q"], Int[Array, " Q"], Float[Array, "Q 8 3"]]:
+    first, count, xyz = maps
+    first, count = take_from(first, which, element), take_from(count, which, element)
+    shape = NUM_ELEMENT_POINTS, 3
+
+    def points():
+        # Eight points at once are one copy; the last elements may have fewer behind their first.
+        room = jnp.pad(xyz.reshape(-1, 3), ((0, NUM_ELEMENT_POINTS - 1), (0, 0)))
+        start = which * xyz.shape[1] + first
+        return jax.vmap(lambda begin: jax.lax.dynamic_slice(room, (begin, 0), shape))(start)
+
+    # Behind a branch, because XLA:CPU otherwise copies each number again for every use of it.
+    return first, count, jax.lax.cond(jnp.any(count > 0), points, lambda: jnp.zeros((first.size, *shape)))
 
 
 def nearest_elements(

@@ -59,11 +59,14 @@ def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], 
     One comparison of integers settles both the number and the column. Rows in which two numbers look equal that are not
     are asked again.
     """
-    key, last_bits = numbered(values.T, jax.lax.broadcasted_iota(jnp.int32, values.T.shape, 0), values.shape[1])
-    nothing = jnp.iinfo(jnp.int32).max
     parts = max(values.shape[1] // LEAST_REDUCED, 1)
-    filling = ((0, -len(key) % parts), (0, -key.shape[1] % LANES))
-    keys = jnp.split(jnp.pad(key, filling, constant_values=nothing), parts)
+    filling = ((0, -len(values) % LANES), (0, -values.shape[1] % parts))
+    # By itself: where it is filled up while it is turned round, XLA:CPU does so one number at a time.
+    filled = jax.lax.optimization_barrier(jnp.pad(values, filling, constant_values=jnp.inf)).T
+    # The columns it was filled up with are infinite and have the highest numbers: they come last.
+    key, last_bits = numbered(filled, jax.lax.broadcasted_iota(jnp.int32, filled.shape, 0), values.shape[1])
+    nothing = jnp.iinfo(jnp.int32).max
+    keys = jnp.split(key, parts)
 
     def next_(last, _):
         left = functools.reduce(jnp.minimum, [jnp.where(key > last[None], key, nothing) for key in keys])

@@ -65,7 +65,8 @@ def rollout(
     Args:
       env: Rules, metrics and default dynamics.
       policies: One policy for the agents named by `env.config.controlled`, or pairs of a policy and its agents: a
-        selector or a mask [N]. Agents without a policy follow the log.
+        selector or a mask [N]. Agents without a policy follow the log. A policy for "none" watches: what it would
+        do can be recorded, and nothing is spent on moving anybody.
       scenario: One scene.
       key: Random key; step t draws from `fold_in(key, t)`.
       num_steps: How many steps; at most one less than the record has.

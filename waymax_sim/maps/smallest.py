@@ -61,8 +61,8 @@ def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], 
     """
     parts = max(values.shape[1] // LEAST_REDUCED, 1)
     filling = ((0, -len(values) % LANES), (0, -values.shape[1] % parts))
-    # By itself: where it is filled up while it is turned round, XLA:CPU does so one number at a time.
-    filled = jax.lax.optimization_barrier(jnp.pad(values, filling, constant_values=jnp.inf)).T
+    # Before it is turned round: XLA:CPU fills up what it turns one number at a time.
+    filled = jnp.pad(values, filling, constant_values=jnp.inf).T
     # The columns it was filled up with are infinite and have the highest numbers: they come last.
     key, last_bits = numbered(filled, jax.lax.broadcasted_iota(jnp.int32, filled.shape, 0), values.shape[1])
     nothing = jnp.iinfo(jnp.int32).max

@@ -1,6 +1,9 @@
 """Frozen records that JAX can trace, map over and batch."""
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
@@ -14,6 +17,8 @@ else:
     Array = jax.Array | np.ndarray
 
 T = TypeVar("T")
+# Bytes that XLA wants arrays to be aligned to.
+ALIGNED = 64
 
 
 @dataclass_transform(frozen_default=True)
@@ -50,4 +55,24 @@ def take(record: T, index: Any) -> T:
 
 def stack(records: list[T]) -> T:
     """Stacks records of equal shapes along a new leading axis, on the host."""
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *records)
+    rows = [[np.asarray(leaf) for leaf in jax.tree.leaves(record)] for record in records]
+    kinds = [np.result_type(*leaves) for leaves in zip(*rows, strict=True)]
+    stacked = host_arrays([(len(rows), *leaf.shape) for leaf in rows[0]], kinds)
+    for array, *leaves in zip(stacked, *rows, strict=True):
+        np.stack(leaves, out=array)
+    return jax.tree.unflatten(jax.tree.structure(records[0]), stacked)
+
+
+def host_arrays(shapes: Sequence[tuple[int, ...]], kinds: Sequence[np.dtype]) -> list[np.ndarray]:
+    """Arrays on the host that are yet to be filled, in one piece of memory, aligned as XLA wants them.
+
+    A large piece comes in large pages, in a quarter of the time that the system takes for many small ones. What is
+    aligned is used on a CPU without a copy, see `jax.device_put`.
+    """
+    lengths = [kind.itemsize * math.prod(shape) for shape, kind in zip(shapes, kinds, strict=True)]
+    *begins, end = itertools.accumulate((-(-length // ALIGNED) * ALIGNED for length in lengths), initial=0)
+    memory = np.empty(end + ALIGNED, np.uint8)
+    first = -memory.ctypes.data % ALIGNED
+    return [
+        np.ndarray(shape, kind, memory, first + begin) for shape, kind, begin in zip(shapes, kinds, begins, strict=True)
+    ]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from tests.datasets.encode import message, scenario_of, small_scene
@@ -14,7 +15,7 @@ from tests.datasets.test_loader import flip
 from waymax_sim.datasets import tfrecord
 from waymax_sim.datasets.batches import Batches, Position
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.padding import sizes
+from waymax_sim.datatypes.padding import sizes, stack_scenarios
 from waymax_sim.pytree import take
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,14 @@ def test_all_batches_have_one_shape_where_it_is_given(path):
     batches = list(load(path, batch_size=3, pad_to=to))
     assert {axis: size for axis, size in to.items() if axis != "G"} == sizes(take(batches[0], 0))
     assert len({tuple(leaf.shape[1:] for leaf in jax.tree.leaves(batch)) for batch in batches}) == 1
+
+
+def test_scenes_of_many_sizes_are_padded_to_the_largest_of_a_batch(path):
+    """Also where those before it were smaller."""
+    scenes = load(path, bucketed=False)
+    for number, batch in enumerate(load(path, batch_size=4, bucketed=False)):
+        expected = stack_scenarios([*scenes[4 * number : 4 * number + 4]])
+        jax.tree.map(np.testing.assert_array_equal, batch, expected)
 
 
 def test_scenes_go_with_the_first_sizes_that_hold_them(path):

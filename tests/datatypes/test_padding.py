@@ -8,7 +8,7 @@ from tests.data import recorded
 from tests.scenes import busy_raw_scene, scene
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datatypes.padding import bucket, pad, size_class, sizes, stack_scenarios
+from waymax_sim.datatypes.padding import Stack, bucket, pad, size_class, sizes, stack_scenarios
 from waymax_sim.datatypes.roadmap import FAR
 from waymax_sim.pytree import take
 
@@ -109,6 +109,36 @@ def test_stacked_scenes_keep_their_content():
     for index, scenario in enumerate(scenarios):
         jax.tree.map(np.testing.assert_array_equal, take(batch, index), pad(scenario, common))
         assert take(batch, index).scenario_id == "made-up"
+
+
+def test_a_batch_is_used_without_a_copy():
+    """On a CPU; and it is one piece of memory, for large pages."""
+    batch = jax.tree.leaves(stack_scenarios([busy(4), busy(9)]))
+    begins = [leaf.ctypes.data for leaf in batch]
+    assert [jax.device_put(leaf).unsafe_buffer_pointer() for leaf in batch if leaf.size] == [
+        begin for begin, leaf in zip(begins, batch, strict=True) if leaf.size
+    ]
+    assert max(begins) - min(begins) <= sum(leaf.nbytes + 64 for leaf in batch)
+
+
+def test_the_larger_type_of_numbers_is_taken():
+    narrow, wide = busy(4), busy(4)
+    wide = dataclasses.replace(
+        wide, elements=dataclasses.replace(wide.elements, cells=wide.elements.cells.astype(np.int32) + 70_000)
+    )
+    for scenarios in ([narrow, wide], [wide, narrow]):
+        batch = stack_scenarios(scenarios)
+        for index, scenario in enumerate(scenarios):
+            np.testing.assert_array_equal(batch.elements.cells[index], scenario.elements.cells)
+
+
+def test_what_a_stack_has_room_for():
+    scenario = busy(4)
+    stack = Stack(scenario, sizes(scenario) | {"N": 6}, 2)
+    assert stack.holds(scenario) and stack.holds(busy(6)) and not stack.holds(busy(7))
+    assert not stack.holds(dataclasses.replace(scenario, routes=None))
+    cells = scenario.elements.cells.astype(np.int32)
+    assert not stack.holds(dataclasses.replace(scenario, elements=dataclasses.replace(scenario.elements, cells=cells)))
 
 
 def test_what_does_not_stack_is_refused():

@@ -18,7 +18,7 @@ class Scenes:
     Attributes:
       scenarios: The scenes.
       pad_to: Lengths of their axes.
-      padded: Whether they have these already; otherwise they are padded when asked for, which takes milliseconds.
+      padded: Whether they have these already; otherwise they are padded when asked for.
     """
 
     scenarios: Sequence

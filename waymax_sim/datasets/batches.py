@@ -12,9 +12,9 @@ from jaxtyping import Int
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
 from waymax_sim.datasets.store.info import SceneInfo
-from waymax_sim.datatypes.padding import pad, sizes, stack_scenarios
+from waymax_sim.datatypes.padding import Stack, sizes, stack_scenarios
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.pytree import stack
+from waymax_sim.pytree import take
 
 # Batches that are read while the caller works on one.
 AHEAD = 2
@@ -115,14 +115,50 @@ def _order(batches: Batches, epoch: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng([batches.shuffle_seed, epoch]).permutation(count)[index::number]
 
 
+class _Waiting:
+    """Scenes of one batch to come. They are stacked as they are read: the memory of one does for the next.
+
+    Attributes:
+      rows: Which scenes these are.
+    """
+
+    rows: list[int]
+
+    def __init__(self, batch_size: int, to: Sizes | None):
+        self._batch_size, self._to = batch_size, to
+        self.rows = []
+        self._others: dict[int, Scenario] = {}
+
+    def add(self, row: int, scenario: Scenario) -> None:
+        """Adds a scene, which is no larger than the sizes to pad to."""
+        if not self.rows:
+            have = sizes(scenario)
+            to = have if self._to is None else {axis: self._to.get(axis, 0) for axis in have}
+            self._stack = Stack(scenario, to, self._batch_size)
+        if self._stack.holds(scenario):
+            self._stack.put(len(self.rows), scenario)
+        else:
+            self._others[len(self.rows)] = scenario
+        self.rows.append(row)
+
+    def batch(self) -> Scenario:
+        """The scenes, stacked."""
+        stacked = take(self._stack.batch, slice(len(self.rows)))
+        if not self._others:
+            return stacked
+        rows = range(len(self.rows))
+        return stack_scenarios([self._others.get(row) or take(stacked, (row, ...)) for row in rows])
+
+
 def _batches(batches: Batches) -> Iterator[tuple[Scenario | None, Position, list[DataError]]]:
     """Batches, where the pass stands after each, and what was left out on the way; None for the last of them."""
     shapes = [batches.pad_to] if batches.pad_to is None or isinstance(batches.pad_to, Mapping) else [*batches.pad_to]
     start, problems = batches.start, []
-    waiting: list[list[tuple[int, Scenario]]] = [[] for _ in shapes]
+    waiting = [_Waiting(batches.batch_size, shape) for shape in shapes]
     # What waited is read again.
     for group, rows in zip(waiting, start.waiting, strict=False):
-        group += [(row, _fitted(batches.scenarios, row, shapes)[1]) for row in rows]
+        for row in rows:
+            group.add(row, _fitted(batches.scenarios, row, shapes)[1])
     epoch = start.epoch
     while batches.num_epochs is None or epoch < batches.num_epochs:
         order, begin, useful = _order(batches, epoch), start.place if epoch == start.epoch else 0, False
@@ -136,43 +172,36 @@ def _batches(batches: Batches) -> Iterator[tuple[Scenario | None, Position, list
                 problems.append(error)
                 continue
             useful = True
-            waiting[which].append((row, scenario))
-            if len(waiting[which]) == batches.batch_size:
-                ready, waiting[which] = waiting[which], []
-                yield _stacked(ready), _position(epoch, place + 1, waiting), problems
+            group = waiting[which]
+            group.add(row, scenario)
+            if len(group.rows) == batches.batch_size:
+                waiting[which] = _Waiting(batches.batch_size, shapes[which])
+                yield group.batch(), _position(epoch, place + 1, waiting), problems
                 problems = []
         epoch += 1
         if not useful and not begin:
             break
-    for which, rest in enumerate(waiting):
-        waiting[which] = []
-        if rest:
-            yield _stacked(rest), _position(epoch, 0, waiting), problems
+    for which, group in enumerate(waiting):
+        waiting[which] = _Waiting(batches.batch_size, shapes[which])
+        if group.rows:
+            yield group.batch(), _position(epoch, 0, waiting), problems
             problems = []
     yield None, _position(epoch, 0, waiting), problems
 
 
 def _fitted(scenarios: Scenarios, row: int, shapes: Sequence[Sizes | None]) -> tuple[int, Scenario]:
-    """A scene padded to the first shape that holds it, and which one that is."""
+    """A scene, and the first of the shapes that holds it."""
     scenario = scenarios[row]
     have = sizes(scenario)
     for which, shape in enumerate(shapes):
-        to = have if shape is None else {axis: shape.get(axis, 0) for axis in have}
-        if all(have[axis] <= to[axis] for axis in have):
-            return which, scenario if to == have else pad(scenario, to)
+        if shape is None or all(have[axis] <= shape.get(axis, 0) for axis in have):
+            return which, scenario
     file, record = scenarios.source(row)
     raise DataError("larger than all sizes to pad to", file=file, record=record, remedy="give larger sizes")
 
 
-def _stacked(ready: list[tuple[int, Scenario]]) -> Scenario:
-    members = [scenario for _, scenario in ready]
-    alike = len({(scenario.num_steps, *sizes(scenario).items()) for scenario in members}) == 1
-    # Padding costs as much as reading, even where there is nothing to pad.
-    return stack(members) if alike else stack_scenarios(members)
-
-
-def _position(epoch: int, place: int, waiting: list[list[tuple[int, Scenario]]]) -> Position:
-    return Position(epoch, place, [[row for row, _ in group] for group in waiting])
+def _position(epoch: int, place: int, waiting: list[_Waiting]) -> Position:
+    return Position(epoch, place, [[*group.rows] for group in waiting])
 
 
 def _ahead(items: Iterator[T]) -> Generator[T, None, None]:

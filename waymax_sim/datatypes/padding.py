@@ -1,13 +1,15 @@
 """Padding: scenes of similar size get equal shapes, so compiled programs are reused and scenes stack."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from waymax_sim.datatypes.roadmap import FAR
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.pytree import stack
+from waymax_sim.pytree import host_arrays, take
 
 # The padded axes of arrays, by their path in a scenario or the start of it; letters as in the shapes of the records.
 _AXES = {
@@ -62,15 +64,28 @@ def axes(path: str) -> tuple[str | None, ...]:
     return next((_AXES[part] for part in parts if part in _AXES), ())
 
 
-def _axes(path: tuple) -> tuple[str | None, ...]:
-    return axes(".".join(key.name for key in path))
+class _Leaf(NamedTuple):
+    """How one of the arrays of a scenario is padded: the names of its leading axes, and with what."""
+
+    axes: tuple[str | None, ...]
+    fill: float
+
+
+@functools.lru_cache(maxsize=16)
+def _leaves(structure: Any) -> list[_Leaf]:
+    """How the arrays of scenarios are padded, in order, given which of them there are."""
+    outline = jax.tree.unflatten(structure, [0] * structure.num_leaves)
+    paths = [[key.name for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(outline)]
+    return [_Leaf(axes(".".join(path)), _FILL.get(path[-1], 0)) for path in paths]
 
 
 def sizes(scenario: Scenario) -> dict[str, int]:
     """Lengths of the padded axes of one scenario (no batch axis), by name."""
+    leaves, structure = jax.tree.flatten(scenario)
     found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(scenario)[0]:
-        found |= {axis: size for axis, size in zip(_axes(path), np.shape(leaf), strict=False) if axis is not None}
+    for leaf, how in zip(leaves, _leaves(structure), strict=True):
+        found.update(zip(how.axes, leaf.shape, strict=False))
+    found.pop(None, None)
     return found
 
 
@@ -136,15 +151,9 @@ def pad(scenario: Scenario, to: Mapping[str, int]) -> Scenario:
     larger = [axis for axis in have if have[axis] > to.get(axis, 0)]
     if larger:
         raise ValueError(f"cannot pad {scenario.scenario_id!r}: it is larger than asked in {', '.join(larger)}")
-
-    def grow(path, leaf):
-        leaf, axes = np.asarray(leaf), _axes(path)
-        widths = [(0, to[axis] - size if axis else 0) for axis, size in zip(axes, leaf.shape, strict=False)]
-        widths += [(0, 0)] * (leaf.ndim - len(widths))
-        # np.pad refuses the empty list of widths of a scalar.
-        return leaf if leaf.ndim == 0 else np.pad(leaf, widths, constant_values=_FILL.get(path[-1].name, 0))
-
-    return jax.tree_util.tree_map_with_path(grow, scenario)
+    stack = Stack(scenario, to, 1)
+    stack.put(0, scenario)
+    return take(stack.batch, (0, ...))
 
 
 def pad_to_class(scenario: Scenario) -> Scenario:
@@ -165,5 +174,53 @@ def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
     for name in ("routes", "goals"):
         if len({getattr(scenario, name) is None for scenario in scenarios}) > 1:
             raise ValueError(f"scenarios with {name} and scenarios without cannot be stacked")
-    common = common_sizes(scenarios)
-    return stack([pad(scenario, common) for scenario in scenarios])
+    kinds = [np.result_type(*leaves) for leaves in zip(*map(jax.tree.leaves, scenarios), strict=True)]
+    stack = Stack(scenarios[0], common_sizes(scenarios), len(scenarios), kinds)
+    for row, scenario in enumerate(scenarios):
+        stack.put(row, scenario)
+    return stack.batch
+
+
+class Stack:
+    """Room on the host for scenarios, which are padded as they are put in; see `host_arrays`.
+
+    Args:
+      scenario: One like those that will be put in: it says which optional parts there are, and the types of arrays.
+      to: Lengths of the padded axes.
+      count: Number of scenarios.
+      kinds: Types of arrays, where they are others.
+
+    Attributes:
+      batch: The scenarios, along a leading axis B. Rows that nothing was put in hold anything.
+    """
+
+    batch: Scenario
+
+    def __init__(self, scenario: Scenario, to: Mapping[str, int], count: int, kinds: Sequence[np.dtype] | None = None):
+        leaves, self._structure = jax.tree.flatten(scenario)
+        kinds = [leaf.dtype for leaf in leaves] if kinds is None else kinds
+        self._to, self._num_steps = to, scenario.num_steps
+        shapes = []
+        for leaf, how in zip(leaves, _leaves(self._structure), strict=True):
+            named = [size if axis is None else to[axis] for axis, size in zip(how.axes, leaf.shape, strict=False)]
+            shapes.append((count, *named, *leaf.shape[len(named) :]))
+        self._arrays = host_arrays(shapes, kinds)
+        self.batch = jax.tree.unflatten(self._structure, self._arrays)
+
+    def holds(self, scenario: Scenario) -> bool:
+        """Whether there is room for a scenario."""
+        leaves, structure = jax.tree.flatten(scenario)
+        return (
+            structure == self._structure
+            and scenario.num_steps == self._num_steps
+            and all(size <= self._to[axis] for axis, size in sizes(scenario).items())
+            and all(leaf.dtype <= room.dtype for leaf, room in zip(leaves, self._arrays, strict=True))
+        )
+
+    def put(self, row: int, scenario: Scenario) -> None:
+        """Puts a scenario that it has room for in a row."""
+        leaves = jax.tree.leaves(scenario)
+        for room, leaf, how in zip(self._arrays, leaves, _leaves(self._structure), strict=True):
+            if leaf.shape != room.shape[1:]:
+                room[row] = how.fill
+            room[(row, *map(slice, leaf.shape))] = leaf

@@ -84,7 +84,7 @@ def segments(*polylines) -> Segments:
     lines = [np.pad(line, ((0, 0), (0, 3 - line.shape[1]))) for line in lines]
     feature = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     built = build_segments(np.concatenate(lines), feature, np.full(len(lines), ROAD_EDGE_BOUNDARY), ROAD_EDGE_TYPES)
-    return jax.tree.map(jnp.asarray, built)
+    return jax.device_put(built)
 
 
 def measure(

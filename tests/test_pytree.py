@@ -40,7 +40,7 @@ def test_wrong_shapes_are_refused_but_not_the_placeholders_of_jax():
 
 
 def test_records_pass_through_jit_vmap_and_scan():
-    item = jax.tree.map(jnp.asarray, pair())
+    item = jax.device_put(pair())
     double = jax.jit(lambda record: jax.tree.map(lambda leaf: 2 * leaf, record))
     np.testing.assert_array_equal(double(item).first, 2 * item.first)
     np.testing.assert_array_equal(jax.vmap(lambda record: record.first[0] + record.second)(item), [0.0, 3.0, 6.0])

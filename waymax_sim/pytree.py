@@ -53,6 +53,14 @@ def take(record: T, index: Any) -> T:
     return jax.tree.map(lambda leaf: leaf[index], record)
 
 
+def on_device(record: T) -> T:
+    """The record with its host arrays put on the device; what is there already, or traced, stays as it is.
+
+    Not by `jnp.asarray`, which outside of `jit` compiles a program for every shape that it has not seen yet.
+    """
+    return jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, record)
+
+
 def stack(records: list[T]) -> T:
     """Stacks records of equal shapes along a new leading axis, on the host."""
     rows = [[np.asarray(leaf) for leaf in jax.tree.leaves(record)] for record in records]

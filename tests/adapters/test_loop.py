@@ -18,7 +18,7 @@ NUM_ENVS = 4
 
 @pytest.fixture(scope="module")
 def scenes():
-    return jax.tree.map(jnp.asarray, ws.stack_scenarios(roads(3)))
+    return jax.device_put(ws.stack_scenarios(roads(3)))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def simulate():
 def test_a_logged_path_by_hand():
     red = [(0, (20.0, 0.0), [RED] * (STEPS + 1))]
     cars = [Agent(0, 0, track=turning()), Agent(5, -3, 0, 0)]
-    scenario = jax.tree.map(jnp.asarray, street([road()], cars, red))
+    scenario = jax.device_put(street([road()], cars, red))
     valid = scenario.log.valid.at[:3, 0].set(False).at[10:12, 0].set(False)
     log = dataclasses.replace(scenario.log, valid=valid)
     path, moves = jax.device_get(logged_path(log, valid, scenario.graph, jnp.float32(0.1)))

@@ -53,7 +53,7 @@ def test_the_end_of_a_lane_is_somebody_who_stands():
 
 def test_neighbours_by_hand():
     """Lane 0 of 20 m goes on straight in lane 2 of 20 m."""
-    graph = jax.tree.map(jnp.asarray, lane_map(*fork()).graph)
+    graph = jax.device_put(lane_map(*fork()).graph)
     lane, arc = jnp.asarray([0, 0, 2, 0, -1], jnp.int32), jnp.asarray([10.0, 18.0, 6.0, 2.0, 10.0])
     length = jnp.asarray([4.0, 4.0, 5.0, 4.0, 4.0])
     found = around(graph, (lane, arc), jnp.maximum(lane, 0), arc, length)
@@ -74,7 +74,7 @@ def test_who_is_beside_whom():
 
 def test_paths_lead_over_to_the_new_lane():
     built = lane_map(straight((0, 0), (200, 0), 2.0))
-    arrays = jax.tree.map(jnp.asarray, (built.lanes, built.graph))
+    arrays = jax.device_put((built.lanes, built.graph))
     segment, zero = jnp.zeros(1, jnp.int32), jnp.zeros(1)
     path = path_ahead(*arrays, segment, zero, jnp.zeros((1, 2), jnp.int32), 41, 2.5)
     xyz = np.asarray(glide(path, jnp.full(1, -3.5), jnp.full(1, 40.0)).xyz[0])

@@ -67,7 +67,7 @@ def drive(policy: Policy, scenes: list[Scenario]):
 
     @jax.jit
     def run(scene):
-        scene = jax.tree.map(jnp.asarray, scene)
+        scene = jax.device_put(scene)
         trace = rollout(env, [(policy, "vehicle")], scene, jax.random.key(0), STEPS)
         first, out = env.reset(scene, jax.random.key(0))
         agents = jax.tree.map(lambda now, rest: jnp.concatenate([now[None], rest]), first.agents, trace.agents)

@@ -45,7 +45,7 @@ def test_gradients_through_traffic_are_finite():
         Agent(50, 3.5, np.pi, 8),
         Agent(30, -4, 1.6, 1, PEDESTRIAN, WALKER),
     ]
-    scenario = jax.tree.map(jnp.asarray, street([road(), back()], agents, red))
+    scenario = jax.device_put(street([road(), back()], agents, red))
 
     def end(change):
         log = scenario.log

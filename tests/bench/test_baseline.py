@@ -70,7 +70,7 @@ def test_both_judge_a_recorded_scene_alike():
 def test_without_road_edges_nothing_is_off_the_road():
     raw = busy_raw_scene()
     scenario = to_scenario(dataclasses.replace(raw, feature_type=np.full(7, 2)))
-    whole, scenario = jax.tree.map(jnp.asarray, (whole_map(scenario.roadmap), scenario))
+    whole, scenario = jax.device_put((whole_map(scenario.roadmap), scenario))
     snapshot = Snapshot(scenario, jnp.asarray(3), take(scenario.log, slice(2, 4)), 0.1)
     assert not plain_metrics(whole)["offroad"].compute(snapshot).valid.any()
 

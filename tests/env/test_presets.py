@@ -37,7 +37,7 @@ def outcome(config: EnvConfig, tracks, **changes):
     """What a step leads to when the caller moves all agents but the third."""
     scenario, agents = placed(tracks, **changes)
     controller = jnp.asarray([CALLER, CALLER, LOG, CALLER, CALLER, CALLER], jnp.int32)
-    return judging(config)(jax.tree.map(jnp.asarray, scenario), agents, controller)
+    return judging(config)(jax.device_put(scenario), agents, controller)
 
 
 def test_safety():
@@ -91,7 +91,7 @@ def test_goals_of_ones_own_and_another_radius():
     scenario, agents = placed([track(x=-40), track(x=-80)])
     xy = np.asarray(agents.xyz[AT, :, :2]) + np.float32([[7.0, 0], [9.0, 0], [0, 0], [0, 0], [0, 0], [0, 0]])
     goals = dataclasses.replace(end_of_log(scenario), xy=xy)
-    scenario = jax.tree.map(jnp.asarray, dataclasses.replace(scenario, goals=goals))
+    scenario = jax.device_put(dataclasses.replace(scenario, goals=goals))
     out = judging(config)(scenario, agents, jnp.full(6, CALLER, jnp.int32))
     np.testing.assert_array_equal(out.reward[:2], [1, 0])
 

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,7 +33,7 @@ def replay(path, dynamics):
     scenario = first_scene(path)
     env = Env(config=EnvConfig(controlled="all", z="log", metrics=("log_divergence",), rewards=()))
     run = jax.jit(lambda scenario: rollout(env, LogReplay(dynamics), scenario, jax.random.key(0), 80))
-    trace = run(jax.tree.map(jnp.asarray, scenario))
+    trace = run(jax.device_put(scenario))
     logged = take(scenario.log, slice(11, None))
     return scenario, trace, logged
 
@@ -59,7 +58,7 @@ def test_teleport_is_exact(file):
 )
 def test_vehicles_stay_near_the_log(file, dynamics, limit):
     scenario, trace, logged = replay(recorded(file), dynamics)
-    error = displacement(trace.agents, jax.tree.map(jnp.asarray, logged))
+    error = displacement(trace.agents, jax.device_put(logged))
     counted = np.asarray(error.valid) & (np.asarray(scenario.agents.type) == VEHICLE)
     assert counted.sum() > 500
     assert np.asarray(error.value)[counted].mean() <= limit

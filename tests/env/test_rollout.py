@@ -197,7 +197,7 @@ def test_only_privileged_policies_see_the_log():
     s = scene()
     state = Env().start(s, KEY)
     assert Env().observe(s, state).log is None
-    same(Env().observe(s, state, privileged=True).log, jax.tree.map(jnp.asarray, s.log))
+    same(Env().observe(s, state, privileged=True).log, jax.device_put(s.log))
     signals = Env().observe(s, state).signals
     assert signals.state.shape == (1,) and signals.stop_point.shape == (1, 3)
 

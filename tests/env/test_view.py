@@ -47,7 +47,7 @@ def observe(scenario: Scenario, num_steps: int = 4) -> Observation:
 
 
 def scenario_of(raw: RawScene) -> Scenario:
-    return jax.tree.map(jnp.asarray, to_scenario(raw, bucketed=False))
+    return jax.device_put(to_scenario(raw, bucketed=False))
 
 
 def busy(seed: int = 0, **changes) -> Scenario:
@@ -329,10 +329,10 @@ def test_views_do_not_depend_on_the_frame_of_the_scene(angle, shift):
 def test_a_batch_is_a_loop_and_padding_changes_nothing():
     small, empty = busy_raw_scene(0), dataclasses.replace(busy_raw_scene(2), **NO_MAP)
     scenarios = [to_scenario(raw, bucketed=False) for raw in (small, empty, busy_raw_scene(1, 15))]
-    batch = jax.tree.map(jnp.asarray, stack_scenarios(scenarios))
+    batch = jax.device_put(stack_scenarios(scenarios))
     together = jax.vmap(look)(batch)
     for index, scenario in enumerate(scenarios[:2]):
-        alone, row = look(jax.tree.map(jnp.asarray, scenario)), take(together, index)
+        alone, row = look(jax.device_put(scenario)), take(together, index)
         assert not row.valid[12:].any()
         close(alone.routes, row.routes)
         row = take(dataclasses.replace(row, routes=None), slice(0, 12))
@@ -361,7 +361,7 @@ def test_gradients_are_finite():
 @pytest.fixture(scope="module")
 def real() -> Scenario:
     scenario = load(recorded("womd/tf_example_a3bb37c25ce56418.tfrecord"))[0]
-    return jax.tree.map(jnp.asarray, scenario)
+    return jax.device_put(scenario)
 
 
 def test_elements_of_a_recorded_scene(real):

@@ -118,7 +118,7 @@ def test_chunks_stay_within_the_memory_budget():
     assert stats.temp_size_in_bytes <= budget
     assert 1 <= scenes_at_once(nearest_point, many, more_keys, budget, mesh=ONE) <= MANY
     chunked = map_scenes(nearest_point, many, more_keys, mesh=ONE, memory_budget=budget)
-    alone = jax.vmap(nearest_point)(jax.tree.map(jnp.asarray, scenarios), keys)
+    alone = jax.vmap(nearest_point)(jax.device_put(scenarios), keys)
     np.testing.assert_allclose(chunked, jnp.tile(alone, (3, 1)), rtol=1e-6)
 
 
@@ -180,7 +180,7 @@ def coast(scenario, key):
 
 
 def test_rollouts_of_one_scene_share_it():
-    one = jax.tree.map(jnp.asarray, scene(num_steps=12))
+    one = jax.device_put(scene(num_steps=12))
     keys = jax.random.split(jax.random.key(3), 64)
     stats = memory(coast, one, keys, mesh=TWO)
     assert stats.argument_size_in_bytes <= num_bytes((one, keys))

@@ -82,7 +82,7 @@ def check_found(xyz: np.ndarray, feature: np.ndarray, first: np.ndarray, found: 
 
 def check(roadmap: RoadMap, points: np.ndarray, k: int) -> None:
     elements = build_elements(roadmap.xyz, roadmap.feature)
-    index, found = find(*jax.tree.map(jnp.asarray, (elements, points)), jnp.ones(len(points), bool), k)
+    index, found = find(*jax.device_put((elements, points)), jnp.ones(len(points), bool), k)
     first = elements.first.reshape(-1)[index]
     check_found(roadmap.xyz, roadmap.feature, first, np.asarray(found), points, k)
 
@@ -191,7 +191,7 @@ def test_small_maps(points, queries):
     fill = {"constant_values": np.inf}
     grown["points"] = np.pad(elements.points, (*widths, (0, 0), (0, 0)), **fill)
     at = np.asarray(queries, np.float32)
-    args = jax.tree.map(jnp.asarray, (dataclasses.replace(elements, **grown), at))
+    args = jax.device_put((dataclasses.replace(elements, **grown), at))
     index, found = find(*args, jnp.ones(5, bool), 10)
     check_found(roadmap.xyz, feature, grown["first"].reshape(-1)[index], np.asarray(found), at, 10)
 
@@ -199,7 +199,7 @@ def test_small_maps(points, queries):
 def test_an_empty_map_has_nothing_near():
     roadmap = road([], [])
     elements = build_elements(roadmap.xyz, roadmap.feature)
-    index, found = find(jax.tree.map(jnp.asarray, elements), jnp.zeros((3, 2)), jnp.ones(3, bool), 4)
+    index, found = find(jax.device_put(elements), jnp.zeros((3, 2)), jnp.ones(3, bool), 4)
     assert index.shape == (3, 4) and not found.any()
 
 
@@ -208,5 +208,5 @@ def test_who_does_not_ask_gets_nothing():
     elements = build_elements(roadmap.xyz, roadmap.feature)
     points = places(roadmap, 1)
     asks = np.arange(len(points)) % 2 == 0
-    _, found = find(*jax.tree.map(jnp.asarray, (elements, points, asks)), 8)
+    _, found = find(*jax.device_put((elements, points, asks)), 8)
     assert found[asks].all() and not found[~asks].any()

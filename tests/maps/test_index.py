@@ -63,7 +63,7 @@ def questions(segments: Segments, count: int, seed: int = 0) -> np.ndarray:
 def test_recorded_maps(file, kind, count):
     """Where two segments tie, either will do."""
     found = getattr(load(recorded(file), bucketed=False)[0], kind)
-    found = jax.tree.map(jnp.asarray, found)
+    found = jax.device_put(found)
     points = questions(found, count)
     excess, same = zip(*(compare(found, part) for part in np.split(points, count // 1000)), strict=True)
     assert np.abs(np.concatenate(excess)).max() <= 1e-5
@@ -81,7 +81,7 @@ def signs(edges: Segments, points):
 @pytest.mark.parametrize("file", FEW)
 def test_recorded_signs(file):
     """Distance and side are those of a scan, on 4,000 points near the edges of each recorded scene."""
-    edges = jax.tree.map(jnp.asarray, load(recorded(file), bucketed=False)[0].edges)
+    edges = jax.device_put(load(recorded(file), bucketed=False)[0].edges)
     for part in np.split(questions(edges, 4_000, seed=1), 4):
         a, b, right = map(np.asarray, signs(edges, part))
         np.testing.assert_allclose(np.abs(a), np.abs(b), atol=1e-5)
@@ -109,7 +109,7 @@ def test_any_map(lines, seed):
     built = segments(*[np.float32(line) for line in lines])
     if not np.asarray(built.valid).any():
         return
-    padded = jax.tree.map(jnp.asarray, _padded(built))
+    padded = jax.device_put(_padded(built))
     excess, _ = compare(padded, jnp.asarray(questions(built, 256, seed)))
     assert np.abs(excess).max() <= 2e-5
     distance, of_scan, right = signs(padded, jnp.asarray(questions(built, 256, seed)))

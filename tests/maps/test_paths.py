@@ -31,7 +31,7 @@ def ask(built: LaneMap, xyz, yaw, rides=False, reach=None):
 
 def way(built: LaneMap, lane: int, begin: float = 0.0, turns=(0, 0, 0), num_points: int = 64, spacing: float = 1.0):
     """The path of one agent on a lane."""
-    arrays = jax.tree.map(jnp.asarray, (built.lanes, built.graph))
+    arrays = jax.device_put((built.lanes, built.graph))
     segment = segment_at(arrays[1], jnp.asarray(lane), jnp.asarray(begin))
     return ahead(*arrays, segment, jnp.asarray(begin), jnp.asarray(turns, jnp.int32), num_points, spacing)
 
@@ -208,14 +208,14 @@ def test_gradients_are_finite_and_point_along_and_across():
     )
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient[:2], [np.array([[1, 0], [0, 1], [0, 0]])] * 2, atol=1e-3)
-    lanes, graph = jax.tree.map(jnp.asarray, long_way()[0][1:3])
+    lanes, graph = jax.device_put(long_way()[0][1:3])
     at = jax.grad(lambda xy: sum(frenet(lanes, graph, jnp.asarray(3), xy, jnp.asarray(0.1))))
     assert np.isfinite(at(jnp.asarray([1.5, 0.0]))).all()
 
 
 def test_many_agents_are_many_single_ones():
     built, _ = long_way()
-    lanes, graph = jax.tree.map(jnp.asarray, (built.lanes, built.graph))
+    lanes, graph = jax.device_put((built.lanes, built.graph))
     segment, begin = jnp.asarray([2, 41, 0]), jnp.asarray([1.2, 0.5, 0.0])
     turns = jnp.zeros((3, 3), jnp.int32)
     together = ahead(lanes, graph, segment, begin, turns, 30, 1.0)

@@ -149,7 +149,7 @@ def test_a_batch_equals_its_scenes(bucketed):
 
 @pytest.mark.slow
 def test_compiled_equals_not_compiled():
-    scenario = jax.tree.map(jnp.asarray, to_scenario(lawless_raw_scene()))
+    scenario = jax.device_put(to_scenario(lawless_raw_scene()))
     same(at(scenario), at_now(scenario), atol=1e-5)
 
 

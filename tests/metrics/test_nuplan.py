@@ -1,7 +1,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -225,7 +224,7 @@ def test_on_recorded_scenes():
 
         scores = []
         for scenario in load(path):
-            found = run(jax.tree.map(jnp.asarray, scenario))
+            found = run(jax.device_put(scenario))
             sdc = int(np.argmax(scenario.agents.is_sdc))
             scores.append({name: (float(item.value[sdc]), bool(item.valid[sdc])) for name, item in found.items()})
         totals[type(policy).__name__] = np.mean([item["nuplan_score"][0] for item in scores])

@@ -108,7 +108,7 @@ def _log_distances(scenario):
 @pytest.mark.parametrize("scene_id", ["637f20cafde22ff8", "2a1e44d405a6833f"])
 def test_recorded_scenes_equal_the_official_numbers(scene_id):
     official = np.load(recorded(f"wosac/{scene_id}/features_log_oracle_cv.npz"))
-    scenario = jax.tree.map(jnp.asarray, load(recorded(f"womd/scenario_{scene_id}.tfrecord"), bucketed=False)[0])
+    scenario = jax.device_put(load(recorded(f"womd/scenario_{scene_id}.tfrecord"), bucketed=False)[0])
     rows = [scenario.agents.id.tolist().index(agent) for agent in official["object_id"]]
     seen, expected = official["log_valid"][0], official["log_distance_to_road_edge"][0]
     np.testing.assert_array_equal(scenario.log.valid[11:, rows].T, seen)

@@ -320,7 +320,7 @@ def test_padding_and_the_kind_of_array_change_nothing():
     padded_flags = {"overlap": jnp.arange(padded.num_agents) == 1}
     image = to_image(draw(exact, flags=flags, size=4.0))
     assert (image == to_image(draw(padded, flags=padded_flags, size=4.0))).all()
-    assert (image == to_image(draw(jax.tree.map(jnp.asarray, padded), flags=padded_flags, size=4.0))).all()
+    assert (image == to_image(draw(jax.device_put(padded), flags=padded_flags, size=4.0))).all()
 
 
 NO_MAP = {

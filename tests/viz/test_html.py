@@ -8,7 +8,6 @@ import shutil
 import subprocess
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -210,7 +209,7 @@ def test_names_are_text_and_never_markup():
 
 
 def test_a_page_is_saved_and_shown_in_notebooks(tmp_path):
-    page = viewer(jax.tree.map(jnp.asarray, scene()))
+    page = viewer(jax.device_put(scene()))
     assert page.save(tmp_path / "scene.html") == tmp_path / "scene.html"
     assert (tmp_path / "scene.html").read_text(encoding="utf-8") == page.html
     (inside,) = re.findall(r'<iframe [^>]*srcdoc="([^"]*)"', page._repr_html_())

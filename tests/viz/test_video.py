@@ -45,7 +45,7 @@ def test_the_view_waits_for_who_is_not_there():
 
 
 def test_jax_arrays_are_drawn(tmp_path):
-    scenario = jax.tree.map(jnp.asarray, scene())
+    scenario = jax.device_put(scene())
     path = animate(scenario, take(scenario.log, slice(4, 6)), tmp_path / "a.GIF", steps=jnp.array([4, 5]), size=2.0)
     assert len(frames(path)) == 2
 

@@ -16,7 +16,7 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action, State
 from waymax_sim.dynamics import Bicycle, Discrete
 from waymax_sim.env import Env, EnvConfig, Observation, Policy, StepOut
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, on_device, pytree
 
 Observe = Callable[[Observation], Float[Array, "*shape"]]
 
@@ -64,7 +64,7 @@ class Loop:
 
     def reset(self, scenario: Scenario, key: Key[Array, ""]) -> tuple[Episode, Float[Array, "*shape"], StepOut]:
         """The start of an episode, what is seen of it, and its judgement."""
-        info = jax.tree.map(jnp.asarray, scenario.agents)
+        info = on_device(scenario.agents)
         others = LOG if self.traffic is None else POLICY
         mine = select(info, self.env.config.controlled)
         controller = jnp.where(mine, CALLER, jnp.where(info.exists, others, LOG)).astype(jnp.int32)

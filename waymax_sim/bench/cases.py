@@ -20,7 +20,7 @@ from waymax_sim.env.view import View, present_rows, view
 from waymax_sim.evaluation.evaluate import Plan, evaluate_scene
 from waymax_sim.metrics import METRICS, MetricValue
 from waymax_sim.metrics.realism import CONFIGS, Rollouts, Score, compare, score
-from waymax_sim.pytree import Array, take
+from waymax_sim.pytree import Array, on_device, take
 
 Policies = Mapping[str, Callable[[], Policy]]
 JUDGED = ("overlap", "offroad", "log_divergence")
@@ -172,7 +172,7 @@ def realism(workload: Workload, batch: int, plain_scenes: int) -> Work:
     """The Sim Agents score of 32 rollouts per scene, here the log with noise; their simulation is not counted."""
     scenario = workload.scenario
     num_steps = scenario.num_steps - 1 - int(scenario.current_step)
-    log = jax.tree.map(jnp.asarray, scenario.log)
+    log = on_device(scenario.log)
 
     def rollouts(variant: int) -> Rollouts:
         noise = 0.1 * jax.random.normal(jax.random.key(variant), (batch, NUM_ROLLOUTS, num_steps, *log.xyz.shape[1:]))

@@ -1,7 +1,7 @@
 """The environment: who moves how, who is there, and what it is worth."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from waymax_sim.dynamics import Bicycle, Dynamics
 from waymax_sim.env.observation import Observation, observe
 from waymax_sim.maps.ground import height_change
 from waymax_sim.metrics import Metric, MetricValue, Snapshot, judge, resolve
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.pytree import Array, on_device, pytree, take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +112,13 @@ class Env:
           key: Random key of the episode.
           controller: Who moves each agent (`LOG`, `CALLER`, ...); by default the caller moves `config.controlled`.
         """
-        scenario = _on_device(scenario)
+        scenario = on_device(scenario)
         state = self.start(scenario, key, controller)
         return state, self.judge(scenario, state, moved=jnp.asarray(False))
 
     def start(self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None) -> State:
         """The state of `reset` alone, which is not judged."""
-        scenario = _on_device(scenario)
+        scenario = on_device(scenario)
         if controller is None:
             controller = jnp.where(select(scenario.agents, self.config.controlled), CALLER, LOG).astype(jnp.int32)
         steps = scenario.current_step - jnp.arange(self.num_history_steps - 1, -1, -1, dtype=jnp.int32)
@@ -135,7 +135,7 @@ class Env:
           state: From `reset` or `step`.
           action: For the agents whose controller is not the log; ignored for others.
         """
-        scenario = _on_device(scenario)
+        scenario = on_device(scenario)
         proposed = self.dynamics.apply(state.agents, action.value, self.config.dt)
         moved = state.step < scenario.num_steps - 1
         state = self.advance(scenario, state, proposed, action.valid)
@@ -145,7 +145,7 @@ class Env:
         """What a policy sees; only a privileged one sees the log."""
         seen = take(state.history, slice(-self.config.num_history_steps, None))
         state = dataclasses.replace(state, history=seen)
-        return observe(_on_device(scenario), state, self.config.dt, privileged=privileged)
+        return observe(on_device(scenario), state, self.config.dt, privileged=privileged)
 
     def advance(self, scenario: Scenario, state: State, proposed: AgentState | None, acts: Bool[Array, " N"]) -> State:
         """The next state, given where the dynamics would put the agents that act; None where the log moves all.
@@ -225,7 +225,3 @@ def _coast(agents: AgentState, dt: float) -> AgentState:
     """Constant velocity and heading."""
     xy = agents.xyz[:, :2] + agents.velocity * dt
     return dataclasses.replace(agents, xyz=jnp.concatenate([xy, agents.xyz[:, 2:]], axis=-1))
-
-
-def _on_device(scenario: Any) -> Any:
-    return jax.tree.map(jnp.asarray, scenario)

@@ -15,7 +15,7 @@ from waymax_sim.datatypes.state import LOG, POLICY, Action, State
 from waymax_sim.env.env import Env
 from waymax_sim.env.policy import Policy
 from waymax_sim.metrics import MetricValue
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, on_device, pytree
 
 RECORDED = ("agents", "metrics", "reward", "terminated", "actions")
 Assignment = Sequence[tuple[Policy, Selector | Bool[Array, " N"]]]
@@ -82,7 +82,7 @@ def rollout(
     if not 0 < num_steps < scenario.num_steps:
         raise ValueError(f"num_steps={num_steps} does not fit a record of {scenario.num_steps} steps")
     pairs = list(policies) if isinstance(policies, Sequence) else [(policies, env.config.controlled)]
-    scenario = jax.tree.map(jnp.asarray, scenario)
+    scenario = on_device(scenario)
     state = env.start(scenario, key, _controllers(scenario.agents, [who for _, who in pairs]))
 
     def keys(step: Int[Array, ""]) -> list[Key[Array, ""]]:

@@ -23,7 +23,7 @@ from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import chunks
 from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
 from waymax_sim.metrics.nuplan import MULTIPLIERS, WEIGHTS
-from waymax_sim.pytree import Array, stack, take
+from waymax_sim.pytree import Array, on_device, stack, take
 
 # Bytes for scenes under way unless told otherwise.
 MEMORY_BUDGET = 2**31
@@ -313,7 +313,7 @@ def steps_left(scenario: Scenario) -> int:
 def _filled(members: list[Scenario], length: int) -> Scenario:
     """A batch of so many scenes: repeats keep the shape, and with it the program, the same."""
     batch = stack([members[place % len(members)] for place in range(length)])
-    return jax.tree.map(jnp.asarray, batch)
+    return on_device(batch)
 
 
 def _is_cpu() -> bool:

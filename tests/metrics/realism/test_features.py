@@ -265,7 +265,7 @@ def test_a4_only_the_longest_line_is_closed(parity, third):
         feature_type=np.array([15, 15]),
         speed_limit=np.zeros(2),
     )
-    scenario = jax.tree.map(jnp.asarray, to_scenario(raw, bucketed=False))
+    scenario = jax.device_put(to_scenario(raw, bucketed=False))
     points = np.array([(-1, 0.3, 0), (-1, -0.3, 0), (99, 0.3, 0), (99, -0.3, 0)]) - np.asarray(scenario.origin)
     found, _ = signed_distance(road_edges(scenario, parity), points.astype(np.float32), np.ones(4, bool))
     np.testing.assert_allclose(found, [1.0440, 1.0440, third, 1.0440], atol=1e-4)
@@ -286,7 +286,7 @@ def drive(state, seen=True, y=0.0, start=-2.0, parity=True):
         signal_valid=np.broadcast_to(seen, (21,))[:, None] & True,
         signal_stop_point=np.full((21, 1, 3), 0.25),
     )
-    scenario = jax.tree.map(jnp.asarray, to_scenario(raw, bucketed=False))
+    scenario = jax.device_put(to_scenario(raw, bucketed=False))
     clock = np.arange(21)
     xy = np.stack([np.where(clock < 7, start, 2.0) + 0.01 * clock, np.full(21, y)], axis=-1)[None, :, None]
     xy = xy - np.asarray(scenario.origin)[:2]
@@ -310,7 +310,7 @@ def test_a7_red_lights_by_hand():
 def test_rollouts_of_generated_scenes_are_compared_whole():
     raw, scenario, rollouts = world(0)
     future = STEPS - 1 - NOW
-    log = jax.tree.map(jnp.asarray, log_of(raw, scenario))
+    log = jax.device_put(log_of(raw, scenario))
     there = np.asarray(scenario.log.valid)[NOW]
     whole = Tracks(
         xyz=jnp.concatenate([jnp.broadcast_to(log.xyz[None, : NOW + 1], (2, NOW + 1, 14, 3)), rollouts.xyz], axis=1),

@@ -25,7 +25,7 @@ from waymax_sim.metrics.realism.tracks import (
     simulated,
     simulated_tracks,
 )
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.pytree import Array, on_device, pytree, take
 
 # Seconds between steps.
 DT = 0.1
@@ -93,9 +93,9 @@ def compare(
         the official code looks at in rare cases. By default that of the scenario.
       max_evaluated: At least as many as there are agents to score.
     """
-    scenario = jax.tree.map(jnp.asarray, scenario)
+    scenario = on_device(scenario)
     agents = choose(scenario, rollouts.xyz.shape[1], max_evaluated)
-    logged = logged_tracks(scenario, recorded(scenario) if log is None else jax.tree.map(jnp.asarray, log))
+    logged = logged_tracks(scenario, recorded(scenario) if log is None else on_device(log))
     return _compare(scenario, agents, logged, simulated_tracks(logged, rollouts, simulated(scenario)), parity)
 
 
@@ -120,9 +120,9 @@ def compare_generated(
       log: See `compare`.
       max_evaluated: See `compare`.
     """
-    scenario = jax.tree.map(jnp.asarray, scenario)
+    scenario = on_device(scenario)
     agents = choose(scenario, num_future, max_evaluated, everyone=True)
-    logged = logged_tracks(scenario, recorded(scenario) if log is None else jax.tree.map(jnp.asarray, log))
+    logged = logged_tracks(scenario, recorded(scenario) if log is None else on_device(log))
     return _compare(scenario, agents, logged, generated, parity)
 
 

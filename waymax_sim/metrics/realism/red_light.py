@@ -9,7 +9,7 @@ from waymax_sim.datatypes.roadmap import LANE_SURFACE_STREET
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.batching import work_off
 from waymax_sim.metrics.realism.tracks import as_float32_of_the_world
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, on_device, pytree
 
 # Light states that forbid to go on; a flashing one does not.
 ARROW_STOP, STOP = 1, 4
@@ -40,7 +40,7 @@ def lane_pieces(scenario: Scenario, parity: bool) -> LanePieces:
     For parity, a lane with fewer points than the longest has one piece more, from its last point to the origin of the
     world: the official code pads lanes with zeros and forgets to leave that out.
     """
-    roadmap = jax.tree.map(jnp.asarray, scenario.roadmap)
+    roadmap = on_device(scenario.roadmap)
     lane, num_features = roadmap.feature, roadmap.feature_type.shape[0]
     count = jax.ops.segment_sum(roadmap.valid.astype(jnp.int32), lane, num_features)
     kept = (roadmap.feature_type == LANE_SURFACE_STREET) & (count >= 2)
@@ -71,7 +71,7 @@ def runs_red_light(
       parity: The nearest piece is chosen by the official formula, which adds where it should subtract, and a light
         that is not seen stops at the origin of the world. Otherwise it must be seen before and after.
     """
-    signals, num_steps = jax.tree.map(jnp.asarray, scenario.signals), xy.shape[1]
+    signals, num_steps = on_device(scenario.signals), xy.shape[1]
     num_lights = signals.lane_id.shape[0]
     if num_lights == 0 or scenario.roadmap.xyz.shape[0] == 0:
         return jnp.zeros(valid.shape, bool)

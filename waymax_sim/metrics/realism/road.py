@@ -11,7 +11,7 @@ from waymax_sim.datatypes.roadmap import ROAD_EDGE_TYPES, RoadMap, Segments
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.nearest import signed_distance
 from waymax_sim.metrics.realism.tracks import Tracks, as_float32_of_the_world
-from waymax_sim.pytree import Array
+from waymax_sim.pytree import Array, on_device
 
 # The value where an agent is not there (m).
 ABSENT = -1e10
@@ -23,7 +23,7 @@ def road_edges(scenario: Scenario, parity: bool) -> Segments:
     There, of all closed lines only those with as many points as the longest line of the scene are closed, and places
     are float32 in the frame of the world.
     """
-    edges = jax.tree.map(jnp.asarray, scenario.edges)
+    edges = on_device(scenario.edges)
     if not parity:
         return edges
     longest = _is_longest(scenario.roadmap)[edges.feature]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, on_device, pytree
 
 # The challenge lists at most 8 tracks to predict; the sdc is one more.
 MAX_EVALUATED = 9
@@ -77,7 +77,7 @@ def to_evaluate(scenario: Scenario, everyone: bool = False) -> Bool[Array, " N"]
 
 def choose(scenario: Scenario, num_future: int, count: int, everyone: bool = False) -> Evaluated:
     """Rows of the agents that are scored; `count` must be enough for all of them."""
-    scored, agents = to_evaluate(scenario, everyone), jax.tree.map(jnp.asarray, scenario.agents)
+    scored, agents = to_evaluate(scenario, everyone), on_device(scenario.agents)
     last = np.iinfo(np.int32).max
     row = jnp.argsort(jnp.where(scored, agents.id, last), stable=True)[:count].astype(jnp.int32)
     exists = scored[row]
@@ -98,7 +98,7 @@ def as_float32_of_the_world(xyz: Float[Array, "*b c"], origin: Float[Array, " c"
 
 def recorded(scenario: Scenario) -> AgentState:
     """The log with what official records hold where nothing was seen: zeros, in the frame of the world."""
-    log, seen = jax.tree.map(jnp.asarray, scenario.log), jnp.asarray(scenario.log.valid)
+    log, seen = on_device(scenario.log), jnp.asarray(scenario.log.valid)
     xyz = jnp.where(seen[..., None], log.xyz, -scenario.origin[None, None])
     return AgentState(xyz, jnp.where(seen, log.yaw, 0.0), log.velocity, seen)
 

@@ -6,7 +6,6 @@ import math
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,7 +15,7 @@ from waymax_sim.datatypes.roadmap import ROAD_EDGE_TYPES
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import State
 from waymax_sim.env import Env
-from waymax_sim.pytree import Array
+from waymax_sim.pytree import Array, stack
 
 T = TypeVar("T")
 SYNTHETIC = "synthetic:0:2"
@@ -70,7 +69,7 @@ def sized(raw: RawScene, num_agents: int, num_points: int) -> Workload:
 
 def batched(record: T, batch: int) -> T:
     """So many copies of a scene, or of any record, on the device, each with memory of its own."""
-    return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], batch, axis=0), record)
+    return jax.device_put(stack(batch * [record]))
 
 
 def moments(num_steps: int, num_history: int, batch: int, variant: int) -> Int[np.ndarray, " B"]:

@@ -4,6 +4,8 @@ import gc
 import os
 from pathlib import Path
 
+from tests.flags import fusion_emitters
+
 # Each xdist worker has its own folder: jax writes cache entries in place, and a half-written one read by another
 # worker would be a warning, so an error.
 CACHE = Path(__file__).parents[1] / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "main")
@@ -11,7 +13,8 @@ CACHE = Path(__file__).parents[1] / ".cache" / "jax" / os.environ.get("PYTEST_XD
 # To compile is most of what the tests do: here programs are optimised little, which takes a fifth of the time. `make
 # slow` runs all tests with the programs that users run.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-    quick = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    flags = {"xla_cpu_parallel_codegen_split_count": 1} | fusion_emitters(False)
+    quick = "".join(f" --{name}={str(value).lower()}" for name, value in flags.items())
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + quick
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.update(

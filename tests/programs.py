@@ -6,10 +6,12 @@ import os
 import jax
 import numpy as np
 
+from tests.flags import fusion_emitters
+
 # For what depends on the last digit, such as which of two segments is nearest that are equally far: as programs are
 # compiled for users, whatever the settings of the tests (see `conftest`).
 jit_for_users = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    jax.jit, compiler_options={"xla_backend_optimization_level": 3} | fusion_emitters(True)
 )
 # Whether all programs are compiled so. Only then do programs of different shapes round alike.
 AS_FOR_USERS = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from tests import oracle
+from tests.flags import fusion_emitters
 from tests.programs import jit_for_users
 from tests.scenes import segments
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.nearest import nearest_segment, signed_distance
 
 # Compiled so, the distance of a segment is worked out twice for its comparison with the nearest, rounded differently.
-UNLIKE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+UNLIKE = {"xla_backend_optimization_level": 0} | fusion_emitters(False)
 
 
 def _distances(edges: Segments, points):

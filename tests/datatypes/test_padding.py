@@ -134,7 +134,7 @@ def test_the_larger_type_of_numbers_is_taken():
 
 def test_what_a_stack_has_room_for():
     scenario = busy(4)
-    stack = Stack(scenario, sizes(scenario) | {"N": 6}, 2)
+    stack = Stack([scenario], sizes(scenario) | {"N": 6}, 2)
     assert stack.holds(scenario) and stack.holds(busy(6)) and not stack.holds(busy(7))
     assert not stack.holds(dataclasses.replace(scenario, routes=None))
     cells = scenario.elements.cells.astype(np.int32)

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
 from waymax_sim.datasets.store.info import SceneInfo
-from waymax_sim.datatypes.padding import Stack, sizes, stack_scenarios
+from waymax_sim.datatypes.padding import Stack, larger_in, sizes, stack_scenarios
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import take
 
@@ -132,9 +132,7 @@ class _Waiting:
     def add(self, row: int, scenario: Scenario) -> None:
         """Adds a scene, which is no larger than the sizes to pad to."""
         if not self.rows:
-            have = sizes(scenario)
-            to = have if self._to is None else {axis: self._to.get(axis, 0) for axis in have}
-            self._stack = Stack(scenario, to, self._batch_size)
+            self._stack = Stack([scenario], sizes(scenario) if self._to is None else self._to, self._batch_size)
         if self._stack.holds(scenario):
             self._stack.put(len(self.rows), scenario)
         else:
@@ -192,9 +190,8 @@ def _batches(batches: Batches) -> Iterator[tuple[Scenario | None, Position, list
 def _fitted(scenarios: Scenarios, row: int, shapes: Sequence[Sizes | None]) -> tuple[int, Scenario]:
     """A scene, and the first of the shapes that holds it."""
     scenario = scenarios[row]
-    have = sizes(scenario)
     for which, shape in enumerate(shapes):
-        if shape is None or all(have[axis] <= shape.get(axis, 0) for axis in have):
+        if shape is None or not larger_in(scenario, shape):
             return which, scenario
     file, record = scenarios.source(row)
     raise DataError("larger than all sizes to pad to", file=file, record=record, remedy="give larger sizes")

@@ -141,17 +141,21 @@ def _round_up(size: int, unit: int) -> int:
     return power if size else 0
 
 
+def larger_in(scenario: Scenario, to: Mapping[str, int]) -> list[str]:
+    """The axes that are longer than asked; where an axis is not asked for, nothing may be along it."""
+    return [axis for axis, size in sizes(scenario).items() if size > to.get(axis, 0)]
+
+
 def pad(scenario: Scenario, to: Mapping[str, int]) -> Scenario:
     """Pads a scenario on the host. Padding is invalid everywhere and changes no result.
 
     Raises:
       ValueError: An axis is already longer than asked.
     """
-    have = sizes(scenario)
-    larger = [axis for axis in have if have[axis] > to.get(axis, 0)]
+    larger = larger_in(scenario, to)
     if larger:
         raise ValueError(f"cannot pad {scenario.scenario_id!r}: it is larger than asked in {', '.join(larger)}")
-    stack = Stack(scenario, to, 1)
+    stack = Stack([scenario], to, 1)
     stack.put(0, scenario)
     return take(stack.batch, (0, ...))
 
@@ -174,8 +178,7 @@ def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
     for name in ("routes", "goals"):
         if len({getattr(scenario, name) is None for scenario in scenarios}) > 1:
             raise ValueError(f"scenarios with {name} and scenarios without cannot be stacked")
-    kinds = [np.result_type(*leaves) for leaves in zip(*map(jax.tree.leaves, scenarios), strict=True)]
-    stack = Stack(scenarios[0], common_sizes(scenarios), len(scenarios), kinds)
+    stack = Stack(scenarios, common_sizes(scenarios), len(scenarios))
     for row, scenario in enumerate(scenarios):
         stack.put(row, scenario)
     return stack.batch
@@ -185,10 +188,9 @@ class Stack:
     """Room on the host for scenarios, which are padded as they are put in; see `host_arrays`.
 
     Args:
-      scenario: One like those that will be put in: it says which optional parts there are, and the types of arrays.
-      to: Lengths of the padded axes.
+      examples: Some like those that will be put in: they say which optional parts there are, and the types of arrays.
+      to: Lengths of the padded axes, as `larger_in` takes them.
       count: Number of scenarios.
-      kinds: Types of arrays, where they are others.
 
     Attributes:
       batch: The scenarios, along a leading axis B. Rows that nothing was put in hold anything.
@@ -196,13 +198,15 @@ class Stack:
 
     batch: Scenario
 
-    def __init__(self, scenario: Scenario, to: Mapping[str, int], count: int, kinds: Sequence[np.dtype] | None = None):
-        leaves, self._structure = jax.tree.flatten(scenario)
-        kinds = [leaf.dtype for leaf in leaves] if kinds is None else kinds
-        self._to, self._num_steps = to, scenario.num_steps
+    def __init__(self, examples: Sequence[Scenario], to: Mapping[str, int], count: int):
+        leaves, self._structure = jax.tree.flatten(examples[0])
+        alike = zip(*map(jax.tree.leaves, examples), strict=True)
+        kinds = [np.result_type(*(leaf.dtype for leaf in leaves)) for leaves in alike]
+        self._to, self._num_steps = to, examples[0].num_steps
         shapes = []
         for leaf, how in zip(leaves, _leaves(self._structure), strict=True):
-            named = [size if axis is None else to[axis] for axis, size in zip(how.axes, leaf.shape, strict=False)]
+            lengths = zip(how.axes, leaf.shape, strict=False)
+            named = [size if axis is None else to.get(axis, 0) for axis, size in lengths]
             shapes.append((count, *named, *leaf.shape[len(named) :]))
         self._arrays = host_arrays(shapes, kinds)
         self.batch = jax.tree.unflatten(self._structure, self._arrays)
@@ -213,7 +217,7 @@ class Stack:
         return (
             structure == self._structure
             and scenario.num_steps == self._num_steps
-            and all(size <= self._to[axis] for axis, size in sizes(scenario).items())
+            and not larger_in(scenario, self._to)
             and all(leaf.dtype <= room.dtype for leaf, room in zip(leaves, self._arrays, strict=True))
         )
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import Scenarios
-from waymax_sim.datatypes.padding import pad, pad_to_class, sizes
+from waymax_sim.datatypes.padding import pad, pad_to_class
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.evaluation.sharding import SceneFunction, map_scenes, scene_key
 from waymax_sim.pytree import stack, take
@@ -130,7 +130,7 @@ def _padded(outcome: Scenario | DataError, place: Place, to: Mapping[str, int] |
     if to is None or isinstance(outcome, DataError):
         return outcome
     try:
-        return pad(outcome, dict.fromkeys(sizes(outcome), 0) | dict(to))
+        return pad(outcome, to)
     except ValueError as error:
         return DataError(str(error), file=place[0], record=place[1], remedy="give larger sizes to pad to")
 

@@ -98,9 +98,9 @@ def as_float32_of_the_world(xyz: Float[Array, "*b c"], origin: Float[Array, " c"
 
 def recorded(scenario: Scenario) -> AgentState:
     """The log with what official records hold where nothing was seen: zeros, in the frame of the world."""
-    log, seen = on_device(scenario.log), jnp.asarray(scenario.log.valid)
-    xyz = jnp.where(seen[..., None], log.xyz, -scenario.origin[None, None])
-    return AgentState(xyz, jnp.where(seen, log.yaw, 0.0), log.velocity, seen)
+    log = on_device(scenario.log)
+    xyz = jnp.where(log.valid[..., None], log.xyz, -scenario.origin[None, None])
+    return AgentState(xyz, jnp.where(log.valid, log.yaw, 0.0), log.velocity, log.valid)
 
 
 def logged_tracks(scenario: Scenario, log: AgentState) -> Tracks:

@@ -1,16 +1,16 @@
 """Policies that drive agents. Each is a `waymax_sim.env.Policy`."""
 
-from behavior_models.constant import ConstantSpeed, ConstantVelocity, Stationary
-from behavior_models.gradient import GradientPlanner
-from behavior_models.idm import IDM
-from behavior_models.log_path import LogPathIDM
-from behavior_models.mobil import MOBIL
-from behavior_models.mppi import MPPI
-from behavior_models.noisy import NoisyConstantVelocity
-from behavior_models.pdm import PDM
-from behavior_models.random import Random
-from behavior_models.replay import LogReplay
-from behavior_models.social_force import SocialForce
+from behavior_models.baselines.kinematic import ConstantSpeed, ConstantVelocity, Stationary
+from behavior_models.baselines.log_replay import LogReplay
+from behavior_models.baselines.noisy import NoisyConstantVelocity
+from behavior_models.baselines.random import Random
+from behavior_models.planners.gradient import GradientPlanner
+from behavior_models.planners.mppi import MPPI
+from behavior_models.planners.pdm import PDM
+from behavior_models.traffic.idm import IDM
+from behavior_models.traffic.log_path import LogPathIDM
+from behavior_models.traffic.mobil import MOBIL
+from behavior_models.traffic.social_force import SocialForce
 
 # Policies by the names that the command line knows, with default settings.
 POLICIES = {

@@ -8,8 +8,8 @@ import pytest
 
 from tests.datasets.encode import message, scenario_of, small_scene
 from waymax_sim.cli import main
+from waymax_sim.datasets.encoding.tfrecord import write_records
 from waymax_sim.datasets.loader import load
-from waymax_sim.datasets.tfrecord import write_records
 from waymax_sim.evaluation import report
 
 INFO_KEYS = {

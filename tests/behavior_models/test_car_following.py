@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from behavior_models.car_following import (
+from behavior_models.traffic.car_following import (
     CARS,
     CYCLES,
     Drivers,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from behavior_models import GradientPlanner
-from behavior_models.gradient import soft_cost
-from behavior_models.outlook import NUM_STEPS, outlook_of
-from behavior_models.search import no_plan
+from behavior_models.planners.action_sequence import no_plan
+from behavior_models.planners.gradient import soft_cost
+from behavior_models.planners.prediction import NUM_STEPS, outlook_of
 from tests.behavior_models.roads import RED, drive, observe, road
 
 POLICY = GradientPlanner(num_steps=4)

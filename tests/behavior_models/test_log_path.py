@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from behavior_models import LogPathIDM
-from behavior_models.log_path import logged_path
-from behavior_models.plans import SPACING
+from behavior_models.traffic.log_path import logged_path
+from behavior_models.traffic.route_following import SPACING
 from tests.behavior_models.streets import AGENTS, GREEN, RED, STEPS, WALKER, Agent, boxes_overlap, road, street
 from waymax_sim.datatypes.agents import PEDESTRIAN
 from waymax_sim.env import Env, EnvConfig, rollout

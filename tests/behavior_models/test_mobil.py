@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from behavior_models import MOBIL
-from behavior_models.car_following import FAR
-from behavior_models.mobil import Neighbours, around, beside, gains, glide
+from behavior_models.traffic.car_following import FAR
+from behavior_models.traffic.mobil import Neighbours, around, beside, gains, glide
 from tests.behavior_models.streets import AGENTS, STEPS, Agent, boxes_overlap, road, straight, street
 from tests.behavior_models.test_car_following import by_hand, driver
 from tests.maps.lane_maps import arc, fork, lane_map

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from behavior_models import MPPI
-from behavior_models.judgement import cost_of, terms_of
-from behavior_models.outlook import outlook_of, replayed
-from behavior_models.search import KNOT, NUM_KNOTS, changes, no_plan
+from behavior_models.planners.action_sequence import KNOT, NUM_KNOTS, changes, no_plan
+from behavior_models.planners.prediction import outlook_of, replayed
+from behavior_models.planners.scoring import cost_of, terms_of
 from tests.behavior_models.roads import LIMIT, RED, drive, observe, road
 
 KEY = jax.random.key(3)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from behavior_models import PDM
-from behavior_models.car_following import Drivers
-from behavior_models.course import BEHIND, NUM_POINTS, SPACING
-from behavior_models.judgement import Terms, score_of, terms_of
-from behavior_models.outlook import NUM_STEPS, replayed, serve
-from behavior_models.pdm import EMERGENCY, action_of_ego
-from behavior_models.proposals import FRACTIONS, OFFSETS, driver_of_ego
+from behavior_models.planners.pdm import EMERGENCY, action_of_ego
+from behavior_models.planners.prediction import NUM_STEPS, replayed, serve
+from behavior_models.planners.proposals import FRACTIONS, OFFSETS, driver_of_ego
+from behavior_models.planners.reference_path import BEHIND, NUM_POINTS, SPACING
+from behavior_models.planners.scoring import Terms, score_of, terms_of
+from behavior_models.traffic.car_following import Drivers
 from tests.behavior_models.roads import LIMIT, RED, drive, observe, road
 from waymax_sim.pytree import take
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from tests.data import recorded
 from tests.datasets.encode_argoverse2 import NUM_STEPS, OBSERVED, archive, line, records, rows, table_bytes
 from tests.datasets.test_fuzz import MUTATIONS, mutate
-from waymax_sim.datasets import argoverse2
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats import argoverse2
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
 from waymax_sim.maps.nearest import signed_distance

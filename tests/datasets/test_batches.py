@@ -12,8 +12,8 @@ import pytest
 
 from tests.datasets.encode import message, scenario_of, small_scene
 from tests.datasets.test_loader import flip
-from waymax_sim.datasets import tfrecord
 from waymax_sim.datasets.batches import Batches, Position
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.padding import sizes, stack_scenarios
 from waymax_sim.pytree import take

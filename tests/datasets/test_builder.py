@@ -37,8 +37,8 @@ def test_features_are_described_as_tfds_does(builder):
 
 @pytest.mark.filterwarnings("default")
 def test_bad_scenes_are_left_out(tmp_path, caplog):
-    from waymax_sim.datasets import tfrecord
     from waymax_sim.datasets.builder import examples
+    from waymax_sim.datasets.encoding import tfrecord
 
     tfrecord.write_records(tmp_path / "bad", [b"\x08\x01"])
     assert list(examples(load(tmp_path / "bad"), 0)) == []

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 
 from tests.data import recorded
 from tests.datasets.test_fuzz import MUTATIONS, check, mutate
-from waymax_sim.datasets import commonroad, commonroad_xml
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats import commonroad, commonroad_xml
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
 

@@ -20,8 +20,8 @@ from tests.datasets.store.test_pack import BOUNDS, leaves
 from tests.datasets.test_loader import flip
 from waymax_sim.cli import main
 from waymax_sim.datasets import convert as module
-from waymax_sim.datasets import tfrecord
 from waymax_sim.datasets.convert import convert
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load, load_all
 from waymax_sim.datasets.scene import to_scenario

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from waymax_sim.datasets import features
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.features import Feature, ground_height, map_fields, resampled, shares
+from waymax_sim.datasets.formats import map_features as features
+from waymax_sim.datasets.formats.map_features import Feature, ground_height, map_fields, resampled, shares
 
 
 def test_features_become_rows_and_ids_of_links_too():

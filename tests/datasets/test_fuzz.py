@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.encode import example, features_of, message, scenario_of, small_scene, varint
-from waymax_sim.datasets import tfrecord
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.scenario import Scenario

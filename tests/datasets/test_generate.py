@@ -8,7 +8,7 @@ import pytest
 from tests.scenes import raw_scene
 from waymax_sim import cli
 from waymax_sim.datasets import generate as generate_module
-from waymax_sim.datasets import tfrecord
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.generate import Shard, generate, shards_of
 from waymax_sim.datasets.scene import RawScene
 

@@ -9,7 +9,7 @@ from tests.datasets.encode import PAST, small_scene
 from tests.datasets.encode_files import gpudrive_of, nocturne_of
 from tests.datasets.same import assert_same
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.gpudrive import LARGEST, scene_from_file, scene_from_record
+from waymax_sim.datasets.formats.gpudrive import LARGEST, scene_from_file, scene_from_record
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.validate import validate
 

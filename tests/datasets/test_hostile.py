@@ -10,7 +10,7 @@ import pytest
 
 from tests.datasets.encode import example, features_of, message, scenario_of, small_scene
 from tests.datasets.encode_files import gpudrive_of, nocturne_of, scenarionet_of
-from waymax_sim.datasets import tfrecord
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.validate import validate

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.encode import example, features_of, message, scenario_of, small_scene
-from waymax_sim.datasets import tfrecord
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.scenario import Scenario

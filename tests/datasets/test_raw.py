@@ -12,7 +12,7 @@ from tests.datasets.encode import PAST, small_scene
 from tests.datasets.random_scenes import random_scene, scene_arguments
 from tests.datasets.same import assert_same
 from waymax_sim.datasets.loader import load
-from waymax_sim.datasets.raw import raw_of
+from waymax_sim.datasets.raw_from_scenario import raw_of
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import stack_scenarios
 from waymax_sim.pytree import take

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waymax_sim.datasets import safe_pickle
+from waymax_sim.datasets.encoding import safe_pickle
+from waymax_sim.datasets.encoding.safe_pickle import loads
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.safe_pickle import loads
 
 KEYS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text()
 PLAIN = st.recursive(

@@ -6,9 +6,9 @@ import pytest
 from tests.datasets.encode import example, features_of, map_feature, message, packed, scenario_of, small_scene
 from tests.datasets.same import assert_same
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.lights import by_lane
-from waymax_sim.datasets.loader import parse
-from waymax_sim.datasets.scenario_proto import scene_from_proto
+from waymax_sim.datasets.formats.scenario_proto import scene_from_proto
+from waymax_sim.datasets.formats.traffic_lights import by_lane
+from waymax_sim.datasets.scenarios import parse
 from waymax_sim.datatypes.roadmap import CONTROLS, SUCCESSOR, kind_name
 
 

@@ -10,7 +10,7 @@ from tests.datasets.encode_files import scenarionet_of
 from tests.datasets.same import assert_same
 from tests.datasets.test_gpudrive import spoil
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.scenarionet import scene_from_file, scene_from_record
+from waymax_sim.datasets.formats.scenarionet import scene_from_file, scene_from_record
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.roadmap import CONTROLS
 from waymax_sim.datatypes.validate import validate

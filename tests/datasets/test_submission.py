@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.data import recorded
 from tests.datasets.encode import message
-from waymax_sim.datasets import submission
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.submission import (
+from waymax_sim.datasets.formats import sim_agents_submission as submission
+from waymax_sim.datasets.formats.sim_agents_submission import (
     RolloutFile,
     decode_rollouts,
     encode_rollouts,

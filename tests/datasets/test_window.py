@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.datasets.encode import message, scenario_of, small_scene
 from tests.datasets.same import assert_same
-from waymax_sim.datasets import tfrecord
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario

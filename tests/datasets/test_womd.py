@@ -7,10 +7,10 @@ import pytest
 
 from tests.datasets.encode import PAST, example, features_of, message, packed, small_scene
 from tests.datasets.same import assert_same
+from waymax_sim.datasets.encoding.tf_example import decode_example
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats.womd import scene_from_example
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datasets.tf_example import decode_example
-from waymax_sim.datasets.womd import scene_from_example
 
 NOT_IN_EXAMPLES = ("links", "speed_limit")
 

@@ -10,10 +10,10 @@ from tests.datasets.random_scenes import random_scene
 from tests.datasets.same import assert_same
 from tests.datasets.test_raw import assert_bits
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats.write import lost, write_scenes
 from waymax_sim.datasets.loader import load
-from waymax_sim.datasets.raw import raw_of
+from waymax_sim.datasets.raw_from_scenario import raw_of
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datasets.write import lost, write_scenes
 
 NOT_IN_EXAMPLES = ("links", "speed_limit")
 

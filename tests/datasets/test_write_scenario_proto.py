@@ -11,10 +11,11 @@ from tests.datasets.encode import message, scenario_of, small_scene
 from tests.datasets.random_scenes import random_scene, scene_arguments
 from tests.datasets.same import assert_same, in_order
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import load, parse
-from waymax_sim.datasets.scenario_proto import scene_from_proto
+from waymax_sim.datasets.formats.scenario_proto import scene_from_proto
+from waymax_sim.datasets.formats.write_scenario_proto import proto_of
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.scenarios import parse
 from waymax_sim.datasets.synthetic import synthetic_scene
-from waymax_sim.datasets.write_scenario_proto import proto_of
 from waymax_sim.datatypes.roadmap import CONTROLS
 
 RECORDED = ("scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f", "scenario_2a173b334be3d32c")

@@ -10,13 +10,15 @@ from tests.data import recorded
 from tests.datasets.encode import example, features_of, small_scene
 from tests.datasets.random_scenes import random_scene, scene_arguments
 from tests.datasets.same import assert_same, in_order
-from waymax_sim.datasets import tfrecord, write_womd
+from waymax_sim.datasets.encoding import tfrecord
+from waymax_sim.datasets.encoding.tf_example import decode_example
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import load, parse
+from waymax_sim.datasets.formats import write_womd
+from waymax_sim.datasets.formats.write_womd import encode_example, example_of
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.scenarios import parse
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.synthetic import synthetic_scene
-from waymax_sim.datasets.tf_example import decode_example
-from waymax_sim.datasets.write_womd import encode_example, example_of
 
 NOT_IN_EXAMPLES = ("links", "speed_limit")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from behavior_models import Random
 from tests.scenes import raw_scene
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.evaluation import Evaluation, Folder, Plan
 

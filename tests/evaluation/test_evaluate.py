@@ -9,7 +9,7 @@ from behavior_models import ConstantVelocity, Random, Stationary
 from tests.evaluation.plans import STEPS, made, plan
 from tests.scenes import raw_scene
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import select
 from waymax_sim.datatypes.padding import size_class, sizes

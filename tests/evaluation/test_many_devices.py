@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.encode import message, scenario_of, small_scene
-from waymax_sim.datasets.tfrecord import write_records
+from waymax_sim.datasets.encoding.tfrecord import write_records
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 400

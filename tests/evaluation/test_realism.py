@@ -11,11 +11,11 @@ from tests.data import recorded
 from tests.programs import AS_FOR_USERS
 from waymax_sim.cli import main
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats.sim_agents_submission import read_rollouts, unpack_submission
 from waymax_sim.datasets.loader import load
-from waymax_sim.datasets.submission import read_rollouts, unpack_submission
 from waymax_sim.evaluation import report
-from waymax_sim.evaluation.realism import check_scene, evaluate_realism, to_file, to_rollouts
-from waymax_sim.evaluation.realism_report import summarize
+from waymax_sim.evaluation.realism.evaluate import check_scene, evaluate_realism, to_file, to_rollouts
+from waymax_sim.evaluation.realism.report import summarize
 from waymax_sim.metrics.realism import CONFIGS
 
 SCENES = "synthetic:0:2"

@@ -8,9 +8,10 @@ import pytest
 from behavior_models import Random
 from tests.datasets.encode import message, scenario_of, small_scene
 from tests.scenes import raw_scene
+from waymax_sim.datasets.encoding.tfrecord import write_records
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios, load
-from waymax_sim.datasets.tfrecord import write_records
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datatypes.padding import sizes
 from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.evaluation import SceneOutput, scene_key, stream_scenes

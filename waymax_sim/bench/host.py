@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from waymax_sim.bench.measure import MEGA
-from waymax_sim.datasets import tfrecord, wire
-from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.encoding import protobuf, tfrecord
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.store.pack import pack, snapped
 from waymax_sim.datasets.store.unpack import unpack
@@ -50,5 +50,5 @@ def _form(file: str, record: int) -> str | None:
     """What a record is; None for made-up scenes."""
     if file.startswith("synthetic:"):
         return None
-    fields = wire.decode(tfrecord.read(tfrecord.index(file), record), "record")
+    fields = protobuf.decode(tfrecord.read(tfrecord.index(file), record), "record")
     return "tf_example" if fields.keys() == {1} else "scenario_proto"

@@ -12,7 +12,7 @@ from waymax_sim.bench.cold import cold_starts, peak_rss_mb
 from waymax_sim.bench.host import HOST, host_cases
 from waymax_sim.bench.rows import Json, Sampling, Sized, cold_row, compiled_rows, conditions, host_row
 from waymax_sim.bench.scenes import sized, source
-from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene
 
 # Size of a made-up scene: that of a recorded one of the Waymo Open Motion Dataset.

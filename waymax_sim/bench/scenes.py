@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from waymax_sim.datasets.loader import Scenarios, load
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.roadmap import ROAD_EDGE_TYPES
 from waymax_sim.datatypes.scenario import Scenario

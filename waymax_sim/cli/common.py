@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios, load
+from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.env import Policy
 
 ScenePath = Annotated[

@@ -71,7 +71,7 @@ def realism(
       from_submission: Score the rollouts of this submission.
       from_npz: Score the rollouts in this file of arrays; PATH must have one scene.
     """
-    from waymax_sim.evaluation import realism_run
+    from waymax_sim.evaluation.realism import run as realism_run
 
     if sum(given is not None for given in (policy, from_submission, from_npz)) != 1:
         raise WrongCall("give one of --policy, --from-submission and --from-npz")

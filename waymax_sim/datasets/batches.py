@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.store.info import SceneInfo
 from waymax_sim.datatypes.padding import Stack, larger_in, sizes, stack_scenarios
 from waymax_sim.datatypes.scenario import Scenario

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios, load_all
+from waymax_sim.datasets.loader import load_all
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.store.files import SPLIT
 from waymax_sim.datasets.store.record import INFO, LACKS, SCENARIO_ID, SCENE, features_of
 from waymax_sim.datasets.store.schema import DESCRIPTION, FACTS, VERSION

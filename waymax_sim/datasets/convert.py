@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
+from waymax_sim.datasets.encoding import array_record
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios
-from waymax_sim.datasets.store import array_record
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.store.files import DATASET_INFO, MANIFEST, SHARD, shard_name
 from waymax_sim.datasets.store.record import features_of, serialize
 from waymax_sim.datasets.store.schema import VERSION, dataset_info_json, features_json

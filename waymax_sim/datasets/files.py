@@ -9,10 +9,10 @@ from waymax_sim.datasets.scene import RawScene
 
 # Ending to the module that reads it; each has `scene_from_file(path)`. Imported when needed: some need more packages.
 READERS = {
-    ".json": "waymax_sim.datasets.gpudrive",
-    ".parquet": "waymax_sim.datasets.argoverse2",
-    ".pkl": "waymax_sim.datasets.scenarionet",
-    ".xml": "waymax_sim.datasets.commonroad",
+    ".json": "waymax_sim.datasets.formats.gpudrive",
+    ".parquet": "waymax_sim.datasets.formats.argoverse2",
+    ".pkl": "waymax_sim.datasets.formats.scenarionet",
+    ".xml": "waymax_sim.datasets.formats.commonroad",
 }
 LARGEST = 512 * 2**20  # bytes; the largest real scene known is below 20 MB
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from waymax_sim.datasets import tfrecord
+from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.synthetic import synthetic_scene
@@ -87,7 +87,7 @@ def generate(shards: list[Shard], *, workers: int = 1, encode: Encode | None = N
 
 
 def _write(shard: Shard, encode: Encode | None) -> Shard:
-    make: Encode = encode or importlib.import_module("waymax_sim.datasets.write_womd").example_of
+    make: Encode = encode or importlib.import_module("waymax_sim.datasets.formats.write_womd").example_of
     partial = shard.path.with_name(f"{shard.path.name}.partial")
     tfrecord.write_records(partial, [make(synthetic_scene(shard.seed, index)) for index in shard.scenes])
     os.replace(partial, shard.path)

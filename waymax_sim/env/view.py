@@ -13,9 +13,9 @@ from waymax_sim.datatypes.elements import NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.observation import Observation
-from waymax_sim.maps.batching import listed
 from waymax_sim.maps.nearby import element_points, nearest_elements
-from waymax_sim.maps.smallest import k_smallest
+from waymax_sim.ops.batched_lookup import listed
+from waymax_sim.ops.bottom_k import k_smallest
 from waymax_sim.pytree import Array, pytree, take
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Key
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datatypes.agents import Selector, select
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Env, EnvConfig, Policy, Trace, rollout

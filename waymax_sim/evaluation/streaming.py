@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.loader import Scenarios
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datatypes.padding import pad, pad_to_class
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.evaluation.sharding import SceneFunction, map_scenes, scene_key

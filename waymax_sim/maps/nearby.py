@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
-from waymax_sim.maps.batching import in_batches, of_many_maps, take_from, work_off
 from waymax_sim.maps.elements import NUM_LISTED, NUM_NEAR
-from waymax_sim.maps.smallest import k_smallest
+from waymax_sim.ops.batched_lookup import in_batches, of_many_maps, take_from, work_off
+from waymax_sim.ops.bottom_k import k_smallest
 from waymax_sim.pytree import Array
 
 # Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import CHUNK, SegmentIndex, Segments
-from waymax_sim.maps.batching import in_batches, of_many_maps, take_from, work_off
 from waymax_sim.maps.index import LEVELS, SHORT, Z_STRETCH
-from waymax_sim.maps.smallest import numbered
+from waymax_sim.ops.batched_lookup import in_batches, of_many_maps, take_from, work_off
+from waymax_sim.ops.bottom_k import numbered
 from waymax_sim.pytree import Array
 
 # Points whose list is looked at together on a CPU, whose caches hold so much.

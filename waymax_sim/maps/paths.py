@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.lanes import Frenet, LaneGraph, LanePath
 from waymax_sim.datatypes.roadmap import CHUNK, Segments
-from waymax_sim.maps.batching import work_off
 from waymax_sim.maps.nearest import distance2, distance2_to_all, ends_of, first_smallest, nearest_segment
+from waymax_sim.ops.batched_lookup import work_off
 from waymax_sim.pytree import Array
 
 # Agents follow lanes whose direction differs from their heading by at most this angle (rad).

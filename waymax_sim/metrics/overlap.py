@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
-from waymax_sim.maps.batching import listed
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
+from waymax_sim.ops.batched_lookup import listed
 from waymax_sim.pytree import Array
 
 # How many others a CPU takes in one turn of the loop.

@@ -6,9 +6,9 @@ from jaxtyping import Bool, Float
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import Segments
-from waymax_sim.maps.batching import work_off
 from waymax_sim.maps.nearest import distance2_to_all, ends_of, nearest_segment
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag, masked_value
+from waymax_sim.ops.batched_lookup import work_off
 from waymax_sim.pytree import Array
 
 # A heading this far from the direction of the lane drives against it (rad); crossing traffic does not.

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from waymax_sim.datasets.loader import load
-from waymax_sim.datasets.raw import raw_of
+from waymax_sim.datasets.raw_from_scenario import raw_of
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import bucket, sizes
 from waymax_sim.datatypes.scenario import Scenario

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.test_fuzz import MUTATIONS, mutate
+from waymax_sim.datasets.encoding.array_record import OfficialReader, Reader, opened, write
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.store.array_record import OfficialReader, Reader, opened, write
 
 official = pytest.importorskip("array_record.python.array_record_module", reason="array_record is not installed")
 BLOCK = 65536

@@ -8,7 +8,7 @@ import numpy as np
 from tests.scenes import busy_raw_scene
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.evaluation.realism import verbatim_log
+from waymax_sim.evaluation.realism.evaluate import verbatim_log
 from waymax_sim.metrics.realism import Rollouts, compare, score
 
 # One program each for the tests of a module; of all modules they are the same, so that a cache on disk has them.

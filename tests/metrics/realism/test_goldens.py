@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.data import recorded
+from waymax_sim.datasets.formats.sim_agents_submission import read_npz
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datasets.submission import read_npz
 from waymax_sim.datatypes.padding import pad, sizes
-from waymax_sim.evaluation.realism import to_rollouts, verbatim_log
+from waymax_sim.evaluation.realism.evaluate import to_rollouts, verbatim_log
 from waymax_sim.metrics.realism import CONFIGS, Comparison, Evaluated, SceneFeatures, compare, score
 
 SCENES = {

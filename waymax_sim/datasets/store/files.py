@@ -5,10 +5,10 @@ import json
 import os
 import re
 
+from waymax_sim.datasets.encoding.array_record import opened
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.raw import raw_of
+from waymax_sim.datasets.raw_from_scenario import raw_of
 from waymax_sim.datasets.scene import RawScene
-from waymax_sim.datasets.store.array_record import opened
 from waymax_sim.datasets.store.info import SceneInfo
 from waymax_sim.datasets.store.record import info_in, lacks_in, scene_in
 from waymax_sim.datasets.store.unpack import unpack

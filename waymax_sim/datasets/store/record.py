@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from waymax_sim.datasets import wire
+from waymax_sim.datasets.encoding import protobuf
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.store.info import SceneInfo, info_of
@@ -66,7 +66,7 @@ def serialize(features: Mapping[str, Any]) -> bytes:
 
 def _field(number: int, data: bytes) -> bytes:
     """A length-delimited field of a message."""
-    return _varint(number << 3 | wire.LEN) + _varint(len(data)) + data
+    return _varint(number << 3 | protobuf.LEN) + _varint(len(data)) + data
 
 
 def _varint(value: int) -> bytes:
@@ -77,7 +77,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def scene_in(record: wire.Data) -> memoryview:
+def scene_in(record: protobuf.Data) -> memoryview:
     """The packed scene of a record.
 
     Raises:
@@ -86,7 +86,7 @@ def scene_in(record: wire.Data) -> memoryview:
     return _text(_entries(record), SCENE)
 
 
-def lacks_in(record: wire.Data) -> tuple[str, ...]:
+def lacks_in(record: protobuf.Data) -> tuple[str, ...]:
     """What the format of the source does not hold, by the record.
 
     Raises:
@@ -96,7 +96,7 @@ def lacks_in(record: wire.Data) -> tuple[str, ...]:
     return tuple(text.split(", ")) if text else ()
 
 
-def info_in(record: wire.Data) -> SceneInfo:
+def info_in(record: protobuf.Data) -> SceneInfo:
     """The facts about the scene of a record.
 
     Raises:
@@ -105,34 +105,34 @@ def info_in(record: wire.Data) -> SceneInfo:
     entries, values = _entries(record), {}
     for field in dataclasses.fields(SceneInfo):
         name = f"{INFO}/{field.name}"
-        numbers = wire.integers(_list(entries, name, 3), 1, name)
+        numbers = protobuf.integers(_list(entries, name, 3), 1, name)
         if len(numbers) != 1:
             raise DataError(f"has {len(numbers)} values where 1 is expected", field=name, remedy=REMEDY)
         values[field.name] = bool(numbers[0]) if field.type is bool else int(numbers[0])
     return SceneInfo(**values)
 
 
-def _entries(record: wire.Data) -> dict[bytes, memoryview]:
+def _entries(record: protobuf.Data) -> dict[bytes, memoryview]:
     """The features of a record by name, not decoded: only one of many is wanted."""
-    (features,) = _messages(wire.decode(memoryview(record), "record"), 1)[-1:] or [memoryview(b"")]
-    entries = _messages(wire.decode(features, "features"), 1)
+    (features,) = _messages(protobuf.decode(memoryview(record), "record"), 1)[-1:] or [memoryview(b"")]
+    entries = _messages(protobuf.decode(features, "features"), 1)
     # An entry of a map begins with its key: a tag, its length, and the key.
     return {bytes(entry[2 : 2 + entry[1]]): entry for entry in entries if len(entry) >= 2}
 
 
-def _list(entries: Mapping[bytes, memoryview], name: str, kind: int) -> wire.Fields:
+def _list(entries: Mapping[bytes, memoryview], name: str, kind: int) -> protobuf.Fields:
     """The list of a feature; `kind` is 1 for bytes and 3 for integers."""
     if name.encode() not in entries:
         raise DataError("missing feature", field=name, remedy=REMEDY)
-    feature = _messages(wire.decode(entries[name.encode()], name), 2)
-    lists = _messages(wire.decode(feature[-1], name), kind) if feature else []
-    return wire.decode(lists[-1], name) if lists else {}
+    feature = _messages(protobuf.decode(entries[name.encode()], name), 2)
+    lists = _messages(protobuf.decode(feature[-1], name), kind) if feature else []
+    return protobuf.decode(lists[-1], name) if lists else {}
 
 
 def _text(entries: Mapping[bytes, memoryview], name: str) -> memoryview:
     return (_messages(_list(entries, name, 1), 1) or [memoryview(b"")])[-1]
 
 
-def _messages(fields: wire.Fields, number: int) -> list[memoryview]:
+def _messages(fields: protobuf.Fields, number: int) -> list[memoryview]:
     """Values of a field of messages or bytes, as parts of what was decoded: a scene is large."""
-    return [value for kind, value in fields.get(number, []) if kind == wire.LEN]
+    return [value for kind, value in fields.get(number, []) if kind == protobuf.LEN]

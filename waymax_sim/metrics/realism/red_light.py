@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import LANE_SURFACE_STREET
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.maps.batching import work_off
 from waymax_sim.metrics.realism.tracks import as_float32_of_the_world
+from waymax_sim.ops.batched_lookup import work_off
 from waymax_sim.pytree import Array, on_device, pytree
 
 # Light states that forbid to go on; a flashing one does not.

@@ -1,0 +1,1 @@
+"""Planners of the ego that simulate ahead."""

@@ -1,0 +1,51 @@
+"""The few smallest of many numbers, against a stable sort."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waymax_sim.ops.bottom_k import k_smallest
+
+SIZES = [(20, 136, 16), (3, 128, 15), (5, 7, 2), (2, 4, 4), (2, 300, 5), (1, 2, 1)]
+smallest = functools.cache(lambda k: jax.jit(functools.partial(k_smallest, k=k)))
+
+
+def assert_smallest(values, k):
+    found, column = map(np.asarray, smallest(k)(values))
+    expected = np.argsort(values, axis=-1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(found, np.take_along_axis(values, expected, axis=-1))
+    there = np.isfinite(found)
+    np.testing.assert_array_equal(column[there], expected[there])
+
+
+# Far apart, equal, mostly absent, equal in all but their last bits, tiny and zero.
+KINDS = {
+    "any": lambda values: values,
+    "equal": np.round,
+    "absent": lambda values: np.where(values < 9, values, np.inf),
+    "close": lambda values: 1 + np.round(values) * 1e-7,
+    "tiny": lambda values: np.maximum(values - 50, 0) * 1e-30,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rows", "columns", "k"), SIZES)
+def test_as_by_a_stable_sort(kind, rows, columns, k):
+    values = np.random.default_rng(columns).uniform(0, 100, (rows, columns))
+    assert_smallest(KINDS[kind](values).astype(np.float32), k)
+
+
+@given(st.lists(st.floats(0, np.inf, width=32, allow_subnormal=False), min_size=7, max_size=7))
+def test_any_numbers(row):
+    assert_smallest(np.array([row], np.float32), 2)
+
+
+def test_a_batch_of_rows_is_more_rows():
+    values = np.random.default_rng(0).uniform(0, 9, (3, 4, 40)).astype(np.float32)
+    found, column = jax.jit(jax.vmap(lambda rows: k_smallest(rows, 6)))(values)
+    np.testing.assert_array_equal(column, np.argsort(values, axis=-1)[..., :6])
+    np.testing.assert_array_equal(found, np.sort(values, axis=-1)[..., :6])

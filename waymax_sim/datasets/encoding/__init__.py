@@ -1,0 +1,1 @@
+"""Serialized forms: protobuf messages, TFRecord and ArrayRecord framing, JSON fields, pickles."""

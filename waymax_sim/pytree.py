@@ -21,31 +21,52 @@ T = TypeVar("T")
 ALIGNED = 64
 
 
-@dataclass_transform(frozen_default=True)
-def pytree(cls: type[T]) -> type[T]:
-    """Makes `cls` a frozen dataclass whose fields are the children of a JAX pytree.
+def static(**options: Any) -> Any:
+    """A field of a `pytree` record that is structure and not data: hashable, equal by value, never traced.
 
-    Unflattening does not run `__init__`: JAX fills records with tracers and placeholders on its way
-    through `vmap` and `scan`, and those would fail the shape checks meant for users.
+    Args:
+      options: Those of `dataclasses.field`, such as `default`.
+    """
+    return dataclasses.field(**options, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def pytree(cls: type[T]) -> type[T]:
+    """Makes `cls` a frozen dataclass whose fields are the children of a JAX pytree; `static` fields are structure.
+
+    Records of equal static fields share compiled programs. Unflattening does not run `__init__`: JAX fills records
+    with tracers and placeholders inside `vmap` and `scan`, and those would fail the shape checks meant for users.
     """
     record: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    names = tuple(field.name for field in dataclasses.fields(record))
+    fields = dataclasses.fields(record)
+    names = tuple(field.name for field in fields if "static" not in field.metadata)
+    static_names = tuple(field.name for field in fields if "static" in field.metadata)
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)
 
     def flatten(item):
-        return tuple(getattr(item, name) for name in names), None
+        return tuple(getattr(item, name) for name in names), tuple(getattr(item, name) for name in static_names)
 
     def flatten_with_keys(item):
-        return tuple((key, getattr(item, key.name)) for key in keys), None
+        children, structure = flatten(item)
+        return tuple(zip(keys, children, strict=True)), structure
 
-    def unflatten(_, children):
+    def unflatten(structure, children):
         item = object.__new__(record)
-        for name, child in zip(names, children, strict=True):
+        for name, child in zip((*names, *static_names), (*children, *structure), strict=True):
             object.__setattr__(item, name, child)
         return item
 
     jax.tree_util.register_pytree_with_keys(record, flatten_with_keys, unflatten, flatten)
     return record
+
+
+@dataclass_transform(frozen_default=True)
+def static_record(cls: type[T]) -> type[T]:
+    """Makes `cls` a frozen dataclass that is a pytree without leaves: all of it is structure.
+
+    It is a legal argument of `jit`; records that are equal share compiled programs.
+    """
+    return jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls))
 
 
 def take(record: T, index: Any) -> T:

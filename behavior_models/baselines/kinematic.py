@@ -1,26 +1,19 @@
 """Policies without intentions: baselines that need nothing but the present state."""
 
-import dataclasses
-
 import jax.numpy as jnp
 from jaxtyping import Key
 
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Bicycle, Dynamics, Teleport
-from waymax_sim.env import Observation
-from waymax_sim.pytree import Array
+from waymax_sim.dynamics import Bicycle, Teleport
+from waymax_sim.env import Observation, Policy
+from waymax_sim.pytree import Array, static_record
 
 
-@dataclasses.dataclass(frozen=True)
-class ConstantVelocity:
+@static_record
+class ConstantVelocity(Policy):
     """Keeps the velocity vector and the heading."""
 
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Teleport(), init=False)
-
-    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
-        """Needs no state."""
-        return ()
+    dynamics = Teleport()
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """The pose that the velocity leads to."""
@@ -29,16 +22,11 @@ class ConstantVelocity:
         return Action(value=jnp.concatenate([xy, now.yaw[:, None], now.velocity], axis=-1), valid=now.valid), carry
 
 
-@dataclasses.dataclass(frozen=True)
-class ConstantSpeed:
+@static_record
+class ConstantSpeed(Policy):
     """Keeps the speed along the heading: a bicycle that neither accelerates nor steers."""
 
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Bicycle(), init=False)
-
-    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
-        """Needs no state."""
-        return ()
+    dynamics = Bicycle()
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """No acceleration, no curvature."""
@@ -46,16 +34,11 @@ class ConstantSpeed:
         return Action(value=jnp.zeros((valid.shape[0], 2)), valid=valid), carry
 
 
-@dataclasses.dataclass(frozen=True)
-class Stationary:
+@static_record
+class Stationary(Policy):
     """Stands still where it is, from one step to the next."""
 
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Teleport(), init=False)
-
-    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
-        """Needs no state."""
-        return ()
+    dynamics = Teleport()
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """The present pose with no velocity."""

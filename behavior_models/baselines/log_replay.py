@@ -1,18 +1,16 @@
 """Driving as recorded."""
 
-import dataclasses
-
 import jax.numpy as jnp
 from jaxtyping import Key
 
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Dynamics, Teleport
-from waymax_sim.env import Observation
-from waymax_sim.pytree import Array, take
+from waymax_sim.env import Observation, Policy
+from waymax_sim.pytree import Array, static_record, take
 
 
-@dataclasses.dataclass(frozen=True)
-class LogReplay:
+@static_record
+class LogReplay(Policy):
     """Goes where the log goes next: exactly by teleport, or as well as another dynamics model can.
 
     Where the log ends before the episode does, agents coast.
@@ -22,11 +20,7 @@ class LogReplay:
     """
 
     dynamics: Dynamics = Teleport()
-    privileged: bool = dataclasses.field(default=True, init=False)
-
-    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
-        """Needs no state."""
-        return ()
+    privileged = True
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """The inverse from the simulated present to the logged next step."""

@@ -1,22 +1,20 @@
 """Constant velocity with noise: what a simulator that knows nothing but its own ignorance would do."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
 
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Dynamics, Teleport
-from waymax_sim.env import Observation
-from waymax_sim.pytree import Array
+from waymax_sim.dynamics import Teleport
+from waymax_sim.env import Observation, Policy
+from waymax_sim.pytree import Array, static_record
 
 # Noise of velocity, of place, and of heading: one draw per agent, and one per agent and step.
 Carry = tuple[Float[Array, "N 2"], Float[Array, "N 2"]]
 
 
-@dataclasses.dataclass(frozen=True)
-class NoisyConstantVelocity:
+@static_record
+class NoisyConstantVelocity(Policy):
     """Keeps a velocity that is off by a constant error, at places that are off a little; headings wander.
 
     All noise is normal and independent. Each agent has its own stream of random numbers.
@@ -30,8 +28,7 @@ class NoisyConstantVelocity:
     velocity_noise: float = 0.5
     place_noise: float = 0.01
     yaw_noise: float = 0.01
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Teleport(), init=False)
+    dynamics = Teleport()
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Carry:
         """The errors of the velocities; places are exact at first."""

@@ -1,30 +1,23 @@
 """Uniformly random actions."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Key
 
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Dynamics
-from waymax_sim.env import Observation
-from waymax_sim.pytree import Array
+from waymax_sim.env import Observation, Policy
+from waymax_sim.pytree import Array, static_record
 
 
-@dataclasses.dataclass(frozen=True)
-class Random:
+@static_record
+class Random(Policy):
     """Draws every action uniformly from the bounds of its dynamics, which must be finite.
 
     Each agent has its own stream of random numbers, so padding and batch size change no draw.
     """
 
     dynamics: Dynamics = Bicycle()
-    privileged: bool = dataclasses.field(default=False, init=False)
-
-    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
-        """Needs no state."""
-        return ()
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """One draw per agent."""

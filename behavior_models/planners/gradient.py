@@ -1,7 +1,5 @@
 """A planner by gradients: an action sequence is improved through the bicycle, with soft measures of what is wrong."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
@@ -14,10 +12,9 @@ from behavior_models.planners.reference_path import along
 from behavior_models.planners.scoring import corner_distances, cost_of, terms_of
 from waymax_sim import geometry
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Dynamics
-from waymax_sim.env import Observation
+from waymax_sim.env import Observation, Policy
 from waymax_sim.metrics.comfort import MAX_ACCELERATION, MAX_LATERAL, MAX_LONGITUDINAL_JERK
-from waymax_sim.pytree import Array
+from waymax_sim.pytree import Array, static_record
 
 # Room to others and to the road edge (m), and time of way ahead to be kept free (s).
 ROOM, EDGE_ROOM, HEADWAY = 0.5, 0.3, 1.0
@@ -25,8 +22,8 @@ ROOM, EDGE_ROOM, HEADWAY = 0.5, 0.3, 1.0
 UNITS = (1.0, 0.5)
 
 
-@dataclasses.dataclass(frozen=True)
-class GradientPlanner:
+@static_record
+class GradientPlanner(Policy):
     """Improves an action sequence of the ego by gradients through the bicycle.
 
     At every step it starts from the last plan or from a proposal of `PDM`, whichever costs less, and takes a few steps
@@ -43,8 +40,7 @@ class GradientPlanner:
 
     num_steps: int = 6
     rate: float = 0.15
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=BICYCLE, init=False)
+    dynamics = BICYCLE
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Search:
         """No plan yet."""

@@ -1,7 +1,5 @@
 """A planner by random search: many action sequences are foreseen, and the better ones are averaged."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
@@ -14,13 +12,12 @@ from behavior_models.planners.scoring import cost_of, terms_of
 from behavior_models.traffic.car_following import HARDEST_ACCELERATION, HARDEST_BRAKING
 from behavior_models.traffic.idm import SHARPEST
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Dynamics
-from waymax_sim.env import Observation
-from waymax_sim.pytree import Array
+from waymax_sim.env import Observation, Policy
+from waymax_sim.pytree import Array, static_record
 
 
-@dataclasses.dataclass(frozen=True)
-class MPPI:
+@static_record
+class MPPI(Policy):
     """Model predictive path integral control for the ego (Williams et al. 2017, Information theoretic MPC).
 
     At every step, action sequences around the last plan are rolled forward with the bicycle for 4 s, while others are
@@ -44,8 +41,7 @@ class MPPI:
     acceleration: float = 0.8
     lateral: float = 0.5
     num_elites: int = 0
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=BICYCLE, init=False)
+    dynamics = BICYCLE
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Search:
         """No plan yet."""

@@ -1,6 +1,5 @@
 """A planner by proposals: some ways of following the lane are foreseen, and the best one is driven."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,9 +10,8 @@ from behavior_models.planners.proposals import proposals
 from behavior_models.planners.scoring import Terms, score_of, terms_of
 from behavior_models.traffic.car_following import HARDEST_BRAKING
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Dynamics
-from waymax_sim.env import Observation
-from waymax_sim.pytree import Array
+from waymax_sim.env import Observation, Policy
+from waymax_sim.pytree import Array, static_record
 
 # If even the best proposal ends in a contact so soon (s), the ego brakes as hard as it can.
 EMERGENCY = 2.0
@@ -21,8 +19,8 @@ EMERGENCY = 2.0
 BESIDE_COST = 0.04
 
 
-@dataclasses.dataclass(frozen=True)
-class PDM:
+@static_record
+class PDM(Policy):
     """PDM-Closed for the ego (Dauner et al. 2023, Parting with misconceptions about learning-based motion planning).
 
     At every step, 15 proposals follow the route at offsets of -1, 0 and 1 m and at 20 to 100 % of the speed limit for
@@ -33,8 +31,7 @@ class PDM:
     It drives the sdc alone: other agents get no action, and coast where they are handed to it.
     """
 
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=BICYCLE, init=False)
+    dynamics = BICYCLE
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Int[Array, ""]:
         """The stop line that the ego has stopped at last: none."""

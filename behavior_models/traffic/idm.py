@@ -21,10 +21,10 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import PEDESTRIAN, AgentState
 from waymax_sim.datatypes.lanes import Frenet
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Bicycle, Dynamics
-from waymax_sim.env import Observation
+from waymax_sim.dynamics import Bicycle
+from waymax_sim.env import Observation, Policy
 from waymax_sim.maps.paths import point_at
-from waymax_sim.pytree import Array, take
+from waymax_sim.pytree import Array, static_record, take
 
 # Lights that are closed, and those that close: who cannot stop comfortably goes on (see `SIGNAL_STATE_NAMES`).
 UNKNOWN, CLOSED, CLOSING, OPEN = 0, (1, 4, 7), (2, 5), (3, 6)
@@ -41,8 +41,8 @@ SHARPEST, SIDEWAYS = 0.2, 4.0
 ANTICIPATION = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class IDM:
+@static_record
+class IDM(Policy):
     """Intelligent drivers on the lane graph (Treiber, Hennecke, Helbing 2000), for every agent at every step.
 
     Each agent gets a way along the lanes and a character, both drawn from the key. It keeps to the speed that suits
@@ -51,8 +51,7 @@ class IDM:
     stays there. Agents without a lane come to rest; pedestrians keep their pace, and stop for what is in their way.
     """
 
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Bicycle(max_acceleration=HARDEST_BRAKING), init=False)
+    dynamics = Bicycle(max_acceleration=HARDEST_BRAKING)
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Plans:
         """Characters; ways are made at the first step, and for agents that appear later."""

@@ -13,10 +13,10 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.lanes import LaneGraph, LanePath
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Bicycle, Dynamics
-from waymax_sim.env import Observation
+from waymax_sim.dynamics import Bicycle
+from waymax_sim.env import Observation, Policy
 from waymax_sim.maps.paths import project
-from waymax_sim.pytree import Array, take
+from waymax_sim.pytree import Array, static_record, take
 
 # Moves shorter than this from step to step are noise (m). Who goes less far than the second in all is parked (m).
 NOISE, PARKED = 0.02, 1.0
@@ -27,8 +27,8 @@ ON_PATH, ALIGNED, LEVEL = 2.0, 0.7, 6.0
 CREEP = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
-class LogPathIDM:
+@static_record
+class LogPathIDM(Policy):
     """Intelligent drivers (see `IDM`) on their own logged paths: where they go is known, how fast is up to them.
 
     It is privileged: the path is that of the logged future, and the speed on a free road is at most the highest one
@@ -36,8 +36,8 @@ class LogPathIDM:
     straight on at its last logged speed. Who does not move in the log is parked. People on foot are driven, too.
     """
 
-    privileged: bool = dataclasses.field(default=True, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Bicycle(max_acceleration=HARDEST_BRAKING), init=False)
+    privileged = True
+    dynamics = Bicycle(max_acceleration=HARDEST_BRAKING)
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Plans:
         """Characters, and the logged paths from now on."""

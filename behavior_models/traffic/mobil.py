@@ -17,11 +17,11 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import VEHICLE, AgentState
 from waymax_sim.datatypes.lanes import Frenet, LaneGraph, LanePath
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Bicycle, Dynamics
-from waymax_sim.env import Observation
+from waymax_sim.dynamics import Bicycle
+from waymax_sim.env import Observation, Policy
 from waymax_sim.maps.paths import frenet, lane_of, path_ahead, segment_at
-from waymax_sim.ops.batched_lookup import work_off
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.ops.batched_lookup import update_masked
+from waymax_sim.pytree import Array, pytree, static_record, take
 
 # A driver decides every so many steps, and after a change not for so many.
 EVERY, PAUSE = 5, 40
@@ -36,8 +36,8 @@ NEAREST, FURTHEST, ROOM = 1.5, 6.0, 2.0
 BATCH = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class MOBIL:
+@static_record
+class MOBIL(Policy):
     """Intelligent drivers (see `IDM`) who change lanes where lanes lie side by side.
 
     A driver changes if what it gains, plus `politeness` times what those behind it gain or lose on both lanes, is more
@@ -57,8 +57,7 @@ class MOBIL:
     threshold: float = 0.2
     safe_braking: float = 4.0
     keep_right: float = 0.0
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Bicycle(max_acceleration=HARDEST_BRAKING), init=False)
+    dynamics = Bicycle(max_acceleration=HARDEST_BRAKING)
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> "Changes":
         """Characters, as those of `IDM`."""
@@ -265,7 +264,7 @@ def _change(
 
         return jax.tree.map(put, kept, new), straight
 
-    (path, stopped_at, new), changes = work_off((kept, jnp.zeros_like(changes)), changes, BATCH, find)
+    (path, stopped_at, new), changes = update_masked((kept, jnp.zeros_like(changes)), changes, BATCH, find)
     seen = jax.tree.map(lambda old, new: jnp.where(changes, new, old), seen, new)
     return dataclasses.replace(plans, path=path, stopped_at=stopped_at), seen, changes
 

@@ -10,7 +10,7 @@ from behavior_models.traffic.car_following import FAR, HARDEST_BRAKING
 from behavior_models.traffic.swept_path import BATCH, NUM_PIECES, Ways, same_level
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
-from waymax_sim.ops.batched_lookup import in_batches
+from waymax_sim.ops.batched_lookup import map_masked
 from waymax_sim.pytree import Array, take
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def meetings(
 
     nothing = jnp.zeros((asked.shape[0], min(NUM_WATCHED, asked.shape[0])))
     nobody, no = nothing.astype(jnp.int32), nothing > 0
-    return in_batches(Meetings(nobody, nothing + FAR, no, no, no, nothing + FAR, nothing), asked, BATCH, find)
+    return map_masked(Meetings(nobody, nothing + FAR, no, no, no, nothing + FAR, nothing), asked, BATCH, find)
 
 
 def _meet(own: Ways, theirs: Ways, met, turned, claims: Claims, other: Claims, before):

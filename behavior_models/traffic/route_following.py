@@ -13,7 +13,7 @@ from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, AgentState
 from waymax_sim.datatypes.lanes import Frenet, LanePath
 from waymax_sim.env import Observation
 from waymax_sim.maps.paths import frenet, nearest_lane, path_ahead, project
-from waymax_sim.ops.batched_lookup import work_off
+from waymax_sim.ops.batched_lookup import update_masked
 from waymax_sim.pytree import Array, pytree, take
 
 # Points of a path and their distance (m); lanes of a path. A path is long enough for 8 s at 30 m/s.
@@ -120,7 +120,7 @@ def renew(observation: Observation, plans: Plans) -> tuple[Plans, Frenet]:
     # Loops of unknown length have no gradient in reverse.
     kept = _Made(plans.path, plans.has_lane, plans.parked, plans.stopped_at, seen)
     still, drivers, kept = jax.lax.stop_gradient((observation, plans.drivers, kept))
-    made = work_off(kept, asked, BATCH, lambda which: _make(still, drivers, plans.turns, which))
+    made = update_masked(kept, asked, BATCH, lambda which: _make(still, drivers, plans.turns, which))
     *parts, new = made
     seen = jax.tree.map(lambda old, new: jnp.where(asked, new, old), seen, new)
     return dataclasses.replace(plans, **dict(zip(_Made._fields, parts, strict=False)), made=plans.made | asked), seen

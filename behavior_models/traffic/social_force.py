@@ -3,8 +3,6 @@
 Helbing, Molnar 1995: Social force model for pedestrian dynamics.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
@@ -12,9 +10,9 @@ from jaxtyping import Bool, Float, Key
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import CYCLIST, AgentState
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Dynamics, Teleport
-from waymax_sim.env import Observation
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.dynamics import Teleport
+from waymax_sim.env import Observation, Policy
+from waymax_sim.pytree import Array, pytree, static_record
 
 # Those who are slower at first want to stand (m/s).
 STANDS = 0.2
@@ -36,8 +34,8 @@ class Aims:
     known: Bool[Array, " N"]
 
 
-@dataclasses.dataclass(frozen=True)
-class SocialForce:
+@static_record
+class SocialForce(Policy):
     """Driven by a wish to keep the velocity they were first seen with, and repelled by others.
 
     The acceleration is (wanted - velocity) / `relaxation`, and for each other agent the slope of the potential
@@ -61,8 +59,7 @@ class SocialForce:
     range: float = 0.3
     stride: float = 2.0
     sight: float = 1.745
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics = dataclasses.field(default=Teleport(), init=False)
+    dynamics = Teleport()
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Aims:
         """Nobody has been seen yet."""

@@ -12,7 +12,7 @@ from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.lanes import LanePath
 from waymax_sim.maps.nearest import first_smallest
 from waymax_sim.maps.paths import point_at
-from waymax_sim.ops.batched_lookup import in_batches
+from waymax_sim.ops.batched_lookup import map_masked
 from waymax_sim.pytree import Array, pytree, take
 
 # Pieces of a way; they grow with the distance.
@@ -109,7 +109,7 @@ def leads(
         return _Lead(who, jnp.take_along_axis(at, who[:, None], axis=-1)[:, 0], jnp.min(rear, axis=-1) < FAR)
 
     nobody = jnp.zeros(asked.shape, jnp.int32)
-    lead = in_batches(_Lead(nobody, nobody, asked & False), asked, BATCH, find)
+    lead = map_masked(_Lead(nobody, nobody, asked & False), asked, BATCH, find)
     own = jax.tree.map(lambda values: jnp.take_along_axis(values, lead.piece[:, None], axis=-1)[:, 0], ways)
     _, distance = _in_way(own, size[:, 1], take(boxes, lead.who), lead.piece > 0)
     # The speed is that along the piece where the rear is.

@@ -11,7 +11,7 @@ from tests.adapters.roads import LENGTH, Places, roads
 from waymax_sim.adapters.pettingzoo import DRIVE_ALL, DriveParallelEnv
 
 PLACES = Places("all")
-BY_LOG = ws.Env(DRIVE_ALL.dynamics, dataclasses.replace(DRIVE_ALL.config, death="log"))
+BY_LOG = ws.Env(DRIVE_ALL.dynamics, dataclasses.replace(DRIVE_ALL.config, despawn="log"))
 
 
 def comes_and_goes():
@@ -118,6 +118,6 @@ def test_spaces_are_the_same_object_each_time(env):
 def test_mistakes_are_named(scenes, env):
     with pytest.raises(RuntimeError, match="reset before step"):
         env.step({})
-    config = dataclasses.replace(DRIVE_ALL.config, judged="sdc")
-    with pytest.raises(ValueError, match="use judged='all'"):
+    config = dataclasses.replace(DRIVE_ALL.config, evaluated="sdc")
+    with pytest.raises(ValueError, match="use evaluated='all'"):
         DriveParallelEnv(scenes, env=ws.Env(config=config))

@@ -82,7 +82,7 @@ def _bent(raw: RawScene, radius: float) -> RawScene:
 @jax.jit
 def observe(scenario: Scenario) -> Observation:
     """What the ego sees at first."""
-    return ENV.observe(scenario, ENV.start(scenario, jax.random.key(0)))
+    return ENV.observe(scenario, ENV.initial_state(scenario, jax.random.key(0)))
 
 
 @jax.jit

@@ -32,7 +32,7 @@ FILES = [
     "argoverse2/scenario_0a1e6f0a-1817-4a98-b02e-db8c9327d151.parquet",
     "commonroad/USA_Lanker-1_1_T-1.xml",
 ]
-CONFIG = EnvConfig(controlled="none", metrics=("overlap", "red_light_violation"), rewards=(), birth="never")
+CONFIG = EnvConfig(controlled="none", metrics=("overlap", "red_light_violation"), rewards=(), spawn="never")
 STEPS, LONGEST, HARDEST, AT_REST = 80, 199, 8.0, 0.3
 
 

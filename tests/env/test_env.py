@@ -39,7 +39,7 @@ def validity(now, following, num_agents=5, **changes):
 def test_births_and_deaths(birth, expected):
     """Hand-made table: controlled agents stay, others come and go with the log, births only if allowed."""
     s = validity([True, False, True, True, False], [True, True, False, False, False])
-    env = Env(config=EnvConfig(birth=birth, **BARE))
+    env = Env(config=EnvConfig(spawn=birth, **BARE))
     controller = jnp.where(jnp.asarray([True, True, True, False, True]), CALLER, LOG).astype(jnp.int32)
     state, _ = reset(env, s, KEY, controller)
     state, _ = step(env, s, state, bicycle(*[(0.0, 0.0)] * 5))
@@ -50,7 +50,7 @@ def test_death_with_the_log():
     s = validity([True, True, True], [True, False, True], num_agents=3)
     controller = jnp.full(3, CALLER, jnp.int32)
     for death, expected in (("never", [True, True, True]), ("log", [True, False, True])):
-        env = Env(config=EnvConfig(death=death, **BARE))
+        env = Env(config=EnvConfig(despawn=death, **BARE))
         state, _ = reset(env, s, KEY, controller)
         state, _ = step(env, s, state, bicycle(*[(0.0, 0.0)] * 3))
         np.testing.assert_array_equal(state.agents.valid, expected)
@@ -173,7 +173,7 @@ def test_height_follows_the_map():
 
 def test_height_may_follow_the_log():
     s = sloped(0.08)
-    env = Env(config=EnvConfig(controlled="all", z="log", **BARE))
+    env = Env(config=EnvConfig(controlled="all", height_source="log", **BARE))
     state, _ = reset(env, s, KEY)
     state, _ = step(env, s, state, bicycle(*[(-6.0, 0.0)] * 3))
     np.testing.assert_array_equal(state.agents.xyz[:, 2], s.log.xyz[6, :, 2])

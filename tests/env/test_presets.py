@@ -28,7 +28,7 @@ def judging(config: EnvConfig):
     def judge(scenario, agents, controller):
         history = take(agents, slice(AT + 1 - env.num_history_steps, AT + 1))
         state = State(step=jnp.asarray(AT, jnp.int32), history=history, controller=controller, key=jax.random.key(0))
-        return env.judge(scenario, state, moved=jnp.asarray(True))
+        return env.evaluate_state(scenario, state, has_advanced=jnp.asarray(True))
 
     return judge
 

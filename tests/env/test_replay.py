@@ -31,7 +31,7 @@ def first_scene(path):
 def replay(path, dynamics):
     """The scenario, the simulated and the logged agents of the 8 s after now, as NumPy."""
     scenario = first_scene(path)
-    env = Env(config=EnvConfig(controlled="all", z="log", metrics=("log_divergence",), rewards=()))
+    env = Env(config=EnvConfig(controlled="all", height_source="log", metrics=("log_divergence",), rewards=()))
     run = jax.jit(lambda scenario: rollout(env, LogReplay(dynamics), scenario, jax.random.key(0), 80))
     trace = run(jax.device_put(scenario))
     logged = take(scenario.log, slice(11, None))

@@ -126,7 +126,7 @@ def test_agents_without_a_policy_follow_the_log():
 
 @pytest.mark.parametrize("birth", ["log", "never"])
 def test_who_watches_changes_nothing(birth):
-    env = Env(config=EnvConfig(controlled="all", birth=birth))
+    env = Env(config=EnvConfig(controlled="all", spawn=birth))
     s = scene()
     come_and_go = np.random.default_rng(0).random(s.log.valid.shape) < 0.7
     s = dataclasses.replace(s, log=dataclasses.replace(s.log, valid=s.log.valid & come_and_go))
@@ -195,7 +195,7 @@ def test_stateful_policies_carry_their_state():
 
 def test_only_privileged_policies_see_the_log():
     s = scene()
-    state = Env().start(s, KEY)
+    state = Env().initial_state(s, KEY)
     assert Env().observe(s, state).log is None
     same(Env().observe(s, state, privileged=True).log, jax.device_put(s.log))
     signals = Env().observe(s, state).signals

@@ -42,7 +42,7 @@ def observe(scenario: Scenario, num_steps: int = 4) -> Observation:
     """The moment called now, without any metric."""
     config = EnvConfig(num_history_steps=num_steps, metrics=(), rewards=())
     env = Env(config=config)
-    state = env.start(scenario, jax.random.key(0))
+    state = env.initial_state(scenario, jax.random.key(0))
     return env.observe(scenario, state)
 
 

@@ -17,9 +17,9 @@ from waymax_sim.pytree import take
 if len(jax.devices()) < 2:
     pytest.skip("these tests compare one device with two", allow_module_level=True)
 
-ENV = Env(config=EnvConfig(controlled="all", z="log", metrics=("overlap", "offroad", "log_divergence")))
+ENV = Env(config=EnvConfig(controlled="all", height_source="log", metrics=("overlap", "offroad", "log_divergence")))
 # Most tests are not about maps: this compiles in a third of the time.
-LIGHT = Env(config=EnvConfig(controlled="all", z="log", metrics=("overlap", "log_divergence"), rewards=()))
+LIGHT = Env(config=EnvConfig(controlled="all", height_source="log", metrics=("overlap", "log_divergence"), rewards=()))
 ONE, TWO = (jax.make_mesh((n,), ("any_name",), devices=jax.devices()[:n]) for n in (1, 2))
 MANY = 5
 

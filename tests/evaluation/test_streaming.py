@@ -40,7 +40,7 @@ def look(scenario, key):
 
 
 def drive(scenario, key):
-    env = Env(config=EnvConfig(z="log", metrics=("overlap", "log_divergence"), rewards=()))
+    env = Env(config=EnvConfig(height_source="log", metrics=("overlap", "log_divergence"), rewards=()))
     trace = rollout(env, Random(), scenario, key, num_steps=4)
     return trace.agents, trace.metrics
 

@@ -12,7 +12,7 @@ from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.roadmap import CONTROLS, LANE_SURFACE_STREET, ROAD_EDGE_BOUNDARY, STOP_SIGN
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.metrics import METRICS, MetricValue, Snapshot, judge
+from waymax_sim.metrics import METRICS, MetricValue, Snapshot, compute_metrics
 
 NUM_STEPS, AGENTS, DT = 36, 6, 0.1
 TIME = DT * np.arange(NUM_STEPS)
@@ -130,6 +130,6 @@ def judged(scenario: Scenario, agents: AgentState) -> dict[str, MetricValue]:
 
     def at(step):
         history = jax.tree.map(functools.partial(jax.lax.dynamic_slice_in_dim, start_index=step, slice_size=31), padded)
-        return judge(Snapshot(scenario, step, history, DT), {name: METRICS[name] for name in NAMES})
+        return compute_metrics(Snapshot(scenario, step, history, DT), {name: METRICS[name] for name in NAMES})
 
     return jax.lax.map(at, jnp.arange(1, NUM_STEPS))

@@ -13,7 +13,7 @@ from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.padding import pad, sizes, stack_scenarios
 from waymax_sim.datatypes.roadmap import CONTROLS, LANE_SURFACE_STREET, STOP_SIGN
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.metrics import METRICS, Metric, MetricValue, Snapshot, judge, resolve
+from waymax_sim.metrics import METRICS, Metric, MetricValue, Snapshot, compute_metrics, resolve
 from waymax_sim.pytree import stack, take
 
 SEEDS = pytest.mark.parametrize("seed", range(3))
@@ -53,7 +53,7 @@ def lawless_raw_scene(seed: int = 0, num_agents: int = AGENTS) -> RawScene:
 def at(scenario: Scenario, step: int = 12) -> dict[str, MetricValue]:
     """All metrics at a step when agents are where the log has them two steps later."""
     history = take(scenario.log, slice(0, step + 3))
-    return judge(Snapshot(scenario, jnp.asarray(step), history, 0.1), METRICS)
+    return compute_metrics(Snapshot(scenario, jnp.asarray(step), history, 0.1), METRICS)
 
 
 at_now = jax.jit(at)

@@ -198,7 +198,7 @@ def test_names_are_known_and_weights_those_of_the_paper():
 
 def test_from_a_rollout():
     """The log is within the limit of 13.4 m/s, in its lane, 16 m behind the next car: its velocity is perfect."""
-    env = Env(config=EnvConfig(metrics=NUPLAN_METRICS, rewards=(), judged="sdc"))
+    env = Env(config=EnvConfig(metrics=NUPLAN_METRICS, rewards=(), evaluated="sdc"))
 
     @jax.jit
     def run(scenario):
@@ -213,7 +213,7 @@ def test_from_a_rollout():
 @pytest.mark.slow
 def test_on_recorded_scenes():
     path = str(recorded("womd") / "*.tfrecord")
-    env = Env(config=EnvConfig(metrics=NUPLAN_METRICS, rewards=(), judged="sdc"))
+    env = Env(config=EnvConfig(metrics=NUPLAN_METRICS, rewards=(), evaluated="sdc"))
     totals = {}
     for policy in (LogReplay(), ConstantVelocity()):
 

@@ -12,13 +12,13 @@ from waymax_sim.bench.cases import each_scene
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import stack_scenarios
 from waymax_sim.env import Env, EnvConfig, view
-from waymax_sim.ops.batched_lookup import listed, of_many_maps, work_off
+from waymax_sim.ops.batched_lookup import batch_over_maps, nonzero_padded, update_masked
 from waymax_sim.pytree import take
 
 ENV = Env(config=EnvConfig(metrics=("overlap", "offroad", "wrong_way"), rewards=()))
 
 
-@of_many_maps
+@batch_over_maps
 def ask(road, which, x, y):
     return {"sum": jnp.sum(road["points"], axis=-1)[which] + x, "product": road["factor"][which] * x * y}
 
@@ -58,7 +58,7 @@ def test_batches_of_batches():
 def test_only_what_is_left_is_worked_off():
     left = np.arange(10) % 3 == 0
     answers = {"a": jnp.zeros(10), "b": jnp.zeros((10, 2), jnp.int32)}
-    found = work_off(
+    found = update_masked(
         answers, left, 3, lambda which: {"a": which.astype(jnp.float32) + 1, "b": jnp.stack([which, which], axis=-1)}
     )
     np.testing.assert_array_equal(found["a"], np.where(left, np.arange(10) + 1, 0))
@@ -67,7 +67,7 @@ def test_only_what_is_left_is_worked_off():
 
 def test_what_is_left_is_listed():
     left = np.random.default_rng(0).random((4, 20)) < [[0], [0.3], [0.7], [1]]
-    items, count = jax.jit(jax.vmap(lambda left: listed(left, 25)))(left)
+    items, count = jax.jit(jax.vmap(lambda left: nonzero_padded(left, 25)))(left)
     for row, found, number in zip(left, items, count, strict=True):
         expected = np.flatnonzero(row)
         assert number == len(expected)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waymax_sim.ops.bottom_k import k_smallest
+from waymax_sim.ops.bottom_k import bottom_k
 
 SIZES = [(20, 136, 16), (3, 128, 15), (5, 7, 2), (2, 4, 4), (2, 300, 5), (1, 2, 1)]
-smallest = functools.cache(lambda k: jax.jit(functools.partial(k_smallest, k=k)))
+smallest = functools.cache(lambda k: jax.jit(functools.partial(bottom_k, k=k)))
 
 
 def assert_smallest(values, k):
@@ -46,6 +46,6 @@ def test_any_numbers(row):
 
 def test_a_batch_of_rows_is_more_rows():
     values = np.random.default_rng(0).uniform(0, 9, (3, 4, 40)).astype(np.float32)
-    found, column = jax.jit(jax.vmap(lambda rows: k_smallest(rows, 6)))(values)
+    found, column = jax.jit(jax.vmap(lambda rows: bottom_k(rows, 6)))(values)
     np.testing.assert_array_equal(column, np.argsort(values, axis=-1)[..., :6])
     np.testing.assert_array_equal(found, np.sort(values, axis=-1)[..., :6])

@@ -15,7 +15,7 @@ from waymax_sim.datatypes.agents import select, where
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action, State
 from waymax_sim.dynamics import Bicycle, Discrete
-from waymax_sim.env import Env, EnvConfig, Observation, Policy, StepOut
+from waymax_sim.env import Env, EnvConfig, Observation, Policy, StepOutput
 from waymax_sim.pytree import Array, on_device, pytree
 
 Observe = Callable[[Observation], Float[Array, "*shape"]]
@@ -27,7 +27,7 @@ DRIVE = Env(
     dynamics=Bicycle(normalized=True),
     config=EnvConfig(
         controlled="sdc",
-        judged="sdc",
+        evaluated="sdc",
         metrics=("overlap", "offroad", "log_progress"),
         rewards=(("log_progress", 1.0), ("overlap", -1.0), ("offroad", -1.0)),
         terminate_on=("overlap", "offroad"),
@@ -62,7 +62,7 @@ class Loop:
     observe: Observe = EGO_VIEW
     traffic: Policy | None = None
 
-    def reset(self, scenario: Scenario, key: Key[Array, ""]) -> tuple[Episode, Float[Array, "*shape"], StepOut]:
+    def reset(self, scenario: Scenario, key: Key[Array, ""]) -> tuple[Episode, Float[Array, "*shape"], StepOutput]:
         """The start of an episode, what is seen of it, and its judgement."""
         info = on_device(scenario.agents)
         others = LOG if self.traffic is None else POLICY
@@ -78,7 +78,7 @@ class Loop:
 
     def step(
         self, scenario: Scenario, episode: Episode, action: Action
-    ) -> tuple[Episode, Float[Array, "*shape"], StepOut]:
+    ) -> tuple[Episode, Float[Array, "*shape"], StepOutput]:
         """One step with the caller's action for the caller's agents."""
         state, carry = episode.state, episode.carry
         if self.traffic is None:
@@ -96,12 +96,12 @@ class Loop:
             )
             moved = state.step < scenario.num_steps - 1
             state = self.env.advance(scenario, state, proposed, jnp.where(mine, action.valid, moves.valid))
-            out = self.env.judge(scenario, state, moved=moved)
+            out = self.env.evaluate_state(scenario, state, has_advanced=moved)
         return Episode(state=state, carry=carry), self._see(scenario, state), out
 
     def step_sdc(
         self, scenario: Scenario, episode: Episode, action: Num[Array, " A"]
-    ) -> tuple[Episode, Float[Array, "*shape"], StepOut]:
+    ) -> tuple[Episode, Float[Array, "*shape"], StepOutput]:
         """One step with an action for the sdc alone."""
         value = jnp.broadcast_to(action, (scenario.num_agents, *action.shape))
         return self.step(scenario, episode, Action(value=value, valid=jnp.asarray(scenario.agents.is_sdc)))
@@ -146,7 +146,7 @@ def step_told(loop: Loop, scenario: Scenario, episode: Episode, action: Num[Arra
     return episode, seen, told_of(out, scenario)
 
 
-def told_of(out: StepOut, scenario: Scenario):
+def told_of(out: StepOutput, scenario: Scenario):
     """Reward, terminated, truncated, and metrics as (value, valid), of the sdc."""
     is_sdc = scenario.agents.is_sdc
     metrics = {

@@ -63,8 +63,8 @@ class DriveParallelEnv(ParallelEnv):
         traffic: Policy | None = None,
         pad_to: Mapping[str, int] | None = None,
     ):
-        if env.config.judged != "all":
-            raise ValueError("judged='sdc' leaves the other agents without a reward; use judged='all'")
+        if env.config.evaluated != "all":
+            raise ValueError("evaluated='sdc' leaves the other agents without a reward; use judged='all'")
         self._loop = Loop(env, observe, traffic)
         self._scenes = scenes_of(scenarios, pad_to)
         self._reset, self._step = compiled(Loop.reset, self._loop), compiled(Loop.step, self._loop)
@@ -144,7 +144,7 @@ class DriveParallelEnv(ParallelEnv):
         scenario = self._scenes[scene]
         self._mine = np.asarray(select(scenario.agents, self._loop.env.config.controlled))
         later = np.asarray(scenario.log.valid)[int(scenario.current_step) :]
-        comes = later.any(axis=0) if self._loop.env.config.birth == "log" else later[0]
+        comes = later.any(axis=0) if self._loop.env.config.spawn == "log" else later[0]
         self.possible_agents = _names(self._mine & comes)
         self._scenario = jax.device_put(scenario)
 

@@ -14,13 +14,12 @@ from waymax_sim.bench.baseline import PLAIN, WholeMap, plain_metrics, whole_map
 from waymax_sim.bench.scenes import Workload, batched, moments, states_at
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import Action, State
-from waymax_sim.dynamics import Dynamics
 from waymax_sim.env import Env, EnvConfig, Observation, Policy, rollout
 from waymax_sim.env.view import View, present_rows, view
 from waymax_sim.evaluation.evaluate import Plan, evaluate_scene
 from waymax_sim.metrics import METRICS, MetricValue
 from waymax_sim.metrics.realism import CONFIGS, Rollouts, Score, compare, score
-from waymax_sim.pytree import Array, on_device, take
+from waymax_sim.pytree import Array, on_device, static_record, take
 
 Policies = Mapping[str, Callable[[], Policy]]
 JUDGED = ("overlap", "offroad", "log_divergence")
@@ -94,7 +93,7 @@ def judge(workload: Workload, batch: int, plain_scenes: int, metrics: tuple[str,
 
 def judge_ego(workload: Workload, batch: int, plain_scenes: int) -> Work:
     """The same for the sdc alone."""
-    env = _env(JUDGED, judged="sdc")
+    env = _env(JUDGED, evaluated="sdc")
     scenarios, states = _batch(env, workload, batch)
     variants = [(scenarios, state) for state in states]
     return Work(jax.vmap(functools.partial(_judge, env)), variants, valid_agents=1.0)
@@ -187,19 +186,13 @@ def realism(workload: Workload, batch: int, plain_scenes: int) -> Work:
     return Work(jax.vmap(run), variants, _logged(scenario, num_steps), steps=num_steps)
 
 
-@dataclasses.dataclass(frozen=True)
-class Watcher:
+@static_record
+class Watcher(Policy):
     """Looks at the view of every agent that is there; its actions are sums of all in them, to be kept, not done."""
 
     num_observers: int
     num_agents: int = 16
     num_elements: int = 64
-    privileged: bool = dataclasses.field(default=False, init=False)
-    dynamics: Dynamics | None = dataclasses.field(default=None, init=False)
-
-    def init(self, observation: Observation, key: Key[Array, ""]) -> tuple[()]:
-        """Needs no state."""
-        return ()
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """One sum per agent, twice."""
@@ -251,8 +244,10 @@ def compiled_cases(policies: Policies) -> dict[str, Callable[[Workload, int, int
     )
 
 
-def _env(metrics: tuple[str, ...], num_history: int = 2, judged: Literal["all", "sdc"] = "all") -> Env:
-    config = EnvConfig(controlled="all", metrics=metrics, judged=judged, rewards=(), num_history_steps=num_history)
+def _env(metrics: tuple[str, ...], num_history: int = 2, evaluated: Literal["all", "sdc"] = "all") -> Env:
+    config = EnvConfig(
+        controlled="all", metrics=metrics, evaluated=evaluated, rewards=(), num_history_steps=num_history
+    )
     return Env(config=config)
 
 
@@ -269,7 +264,7 @@ def _batch(env: Env, workload: Workload, batch: int) -> tuple[Scenario, list[Sta
 
 
 def _judge(env: Env, scenario: Scenario, state: State) -> dict[str, MetricValue]:
-    return env.judge(scenario, state, moved=jnp.asarray(True)).metrics
+    return env.evaluate_state(scenario, state, has_advanced=jnp.asarray(True)).metrics
 
 
 def _roll(

@@ -84,7 +84,7 @@ def moments(num_steps: int, num_history: int, batch: int, variant: int) -> Int[n
 @functools.partial(jax.vmap, in_axes=(None, None, 0))
 def states_at(env: Env, scenario: Scenario, step: Int[Array, ""]) -> State:
     """The logged states at given steps, with the steps before them as history."""
-    return env.start(dataclasses.replace(scenario, current_step=step), jax.random.key(0))
+    return env.initial_state(dataclasses.replace(scenario, current_step=step), jax.random.key(0))
 
 
 def _tile(raw: RawScene, copies: int) -> RawScene:

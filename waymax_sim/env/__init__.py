@@ -1,6 +1,6 @@
 """The loop: reset, step, observe, roll out."""
 
-from waymax_sim.env.env import Env, EnvConfig, StepOut
+from waymax_sim.env.env import Env, EnvConfig, StepOutput
 from waymax_sim.env.observation import Observation, observe
 from waymax_sim.env.policy import Policy
 from waymax_sim.env.presets import PRESETS
@@ -13,7 +13,7 @@ __all__ = [
     "EnvConfig",
     "Observation",
     "Policy",
-    "StepOut",
+    "StepOutput",
     "Trace",
     "View",
     "observe",

@@ -13,7 +13,7 @@ from waymax_sim.datatypes.state import CALLER, LOG, Action, State
 from waymax_sim.dynamics import Bicycle, Dynamics
 from waymax_sim.env.observation import Observation, observe
 from waymax_sim.maps.ground import height_change
-from waymax_sim.metrics import Metric, MetricValue, Snapshot, judge, resolve
+from waymax_sim.metrics import Metric, MetricValue, Snapshot, compute_metrics, resolve
 from waymax_sim.pytree import Array, on_device, pytree, take
 
 
@@ -23,14 +23,14 @@ class EnvConfig:
 
     Attributes:
       controlled: Agents moved by the caller's actions (or by the one policy of a rollout); the log moves the rest.
-      birth: Whether agents that are absent appear when the log says so, at their logged pose, or never.
-      death: Whether controlled agents stay once there ("never") or vanish when the log does. Agents of the log
+      spawn: Whether agents that are absent appear when the log says so, at their logged pose, or never.
+      despawn: Whether controlled agents stay once there ("never") or vanish when the log does. Agents of the log
         always come and go with it.
-      z: Whether the height of controlled agents follows the map or the log.
+      height_source: Whether the height of controlled agents follows the map or the log.
       metrics: Names from `METRICS`, or metrics of one's own.
       rewards: Pairs of metric and weight: an agent's reward is the weighted sum of its valid values. With a bound as
         third entry, the weight itself counts wherever the value is worse than the bound. See also `PRESETS`.
-      judged: Whether metrics per agent are computed for all agents or for the sdc alone, which costs far less.
+      evaluated: Whether metrics per agent are computed for all agents or for the sdc alone, which costs far less.
       terminate_on: Metrics that end the episode when positive for a controlled agent, or pairs of a metric and a bound
         that end it when the value is worse.
       num_history_steps: Steps that policies see, at least 2. The state keeps more where a metric looks further back.
@@ -38,11 +38,11 @@ class EnvConfig:
     """
 
     controlled: Selector = "sdc"
-    birth: Literal["log", "never"] = "log"
-    death: Literal["never", "log"] = "never"
-    z: Literal["map", "log"] = "map"
+    spawn: Literal["log", "never"] = "log"
+    despawn: Literal["never", "log"] = "never"
+    height_source: Literal["map", "log"] = "map"
     metrics: tuple[str | Metric, ...] = ("overlap", "offroad", "log_divergence")
-    judged: Literal["all", "sdc"] = "all"
+    evaluated: Literal["all", "sdc"] = "all"
     rewards: tuple[tuple[str, float] | tuple[str, float, float], ...] = (("overlap", -1.0), ("offroad", -1.0))
     terminate_on: tuple[str | tuple[str, float], ...] = ()
     num_history_steps: int = 2
@@ -59,7 +59,7 @@ class EnvConfig:
 
 
 @pytree
-class StepOut:
+class StepOutput:
     """What a step led to, judged on the state after it.
 
     Attributes:
@@ -104,7 +104,7 @@ class Env:
 
     def reset(
         self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None
-    ) -> tuple[State, StepOut]:
+    ) -> tuple[State, StepOutput]:
         """The logged state at the current step, with the steps before it as history, and how it is judged.
 
         Args:
@@ -113,10 +113,12 @@ class Env:
           controller: Who moves each agent (`LOG`, `CALLER`, ...); by default the caller moves `config.controlled`.
         """
         scenario = on_device(scenario)
-        state = self.start(scenario, key, controller)
-        return state, self.judge(scenario, state, moved=jnp.asarray(False))
+        state = self.initial_state(scenario, key, controller)
+        return state, self.evaluate_state(scenario, state, has_advanced=jnp.asarray(False))
 
-    def start(self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None) -> State:
+    def initial_state(
+        self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None
+    ) -> State:
         """The state of `reset` alone, which is not judged."""
         scenario = on_device(scenario)
         if controller is None:
@@ -127,7 +129,7 @@ class Env:
         history = masked(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
         return State(step=scenario.current_step, history=history, controller=controller, key=key)
 
-    def step(self, scenario: Scenario, state: State, action: Action) -> tuple[State, StepOut]:
+    def step(self, scenario: Scenario, state: State, action: Action) -> tuple[State, StepOutput]:
         """One time step, then judgement of where it led.
 
         Args:
@@ -139,7 +141,7 @@ class Env:
         proposed = self.dynamics.apply(state.agents, action.value, self.config.dt)
         moved = state.step < scenario.num_steps - 1
         state = self.advance(scenario, state, proposed, action.valid)
-        return state, self.judge(scenario, state, moved=moved)
+        return state, self.evaluate_state(scenario, state, has_advanced=moved)
 
     def observe(self, scenario: Scenario, state: State, *, privileged: bool = False) -> Observation:
         """What a policy sees; only a privileged one sees the log."""
@@ -157,13 +159,13 @@ class Env:
         last = scenario.num_steps - 1
         step = jnp.minimum(state.step + 1, last)
         agents = take(scenario.log, step)
-        may_appear = agents.valid & (self.config.birth == "log")
+        may_appear = agents.valid & (self.config.spawn == "log")
         valid = agents.valid & (now.valid | may_appear)
         if proposed is not None:
             logged, controlled = agents, state.controller != LOG
             moved = where(acts, proposed, _coast(now, self.config.dt))
             moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
-            stays = now.valid if self.config.death == "never" else now.valid & logged.valid
+            stays = now.valid if self.config.despawn == "never" else now.valid & logged.valid
             appears = ~now.valid & may_appear
             agents = where(~controlled | appears, logged, moved)
             valid = jnp.where(controlled, stays | appears, valid)
@@ -172,12 +174,12 @@ class Env:
         history = jax.tree.map(lambda new, old: jnp.where(state.step < last, new, old), history, state.history)
         return dataclasses.replace(state, step=step, history=history)
 
-    def judge(self, scenario: Scenario, state: State, *, moved: Bool[Array, ""]) -> StepOut:
+    def evaluate_state(self, scenario: Scenario, state: State, *, has_advanced: Bool[Array, ""]) -> StepOutput:
         """Metrics, reward and termination of a state. Where it has not `moved`, nothing is rewarded."""
-        rows = None if self.config.judged == "all" else jnp.argmax(scenario.agents.is_sdc)[None]
+        rows = None if self.config.evaluated == "all" else jnp.argmax(scenario.agents.is_sdc)[None]
         snapshot = Snapshot(scenario, state.step, state.history, self.config.dt, rows)
         metrics = self.metrics
-        values = judge(snapshot, metrics)
+        values = compute_metrics(snapshot, metrics)
         controlled = (state.controller != LOG) & scenario.agents.exists
 
         def per_agent(name: str, bound: float | None = None) -> Float[Array, " N"]:
@@ -196,9 +198,9 @@ class Env:
         for item in self.config.terminate_on:
             name, bound = (item, None) if isinstance(item, str) else item
             ended = ended | (per_agent(name, bound) > 0)
-        return StepOut(
+        return StepOutput(
             metrics=values,
-            reward=jnp.where(controlled & moved, reward, 0.0),
+            reward=jnp.where(controlled & has_advanced, reward, 0.0),
             agent_terminated=controlled & ended,
             terminated=jnp.any(controlled & ended),
             truncated=state.step >= scenario.num_steps - 1,
@@ -212,7 +214,7 @@ class Env:
         logged: AgentState,
         controlled: Bool[Array, " N"],
     ) -> Float[Array, "N 3"]:
-        if self.config.z == "log":
+        if self.config.height_source == "log":
             z = jnp.where(logged.valid, logged.xyz[:, 2], now.xyz[:, 2])
         else:
             # The lane under the wheels, not the one nearest to the middle of a tall truck.

@@ -1,4 +1,4 @@
-"""What a policy is."""
+"""The policy protocol."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,25 +12,38 @@ from waymax_sim.pytree import Array
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides for every agent at once; a rollout uses the actions of the agents it was given.
+    """Decides for all agents of a scenario at once; a rollout uses the actions of the agents assigned to it.
 
-    Implementations are frozen and hashable, or pytrees where they hold learned parameters.
+    A policy is an argument of compiled programs, so it is a pytree: weights are leaves (`pytree`), everything else is
+    static (`static`, or `static_record` for a policy without weights). Policies of equal structure share one program.
+    Subclasses inherit the defaults below.
+
+    Attributes:
+      privileged: Whether the policy reads the logged future. Reports show it.
+      dynamics: Model that its actions are expressed in; None for that of the environment.
     """
 
-    @property
-    def privileged(self) -> bool:
-        """Whether the policy looks at the logged future. Reports say so."""
-        ...
-
-    @property
-    def dynamics(self) -> Dynamics | None:
-        """The model its actions are meant for; None for that of the environment."""
-        ...
+    privileged: bool = False
+    dynamics: Dynamics | None = None
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Any:
-        """State of its own at the start of an episode, any pytree; () if it has none."""
-        ...
+        """Recurrent state at the start of an episode, any pytree; by default none.
+
+        Args:
+          observation: The first observation.
+          key: Random key.
+        """
+        return ()
 
     def act(self, observation: Observation, carry: Any, key: Key[Array, ""]) -> tuple[Action, Any]:
-        """Actions for all N agents, and its next state of the same structure."""
+        """Actions [N, A] and the next recurrent state, of the same structure.
+
+        Only the actions of `observation.controlled` are used. A network may compute those rows alone and place them
+        with `scatter_actions`.
+
+        Args:
+          observation: The observation.
+          carry: From `init` or from the previous call.
+          key: Random key of this step.
+        """
         ...

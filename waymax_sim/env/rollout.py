@@ -83,7 +83,7 @@ def rollout(
         raise ValueError(f"num_steps={num_steps} does not fit a record of {scenario.num_steps} steps")
     pairs = list(policies) if isinstance(policies, Sequence) else [(policies, env.config.controlled)]
     scenario = on_device(scenario)
-    state = env.start(scenario, key, _controllers(scenario.agents, [who for _, who in pairs]))
+    state = env.initial_state(scenario, key, _controllers(scenario.agents, [who for _, who in pairs]))
 
     def keys(step: Int[Array, ""]) -> list[Key[Array, ""]]:
         now = jax.random.fold_in(key, step)
@@ -111,7 +111,7 @@ def rollout(
             new_carries.append(carry)
         active = state.step < scenario.num_steps - 1
         state = env.advance(scenario, state, proposed, acts)
-        out = env.judge(scenario, state, moved=active) if _needs_judgement(record) else None
+        out = env.evaluate_state(scenario, state, has_advanced=active) if _needs_judgement(record) else None
         kept = {
             "step": state.step,
             "active": active,

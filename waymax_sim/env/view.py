@@ -14,8 +14,8 @@ from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.observation import Observation
 from waymax_sim.maps.nearby import element_points, nearest_elements
-from waymax_sim.ops.batched_lookup import listed
-from waymax_sim.ops.bottom_k import k_smallest
+from waymax_sim.ops.batched_lookup import nonzero_padded
+from waymax_sim.ops.bottom_k import bottom_k
 from waymax_sim.pytree import Array, pytree, take
 
 
@@ -138,7 +138,7 @@ def present_rows(observation: Observation, most: int) -> Int[Array, " O"]:
       most: How many rows, O; agents beyond are left out.
     """
     num_agents = observation.agents.valid.shape[0]
-    rows, _ = listed(observation.agents.valid, most)
+    rows, _ = nonzero_padded(observation.agents.valid, most)
     return jnp.where(rows < num_agents, rows, -1)
 
 
@@ -153,7 +153,7 @@ def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], 
     # A view may have room for more agents than the scene has.
     missing = max(num_agents - 1 - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
-    nearest, others = k_smallest(distance2, num_agents - 1)
+    nearest, others = bottom_k(distance2, num_agents - 1)
     index = jnp.concatenate([row[:, None], others], axis=-1)
     found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearest)], axis=-1)
     index = jnp.where(found, index, 0)

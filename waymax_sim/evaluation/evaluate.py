@@ -95,8 +95,8 @@ class Plan:
         """The rules among some traffic. Agents that the log knows later do not appear among those that react to others:
         they would appear where others are by now."""
         birth = "log" if self.traffic[traffic] is None else "never"
-        judged = "sdc" if self.agents == "sdc" else "all"
-        config = EnvConfig(controlled=self.agents, metrics=self._judged, judged=judged, birth=birth, rewards=())
+        evaluated = "sdc" if self.agents == "sdc" else "all"
+        config = EnvConfig(controlled=self.agents, metrics=self._judged, evaluated=evaluated, spawn=birth, rewards=())
         return Env(config=config)
 
     @property

@@ -134,7 +134,7 @@ def conditions_of(plan: Plan, path: str) -> Json:
         "metrics": {name: column._asdict() for name, column in plan.columns.items()},
         "steps": plan.max_steps,
         "seeds": list(plan.seeds),
-        "env": {"birth": {name: plan.env(name).config.birth for name in plan.traffic}}
+        "env": {"birth": {name: plan.env(name).config.spawn for name in plan.traffic}}
         | {name: getattr(env.config, name) for name in ("death", "z", "dt")},
         **report.circumstances(),
     }

@@ -58,7 +58,7 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
       num_steps: Steps to simulate.
     """
     config = EnvConfig(
-        controlled="none", metrics=("overlap", "offroad", "red_light_violation"), rewards=(), birth="never"
+        controlled="none", metrics=("overlap", "offroad", "red_light_violation"), rewards=(), spawn="never"
     )
     env = Env(config=config)
     trace = rollout(env, policies, scenario, key, num_steps)
@@ -67,7 +67,7 @@ def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""]
     now = take(scenario.log, scenario.current_step)
     agents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), now, recorded)
     vehicles = now.valid & (scenario.agents.type == VEHICLE)
-    start = env.judge(scenario, env.start(scenario, key), moved=jnp.asarray(False)).metrics
+    start = env.evaluate_state(scenario, env.initial_state(scenario, key), has_advanced=jnp.asarray(False)).metrics
 
     def ever(name: str) -> Float[Array, ""]:
         counted = vehicles & (start[name].value == 0)

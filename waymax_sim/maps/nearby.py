@@ -10,8 +10,8 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
 from waymax_sim.maps.elements import NUM_LISTED, NUM_NEAR
-from waymax_sim.ops.batched_lookup import in_batches, of_many_maps, take_from, work_off
-from waymax_sim.ops.bottom_k import k_smallest
+from waymax_sim.ops.batched_lookup import batch_over_maps, gather_rows, map_masked, update_masked
+from waymax_sim.ops.bottom_k import bottom_k
 from waymax_sim.pytree import Array
 
 # Points answered together from the lists, on a CPU, and from the whole map, where the lists do not reach far enough.
@@ -35,14 +35,14 @@ def element_points(
     return _element_points(maps, element)
 
 
-@of_many_maps
+@batch_over_maps
 def _element_points(
     maps: tuple[Int[Array, "M e"], Int[Array, "M e"], Float[Array, "M P 3"]],
     which: Int[Array, " Q"],
     element: Int[Array, " Q"],
 ) -> tuple[Int[Array, " Q"], Int[Array, " Q"], Float[Array, "Q 8 3"]]:
     first, count, xyz = maps
-    first, count = take_from(first, which, element), take_from(count, which, element)
+    first, count = gather_rows(first, which, element), gather_rows(count, which, element)
     shape = NUM_ELEMENT_POINTS, 3
 
     def points():
@@ -74,7 +74,7 @@ def nearest_elements(
         nothing = jnp.zeros((*asks.shape, k), jnp.int32)
         return nothing, nothing > 0
     elements, places = jax.lax.stop_gradient((elements, points.reshape(-1, 2)))
-    find = of_many_maps(functools.partial(_nearest_elements, k=k))
+    find = batch_over_maps(functools.partial(_nearest_elements, k=k))
     found, exists = find(elements, places, asks.reshape(-1))
     return found.reshape(*asks.shape, k), exists.reshape(*asks.shape, k)
 
@@ -92,14 +92,14 @@ def _nearest_elements(
         return _distance2(elements, which[item], points[item], groups[item])
 
     far = jnp.full((groups.shape[0], groups.shape[1] * GROUP), jnp.inf)
-    found, exists, furthest = _nearest(groups, in_batches(far, asks, LISTED_BATCH, by_lists), k)
+    found, exists, furthest = _nearest(groups, map_masked(far, asks, LISTED_BATCH, by_lists), k)
     all_groups = jnp.arange(elements.first.shape[1], dtype=jnp.int32)[None]
 
     def by_map(item):
         return _nearest(all_groups, _distance2(elements, which[item], points[item], all_groups), k)[:2]
 
     def search_map(batch):
-        return functools.partial(work_off, batch=batch, find=by_map)
+        return functools.partial(update_masked, batch=batch, find=by_map)
 
     left = asks & ~(furthest + SLACK <= reach)
     cpu, default = search_map(WHOLE_BATCH_ON_CPU), search_map(WHOLE_BATCH)
@@ -148,7 +148,7 @@ def _nearest(
     """The k nearest elements of groups, whether there are that many, and the distance of the furthest (m)."""
     missing = max(k - distance2.shape[1], 0)
     distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
-    nearest, place = k_smallest(distance2, k)
+    nearest, place = bottom_k(distance2, k)
     found = jnp.isfinite(nearest)
     # Not the last column: what is sliced again after a `top_k`, XLA finds by sorting all.
     furthest = jnp.sqrt(jnp.max(nearest, axis=-1))

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import CHUNK, SegmentIndex, Segments
 from waymax_sim.maps.index import LEVELS, SHORT, Z_STRETCH
-from waymax_sim.ops.batched_lookup import in_batches, of_many_maps, take_from, work_off
-from waymax_sim.ops.bottom_k import numbered
+from waymax_sim.ops.batched_lookup import batch_over_maps, gather_rows, map_masked, update_masked
+from waymax_sim.ops.bottom_k import pack_value_index
 from waymax_sim.pytree import Array
 
 # Points whose list is looked at together on a CPU, whose caches hold so much.
@@ -55,7 +55,7 @@ def _ask(question, segments, points, asked):
     return answer.reshape(asked.shape), jnp.broadcast_to(some, asked.shape)
 
 
-@of_many_maps
+@batch_over_maps
 def _nearest_segment(
     segments: Segments, which: Int[Array, " Q"], points: Float[Array, "Q 3"], asked: Bool[Array, " Q"]
 ) -> Int[Array, " Q"]:
@@ -64,12 +64,12 @@ def _nearest_segment(
     return _found(segments, which, points, row, asked & holds, asked & ~holds, nothing, lambda index, item: index)
 
 
-@of_many_maps
+@batch_over_maps
 def _right_of(
     segments: Segments, which: Int[Array, " Q"], points: Float[Array, "Q 3"], asked: Bool[Array, " Q"]
 ) -> Bool[Array, " Q"]:
     row, holds = _look_up(segments.index, which, points)
-    side = take_from(segments.index.side, which, row)
+    side = gather_rows(segments.index.side, which, row)
 
     def decide(index, item):
         return _signed_distance(segments, (which[item],), index, points[item]) > 0
@@ -93,12 +93,12 @@ def _found(
     """
 
     def by_list(item):
-        lists = take_from(segments.index.lists, which[item], row[item]).astype(jnp.int32)
+        lists = gather_rows(segments.index.lists, which[item], row[item]).astype(jnp.int32)
         index = _nearest_listed(segments, which[item], lists[:, :SHORT], points[item])
         return answer(index, item), lists[:, SHORT] != lists[:, 0]
 
     def by_long_list(item):
-        lists = take_from(segments.index.lists, which[item], row[item]).astype(jnp.int32)
+        lists = gather_rows(segments.index.lists, which[item], row[item]).astype(jnp.int32)
         return answer(_nearest_listed(segments, which[item], lists, points[item]), item)
 
     def by_scan(item):
@@ -108,9 +108,9 @@ def _found(
         return answer(first_smallest(apart2.reshape(len(item), -1)), item)
 
     size = listed.shape[0]
-    answers, long = in_batches((answers, jnp.zeros(listed.shape, bool)), listed, LISTED_BATCH, by_list)
-    answers = work_off(answers, long, max(LONG_BATCH, size // LONG_PART), by_long_list)
-    return work_off(answers, nowhere, max(NOWHERE_BATCH, size // NOWHERE_PART), by_scan)
+    answers, long = map_masked((answers, jnp.zeros(listed.shape, bool)), listed, LISTED_BATCH, by_list)
+    answers = update_masked(answers, long, max(LONG_BATCH, size // LONG_PART), by_long_list)
+    return update_masked(answers, nowhere, max(NOWHERE_BATCH, size // NOWHERE_PART), by_scan)
 
 
 def first_smallest(values: Float[Array, "*q W"]) -> Int[Array, "*q"]:
@@ -125,7 +125,7 @@ def _number_of_smallest(values: Float[Array, "*q W"], number: Int[Array, "*q W"]
     # rounded differently, and then none would.
     least = jnp.min(values, axis=-1, keepdims=True)
     behind = jnp.where(values <= least, 0.0, values - least)
-    key, last_bits = numbered(behind, number, num_numbers)
+    key, last_bits = pack_value_index(behind, number, num_numbers)
     return jnp.min(key, axis=-1) & last_bits
 
 
@@ -153,7 +153,7 @@ def _nearest_listed(
     # One chunk after another, its segments side by side, which are compared at the end: an argmin over all of them
     # would be one comparison at a time. The barrier keeps XLA from gathering anew for every use of a coordinate.
     def look(row):
-        return distance2(jax.lax.optimization_barrier(take_from(segments.ends, which, lists[:, row])), points)
+        return distance2(jax.lax.optimization_barrier(gather_rows(segments.ends, which, lists[:, row])), points)
 
     best, chunk = look(0), jnp.broadcast_to(lists[:, :1], (points.shape[0], CHUNK))
     for row in range(1, lists.shape[1]):
@@ -175,14 +175,16 @@ def _look_up(
     fine = jnp.floor(jnp.where(inside[:, None], place, 0.0) * 2**LEVELS).astype(jnp.int32)
     x, y = jax.lax.optimization_barrier((fine[:, 0], fine[:, 1]))
     # Codes are stored small, but an index must be able to count the whole axis.
-    code = take_from(index.root.reshape(-1, side * side), which, (x >> LEVELS) * side + (y >> LEVELS)).astype(jnp.int32)
+    code = gather_rows(index.root.reshape(-1, side * side), which, (x >> LEVELS) * side + (y >> LEVELS)).astype(
+        jnp.int32
+    )
     for level in range(LEVELS - 1, -1, -1):
         quarter = 2 * ((x >> level) & 1) + ((y >> level) & 1)
-        below = take_from(index.nodes.reshape(len(index.nodes), -1), which, 4 * jnp.maximum(code, 0) + quarter)
+        below = gather_rows(index.nodes.reshape(len(index.nodes), -1), which, 4 * jnp.maximum(code, 0) + quarter)
         code = jnp.where(code >= 0, below.astype(jnp.int32), code)
     row = jax.lax.optimization_barrier(jnp.where(inside, ~jnp.minimum(code, -1), 0))
     z = points[:, 2]
-    return row, (z >= take_from(index.low, which, row)) & (z <= take_from(index.high, which, row))
+    return row, (z >= gather_rows(index.low, which, row)) & (z <= gather_rows(index.high, which, row))
 
 
 def signed_distance(

@@ -8,7 +8,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.lanes import Frenet, LaneGraph, LanePath
 from waymax_sim.datatypes.roadmap import CHUNK, Segments
 from waymax_sim.maps.nearest import distance2, distance2_to_all, ends_of, first_smallest, nearest_segment
-from waymax_sim.ops.batched_lookup import work_off
+from waymax_sim.ops.batched_lookup import update_masked
 from waymax_sim.pytree import Array
 
 # Agents follow lanes whose direction differs from their heading by at most this angle (rad).
@@ -70,7 +70,7 @@ def nearest_lane(
     if reach is not None:
         plane = jnp.asarray([1.0, 1.0, 0.0])
         near = distance2(jnp.tile(plane, 2)[None, :, None] * ends, plane[None] * points)[:, 0] <= reach**2
-    nearest = work_off(nearest, asked & found & ~good & near, BATCH, compared)
+    nearest = update_masked(nearest, asked & found & ~good & near, BATCH, compared)
     found = found & (nearest >= 0) & (good | near)
     return jnp.where(found, nearest, 0), found
 

@@ -39,7 +39,7 @@ __all__ = [
     "Metric",
     "MetricValue",
     "Snapshot",
-    "judge",
+    "compute_metrics",
     "nuplan_score",
     "resolve",
     "summarize",
@@ -101,7 +101,7 @@ def resolve(metrics: Iterable[str | Metric]) -> dict[str, Metric]:
     return found
 
 
-def judge(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[str, MetricValue]:
+def compute_metrics(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[str, MetricValue]:
     """Computes the metrics of one moment; what they share is computed once.
 
     Values per agent are [N]: where only some agents are judged, those of the others are not valid.

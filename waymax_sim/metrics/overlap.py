@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
-from waymax_sim.ops.batched_lookup import listed
+from waymax_sim.ops.batched_lookup import nonzero_padded
 from waymax_sim.pytree import Array
 
 # How many others a CPU takes in one turn of the loop.
@@ -85,7 +85,7 @@ def _nearest_in_turn(
     rows: Int[Array, " O"], ours: Solids, everyone: Int[Array, " N"], others: Solids
 ) -> Float[Array, " O"]:
     size = everyone.shape[0]
-    present, count = listed(jnp.isfinite(others.absence), size + UNROLL)
+    present, count = nonzero_padded(jnp.isfinite(others.absence), size + UNROLL)
     # One table of those that are there, which is read a few rows at a time. It is filled up with one who is not.
     table = jnp.pad(jnp.stack([everyone.astype(jnp.float32), *jax.tree.leaves(others)], axis=-1), ((0, 1), (0, 0)))
     table = table.at[size, -1].set(jnp.inf)[present]

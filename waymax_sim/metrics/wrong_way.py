@@ -8,7 +8,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.nearest import distance2_to_all, ends_of, nearest_segment
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag, masked_value
-from waymax_sim.ops.batched_lookup import work_off
+from waymax_sim.ops.batched_lookup import update_masked
 from waymax_sim.pytree import Array
 
 # A heading this far from the direction of the lane drives against it (rad); crossing traffic does not.
@@ -67,4 +67,4 @@ def _drives_against(
     # Few agents have an opposing lane nearest to them; only these are looked at closely.
     nearest, _ = nearest_segment(lanes, wheels, asked)
     suspect = asked & opposes(yaw, *(ends_of(lanes, nearest)[:, axis] for axis in PLANE))
-    return work_off(jnp.zeros(asked.shape, bool), suspect, SUSPECTS, confirmed)
+    return update_masked(jnp.zeros(asked.shape, bool), suspect, SUSPECTS, confirmed)

@@ -12,7 +12,7 @@ from waymax_sim.pytree import Array
 T = TypeVar("T")
 
 
-def of_many_maps(ask: Callable[..., Any]) -> Callable[..., Any]:
+def batch_over_maps(ask: Callable[..., Any]) -> Callable[..., Any]:
     """Makes `ask`, which answers questions about many maps, a function of one map that is batched without loss.
 
     Batching neither takes maps out of their batch nor goes through them one by one: it makes one longer row of
@@ -52,13 +52,15 @@ def of_many_maps(ask: Callable[..., Any]) -> Callable[..., Any]:
     return of_one
 
 
-def take_from(arrays: Shaped[Array, "M L *w"], which: Int[Array, " Q"], row: Int[Array, " Q"]) -> Shaped[Array, "Q *w"]:
+def gather_rows(
+    arrays: Shaped[Array, "M L *w"], which: Int[Array, " Q"], row: Int[Array, " Q"]
+) -> Shaped[Array, "Q *w"]:
     """A row of the array of a map for each question; rows must exist."""
     flat = arrays.reshape(arrays.shape[0] * arrays.shape[1], *arrays.shape[2:])
     return flat.at[which * arrays.shape[1] + row].get(mode="promise_in_bounds")
 
 
-def work_off(answers: T, left: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " batch"]], T]) -> T:
+def update_masked(answers: T, left: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " batch"]], T]) -> T:
     """Replaces the answers of the items that are `left`, `batch` at a time; costs next to nothing where none is.
 
     Answers are any record of arrays over items. `find` gets indices of items and returns their answers. Not
@@ -66,7 +68,7 @@ def work_off(answers: T, left: Bool[Array, " Q"], batch: int, find: Callable[[In
     """
     size = left.shape[0]
     batch = min(batch, size)
-    items, count = listed(left, size + batch)
+    items, count = nonzero_padded(left, size + batch)
 
     def body(loop):
         begin, answers = loop
@@ -77,7 +79,7 @@ def work_off(answers: T, left: Bool[Array, " Q"], batch: int, find: Callable[[In
     return jax.lax.while_loop(lambda loop: loop[0] < count, body, (jnp.int32(0), answers))[1]
 
 
-def in_batches(answers: T, asked: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " b"]], T]) -> T:
+def map_masked(answers: T, asked: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " b"]], T]) -> T:
     """Works off what is asked: on a CPU, whose caches hold `batch` items, so many at a time; elsewhere all at once."""
     size = asked.shape[0]
 
@@ -88,12 +90,12 @@ def in_batches(answers: T, asked: Bool[Array, " Q"], batch: int, find: Callable[
         return jax.tree.map(put, answers, find(jnp.arange(size, dtype=jnp.int32)))
 
     def few_at_a_time(answers, asked):
-        return work_off(answers, asked, batch, find)
+        return update_masked(answers, asked, batch, find)
 
     return jax.lax.platform_dependent(answers, asked, cpu=few_at_a_time, default=at_once)
 
 
-def listed(left: Bool[Array, " Q"], length: int) -> tuple[Int[Array, " L"], Int[Array, ""]]:
+def nonzero_padded(left: Bool[Array, " Q"], length: int) -> tuple[Int[Array, " L"], Int[Array, ""]]:
     """Indices of the items that are left, then the number of items again and again; and how many are left."""
     size = left.shape[0]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from waymax_sim.ops.batched_lookup import of_many_maps, work_off
+from waymax_sim.ops.batched_lookup import batch_over_maps, update_masked
 from waymax_sim.pytree import Array
 
 # Up to so many of so many numbers are taken in turn; `top_k` is as fast beyond.
@@ -19,7 +19,7 @@ LANES = 8
 AGAIN_BATCH = 2
 
 
-def k_smallest(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+def bottom_k(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
     """The k smallest of each row and their columns, in ascending order, the first column first where equal.
 
     The same as `jax.lax.top_k` of the negative values, in a quarter of the time on CPUs. Not differentiable.
@@ -29,10 +29,12 @@ def k_smallest(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"]
       k: How many, at most W.
     """
     # A batch of rows is more rows.
-    return of_many_maps(lambda _, which, rows: _of_rows(rows, k))((), values)
+    return batch_over_maps(lambda _, which, rows: _of_rows(rows, k))((), values)
 
 
-def numbered(values: Float[Array, "*q W"], number: Int[Array, "*q W"], count: int) -> tuple[Int[Array, "*q W"], int]:
+def pack_value_index(
+    values: Float[Array, "*q W"], number: Int[Array, "*q W"], count: int
+) -> tuple[Int[Array, "*q W"], int]:
     """Values from 0 on, each with a number below `count`, as one integer: the value decides, then the number.
 
     The bits of such values are ordered as they are. The last of them give way to the number; these bits are returned.
@@ -64,7 +66,7 @@ def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], 
     # Before it is turned round: XLA:CPU fills up what it turns one number at a time.
     filled = jnp.pad(values, filling, constant_values=jnp.inf).T
     # The columns it was filled up with are infinite and have the highest numbers: they come last.
-    key, last_bits = numbered(filled, jax.lax.broadcasted_iota(jnp.int32, filled.shape, 0), values.shape[1])
+    key, last_bits = pack_value_index(filled, jax.lax.broadcasted_iota(jnp.int32, filled.shape, 0), values.shape[1])
     nothing = jnp.iinfo(jnp.int32).max
     keys = jnp.split(key, parts)
 
@@ -77,7 +79,7 @@ def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], 
     place = taken[:, :k] & last_bits
     found = jnp.take_along_axis(values, place, axis=1, mode="promise_in_bounds")
     doubtful = _in_doubt(taken | last_bits, found)
-    return work_off((found, place), doubtful, AGAIN_BATCH, lambda row: _exact(values[row], k))
+    return update_masked((found, place), doubtful, AGAIN_BATCH, lambda row: _exact(values[row], k))
 
 
 def _in_doubt(taken: Int[Array, "Q n"], found: Float[Array, "Q k"]) -> Bool[Array, " Q"]:

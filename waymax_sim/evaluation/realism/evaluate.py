@@ -57,7 +57,9 @@ def realism_env(policy: Policy) -> Env:
 
     Heights follow the map; only who may see the log is given its heights.
     """
-    config = EnvConfig(controlled="all", birth="never", z="log" if policy.privileged else "map", metrics=(), rewards=())
+    config = EnvConfig(
+        controlled="all", spawn="never", height_source="log" if policy.privileged else "map", metrics=(), rewards=()
+    )
     return Env(config=config)
 
 

@@ -8,7 +8,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import LANE_SURFACE_STREET
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.metrics.realism.tracks import as_float32_of_the_world
-from waymax_sim.ops.batched_lookup import work_off
+from waymax_sim.ops.batched_lookup import update_masked
 from waymax_sim.pytree import Array, on_device, pytree
 
 # Light states that forbid to go on; a flashing one does not.
@@ -102,7 +102,7 @@ def runs_red_light(
     def find(which):
         return pieces.lane[_nearest(pieces, flat[which], parity)].astype(jnp.int32)
 
-    nearest = work_off(nowhere, jnp.any(suspect, axis=-1).reshape(-1), BATCH, find).reshape(valid.shape)
+    nearest = update_masked(nowhere, jnp.any(suspect, axis=-1).reshape(-1), BATCH, find).reshape(valid.shape)
     return jnp.any(suspect & (nearest[..., None] == lane[None, None, None]), axis=-1)
 
 
@@ -127,7 +127,7 @@ def _piece_of_stop(
         own = pieces.lane[None] == lane[which % num_lights][:, None]
         return _nearest(pieces, flat[which], parity, own)
 
-    found = work_off(jnp.zeros(flat.shape[0], jnp.int32), moved.reshape(-1), BATCH, find).reshape(stop.shape[:2])
+    found = update_masked(jnp.zeros(flat.shape[0], jnp.int32), moved.reshape(-1), BATCH, find).reshape(stop.shape[:2])
     since = jax.lax.cummax(jnp.where(moved, jnp.arange(num_steps, dtype=jnp.int32)[:, None], 0), axis=0)
     return jnp.take_along_axis(found, since, axis=0)
 

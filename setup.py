@@ -18,8 +18,26 @@ TEST = [
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff==0.17.6",
+    "setuptools>=77",  # builds the example of a plug-in without the network
 ]
 DOCS = [*RL, "furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1"]
+# Found by name on the command line; each class is imported when it is requested. Also in `behavior_models.registry`.
+POLICIES = [
+    "log_replay = behavior_models:LogReplay",
+    "log_expert = behavior_models:LogExpert",
+    "constant_velocity = behavior_models:ConstantVelocity",
+    "noisy_constant_velocity = behavior_models:NoisyConstantVelocity",
+    "constant_speed = behavior_models:ConstantSpeed",
+    "stationary = behavior_models:Stationary",
+    "random = behavior_models:Random",
+    "idm = behavior_models:IDM",
+    "log_path_idm = behavior_models:LogPathIDM",
+    "mobil = behavior_models:MOBIL",
+    "social_force = behavior_models:SocialForce",
+    "pdm = behavior_models:PDM",
+    "mppi = behavior_models:MPPI",
+    "gradient = behavior_models:GradientPlanner",
+]
 
 setup(
     name="waymax-sim",
@@ -65,5 +83,5 @@ setup(
         "beam": ["apache-beam>=2.60"],
         "dev": [*TEST, *DOCS, "build>=1.2", "pre-commit>=3.8"],
     },
-    entry_points={"console_scripts": ["waymax-sim = waymax_sim.cli:main"]},
+    entry_points={"console_scripts": ["waymax-sim = waymax_sim.cli:main"], "waymax_sim.policies": POLICIES},
 )

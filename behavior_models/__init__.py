@@ -1,33 +1,18 @@
 """Policies that drive agents. Each is a `waymax_sim.env.Policy`."""
 
 from behavior_models.baselines.kinematic import ConstantSpeed, ConstantVelocity, Stationary
+from behavior_models.baselines.log_expert import LogExpert
 from behavior_models.baselines.log_replay import LogReplay
 from behavior_models.baselines.noisy import NoisyConstantVelocity
 from behavior_models.baselines.random import Random
 from behavior_models.planners.gradient import GradientPlanner
 from behavior_models.planners.mppi import MPPI
 from behavior_models.planners.pdm import PDM
+from behavior_models.registry import POLICIES
 from behavior_models.traffic.idm import IDM
 from behavior_models.traffic.log_path import LogPathIDM
 from behavior_models.traffic.mobil import MOBIL
 from behavior_models.traffic.social_force import SocialForce
-
-# Policies by the names that the command line knows, with default settings.
-POLICIES = {
-    "log_replay": LogReplay,
-    "constant_velocity": ConstantVelocity,
-    "noisy_constant_velocity": NoisyConstantVelocity,
-    "constant_speed": ConstantSpeed,
-    "stationary": Stationary,
-    "random": Random,
-    "idm": IDM,
-    "log_path_idm": LogPathIDM,
-    "mobil": MOBIL,
-    "social_force": SocialForce,
-    "pdm": PDM,
-    "mppi": MPPI,
-    "gradient": GradientPlanner,
-}
 
 __all__ = [
     "IDM",
@@ -38,6 +23,7 @@ __all__ = [
     "ConstantSpeed",
     "ConstantVelocity",
     "GradientPlanner",
+    "LogExpert",
     "LogPathIDM",
     "LogReplay",
     "NoisyConstantVelocity",

@@ -1,5 +1,6 @@
 """The promises of the repository itself: strict tests, light imports, short files, true documents."""
 
+import functools
 import os
 import re
 import subprocess
@@ -81,12 +82,33 @@ def test_compiled_programs_are_kept():
     assert any(folder.iterdir())
 
 
-def test_import_is_light():
-    code = "import sys, waymax_sim; print(*sorted(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = {name.partition(".")[0] for name in run.stdout.split()}
-    assert "jax" in loaded
-    assert not loaded & OPTIONAL
+@functools.cache
+def imports_of(code: str) -> set[str]:
+    """Top-level modules, other than those of Python, that are loaded after some code has run in a new process."""
+    ended = f"{code}; import sys; print(); print(*sorted(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", ended], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {name.partition(".")[0] for name in run.stdout.splitlines()[-1].split()} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import waymax_sim, waymax_sim.plugins", {"waymax_sim"}),
+        ("import behavior_models", {"waymax_sim", "behavior_models"}),
+        (
+            "from waymax_sim.plugins import resolve_policy as resolve; resolve('idm'), resolve('mppi:num_elites=4')",
+            {"waymax_sim", "behavior_models"},
+        ),
+    ],
+)
+def test_imports_load_nothing_but_jax(code, allowed):
+    assert imports_of(code) - imports_of("import jax.experimental, jaxtyping") == allowed
+
+
+def test_help_of_the_command_is_light():
+    loaded = imports_of("from waymax_sim.cli import main; main(['--help'])")
+    assert {"jax", "tyro"} <= loaded
+    assert not loaded & OPTIONAL - {"rich", "tyro"}
 
 
 def test_files_are_short():

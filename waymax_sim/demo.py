@@ -1,7 +1,6 @@
 """The demo: a few policies in made-up scenes, in numbers and pictures."""
 
 import functools
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -20,6 +19,7 @@ from waymax_sim.evaluation.sharding import scene_key
 from waymax_sim.evaluation.summary import result_of
 from waymax_sim.evaluation.tables import comparison_table
 from waymax_sim.metrics import MetricValue, summarize
+from waymax_sim.plugins import resolve_policy
 from waymax_sim.pytree import Array, take
 from waymax_sim.viz import animate, draw, viewer
 
@@ -42,12 +42,11 @@ SHOWN = ("overlap", "offroad", "log_divergence", "clearance", "red_light_violati
 ENV = Env(config=EnvConfig(metrics=SHOWN, rewards=()))
 
 
-def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: Console) -> None:
+def run_demo(out: Path, console: Console) -> None:
     """Rolls out the policies of `RUNS`, prints a table, and writes summary.json, a picture per scene, a GIF and a page.
 
     Args:
       out: Folder to write to; it must exist.
-      policies: What makes each policy, by name.
       console: Where to print.
     """
     scenarios = list(load(SCENES))
@@ -56,7 +55,7 @@ def run_demo(out: Path, policies: Mapping[str, Callable[[], Policy]], console: C
     results, written, compared = [], [out / "summary.json"], {}
     for name, agents in RUNS:
         console.print(f"simulating {len(scenarios)} scenes: {name} drives {agents}")
-        policy = policies[name]()
+        policy = resolve_policy(name)
         driven = jax.device_get(jax.vmap(functools.partial(select, who=agents))(batch.agents))
         trace, values = jax.device_get(_simulate(policy, batch, keys, driven))
         rows = [{"index": index} | numbers(take(values, index), SHOWN) for index in range(len(scenarios))]

@@ -71,7 +71,12 @@ def static_record(cls: type[T]) -> type[T]:
 
 def take(record: T, index: Any) -> T:
     """Indexes every array of a record with `index` (an int, slice, array or tuple of them)."""
-    return jax.tree.map(lambda leaf: leaf[index], record)
+    return jax.tree.map(lambda leaf: leaf[index], record, is_leaf=_is_array)
+
+
+def _is_array(item: Any) -> bool:
+    """Whether an item is indexed as a whole, as arrays are, also those that stand for one (`ops.bank`)."""
+    return hasattr(item, "__getitem__") and hasattr(item, "shape")
 
 
 def on_device(record: T) -> T:

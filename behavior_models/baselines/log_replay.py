@@ -13,7 +13,8 @@ from waymax_sim.pytree import Array, static_record, take
 class LogReplay(Policy):
     """Goes where the log goes next: exactly by teleport, or as well as another dynamics model can.
 
-    Where the log ends before the episode does, agents coast.
+    Where the log ends before the episode does, agents coast. For models other than `Teleport` the inverse of a single
+    step amplifies the noise of the log; `LogExpert` looks further ahead.
 
     Attributes:
       dynamics: Model that the logged motion is expressed in.

@@ -208,6 +208,9 @@ def _halt(
     served: Int[Array, ""],
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
     """The next stop line on the course with a light at which the ego can still stop, or an unserved stop sign."""
+    if not course.stop.shape[0]:
+        # The minimum over no stop lines has no index; the number of lines is static, so other maps are unaffected.
+        return jnp.asarray(-1, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
     distance = course.stop - arc_length
     state = jnp.where(observation.signals.valid, observation.signals.state, 0)
     state = jnp.where(course.light >= 0, jnp.append(state, 0)[course.light], 0)

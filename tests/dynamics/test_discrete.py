@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests import oracle
 from tests.scenes import agent_state
-from tests.strategies import floats
+from tests.strategies import N, floats
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics, Teleport
 
 DT = 0.1
@@ -23,6 +25,9 @@ GRIDS = pytest.mark.parametrize(
     ],
     ids=lambda model: f"{type(model.dynamics).__name__}{model.bins}",
 )
+ACCELERATIONS = (-5.0, -2.5, -1.0, 0.0, 1.0, 2.0, 3.5)
+CURVATURES = (-0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2)
+CUSTOM = Discrete(Bicycle(), levels=(ACCELERATIONS, CURVATURES))
 
 
 step = jax.jit(lambda model, agents, value: model.apply(agents, value, DT), static_argnums=0)
@@ -49,6 +54,86 @@ def test_grids_without_nothing_on_them_are_refused(bins):
 def test_unbounded_models_are_refused():
     with pytest.raises(ValueError, match="bounds"):
         Discrete(Teleport(), (2, 2, 2, 2, 2))
+    with pytest.raises(ValueError, match="bounds"):
+        Discrete(Teleport(), levels=((0.0,),) * 5)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (((0.0, 1.0),), "1 levels for 2 action numbers"),
+        (((0.0, 1.0), (0.0,), (0.0,)), "3 levels for 2"),
+        (((-1.0, 0.0, np.nan), (0.0,)), "number 0.*finite"),
+        (((0.0,), (-np.inf, 0.0)), "number 1.*finite"),
+        (((-1.0, 0.0, 2.0, 1.0), (0.0,)), "number 0.*ascending"),
+        (((0.0,), (0.0, 0.0)), "number 1.*ascending"),
+        (((0.0, 1.0, 1.0 + 1e-9), (0.0,)), "ascending.*float32"),
+        (((-6.1, 0.0), (0.0,)), "number 0.*bounds.*-6.0 to 6.0"),
+        (((0.0,), (0.0, 0.31)), "number 1.*bounds"),
+        (((-1.0, 1.0), (0.0,)), "number 0.*contain 0"),
+        (((0.0,), ()), "number 1.*contain 0"),
+    ],
+)
+def test_unusable_levels_are_refused(levels, message):
+    with pytest.raises(ValueError, match=message):
+        Discrete(Bicycle(), levels=levels)
+
+
+def test_exactly_one_of_bins_and_levels_is_needed():
+    with pytest.raises(ValueError, match="exactly one"):
+        Discrete(Bicycle())
+    with pytest.raises(ValueError, match="exactly one"):
+        Discrete(Bicycle(), (12, 20), CUSTOM.levels)
+
+
+def test_levels_by_hand():
+    """63 actions, curvature fastest; ties go to the lower level, values outside to the outermost one."""
+    assert CUSTOM.num_actions == 63 and CUSTOM.num_levels == (7, 9)
+    np.testing.assert_array_equal(CUSTOM.bounds, [[0], [62]])
+    value = np.float32([[0, 0], [-1.75, 0], [-1.7499, 0], [1.5, 0.09], [99, -99], [3.5, 0.2], [-9, 9]])
+    index = [31, 13, 22, 43, 54, 62, 8]
+    np.testing.assert_array_equal(CUSTOM.encode(value)[:, 0], index)
+    decoded = np.asarray(CUSTOM.decode(np.int32(index)[:, None]))
+    expected = np.float32([[0, 0], [-2.5, 0], [-1, 0], [1, 0.1], [3.5, -0.2], [3.5, 0.2], [-5, 0.2]])
+    np.testing.assert_array_equal(decoded, expected)
+    np.testing.assert_array_equal(CUSTOM.decode(np.int32([[-3], [999]])), [decoded[-1] * [1, -1], decoded[-2]])
+
+
+def test_levels_are_decoded_exactly_and_reversible():
+    grid = np.array(list(itertools.product(*CUSTOM.levels)), np.float32)
+    value = np.asarray(CUSTOM.decode(every_index(CUSTOM)))
+    np.testing.assert_array_equal(value, grid)
+    np.testing.assert_array_equal(CUSTOM.encode(value), every_index(CUSTOM))
+
+
+LEVELS = st.lists(st.floats(-0.75, 0.75, width=32).filter(lambda x: abs(x) > 1e-6), max_size=8, unique=True)
+
+
+@given(LEVELS, LEVELS, floats(-1.2, 1.2, 2))
+def test_levels_equal_a_slow_search(first, second, share):
+    """Also at midpoints: the nearest level in double precision, the lower of two that are equally near."""
+    limits = Bicycle().bounds[1]
+    levels = [np.unique(np.float32([0, *row]) * limit) for row, limit in zip((first, second), limits, strict=True)]
+    model = Discrete(Bicycle(), levels=tuple(tuple(row.tolist()) for row in levels))
+    value = share * limits
+    for column, row in enumerate(levels):
+        value[: len(row) - 1, column] = ((row[1:] + row[:-1]) / 2)[:N]
+    nearest = [
+        np.abs(row.astype(float)[None] - value[:, column, None].astype(float)).argmin(axis=-1)
+        for column, row in enumerate(levels)
+    ]
+    index = nearest[0] * len(levels[1]) + nearest[1]
+    np.testing.assert_array_equal(model.encode(value)[:, 0], index)
+    decoded = np.asarray(model.decode(np.int32(index)[:, None]))
+    np.testing.assert_array_equal(decoded, np.stack([row[i] for row, i in zip(levels, nearest, strict=True)], axis=-1))
+
+
+def test_sequences_become_tuples():
+    listed = Discrete(Bicycle(), levels=[list(ACCELERATIONS), list(CURVATURES)])
+    assert listed == CUSTOM and hash(listed) == hash(CUSTOM) and listed != WAYMAX
+    assert listed.levels == (ACCELERATIONS, CURVATURES)
+    assert hash(Discrete(Bicycle(), [12, 20])) == hash(WAYMAX)
+    assert str(Discrete(Bicycle(), levels=((-0.0, 1.0), (0.0,))).levels[0]) == "(0.0, 1.0)"
 
 
 @GRIDS
@@ -92,22 +177,25 @@ def test_indices_beyond_the_grid_count_as_its_ends():
     np.testing.assert_array_equal(WAYMAX.decode(jnp.asarray([[-5], [9999]])), ends)
 
 
-def test_acting_is_through_the_wrapped_model():
+@pytest.mark.parametrize(("model", "index"), [(WAYMAX, (155, 3)), (CUSTOM, (41, 3))], ids=["bins", "levels"])
+def test_acting_is_through_the_wrapped_model(model, index):
     before = agent_state([(0, 0), (5, 5)], [0.0, 1.0], [(10, 0), (5, 8)])
-    index = jnp.asarray([[155], [3]])
-    after = step(WAYMAX, before, index)
-    expected = step(Bicycle(), before, WAYMAX.decode(index))
+    index = jnp.asarray(index)[:, None]
+    after = step(model, before, index)
+    expected = step(Bicycle(), before, model.decode(index))
     jax.tree.map(np.testing.assert_array_equal, after, expected)
-    np.testing.assert_array_equal(invert(WAYMAX, before, after).value, index)
+    np.testing.assert_array_equal(invert(model, before, after).value, index)
 
 
-def test_what_is_invalid_does_nothing():
+@pytest.mark.parametrize(("model", "nothing"), [(WAYMAX, 136), (CUSTOM, 31)], ids=["bins", "levels"])
+def test_what_is_invalid_does_nothing(model, nothing):
     here, gone = agent_state([(0, 0)]), agent_state([(9, 9)], valid=False)
-    found = invert(WAYMAX, here, gone)
-    assert found.value[0, 0] == 136 and not found.valid[0]
+    found = invert(model, here, gone)
+    assert found.value[0, 0] == nothing and not found.valid[0]
 
 
-def test_models_are_dynamics_and_hashable():
-    assert isinstance(WAYMAX, Dynamics) and hash(WAYMAX) == hash(Discrete(Bicycle(), (12, 20)))
-    compiled = jax.jit(WAYMAX.decode)(every_index(WAYMAX))
-    np.testing.assert_array_equal(compiled, WAYMAX.decode(every_index(WAYMAX)))
+@pytest.mark.parametrize("model", [WAYMAX, CUSTOM], ids=["bins", "levels"])
+def test_models_are_dynamics_and_hashable(model):
+    assert isinstance(model, Dynamics) and hash(model) == hash(Discrete(Bicycle(), model.bins, model.levels))
+    compiled = jax.jit(model.decode)(every_index(model))
+    np.testing.assert_array_equal(compiled, model.decode(every_index(model)))

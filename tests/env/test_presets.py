@@ -27,7 +27,11 @@ def judging(config: EnvConfig):
     @jax.jit
     def judge(scenario, agents, controller):
         history = take(agents, slice(AT + 1 - env.num_history_steps, AT + 1))
-        state = State(step=jnp.asarray(AT, jnp.int32), history=history, controller=controller, key=jax.random.key(0))
+        nobody = jnp.zeros(controller.shape, bool)
+        step = jnp.asarray(AT, jnp.int32)
+        state = State(
+            step=step, history=history, controller=controller, ended=nobody, goal_reached=nobody, key=jax.random.key(0)
+        )
         return env.evaluate_state(scenario, state, has_advanced=jnp.asarray(True))
 
     return judge

@@ -127,7 +127,7 @@ def test_an_interrupted_run_goes_on(submitted, tmp_path, monkeypatch, capsys):
     [
         ((), "give one of --policy"),
         (("--policy", "random", "--from-npz", "a.npz"), "give one of --policy"),
-        (("--policy", "hope"), "known are log_replay"),
+        (("--policy", "hope"), "unknown policy 'hope'; known are "),
         (("--policy", "random", "--rollouts", "0"), "--rollouts 0"),
         (("--policy", "random", "--rollouts", "4", "--submission", "x"), "with 32 rollouts"),
         (("--policy", "random", "--config", "2022"), "2022"),

@@ -50,8 +50,18 @@ def made_trace(scenario: Scenario, num_steps: int, aside: float = 0.2) -> Trace:
         },
         reward=None,
         terminated=None,
+        ended=None,
+        invalid_action=None,
         actions=None,
-        final=State(step=np.asarray(steps[-1]), history=last_two, controller=controller, key=jax.random.key(0)),
+        observations=None,
+        final=State(
+            step=np.asarray(steps[-1]),
+            history=last_two,
+            controller=controller,
+            ended=np.zeros(len(controller), bool),
+            goal_reached=np.zeros(len(controller), bool),
+            key=jax.random.key(0),
+        ),
     )
 
 

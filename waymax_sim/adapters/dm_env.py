@@ -10,17 +10,17 @@ from waymax_sim.adapters import missing
 from waymax_sim.adapters.loop import (
     DRIVE,
     EGO_VIEW,
-    Loop,
     Observe,
-    action_of,
+    SimulationLoop,
     compiled,
     episode_key,
-    key_of,
+    random_key,
     require_sdc,
-    step_told,
+    step_ego,
+    to_action,
 )
 from waymax_sim.adapters.scenes import scenes_of
-from waymax_sim.env import Env, Policy
+from waymax_sim.env import Assignment, Env, Policies
 
 try:
     import dm_env
@@ -38,7 +38,8 @@ class DriveEnvironment(dm_env.Environment):
       scenarios: A path as for `waymax_sim.load`, or scenarios.
       env: Dynamics, metrics, rewards and what terminates; the caller must control the sdc.
       observe: What is observed: any function of an `Observation` to a float32 array.
-      traffic: Who drives all others; None for the log.
+      traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
+        replace weights: policies of equal structure share one program.
       pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
       seed: Seed of all episodes.
 
@@ -52,16 +53,17 @@ class DriveEnvironment(dm_env.Environment):
         scenarios: str | Sequence,
         env: Env = DRIVE,
         observe: Observe = EGO_VIEW,
-        traffic: Policy | None = None,
+        traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
         seed: int = 0,
     ):
         require_sdc(env)
-        self._loop = Loop(env, observe, traffic)
+        self._loop = SimulationLoop(env, observe)
+        self.traffic = Assignment.of(traffic)
         self._scenes = scenes_of(scenarios, pad_to)
-        self._reset, self._step = compiled(Loop.reset, self._loop), compiled(step_told, self._loop)
+        self._reset, self._step = compiled(SimulationLoop.reset, self._loop), compiled(step_ego, self._loop)
         self._scenario = jax.device_put(self._scenes[0])
-        self._key, self._count, self._episode = key_of(np.random.default_rng(seed)), 0, None
+        self._key, self._count, self._episode = random_key(np.random.default_rng(seed)), 0, None
         shape = self._loop.observation_shape(self._scenario)
         limit = self._loop.limit
         self._observation_spec = specs.BoundedArray(shape, np.float32, -limit, limit, name="observation")
@@ -74,7 +76,7 @@ class DriveEnvironment(dm_env.Environment):
         """The start of an episode in the next scene."""
         if self._count and len(self._scenes) > 1:
             self._scenario = jax.device_put(self._scenes[self._count % len(self._scenes)])
-        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count))
+        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
         self._count += 1
         return dm_env.restart(np.array(seen))
 
@@ -82,7 +84,9 @@ class DriveEnvironment(dm_env.Environment):
         """One step of the sdc, or a reset after the end of an episode and before the first."""
         if self._episode is None:
             return self.reset()
-        self._episode, seen, told = self._step(self._scenario, self._episode, action_of(action, self._loop))
+        self._episode, seen, told = self._step(
+            self._scenario, self._episode, to_action(action, self._loop), self.traffic
+        )
         reward, terminated, truncated, _ = jax.device_get(told)
         seen, reward = np.array(seen), float(reward)
         if not (terminated or truncated):

@@ -1,120 +1,241 @@
 """Pure functions that reset themselves, for training loops that are compiled whole, as with gymnax and Brax."""
 
 import dataclasses
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Key, Num
+from jaxtyping import Bool, Float, Int, Key, Num, Shaped
 
-from waymax_sim.adapters.loop import DRIVE, EGO_VIEW, Episode, Loop, Observe, episode_key, of_sdc, require_sdc
+from waymax_sim.adapters.loop import DRIVE, EGO_VIEW, Observe, episode_key
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.env import Env, Policy
+from waymax_sim.datatypes.state import CALLER, Action, State
+from waymax_sim.env import Assignment, Env, Policies, StepOutput, begin_episode, combine_outputs, interact
+from waymax_sim.env.auto_reset import AutoResetState, draw_scenario, reset_where
+from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.metrics import MetricValue
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.pytree import Array, pytree
 
-
-@pytree
-class Running:
-    """What goes on from step to step, across episodes.
-
-    Attributes:
-      episode: The present episode.
-      scene: Which of the scenarios it is in.
-      count: How many episodes there were before it.
-      key: Random key of all episodes.
-    """
-
-    episode: Episode
-    scene: Int[Array, ""]
-    count: Int[Array, ""]
-    key: Key[Array, ""]
+__all__ = ["AutoResetState", "FunctionalEnv", "Transition"]
 
 
 @pytree
 class Transition:
-    """What a step led to.
+    """The results of a step. Where the caller controls the sdc alone, no array has the axis K.
 
     Attributes:
-      observation: What is seen now: of the next episode where one ended.
-      final_observation: What is seen at the end of the step, before anything is reset. Costs nothing where unused.
-      reward: Of the sdc.
-      terminated: Whether a terminating metric ended the episode.
-      truncated: Whether the record ended.
-      metrics: All metrics of the state at the end of the step.
+      observation: The present observation: of the next episode where one ended, [K, ...].
+      final_observation: The observation at the end of the step, before any reset. It costs nothing where unused.
+      active: Agents that acted in this step: their transition counts.
+      reward: 0 for agents that were not active.
+      terminated: Agents whose episode a terminating metric has ended.
+      truncated: Agents whose episode has ended otherwise: with the record, with the episode of the scenario, or because
+        they vanished.
+      episode_return: Sum of rewards of the episodes that ended, 0 elsewhere.
+      episode_length: Number of steps of the episodes that ended, 0 elsewhere.
+      agent: Agent slot of each row, -1 without an agent.
+      invalid_action: Agents whose action was not finite: it counted as not given.
+      metrics: Metrics of the state at the end of the step, [K] each, or [] of the scenario.
+      scene: Index of the scenario of the step.
+      done: Whether another scenario follows.
     """
 
-    observation: Float[Array, "*shape"]
-    final_observation: Float[Array, "*shape"]
-    reward: Float[Array, ""]
-    terminated: Bool[Array, ""]
-    truncated: Bool[Array, ""]
+    observation: Any
+    final_observation: Any
+    active: Bool[Array, "*K"]
+    reward: Float[Array, "*K"]
+    terminated: Bool[Array, "*K"]
+    truncated: Bool[Array, "*K"]
+    episode_return: Float[Array, "*K"]
+    episode_length: Int[Array, "*K"]
+    agent: Int[Array, "*K"]
+    invalid_action: Bool[Array, "*K"]
     metrics: dict[str, MetricValue]
+    scene: Int[Array, ""]
+    done: Bool[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
 class FunctionalEnv:
-    """Drives the sdc in a scene drawn at random for each episode. Pure, for one environment; batch it with `vmap`.
+    """Controls the agents of `env.config.controlled` in one scenario of a bank after another.
 
-    The scenarios are stacked (`stack_scenarios`) and shared by all environments: map over keys, states and actions,
-    and leave the scenarios unmapped.
+    Pure, for one environment; batch it with `vmap` over keys, states and actions, and leave the bank and the traffic
+    unmapped. With the sdc alone, actions are [A]; otherwise [K, A], one row for each of K controlled agents, the same
+    agent in the same row during an episode.
 
     Attributes:
-      env: Dynamics, metrics, rewards and what terminates; the caller must control the sdc.
-      observe: What is observed: any function of an `Observation` to a float32 array.
-      traffic: Who drives all others; None for the log.
-
-    Raises:
-      ValueError: The environment does not control the sdc.
+      env: Rules, dynamics of the actions, metrics and rewards.
+      observe: Encoder of the observation, or any function of an `Observation` to arrays with K rows.
+      sampling: Whether the next scenario is drawn by `ScenarioBank.weights`, never the same twice in a row, or follows
+        `ScenarioBank.order`.
     """
 
     env: Env = DRIVE
     observe: Observe = EGO_VIEW
-    traffic: Policy | None = None
+    sampling: Literal["random", "order"] = "random"
 
-    def __post_init__(self):
-        require_sdc(self.env)
-
-    @property
-    def _loop(self) -> Loop:
-        return Loop(self.env, self.observe, self.traffic)
-
-    def reset(self, scenarios: Scenario, key: Key[Array, ""]) -> tuple[Running, Float[Array, "*shape"]]:
-        """The first episode, and what is seen of it.
+    def reset(
+        self,
+        bank: ScenarioBank,
+        key: Key[Array, ""],
+        traffic: Policies = None,
+        position: Int[Array, ""] | int = 0,
+        stride: Int[Array, ""] | int = 1,
+    ) -> tuple[AutoResetState, Any]:
+        """The first episode, and its observation.
 
         Args:
-          scenarios: Scenes with a leading axis B.
+          bank: The scenarios (`build_bank`).
           key: Random key of all episodes of this environment.
+          traffic: Policies of the agents that are not the caller's; None for the log.
+          position: With `sampling="order"`, the entry of `bank.order` to begin with.
+          stride: Entries from one episode to the next; the number of environments, so that they share the order.
         """
-        return self._start(scenarios, key, jnp.asarray(0, jnp.int32))
+        first = jnp.asarray(position, jnp.int32), jnp.asarray(stride, jnp.int32)
+        own = (key, jnp.asarray(0, jnp.int32), *first, jnp.asarray(-1, jnp.int32))
+        return self._start((bank, Assignment.of(traffic)), own)
 
-    def step(self, scenarios: Scenario, running: Running, action: Num[Array, " A"]) -> tuple[Running, Transition]:
-        """One step of the sdc; where it ends the episode, the next one starts.
+    def step(
+        self, bank: ScenarioBank, running: AutoResetState, action: Num[Array, "*K A"], traffic: Policies = None
+    ) -> tuple[AutoResetState, Transition]:
+        """One decision of the controlled agents; where the episode of the scenario ends, the next one starts.
 
         Args:
-          scenarios: Those of `reset`.
+          bank: The scenarios.
           running: From `reset` or `step`.
-          action: Numbers for the dynamics.
+          action: Actions for the dynamics, [K, A], or [A] for the sdc alone; those of inactive agents are ignored.
+          traffic: The policies of `reset`; their weights may differ.
         """
-        scenario = take(scenarios, running.scene)
-        episode, seen, out = self._loop.step_sdc(scenario, running.episode, action)
-        done = jnp.logical_or(out.terminated, out.truncated)
-        following, first = self._start(scenarios, running.key, running.count + 1)
-        running = dataclasses.replace(running, episode=episode)
-        running = jax.tree.map(lambda new, old: jnp.where(done, new, old), following, running)
+        assignment, scenario = Assignment.of(traffic), bank.scenario(running.scene)
+        before = running.episode.state
+        rows = self._rows(before)
+        mine = self.env.active_mask(before, CALLER)
+        episode, seen = interact(self.env, scenario, running.episode, assignment, self._action(action, rows, mine))
+        out = combine_outputs(self.env, seen)
+        # A scenario that was replaced in the meantime is another one: the step means nothing.
+        is_stale = bank.version[running.scene] != running.version
+        active = _at(mine, rows) & ~is_stale
+        done, terminated, truncated = self._ends(episode.state, out, rows, active, is_stale)
+        reward = jnp.where(active, _at(out.reward, rows), 0.0)
+        returns, lengths = running.returns + reward, running.lengths + active.astype(jnp.int32)
+        ended = terminated | truncated
+        running = dataclasses.replace(
+            running,
+            episode=episode,
+            returns=jnp.where(ended, 0.0, returns),
+            lengths=jnp.where(ended, 0, lengths),
+        )
+        final = self._encode(scenario, episode.state)
+        following = running.count + 1, running.position + running.stride, running.stride, running.scene
+        current = _variable(running), final
+        fresh, observation = reset_where(
+            lambda shared, own: _first_variable(self._start(shared, own)),
+            (bank, assignment),
+            (running.key, *following),
+            done,
+            current,
+        )
+        scene = running.scene
+        running = dataclasses.replace(running, **fresh)
+        single = self._single
         return running, Transition(
-            observation=jnp.where(done, first, seen),
-            final_observation=seen,
-            reward=of_sdc(out.reward, scenario.agents.is_sdc),
-            terminated=out.terminated,
-            truncated=out.truncated,
-            metrics=out.metrics,
+            observation=single(observation),
+            final_observation=single(final),
+            active=single(active),
+            reward=single(reward),
+            terminated=single(terminated),
+            truncated=single(truncated),
+            episode_return=single(jnp.where(ended, returns, 0.0)),
+            episode_length=single(jnp.where(ended, lengths, 0)),
+            agent=single(rows),
+            invalid_action=single(_at(out.invalid_action, rows)),
+            metrics={name: self._of_rows(value, rows) for name, value in out.metrics.items()},
+            scene=scene,
+            done=done,
         )
 
-    def _start(
-        self, scenarios: Scenario, key: Key[Array, ""], count: Int[Array, ""]
-    ) -> tuple[Running, Float[Array, "*shape"]]:
-        own = episode_key(key, count)
-        num_scenes = scenarios.current_step.shape[0]
-        scene = jax.random.randint(jax.random.fold_in(own, 0), (), 0, num_scenes, dtype=jnp.int32)
-        episode, seen, _ = self._loop.reset(take(scenarios, scene), jax.random.fold_in(own, 1))
-        return Running(episode=episode, scene=scene, count=count, key=key), seen
+    def _start(self, shared: tuple[ScenarioBank, Assignment], own: tuple) -> tuple[AutoResetState, Any]:
+        """An episode in the next scenario, and its observation."""
+        (bank, assignment), (key, count, position, stride, current) = shared, own
+        episode_own = episode_key(key, count)
+        if self.sampling == "random":
+            scene = draw_scenario(bank, jax.random.fold_in(episode_own, 0), current)
+        else:
+            scene = bank.order[position % bank.order.shape[0]]
+        scenario = bank.scenario(scene)
+        first = jax.random.fold_in(episode_own, 1)
+        episode = begin_episode(self.env, scenario, assignment, first, bank.controlled[scene])
+        num_rows = self.env.max_controlled(bank.num_agents)
+        running = AutoResetState(
+            episode=episode,
+            scene=scene,
+            version=bank.version[scene],
+            count=count,
+            position=position,
+            stride=stride,
+            returns=jnp.zeros(num_rows),
+            lengths=jnp.zeros(num_rows, jnp.int32),
+            key=key,
+        )
+        return running, self._encode(scenario, episode.state)
+
+    def _ends(
+        self,
+        state: State,
+        out: StepOutput,
+        rows: Int[Array, " K"],
+        active: Bool[Array, " K"],
+        is_stale: Bool[Array, ""],
+    ) -> tuple[Bool[Array, ""], Bool[Array, " K"], Bool[Array, " K"]]:
+        """Whether the episode of the scenario ends, and the agents that end terminated and truncated."""
+        terminated = active & _at(out.agent_terminated, rows)
+        config = self.env.config
+        over = out.terminated
+        if config.ends == "agent":
+            may_return = config.at_end == "respawn" or config.spawn == "log"
+            over = jnp.asarray(False) if may_return else ~jnp.any(self.env.active_mask(state, CALLER))
+        done = out.truncated | over | is_stale
+        vanished = ~_at(state.agents.valid, rows) & ~terminated
+        return done, terminated, active & ~terminated & (done | vanished)
+
+    def _rows(self, state: State) -> Int[Array, " K"]:
+        """Slots of the caller's agents, -1 after the last: the same ones during an episode."""
+        return self.env.controlled_rows(state, CALLER)
+
+    def _action(self, action: Num[Array, "*K A"], rows: Int[Array, " K"], mine: Bool[Array, " N"]) -> Action:
+        values = action[None] if self._is_single else action
+        slots = jnp.where(rows >= 0, rows, mine.shape[0])
+        empty = jnp.zeros((mine.shape[0], *values.shape[1:]), values.dtype)
+        return Action(value=empty.at[slots].set(values, mode="drop"), valid=mine)
+
+    def _encode(self, scenario: Scenario, state: State) -> Any:
+        return self.observe(self.env.observe(scenario, state, controller=CALLER))
+
+    @property
+    def _is_single(self) -> bool:
+        return self.env.config.controlled == "sdc"
+
+    def _single(self, rows: Any) -> Any:
+        """Rows without the axis K where the sdc is the only one."""
+        return jax.tree.map(lambda leaf: leaf[0], rows) if self._is_single else rows
+
+    def _of_rows(self, value: MetricValue, rows: Int[Array, " K"]) -> MetricValue:
+        if not value.value.ndim:
+            return value
+        return self._single(MetricValue(_at(value.value, rows), _at(value.valid, rows)))
+
+
+def _at(values: Shaped[Array, " N"], rows: Int[Array, " K"]) -> Shaped[Array, " K"]:
+    """Values of agents by slot; zero or False where a row is -1."""
+    picked = values[jnp.maximum(rows, 0)]
+    return jnp.where(rows >= 0, picked, jnp.zeros((), values.dtype))
+
+
+def _variable(running: AutoResetState) -> dict[str, Any]:
+    """The parts of the state that a new episode replaces."""
+    names = ("episode", "scene", "version", "count", "position", "returns", "lengths")
+    return {name: getattr(running, name) for name in names}
+
+
+def _first_variable(started: tuple[AutoResetState, Any]) -> tuple[dict[str, Any], Any]:
+    return _variable(started[0]), started[1]

@@ -15,21 +15,20 @@ from waymax_sim.adapters import missing
 from waymax_sim.adapters.loop import (
     DRIVE,
     EGO_VIEW,
-    Episode,
-    Loop,
     Observe,
-    action_of,
+    SimulationLoop,
     compiled,
+    ego_outputs,
     episode_key,
-    key_of,
+    random_key,
     require_sdc,
-    step_told,
-    told_of,
+    step_ego,
+    to_action,
 )
 from waymax_sim.adapters.scenes import scenes_of
 from waymax_sim.adapters.spaces import action_space, observation_space
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.env import Env, Policy
+from waymax_sim.env import Assignment, Env, EpisodeState, Policies
 from waymax_sim.pytree import Array, stack
 
 try:
@@ -57,7 +56,8 @@ class DriveEnv(gymnasium.Env):
       scenarios: A path as for `waymax_sim.load`, or scenarios.
       env: Dynamics, metrics, rewards and what terminates; the caller must control the sdc.
       observe: What is observed: any function of an `Observation` to a float32 array.
-      traffic: Who drives all others; None for the log.
+      traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
+        replace weights: policies of equal structure share one program.
       pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
       render_mode: "rgb_array" for pictures, or None.
 
@@ -73,7 +73,7 @@ class DriveEnv(gymnasium.Env):
         scenarios: str | Sequence = SCENES,
         env: Env = DRIVE,
         observe: Observe = EGO_VIEW,
-        traffic: Policy | None = None,
+        traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
         render_mode: str | None = None,
     ):
@@ -81,9 +81,10 @@ class DriveEnv(gymnasium.Env):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode={render_mode!r} is not known; use 'rgb_array' or None")
         self.render_mode = render_mode
-        self._loop = Loop(env, observe, traffic)
+        self._loop = SimulationLoop(env, observe)
+        self.traffic = Assignment.of(traffic)
         self._scenes = scenes_of(scenarios, pad_to)
-        self._reset, self._step = compiled(Loop.reset, self._loop), compiled(step_told, self._loop)
+        self._reset, self._step = compiled(SimulationLoop.reset, self._loop), compiled(step_ego, self._loop)
         self._scenario = jax.device_put(self._scenes[0])
         self._key, self._count, self._scene, self._episode = None, 0, 0, None
         self.observation_space = observation_space(self._loop, self._loop.observation_shape(self._scenario))
@@ -93,11 +94,11 @@ class DriveEnv(gymnasium.Env):
         """The start of an episode in the next scene."""
         super().reset(seed=seed)
         if seed is not None or self._key is None:
-            self._key, self._count = key_of(self.np_random), 0
+            self._key, self._count = random_key(self.np_random), 0
         scene = (options or {}).get("scene", self._count % len(self._scenes))
         if scene != self._scene:
             self._scenario, self._scene = jax.device_put(self._scenes[scene]), scene
-        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count))
+        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
         self._count += 1
         return np.array(seen), {"scene": scene}
 
@@ -109,7 +110,9 @@ class DriveEnv(gymnasium.Env):
         """
         if self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
-        self._episode, seen, told = self._step(self._scenario, self._episode, action_of(action, self._loop))
+        self._episode, seen, told = self._step(
+            self._scenario, self._episode, to_action(action, self._loop), self.traffic
+        )
         reward, terminated, truncated, metrics = jax.device_get(told)
         info = {name: value for name, (value, valid) in metrics.items() if valid}
         return np.array(seen), float(reward), bool(terminated), bool(truncated), info
@@ -145,7 +148,8 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
       num_envs: How many scenes are played side by side.
       env: Dynamics, metrics, rewards and what terminates; the caller must control the sdc.
       observe: What is observed: any function of an `Observation` to a float32 array.
-      traffic: Who drives all others; None for the log.
+      traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
+        replace weights: policies of equal structure share one program.
       pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
 
     Raises:
@@ -161,14 +165,15 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
         num_envs: int = 1,
         env: Env = DRIVE,
         observe: Observe = EGO_VIEW,
-        traffic: Policy | None = None,
+        traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
     ):
         require_sdc(env)
         if num_envs < 1:
             raise ValueError(f"num_envs={num_envs} is not a number of environments; give 1 or more")
         self.num_envs = num_envs
-        self._loop = Loop(env, observe, traffic)
+        self._loop = SimulationLoop(env, observe)
+        self.traffic = Assignment.of(traffic)
         self._scenes = scenes_of(scenarios, pad_to)
         self._restart, self._step = compiled(_restart, self._loop, donate=(0, 1)), compiled(_step, self._loop)
         self._reset = compiled(_reset, self._loop)
@@ -199,7 +204,9 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
         """
         if self._episodes is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
-        self._episodes, seen, told = self._step(self._batch, self._episodes, action_of(actions, self._loop))
+        self._episodes, seen, told = self._step(
+            self._batch, self._episodes, to_action(actions, self._loop), self.traffic
+        )
         seen, (reward, terminated, truncated, metrics) = jax.tree.map(np.array, (seen, told))
         done = terminated | truncated
         infos = _metric_infos(metrics, ~done)
@@ -221,7 +228,7 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
             # Records of equal length end together: one call for all.
             if not np.array_equal(scenes, self._playing):
                 self._batch = jax.device_put(stack([self._scenes[int(scene)] for scene in scenes]))
-            self._episodes, first = self._reset(self._batch, self._keys, self._counts.astype(np.int32))
+            self._episodes, first = self._reset(self._batch, self._keys, self._counts.astype(np.int32), self.traffic)
             seen[:] = first
         else:
             for start in range(0, len(ended), RESTARTED):
@@ -229,7 +236,7 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
                 some = np.resize(np.arange(start, min(start + RESTARTED, len(ended))), RESTARTED)
                 rows, fresh = ended[some], stack([self._scenes[int(scene)] for scene in scenes[some]])
                 counts = self._counts[rows].astype(np.int32)
-                put = self._restart(self._batch, self._episodes, self._keys, rows, fresh, counts)
+                put = self._restart(self._batch, self._episodes, self._keys, rows, fresh, counts, self.traffic)
                 self._batch, self._episodes, first = put
                 seen[rows] = first
         self._playing[ended] = scenes
@@ -245,35 +252,41 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments; give one for each")
         has_keys = self._keys is not None
         fresh = [index for index, item in enumerate(seeds) if item is not None or not has_keys]
-        keys = {index: key_of(seeding.np_random(seeds[index])[0]) for index in fresh}
+        keys = {index: random_key(seeding.np_random(seeds[index])[0]) for index in fresh}
         if keys:
             self._keys = jnp.stack([keys[i] if i in keys else self._keys[i] for i in range(self.num_envs)])
             self._counts[fresh] = 0
 
 
-def _reset(loop: Loop, batch: Scenario, keys: Key[Array, " B"], counts: Int[Array, " B"]):
+def _reset(
+    loop: SimulationLoop, batch: Scenario, keys: Key[Array, " B"], counts: Int[Array, " B"], traffic: Assignment
+):
     def one(scenario: Scenario, key: Key[Array, ""], count: Int[Array, ""]):
-        return loop.reset(scenario, episode_key(key, count))[:2]
+        return loop.reset(scenario, episode_key(key, count), traffic)[:2]
 
     return jax.vmap(one)(batch, keys, counts)
 
 
-def _step(loop: Loop, batch: Scenario, episodes: Episode, actions: Num[Array, "B A"]):
-    episodes, seen, out = jax.vmap(loop.step_sdc)(batch, episodes, actions)
-    return episodes, seen, jax.vmap(told_of)(out, batch)
+def _step(
+    loop: SimulationLoop, batch: Scenario, episodes: EpisodeState, actions: Num[Array, "B A"], traffic: Assignment
+):
+    step = jax.vmap(loop.step_ego, in_axes=(0, 0, 0, None))
+    episodes, seen, out = step(batch, episodes, actions, traffic)
+    return episodes, seen, jax.vmap(ego_outputs)(out, batch)
 
 
 def _restart(
-    loop: Loop,
+    loop: SimulationLoop,
     batch: Scenario,
-    episodes: Episode,
+    episodes: EpisodeState,
     keys: Key[Array, " B"],
     rows: Int[Array, " C"],
     scenarios: Scenario,
     counts: Int[Array, " C"],
+    traffic: Assignment,
 ):
     """As `_reset`, for some rows of the batch; rows may be named twice."""
-    fresh, seen = _reset(loop, scenarios, keys[rows], counts)
+    fresh, seen = _reset(loop, scenarios, keys[rows], counts, traffic)
 
     def put(whole: Array, part: Array) -> Array:
         return whole.at[rows].set(part)

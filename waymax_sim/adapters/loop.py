@@ -1,4 +1,4 @@
-"""The loop that all adapters turn: an environment, what is observed in it, and who else drives."""
+"""The simulation loop of all adapters: an environment, an encoder of observations, and policies of the traffic."""
 
 import dataclasses
 import functools
@@ -10,19 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key, Num, Shaped
 
-from waymax_sim.adapters.flat import FlatView
-from waymax_sim.datatypes.agents import select, where
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action, State
+from waymax_sim.datatypes.state import CALLER, Action
 from waymax_sim.dynamics import Bicycle, Discrete
-from waymax_sim.env import Env, EnvConfig, Observation, Policy, StepOutput
-from waymax_sim.pytree import Array, on_device, pytree
+from waymax_sim.env import (
+    Assignment,
+    Env,
+    EnvConfig,
+    EpisodeState,
+    Observation,
+    StepOutput,
+    begin_episode,
+    combine_outputs,
+    interact,
+)
+from waymax_sim.env.encoder import ObservationEncoder
+from waymax_sim.env.flat_view import FlatView
+from waymax_sim.pytree import Array
 
 Observe = Callable[[Observation], Float[Array, "*shape"]]
 
-# What is observed unless something else is asked for.
+# The default observation.
 EGO_VIEW = FlatView()
-# Make the way that the log made, without a crash: the return of an episode is at most 1.
+# Follow the log without a collision: the return of an episode is at most 1.
 DRIVE = Env(
     dynamics=Bicycle(normalized=True),
     config=EnvConfig(
@@ -35,162 +45,142 @@ DRIVE = Env(
 )
 
 
-@pytree
-class Episode:
-    """What goes on from step to step.
-
-    Attributes:
-      state: The simulated scene.
-      carry: What the policy of the traffic keeps; () without one.
-    """
-
-    state: State
-    carry: Any
-
-
 @dataclasses.dataclass(frozen=True)
-class Loop:
-    """Pure functions over (scenario, episode), written for one scene.
+class SimulationLoop:
+    """Pure functions over (scenario, episode), written for one scenario. Hashable: equal loops share programs.
+
+    The policies of the traffic are an argument, an `Assignment`: weights of one structure share a program.
 
     Attributes:
       env: The environment; its `config.controlled` are the caller's agents.
-      observe: What the caller sees: any function of an observation to a float32 array.
-      traffic: Who drives all others; None for the log.
+      observe: Observation of the caller: an encoder, or any function of an `Observation` to a float32 array.
     """
 
     env: Env = DRIVE
     observe: Observe = EGO_VIEW
-    traffic: Policy | None = None
 
-    def reset(self, scenario: Scenario, key: Key[Array, ""]) -> tuple[Episode, Float[Array, "*shape"], StepOutput]:
-        """The start of an episode, what is seen of it, and its judgement."""
-        info = on_device(scenario.agents)
-        others = LOG if self.traffic is None else POLICY
-        mine = select(info, self.env.config.controlled)
-        controller = jnp.where(mine, CALLER, jnp.where(info.exists, others, LOG)).astype(jnp.int32)
-        state, out = self.env.reset(scenario, key, controller)
-        carry = ()
-        if self.traffic is not None:
-            seen = self.env.observe(scenario, state, privileged=self.traffic.privileged)
-            # As in a rollout: before the first step, draws are of a step that never comes.
-            carry = self.traffic.init(seen, _traffic_key(key, jnp.asarray(scenario.num_steps, jnp.int32)))
-        return Episode(state=state, carry=carry), self._see(scenario, state), out
+    def reset(
+        self, scenario: Scenario, key: Key[Array, ""], traffic: Assignment
+    ) -> tuple[EpisodeState, Float[Array, "*shape"], StepOutput]:
+        """The start of an episode, its observation and its evaluation.
+
+        Args:
+          scenario: One scenario.
+          key: Random key of the episode.
+          traffic: Policies of the agents that are not the caller's; the log moves the rest.
+        """
+        scenario = self.env.prepare(scenario)
+        episode = begin_episode(self.env, scenario, traffic, key, self.env.controlled_mask(scenario))
+        out = self.env.evaluate_state(scenario, episode.state, has_advanced=jnp.asarray(False))
+        return episode, self.encode(scenario, episode), out
 
     def step(
-        self, scenario: Scenario, episode: Episode, action: Action
-    ) -> tuple[Episode, Float[Array, "*shape"], StepOutput]:
-        """One step with the caller's action for the caller's agents."""
-        state, carry = episode.state, episode.carry
-        if self.traffic is None:
-            state, out = self.env.step(scenario, state, action)
-        else:
-            dt = self.env.config.dt
-            seen = self.env.observe(scenario, state, privileged=self.traffic.privileged)
-            moves, carry = self.traffic.act(seen, carry, _traffic_key(state.key, state.step))
-            dynamics = self.traffic.dynamics or self.env.dynamics
-            mine = state.controller == CALLER
-            proposed = where(
-                mine,
-                self.env.dynamics.apply(state.agents, action.value, dt),
-                dynamics.apply(state.agents, moves.value, dt),
-            )
-            moved = state.step < scenario.num_steps - 1
-            state = self.env.advance(scenario, state, proposed, jnp.where(mine, action.valid, moves.valid))
-            out = self.env.evaluate_state(scenario, state, has_advanced=moved)
-        return Episode(state=state, carry=carry), self._see(scenario, state), out
+        self, scenario: Scenario, episode: EpisodeState, action: Action, traffic: Assignment
+    ) -> tuple[EpisodeState, Float[Array, "*shape"], StepOutput]:
+        """One decision with actions for the caller's agents.
 
-    def step_sdc(
-        self, scenario: Scenario, episode: Episode, action: Num[Array, " A"]
-    ) -> tuple[Episode, Float[Array, "*shape"], StepOutput]:
-        """One step with an action for the sdc alone."""
+        Args:
+          scenario: The scenario of the episode.
+          episode: From `reset` or `step`.
+          action: Actions of all agents; those of the caller's agents are applied.
+          traffic: Policies of the traffic.
+        """
+        scenario = self.env.prepare(scenario)
+        episode, seen = interact(self.env, scenario, episode, traffic, action)
+        return episode, self.encode(scenario, episode), combine_outputs(self.env, seen)
+
+    def step_ego(
+        self, scenario: Scenario, episode: EpisodeState, action: Num[Array, " A"], traffic: Assignment
+    ) -> tuple[EpisodeState, Float[Array, "*shape"], StepOutput]:
+        """`step` with an action for the sdc alone."""
         value = jnp.broadcast_to(action, (scenario.num_agents, *action.shape))
-        return self.step(scenario, episode, Action(value=value, valid=jnp.asarray(scenario.agents.is_sdc)))
+        return self.step(scenario, episode, Action(value=value, valid=jnp.asarray(scenario.agents.is_sdc)), traffic)
 
-    def _see(self, scenario: Scenario, state: State) -> Float[Array, "*shape"]:
-        return self.observe(self.env.observe(scenario, state))
+    def encode(self, scenario: Scenario, episode: EpisodeState) -> Float[Array, "*shape"]:
+        """The observation of the caller. An encoder gives one row per agent, or the row alone where it is the sdc."""
+        seen = self.observe(self.env.observe(scenario, episode.state, controller=CALLER))
+        is_encoder = isinstance(self.observe, ObservationEncoder)
+        return seen[0] if is_encoder and self.env.config.controlled == "sdc" else seen
 
     def observation_shape(self, scenario: Scenario) -> tuple[int, ...]:
-        """Shape of what the caller sees, found without running anything."""
-        return jax.eval_shape(self.reset, scenario, jax.random.key(0))[1].shape
+        """Shape of the observation, computed without running anything."""
+        return jax.eval_shape(self.reset, scenario, jax.random.key(0), Assignment((), ()))[1].shape
 
     @property
     def limit(self) -> float:
-        """Bound of all numbers that are observed; infinite where `observe` does not say."""
+        """Bound of all observed values; infinite where `observe` does not state one."""
         return getattr(self.observe, "limit", np.inf)
 
     @property
     def num_actions(self) -> int | None:
-        """How many actions there are to choose from; None where actions are vectors."""
+        """Number of discrete actions; None where actions are vectors."""
         return self.env.dynamics.num_actions if isinstance(self.env.dynamics, Discrete) else None
 
 
-def _traffic_key(key: Key[Array, ""], step: Int[Array, ""]) -> Key[Array, ""]:
-    """What the first policy of a rollout draws from."""
-    return jax.random.fold_in(jax.random.fold_in(key, step), 0)
-
-
 def require_sdc(env: Env) -> None:
-    """Raises a ValueError unless the caller of `env` moves the sdc and nobody else."""
+    """Raises a ValueError unless the caller of `env` controls the sdc and no other agent."""
     if env.config.controlled != "sdc":
         raise ValueError(f"this adapter drives the sdc, but the environment has controlled={env.config.controlled!r}")
 
 
-def of_sdc(values: Shaped[Array, " O"], is_sdc: Bool[Array, " N"]) -> Shaped[Array, ""]:
-    """The entry of the sdc; of values that were judged for the sdc alone, the only one."""
+def select_sdc(values: Shaped[Array, " O"], is_sdc: Bool[Array, " N"]) -> Shaped[Array, ""]:
+    """The entry of the sdc."""
     return values[0] if values.shape[0] == 1 else values[jnp.argmax(is_sdc)]
 
 
-def step_told(loop: Loop, scenario: Scenario, episode: Episode, action: Num[Array, " A"]):
-    """A step of the sdc: the episode, what is seen, and what is told of the sdc (see `told_of`)."""
-    episode, seen, out = loop.step_sdc(scenario, episode, action)
-    return episode, seen, told_of(out, scenario)
+def step_ego(
+    loop: SimulationLoop, scenario: Scenario, episode: EpisodeState, action: Num[Array, " A"], traffic: Assignment
+):
+    """A step of the sdc: the episode, the observation, and `ego_outputs`; arguments as for `SimulationLoop.step`."""
+    episode, seen, out = loop.step_ego(scenario, episode, action, traffic)
+    return episode, seen, ego_outputs(out, scenario)
 
 
-def told_of(out: StepOutput, scenario: Scenario):
+def ego_outputs(out: StepOutput, scenario: Scenario):
     """Reward, terminated, truncated, and metrics as (value, valid), of the sdc."""
     is_sdc = scenario.agents.is_sdc
     metrics = {
-        name: (of_sdc(item.value, is_sdc), of_sdc(item.valid, is_sdc)) if item.value.ndim else (item.value, item.valid)
+        name: (select_sdc(item.value, is_sdc), select_sdc(item.valid, is_sdc))
+        if item.value.ndim
+        else (item.value, item.valid)
         for name, item in out.metrics.items()
     }
-    return of_sdc(out.reward, is_sdc), out.terminated, out.truncated, metrics
+    return select_sdc(out.reward, is_sdc), out.terminated, out.truncated, metrics
 
 
-def action_of(value: Any, loop: Loop) -> Num[np.ndarray, "*B"]:
-    """An action of a library as numbers for the dynamics: whole numbers get an axis of their own."""
+def to_action(value: Any, loop: SimulationLoop) -> Num[np.ndarray, "*B"]:
+    """An action of a library as values for the dynamics: discrete actions get an axis of their own."""
     if loop.num_actions is not None:
         return np.asarray(value, np.int32)[..., None]
     return np.asarray(value, np.float32)
 
 
-def action_shape(loop: Loop) -> tuple[int, ...]:
+def action_shape(loop: SimulationLoop) -> tuple[int, ...]:
     """Shape of the action of one agent, for the dynamics."""
     return np.shape(loop.env.dynamics.bounds[0])
 
 
-def compiled(function: Callable, loop: Loop, *, donate: tuple[int, ...] = ()) -> Callable:
+def compiled(function: Callable, loop: SimulationLoop, *, donate: tuple[int, ...] = ()) -> Callable:
     """`function` with `loop` as its first argument, compiled. Equal loops share one program.
 
-    A loop that holds learned parameters cannot be compared with others, and gets a program of its own.
-
     Args:
-      function: Takes the loop, then arrays.
-      loop: What it is compiled for.
-      donate: Which of the other arguments, from 0, it may overwrite.
+      function: A function at module level of the loop and arrays.
+      loop: The loop that it is compiled for.
+      donate: Indices of the other arguments, from 0, that it may overwrite.
+
+    Raises:
+      TypeError: The loop is not hashable.
     """
-    try:
-        hash(loop)
-    except TypeError:
-        return jax.jit(functools.partial(function, loop), donate_argnums=donate)
-    return functools.partial(_shared(function, tuple(number + 1 for number in donate)), loop)
+    hash(loop)
+    return functools.partial(_jitted(function, tuple(index + 1 for index in donate)), loop)
 
 
-@functools.cache
-def _shared(function: Callable, donate: tuple[int, ...]) -> Callable:
+@functools.lru_cache(maxsize=64)
+def _jitted(function: Callable, donate: tuple[int, ...]) -> Callable:
     return jax.jit(function, static_argnums=0, donate_argnums=donate)
 
 
-def key_of(rng: np.random.Generator) -> Key[Array, ""]:
+def random_key(rng: np.random.Generator) -> Key[Array, ""]:
     """A key drawn from a NumPy generator, which takes seeds of any size."""
     return jax.random.key(int(rng.integers(2**31)))
 

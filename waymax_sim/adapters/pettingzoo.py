@@ -1,5 +1,6 @@
 """PettingZoo: many agents of one scene that appear, act at the same time, and leave."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,14 +8,13 @@ import jax
 import numpy as np
 
 from waymax_sim.adapters import missing
-from waymax_sim.adapters.flat import FlatView
-from waymax_sim.adapters.loop import Loop, Observe, action_of, action_shape, compiled, episode_key, key_of
+from waymax_sim.adapters.loop import Observe, SimulationLoop, action_shape, compiled, episode_key, random_key, to_action
 from waymax_sim.adapters.scenes import scenes_of
 from waymax_sim.adapters.spaces import action_space, observation_space
-from waymax_sim.datatypes.agents import select
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
-from waymax_sim.env import Env, EnvConfig, Policy
+from waymax_sim.env import Assignment, Env, EnvConfig, Policies, select_agents
+from waymax_sim.env.flat_view import FlatView
 
 try:
     from pettingzoo import ParallelEnv
@@ -45,7 +45,8 @@ class DriveParallelEnv(ParallelEnv):
       scenarios: A path as for `waymax_sim.load`, or scenarios.
       env: Who is controlled, dynamics, metrics, rewards and what terminates.
       observe: What is observed: any function of an `Observation` to a float32 array with a row per agent.
-      traffic: Who drives all others; None for the log.
+      traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
+        replace weights: policies of equal structure share one program.
       pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
 
     Raises:
@@ -60,15 +61,16 @@ class DriveParallelEnv(ParallelEnv):
         scenarios: str | Sequence,
         env: Env = DRIVE_ALL,
         observe: Observe = EVERYONE,
-        traffic: Policy | None = None,
+        traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
     ):
-        if env.config.evaluated != "all":
-            raise ValueError("evaluated='sdc' leaves the other agents without a reward; use judged='all'")
-        self._loop = Loop(env, observe, traffic)
+        if env.config.evaluated == "sdc":
+            raise ValueError("evaluated='sdc' leaves the other agents without a reward; use evaluated='all'")
+        self._loop = SimulationLoop(_per_agent(env), observe)
+        self.traffic = Assignment.of(traffic)
         self._scenes = scenes_of(scenarios, pad_to)
-        self._reset, self._step = compiled(Loop.reset, self._loop), compiled(Loop.step, self._loop)
-        self._key, self._count, self._episode = key_of(np.random.default_rng()), 0, None
+        self._reset, self._step = compiled(SimulationLoop.reset, self._loop), compiled(SimulationLoop.step, self._loop)
+        self._key, self._count, self._episode = random_key(np.random.default_rng()), 0, None
         self.render_mode = None
         self._enter(0)
         rows = range(self._scenario.num_agents)
@@ -93,9 +95,9 @@ class DriveParallelEnv(ParallelEnv):
           options: {"scene": i} takes scene i.
         """
         if seed is not None:
-            self._key, self._count = key_of(np.random.default_rng(seed)), 0
+            self._key, self._count = random_key(np.random.default_rng(seed)), 0
         self._enter((options or {}).get("scene", self._count % len(self._scenes)))
-        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count))
+        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
         self._count += 1
         self._alive, seen = jax.tree.map(np.array, (self._episode.state.agents.valid & self._mine, seen))
         self._finished = np.zeros_like(self._alive)
@@ -110,18 +112,20 @@ class DriveParallelEnv(ParallelEnv):
         """
         if self._episode is None:
             raise RuntimeError("call reset before step")
-        value = np.zeros((self._scenario.num_agents, *action_shape(self._loop)), action_of(0, self._loop).dtype)
+        value = np.zeros((self._scenario.num_agents, *action_shape(self._loop)), to_action(0, self._loop).dtype)
         acts = np.zeros(len(value), bool)
         for name, action in actions.items():
             row = _row(name)
-            value[row], acts[row] = action_of(action, self._loop), self._alive[row]
-        self._episode, seen, out = self._step(self._scenario, self._episode, Action(value=value, valid=acts))
+            value[row], acts[row] = to_action(action, self._loop), self._alive[row]
+        self._episode, seen, out = self._step(
+            self._scenario, self._episode, Action(value=value, valid=acts), self.traffic
+        )
         there, seen, out = jax.tree.map(np.array, (self._episode.state.agents.valid & self._mine, seen, out))
         born = there & ~self._alive & ~self._finished & ~out.truncated
         told = self._alive | born
         # Who has just appeared is judged from the next step on.
         terminated = self._alive & out.agent_terminated
-        truncated = self._alive & (out.truncated | ~there)
+        truncated = self._alive & (out.truncated | (~there & ~terminated))
         self._finished |= terminated | truncated
         self._alive = told & ~self._finished
         self.agents = _names(self._alive)
@@ -142,11 +146,16 @@ class DriveParallelEnv(ParallelEnv):
 
     def _enter(self, scene: int) -> None:
         scenario = self._scenes[scene]
-        self._mine = np.asarray(select(scenario.agents, self._loop.env.config.controlled))
+        self._mine = np.asarray(select_agents(scenario, self._loop.env.config.controlled))
         later = np.asarray(scenario.log.valid)[int(scenario.current_step) :]
         comes = later.any(axis=0) if self._loop.env.config.spawn == "log" else later[0]
         self.possible_agents = _names(self._mine & comes)
         self._scenario = jax.device_put(scenario)
+
+
+def _per_agent(env: Env) -> Env:
+    """The environment in which the episode of each agent ends on its own."""
+    return dataclasses.replace(env, config=dataclasses.replace(env.config, ends="agent"))
 
 
 def _name(row: int | np.intp) -> str:

@@ -131,7 +131,7 @@ def evaluate(workload: Workload, batch: int, plain_scenes: int, policies: Polici
     """What `waymax-sim evaluate` does with a scene: idm drives the others, the sdc is judged by all metrics."""
     plan = Plan({"policy": policies["constant_velocity"]()}, {"idm": policies["idm"]()}, tuple(METRICS))
     num_steps = min(ROLLOUT_STEPS, workload.scenario.num_steps - 1 - int(workload.scenario.current_step))
-    run = functools.partial(evaluate_scene, plan.env("idm"), plan.drivers("policy", "idm"), num_steps=num_steps)
+    run = functools.partial(evaluate_scene, plan.env("idm"), plan.assignment("policy", "idm"), num_steps=num_steps)
     keys = [jax.random.split(jax.random.key(variant), batch) for variant in range(VARIANTS)]
     scenarios, valid_agents = batched(workload.scenario, batch), _logged(workload.scenario, num_steps)
     return Work(each_scene(run), [(scenarios, key) for key in keys], valid_agents, steps=num_steps)

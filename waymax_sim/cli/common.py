@@ -1,12 +1,12 @@
 """What commands share: arguments, exit codes, errors, progress."""
 
 import contextlib
-import importlib
+import functools
 import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -15,6 +15,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.env import Policy
+from waymax_sim.plugins import policy_names, resolve_policy
 
 ScenePath = Annotated[
     str,
@@ -42,18 +43,14 @@ def load_scenes(path: str) -> Scenarios:
         raise WrongCall(str(error)) if path.startswith("synthetic:") else error from None
 
 
-def policies_by_name() -> dict[str, Callable[[], Policy]]:
-    """What makes each policy, by name."""
-    # By name, because the simulator must not depend on its users.
-    return importlib.import_module("behavior_models").POLICIES
+def policy_factories() -> dict[str, Callable[[], Policy]]:
+    """A function for each registered policy that makes it; a policy is imported when it is made."""
+    return {name: functools.partial(resolve_policy, name) for name in policy_names()}
 
 
-def policy_named(name: str) -> Policy:
-    """A policy by name."""
-    policies, name = policies_by_name(), SHORT.get(name, name)
-    if name not in policies:
-        raise WrongCall(f"unknown policy {name!r}; known are {', '.join(policies)}")
-    return policies[name]()
+def resolve_policies(texts: Iterable[str]) -> dict[str, Policy]:
+    """Policies by the text that the user gave, or by the full name where that is a short one."""
+    return {name: resolve_policy(name) for name in dict.fromkeys(SHORT.get(text, text) for text in texts)}
 
 
 def part_of(shard: str) -> tuple[int, int]:

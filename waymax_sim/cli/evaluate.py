@@ -9,14 +9,13 @@ from rich.progress import MofNCompleteColumn, Progress
 from waymax_sim.cli.common import (
     DONE,
     NOTHING_USABLE,
-    SHORT,
     ScenePath,
     WrongCall,
     dumps,
     list_failures,
     load_scenes,
     part_of,
-    policy_named,
+    resolve_policies,
     until_interrupted,
     wrong_if,
 )
@@ -60,9 +59,9 @@ def evaluate(
 
     Args:
       path: Where the scenes are.
-      policy: Names of policies, such as constant_velocity.
+      policy: Names such as constant_velocity, NAME:key=value,key=value, module:attribute, or checkpoint folders.
       out: Folder for rows.jsonl, summary.json and report.html.
-      traffic: Names of policies that drive all others; replay is the log.
+      traffic: Policies that drive all others, in the same forms; replay is the log.
       metrics: Metrics to compute; by default all.
       agents: Who is driven by the policy and judged.
       seeds: How often each scene is simulated.
@@ -77,8 +76,7 @@ def evaluate(
         raise WrongCall(f"--memory-budget {memory_budget} is not above 0")
     part = part_of(shard)
     use_all_cores()
-    policies = {SHORT.get(name, name): policy_named(name) for name in policy}
-    drivers = {SHORT.get(name, name): policy_named(name) for name in traffic}
+    policies, drivers = resolve_policies(policy), resolve_policies(traffic)
     with wrong_if(ValueError):
         plan = Plan(
             policies=policies,
@@ -103,7 +101,8 @@ def evaluate(
         return DONE
     _write_page(folder, summary)
     # A table squeezed into fewer columns cannot be read.
-    Console(highlight=False, width=max(MIN_WIDTH, Console().width)).print(evaluation_table(summary))
+    width = max(MIN_WIDTH, Console().width)
+    Console(highlight=False, markup=False, width=width).print(evaluation_table(summary))
     print(f"wrote {out / 'rows.jsonl'}, {out / 'summary.json'} and {out / 'report.html'}")
     list_failures([error_of(failure) for failure in summary["failures"]])
     return DONE if summary["num_scenes"] else NOTHING_USABLE
@@ -123,7 +122,7 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, jso
         print(dumps(found))
         return DONE
     for item in found:
-        Console(highlight=False).print(difference_table(item))
+        Console(highlight=False, markup=False).print(difference_table(item))
         if item["num_other_content"]:
             print(f"{item['num_other_content']} scenes are not what they were: the data have changed")
     return DONE

@@ -12,16 +12,17 @@ from waymax_sim.cli.common import (
     DONE,
     NOTHING_USABLE,
     PICTURES,
+    SHORT,
     ScenePath,
     WrongCall,
     dumps,
     list_failures,
     load_scenes,
-    policies_by_name,
-    policy_named,
+    policy_factories,
     until_interrupted,
     wrong_if,
 )
+from waymax_sim.plugins import resolve_policy
 
 
 def demo(out: Path = Path("demo")) -> int:
@@ -34,7 +35,7 @@ def demo(out: Path = Path("demo")) -> int:
 
     with wrong_if(OSError):
         out.mkdir(parents=True, exist_ok=True)
-    run_demo(out, policies_by_name(), Console(highlight=False))
+    run_demo(out, Console(highlight=False))
     return DONE
 
 
@@ -60,7 +61,7 @@ def realism(
     Args:
       path: Where the scenes are.
       out: Folder for rows.jsonl and summary.json.
-      policy: Name of the policy that drives all agents, unless rollouts come from a file.
+      policy: The policy that drives all agents, in a form that `evaluate` takes, unless rollouts come from a file.
       rollouts: How often it is rolled out in each scene.
       config: Year of the challenge whose bins and weights are used; features are those of 2025.
       seed: Seed of all random draws.
@@ -87,7 +88,7 @@ def realism(
             out,
             scenarios,
             path=path,
-            policy=None if policy is None else (policy, policy_named(policy)),
+            policy=None if policy is None else (policy, resolve_policy(SHORT.get(policy, policy))),
             file=from_submission or from_npz,
             num_rollouts=rollouts,
             config=config,
@@ -102,7 +103,7 @@ def realism(
         with wrong_if(OSError):
             run.write_submission(submission, account=account, method=method or policy or "")
         print(f"wrote {submission}")
-    Console(highlight=False).print(realism_run.realism_table(summary))
+    Console(highlight=False, markup=False).print(realism_run.realism_table(summary))
     print(f"wrote {out / 'rows.jsonl'} and {out / 'summary.json'}")
     list_failures(run.failures)
     return DONE if summary["num_scenes"] else NOTHING_USABLE
@@ -137,7 +138,7 @@ def bench(
         raise WrongCall(f"--bandwidth {bandwidth} is not above 0")
     if plot is not None and plot.suffix.lower() not in PICTURES:
         raise WrongCall(f"cannot write {plot}: use one of {', '.join(PICTURES)}")
-    policies = policies_by_name()
+    policies = policy_factories()
     known = run.names(policies)
     if unknown := sorted(set(only) - set(known)):
         raise WrongCall(f"nothing called {', '.join(unknown)} is measured; known are {', '.join(known)}")

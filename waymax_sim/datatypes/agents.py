@@ -11,7 +11,7 @@ from waymax_sim.pytree import Array, pytree
 UNSET, VEHICLE, PEDESTRIAN, CYCLIST, OTHER = range(5)
 AGENT_TYPE_NAMES = ("unset", "vehicle", "pedestrian", "cyclist", "other")
 
-Selector = Literal["sdc", "others", "all", "none", "to_predict", "vehicle", "pedestrian", "cyclist"]
+Selector = Literal["sdc", "others", "all", "none", "to_predict", "vehicle", "pedestrian", "cyclist", "travelling"]
 
 
 @pytree
@@ -64,6 +64,12 @@ def where(mask: Bool[Array, "*lead"], yes: AgentState, no: AgentState) -> AgentS
     )
 
 
+def is_finite(agents: AgentState) -> Bool[Array, "*lead"]:
+    """Agents whose pose and velocity are finite."""
+    pose = jnp.all(jnp.isfinite(agents.xyz), axis=-1) & jnp.isfinite(agents.yaw)
+    return pose & jnp.all(jnp.isfinite(agents.velocity), axis=-1)
+
+
 def masked(agents: AgentState, keep: Bool[Array, "*lead"]) -> AgentState:
     """Makes the agents outside `keep` invalid and zeroes what they hold."""
     return AgentState(
@@ -75,10 +81,10 @@ def masked(agents: AgentState, keep: Bool[Array, "*lead"]) -> AgentState:
 
 
 def select(info: AgentInfo, who: str) -> Bool[Array, " N"]:
-    """Mask of the agents named by `who`, a `Selector`; "others" are all but the sdc.
+    """Mask of the agents named by a `Selector`; "others" are all but the sdc.
 
     Raises:
-      ValueError: `who` is not one of the selectors.
+      ValueError: `who` is not one of the selectors, or is "travelling", which depends on the log (`select_agents`).
     """
     by_type = {"vehicle": VEHICLE, "pedestrian": PEDESTRIAN, "cyclist": CYCLIST}
     if who in by_type:
@@ -94,5 +100,9 @@ def select(info: AgentInfo, who: str) -> Bool[Array, " N"]:
             return info.exists & False
         case "to_predict":
             return info.to_predict & info.exists
+        case "travelling":
+            raise ValueError(
+                "'travelling' depends on the log: use waymax_sim.env.select_agents(scenario, 'travelling')"
+            )
         case _:
             raise ValueError(f"unknown selector {who!r}; use one of {', '.join(get_args(Selector))}")

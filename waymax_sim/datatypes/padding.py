@@ -64,6 +64,11 @@ def axes(path: str) -> tuple[str | None, ...]:
     return next((_AXES[part] for part in parts if part in _AXES), ())
 
 
+def fill_value(path: str) -> float | int:
+    """Value of padding in the array at a path."""
+    return _FILL.get(path.split(".")[-1], 0)
+
+
 class _Leaf(NamedTuple):
     """How one of the arrays of a scenario is padded: the names of its leading axes, and with what."""
 
@@ -76,7 +81,7 @@ def _leaves(structure: Any) -> list[_Leaf]:
     """How the arrays of scenarios are padded, in order, given which of them there are."""
     outline = jax.tree.unflatten(structure, [0] * structure.num_leaves)
     paths = [[key.name for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(outline)]
-    return [_Leaf(axes(".".join(path)), _FILL.get(path[-1], 0)) for path in paths]
+    return [_Leaf(axes(".".join(path)), fill_value(".".join(path))) for path in paths]
 
 
 def sizes(scenario: Scenario) -> dict[str, int]:

@@ -1,28 +1,32 @@
-"""What changes while a scenario is simulated, and what is asked of an agent."""
+"""The simulated state of a scenario, and actions."""
 
 from jaxtyping import Bool, Int, Key, Num
 
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.pytree import Array, pytree, take
 
-# Controllers: who moves an agent. POLICY + i is the i-th policy of a rollout.
+# Controllers of agents. POLICY + i is the i-th policy of an assignment.
 LOG, CALLER, POLICY = range(3)
 
 
 @pytree
 class State:
-    """The simulated part of a scene: a few kilobytes.
+    """The simulated part of a scenario: a few kilobytes.
 
     Attributes:
       step: Index of the present moment in the record.
       history: The last H simulated steps, oldest first; the last one is now, [H, N].
-      controller: Who moves each agent: 0 the log, 1 the caller's action, 2 and up a policy.
+      controller: Controller of each agent: 0 the log, 1 the caller's action, 2 and up a policy.
+      ended: Agents whose episode has ended. They earn nothing; `EnvConfig.at_end` says what becomes of them.
+      goal_reached: Agents that have been paid for reaching their goal.
       key: Random key of this rollout. Draws use `fold_in(key, step)`, so it never changes.
     """
 
     step: Int[Array, ""]
     history: AgentState
     controller: Int[Array, " N"]
+    ended: Bool[Array, " N"]
+    goal_reached: Bool[Array, " N"]
     key: Key[Array, ""]
 
     @property
@@ -42,8 +46,8 @@ class Action:
 
     Attributes:
       value: Numbers to apply, [N, A], with any leading axes.
-      valid: Whether the agent is asked to do anything. A controlled agent without a valid action coasts:
-        it keeps its velocity and heading.
+      valid: Whether the action is given. A controlled agent without a valid action coasts: it keeps its velocity and
+        heading. An action that is not finite counts as not given.
     """
 
     value: Num[Array, "*lead N A"]

@@ -1,6 +1,7 @@
 """A finite set of actions over any bounded dynamics model."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,35 +15,53 @@ from waymax_sim.pytree import Array
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """Index of a point on a regular grid over the bounds of another model. "Do nothing" is on the grid.
+    """Index of a grid point over the bounds of another model. "Do nothing" is on the grid.
+
+    The grid is regular (`bins`) or the product of explicit levels per action number (`levels`); exactly one of the two
+    is given. The last action number varies fastest.
 
     Attributes:
       dynamics: The model to act through; its bounds must be finite.
       bins: Intervals per action number, each even, so that the middle of symmetric bounds is a grid point.
-        There are bins + 1 levels; the last action number varies fastest.
+        There are bins + 1 levels.
+      levels: Levels per action number in the units of `dynamics`, strictly ascending, within its bounds, 0 among them.
+        Sequences of numbers; kept as tuples, like `bins`.
 
     Raises:
-      ValueError: A number of bins is odd or not positive, there are not as many as action numbers, or the
-        bounds are infinite.
+      ValueError: Not exactly one of `bins` and `levels` is given, or not as many as action numbers; a number of bins is
+        odd or not positive; levels are not finite, not ascending in float32, outside the bounds, or lack 0; the bounds
+        are infinite.
     """
 
     dynamics: Dynamics
-    bins: tuple[int, ...]
+    bins: Sequence[int] = ()
+    levels: Sequence[Sequence[float]] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "bins", tuple(self.bins))
+        # Adding 0 turns -0 into 0: "no action" is exactly zero.
+        object.__setattr__(self, "levels", tuple(tuple(float(level) + 0.0 for level in row) for row in self.levels))
+        if bool(self.bins) == bool(self.levels):
+            raise ValueError("give exactly one of bins and levels")
         low, high = self.dynamics.bounds
-        if len(self.bins) != len(low):
-            raise ValueError(f"{len(self.bins)} bins for {len(low)} action numbers; give one per number")
+        name, given = ("levels", self.levels) if self.levels else ("bins", self.bins)
+        if len(given) != len(low):
+            raise ValueError(f"{len(given)} {name} for {len(low)} action numbers; give one per number")
         if not np.all(np.isfinite(low) & np.isfinite(high)):
             raise ValueError(f"{self.dynamics} has no finite bounds to divide")
-        for bins in self.bins:
-            if bins < 2 or bins % 2:
-                raise ValueError(f"bins must be even and positive so that the grid holds zero, got {bins}")
+        _check_bins(self.bins)
+        for number, levels in enumerate(self.levels):
+            _check_levels(np.asarray(levels, np.float32), number, low[number], high[number])
+
+    @property
+    def num_levels(self) -> tuple[int, ...]:
+        """Number of levels per action number."""
+        return tuple(len(levels) for levels in self.levels) or tuple(bins + 1 for bins in self.bins)
 
     @property
     def num_actions(self) -> int:
         """Number of grid points."""
-        return int(np.prod([bins + 1 for bins in self.bins]))
+        return int(np.prod(self.num_levels))
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -51,22 +70,43 @@ class Discrete:
 
     def decode(self, index: Int[Array, "N 1"]) -> Float[Array, "N A"]:
         """Grid points of indices; indices outside the bounds count as the nearest one."""
-        low, high = self.dynamics.bounds
         index = jnp.clip(index[:, 0], 0, self.num_actions - 1)
-        level = jnp.stack(jnp.unravel_index(index, tuple(bins + 1 for bins in self.bins)), axis=-1)
+        level = jnp.stack(jnp.unravel_index(index, self.num_levels), axis=-1)
+        if not self.levels:
+            return self._regular_values(level)
+        values = [jnp.asarray(row, jnp.float32)[level[:, number]] for number, row in enumerate(self.levels)]
+        return jnp.stack(values, axis=-1)
+
+    def encode(self, value: Float[Array, "N A"]) -> Int[Array, "N 1"]:
+        """Index of the nearest grid point.
+
+        Values midway between two levels go to the even one on a regular grid, and to the lower one of explicit
+        levels.
+        """
+        level = self._nearest_explicit(value) if self.levels else self._nearest_regular(value)
+        strides = np.cumprod([1, *self.num_levels[:0:-1]])[::-1].astype(np.int32)
+        return jnp.sum(level * strides[None], axis=-1, keepdims=True)
+
+    def _regular_values(self, level: Int[Array, "N A"]) -> Float[Array, "N A"]:
+        low, high = self.dynamics.bounds
         # Counted from the middle, so that the middle is exact.
         half = np.asarray(self.bins, np.int32) // 2
         step = ((high - low) / np.asarray(self.bins)).astype(np.float32)
         return (level - half[None]).astype(jnp.float32) * step[None] + ((low + high) / 2).astype(np.float32)[None]
 
-    def encode(self, value: Float[Array, "N A"]) -> Int[Array, "N 1"]:
-        """Index of the nearest grid point; values half way go to the even level."""
+    def _nearest_regular(self, value: Float[Array, "N A"]) -> Int[Array, "N A"]:
         low, high = self.dynamics.bounds
         bins = np.asarray(self.bins, np.float32)
         level = jnp.round((value - low[None]) * (bins / (high - low)).astype(np.float32)[None])
-        level = jnp.clip(level, 0, bins[None]).astype(jnp.int32)
-        strides = np.cumprod([1, *(b + 1 for b in self.bins[:0:-1])])[::-1].astype(np.int32)
-        return jnp.sum(level * strides[None], axis=-1, keepdims=True)
+        return jnp.clip(level, 0, bins[None]).astype(jnp.int32)
+
+    def _nearest_explicit(self, value: Float[Array, "N A"]) -> Int[Array, "N A"]:
+        """The number of midpoints between neighboring levels that each value exceeds."""
+        columns = [
+            jnp.sum(value[:, number, None] > _midpoints(levels)[None], axis=-1, dtype=jnp.int32)
+            for number, levels in enumerate(self.levels)
+        ]
+        return jnp.stack(columns, axis=-1)
 
     def apply(self, agents: AgentState, value: Int[Array, "N 1"], dt: Step) -> AgentState:
         """Applies the grid point through the wrapped model."""
@@ -76,3 +116,30 @@ class Discrete:
         """Nearest grid point to the wrapped inverse; "do nothing" where that is invalid."""
         action = self.dynamics.invert(before, after, dt)
         return Action(value=self.encode(action.value), valid=action.valid)
+
+
+def _check_bins(bins: Sequence[int]) -> None:
+    for count in bins:
+        if count < 2 or count % 2:
+            raise ValueError(f"bins must be even and positive so that the grid holds zero, got {count}")
+
+
+def _check_levels(levels: Float[np.ndarray, " L"], number: int, low: np.floating, high: np.floating) -> None:
+    """Raises unless levels (float32) are finite, ascending, within bounds and hold zero."""
+    listed = f"levels of action number {number}, {levels.tolist()},"
+    if not np.all(np.isfinite(levels)):
+        raise ValueError(f"{listed} must be finite")
+    if np.any(np.diff(levels) <= 0):
+        raise ValueError(f"{listed} must be strictly ascending, also when rounded to float32")
+    if np.any((levels < low) | (levels > high)):
+        raise ValueError(f"{listed} must lie within the bounds of the model, {low} to {high}")
+    if not np.any(levels == 0):
+        raise ValueError(f"{listed} must contain 0, so that an agent can do nothing")
+
+
+def _midpoints(levels: Sequence[float]) -> Float[np.ndarray, " M"]:
+    """Midpoints of neighboring levels, rounded down to float32: a float32 number exceeds both or neither."""
+    exact = np.asarray(levels, np.float32).astype(np.float64)
+    exact = (exact[:-1] + exact[1:]) / 2
+    nearest = exact.astype(np.float32)
+    return np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)

@@ -1,73 +1,38 @@
-"""The environment: who moves how, who is there, and what it is worth."""
+"""The environment: initial states, transitions, and the evaluation of states."""
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from waymax_sim.datatypes.agents import AgentState, Selector, masked, select, where
+from waymax_sim.datatypes.agents import AgentState, is_finite, masked, where
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.datatypes.state import CALLER, LOG, Action, State
+from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action, State
 from waymax_sim.dynamics import Bicycle, Dynamics
+from waymax_sim.env.config import EnvConfig
+from waymax_sim.env.episodes import end_agents, rewards, scene_terminates, terminates
 from waymax_sim.env.observation import Observation, observe
+from waymax_sim.env.selection import mask_to_rows, select_agents
+from waymax_sim.maps.goals import end_of_log
 from waymax_sim.maps.ground import height_change
 from waymax_sim.metrics import Metric, MetricValue, Snapshot, compute_metrics, resolve
 from waymax_sim.pytree import Array, on_device, pytree, take
 
 
-@dataclasses.dataclass(frozen=True)
-class EnvConfig:
-    """Rules of an environment.
-
-    Attributes:
-      controlled: Agents moved by the caller's actions (or by the one policy of a rollout); the log moves the rest.
-      spawn: Whether agents that are absent appear when the log says so, at their logged pose, or never.
-      despawn: Whether controlled agents stay once there ("never") or vanish when the log does. Agents of the log
-        always come and go with it.
-      height_source: Whether the height of controlled agents follows the map or the log.
-      metrics: Names from `METRICS`, or metrics of one's own.
-      rewards: Pairs of metric and weight: an agent's reward is the weighted sum of its valid values. With a bound as
-        third entry, the weight itself counts wherever the value is worse than the bound. See also `PRESETS`.
-      evaluated: Whether metrics per agent are computed for all agents or for the sdc alone, which costs far less.
-      terminate_on: Metrics that end the episode when positive for a controlled agent, or pairs of a metric and a bound
-        that end it when the value is worse.
-      num_history_steps: Steps that policies see, at least 2. The state keeps more where a metric looks further back.
-      dt: Time step, s.
-    """
-
-    controlled: Selector = "sdc"
-    spawn: Literal["log", "never"] = "log"
-    despawn: Literal["never", "log"] = "never"
-    height_source: Literal["map", "log"] = "map"
-    metrics: tuple[str | Metric, ...] = ("overlap", "offroad", "log_divergence")
-    evaluated: Literal["all", "sdc"] = "all"
-    rewards: tuple[tuple[str, float] | tuple[str, float, float], ...] = (("overlap", -1.0), ("offroad", -1.0))
-    terminate_on: tuple[str | tuple[str, float], ...] = ()
-    num_history_steps: int = 2
-    dt: float = 0.1
-
-    def __post_init__(self):
-        names = resolve(self.metrics)
-        ends = (item if isinstance(item, str) else item[0] for item in self.terminate_on)
-        for used in (*(term[0] for term in self.rewards), *ends):
-            if used not in names:
-                raise ValueError(f"{used!r} is rewarded or terminates but is not among metrics={tuple(names)}")
-        if self.num_history_steps < 2:
-            raise ValueError("num_history_steps must be at least 2: metrics compare a step with the one before")
-
-
 @pytree
 class StepOutput:
-    """What a step led to, judged on the state after it.
+    """Results of a step, evaluated on the state after it.
 
     Attributes:
       metrics: Values by name, [N] or [] each.
-      reward: Weighted sum of metrics for controlled agents, 0 for others; 0 at reset.
-      agent_terminated: Controlled agents for which a terminating metric is positive.
-      terminated: Whether there is any such agent.
+      reward: Weighted sum of metrics of controlled agents whose episode has not ended, 0 for others and at reset. An
+        agent without a usable action earns nothing positive.
+      agent_terminated: Agents whose episode a terminating metric has ended in this step.
+      terminated: Whether the episode of the scenario has ended in this step: with `ends="scene"` for any agent, with
+        `ends="agent"` when the last controlled agent has ended.
       truncated: Whether the record has no next step.
+      invalid_action: Agents whose action or next pose was not finite: the action counted as not given.
     """
 
     metrics: dict[str, MetricValue]
@@ -75,11 +40,12 @@ class StepOutput:
     agent_terminated: Bool[Array, " N"]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
+    invalid_action: Bool[Array, " N"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Env:
-    """Pure functions over (scenario, state). Frozen and hashable, holds no arrays; written for one scene.
+    """Pure functions over (scenario, state). Frozen and hashable, holds no arrays; written for one scenario.
 
     Batch it with `jax.vmap`. `reset` starts at the scenario's current step. Past the last recorded step nothing
     moves any more and `truncated` stays True.
@@ -99,72 +65,194 @@ class Env:
 
     @property
     def num_history_steps(self) -> int:
-        """Steps kept in the state: those that policies see, or more where a metric looks further back."""
+        """Steps kept in the state: those that policies observe, or more where a metric needs them."""
         return max(self.config.num_history_steps, *(metric.num_steps for metric in self.metrics.values()), 2)
+
+    def max_controlled(self, num_agents: int) -> int:
+        """Static number of rows K that hold the controlled agents of a scenario with N agent slots."""
+        if self.config.controlled == "sdc":
+            return min(1, num_agents)
+        return min(self.config.max_controlled or num_agents, num_agents)
+
+    def prepare(self, scenario: Scenario) -> Scenario:
+        """The scenario on the device, with goals where the configuration adds them.
+
+        Raises:
+          ValueError: Goals are rewarded or terminate, but the scenario has none that policies could observe.
+        """
+        scenario = on_device(scenario)
+        if scenario.goals is not None:
+            return scenario
+        if self.config.goals == "end_of_log":
+            return dataclasses.replace(scenario, goals=end_of_log(scenario))
+        if self.config.uses_goals:
+            raise ValueError(
+                "goals are rewarded or end episodes, but the scenario has none that agents observe: set "
+                "EnvConfig(goals='end_of_log') or dataclasses.replace(scenario, goals=...)"
+            )
+        return scenario
 
     def reset(
         self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None
     ) -> tuple[State, StepOutput]:
-        """The logged state at the current step, with the steps before it as history, and how it is judged.
+        """The logged state at the current step, with the steps before it as history, and its evaluation.
 
         Args:
-          scenario: One scene.
+          scenario: One scenario.
           key: Random key of the episode.
-          controller: Who moves each agent (`LOG`, `CALLER`, ...); by default the caller moves `config.controlled`.
+          controller: Controller of each agent (`LOG`, `CALLER`, ...); by default the caller controls
+            `config.controlled`.
         """
-        scenario = on_device(scenario)
+        scenario = self.prepare(scenario)
         state = self.initial_state(scenario, key, controller)
         return state, self.evaluate_state(scenario, state, has_advanced=jnp.asarray(False))
 
     def initial_state(
         self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None
     ) -> State:
-        """The state of `reset` alone, which is not judged."""
-        scenario = on_device(scenario)
+        """The state of `reset` without its evaluation; arguments as there."""
+        scenario = self.prepare(scenario)
         if controller is None:
-            controller = jnp.where(select(scenario.agents, self.config.controlled), CALLER, LOG).astype(jnp.int32)
+            controller = jnp.where(self.controlled_mask(scenario), CALLER, LOG).astype(jnp.int32)
         steps = scenario.current_step - jnp.arange(self.num_history_steps - 1, -1, -1, dtype=jnp.int32)
         history = take(scenario.log, jnp.maximum(steps, 0))
-        # What lies before the record is not known: it must not wrap around to its end.
+        # Steps before the record are unknown: they must not wrap around to its end.
         history = masked(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
-        return State(step=scenario.current_step, history=history, controller=controller, key=key)
+        controlled, absent = controller != LOG, ~take(history, -1).valid
+        never = jnp.full(controller.shape, self.config.spawn == "never" and self.config.ends == "agent")
+        return State(
+            step=jnp.asarray(scenario.current_step),
+            history=history,
+            controller=jnp.asarray(controller),
+            ended=controlled & absent & never,
+            goal_reached=jnp.zeros(controller.shape, bool),
+            key=key,
+        )
+
+    def controlled_mask(self, scenario: Scenario) -> Bool[Array, " N"]:
+        """Agents of `config.controlled`; with `max_controlled`, the first ones of them."""
+        mask = select_agents(scenario, self.config.controlled)
+        if self.config.max_controlled is None:
+            return mask
+        return mask & (jnp.cumsum(mask, dtype=jnp.int32) <= self.config.max_controlled)
 
     def step(self, scenario: Scenario, state: State, action: Action) -> tuple[State, StepOutput]:
-        """One time step, then judgement of where it led.
+        """One time step with the caller's actions, and the evaluation of the state that it leads to.
 
         Args:
-          scenario: The scene that `state` belongs to.
+          scenario: The scenario that `state` belongs to.
           state: From `reset` or `step`.
           action: For the agents whose controller is not the log; ignored for others.
         """
-        scenario = on_device(scenario)
-        proposed = self.dynamics.apply(state.agents, action.value, self.config.dt)
-        moved = state.step < scenario.num_steps - 1
-        state = self.advance(scenario, state, proposed, action.valid)
-        return state, self.evaluate_state(scenario, state, has_advanced=moved)
+        scenario = self.prepare(scenario)
+        controlled = state.controller != LOG
+        next_agents, mask, invalid = apply_actions(self.dynamics, state, action, controlled, self.config.dt)
+        return self.transition(scenario, state, next_agents, mask, invalid)
 
-    def observe(self, scenario: Scenario, state: State, *, privileged: bool = False) -> Observation:
-        """What a policy sees; only a privileged one sees the log."""
-        seen = take(state.history, slice(-self.config.num_history_steps, None))
-        state = dataclasses.replace(state, history=seen)
-        return observe(on_device(scenario), state, self.config.dt, privileged=privileged)
+    def transition(
+        self,
+        scenario: Scenario,
+        state: State,
+        next_agents: AgentState | None,
+        action_mask: Bool[Array, " N"],
+        invalid_action: Bool[Array, " N"],
+    ) -> tuple[State, StepOutput]:
+        """Advances, evaluates, and ends the episodes of agents.
 
-    def advance(self, scenario: Scenario, state: State, proposed: AgentState | None, acts: Bool[Array, " N"]) -> State:
-        """The next state, given where the dynamics would put the agents that act; None where the log moves all.
+        Args:
+          scenario: From `prepare`.
+          state: The present state.
+          next_agents: See `advance`.
+          action_mask: See `advance`.
+          invalid_action: Agents whose action was not usable.
+        """
+        has_advanced = state.step < scenario.num_steps - 1
+        state = self.advance(scenario, state, next_agents, action_mask)
+        out = self.evaluate_state(scenario, state, has_advanced=has_advanced, invalid_action=invalid_action)
+        return self.end_agents(scenario, state, out), out
 
-        Controlled agents that do not act coast. Agents of the log are where the log has them. At the end of the
-        record the state is returned as it is.
+    def observe(
+        self,
+        scenario: Scenario,
+        state: State,
+        *,
+        privileged: bool = False,
+        controller: int | None = None,
+        max_controlled: int | None = None,
+    ) -> Observation:
+        """The observation of a policy; only a privileged one includes the log.
+
+        Args:
+          scenario: From `prepare`.
+          state: The present state.
+          privileged: Whether to include the log.
+          controller: Controller of the agents in `Observation.controlled`, by default the caller or the first policy.
+          max_controlled: Number of rows K; by default `max_controlled(N)`.
+        """
+        history = take(state.history, slice(-self.config.num_history_steps, None))
+        rows = self.active_rows(state, controller, max_controlled)
+        scenario = self.prepare(scenario)
+        return observe(scenario, dataclasses.replace(state, history=history), self.config.dt, rows, privileged)
+
+    def controlled_rows(
+        self, state: State, controller: int | None = None, max_controlled: int | None = None
+    ) -> Int[Array, " K"]:
+        """Slots of the agents of a controller, -1 after the last one: the same during an episode.
+
+        Args:
+          state: The state.
+          controller: Their controller, by default the caller or the first policy.
+          max_controlled: Number of rows K; by default `max_controlled(N)`.
+        """
+        num_rows = max_controlled or self.max_controlled(state.controller.shape[0])
+        return mask_to_rows(_controlled(state, controller), num_rows)
+
+    def active_rows(
+        self, state: State, controller: int | None = None, max_controlled: int | None = None
+    ) -> Int[Array, " K"]:
+        """`controlled_rows`, with -1 for agents that do not act; arguments as there."""
+        rows = self.controlled_rows(state, controller, max_controlled)
+        acts = self.active_mask(state, controller)[jnp.maximum(rows, 0)]
+        return jnp.where(acts, rows, -1)
+
+    def active_mask(self, state: State, controller: int | None = None) -> Bool[Array, " N"]:
+        """Agents of a controller that act: they are valid and their episode has not ended.
+
+        Args:
+          state: The state.
+          controller: Their controller, by default the caller or the first policy.
+        """
+        return _controlled(state, controller) & state.agents.valid & ~state.ended
+
+    def advance(
+        self, scenario: Scenario, state: State, next_agents: AgentState | None, action_mask: Bool[Array, " N"]
+    ) -> State:
+        """The next state. At the end of the record the state is returned as it is.
+
+        Controlled agents without an action coast. Agents of the log are at their logged poses. No value that is not
+        finite enters the state: an agent that would get one stays at its pose.
+
+        Args:
+          scenario: From `prepare`.
+          state: The present state.
+          next_agents: Agents as the dynamics move them; None where the log moves all.
+          action_mask: Agents that `next_agents` holds for.
         """
         now = state.agents
         last = scenario.num_steps - 1
         step = jnp.minimum(state.step + 1, last)
         agents = take(scenario.log, step)
         may_appear = agents.valid & (self.config.spawn == "log")
+        if self.config.ends == "agent" and self.config.at_end != "stay":
+            may_appear = may_appear & ~state.ended
         valid = agents.valid & (now.valid | may_appear)
-        if proposed is not None:
+        if next_agents is not None:
             logged, controlled = agents, state.controller != LOG
-            moved = where(acts, proposed, _coast(now, self.config.dt))
+            moved = where(action_mask & is_finite(next_agents), next_agents, _coast(now, self.config.dt))
             moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
+            moved = where(is_finite(moved), moved, now)
+            if self.config.ends == "agent" and self.config.at_end == "stop":
+                moved = where(state.ended, dataclasses.replace(now, velocity=jnp.zeros_like(now.velocity)), moved)
             stays = now.valid if self.config.despawn == "never" else now.valid & logged.valid
             appears = ~now.valid & may_appear
             agents = where(~controlled | appears, logged, moved)
@@ -174,37 +262,61 @@ class Env:
         history = jax.tree.map(lambda new, old: jnp.where(state.step < last, new, old), history, state.history)
         return dataclasses.replace(state, step=step, history=history)
 
-    def evaluate_state(self, scenario: Scenario, state: State, *, has_advanced: Bool[Array, ""]) -> StepOutput:
-        """Metrics, reward and termination of a state. Where it has not `moved`, nothing is rewarded."""
-        rows = None if self.config.evaluated == "all" else jnp.argmax(scenario.agents.is_sdc)[None]
-        snapshot = Snapshot(scenario, state.step, state.history, self.config.dt, rows)
+    def evaluate_state(
+        self,
+        scenario: Scenario,
+        state: State,
+        *,
+        has_advanced: Bool[Array, ""],
+        invalid_action: Bool[Array, " N"] | None = None,
+    ) -> StepOutput:
+        """Metrics, reward and termination of a state.
+
+        Args:
+          scenario: From `prepare`.
+          state: The state.
+          has_advanced: Whether time passed; where it did not, nothing is rewarded and no episode ends.
+          invalid_action: Agents whose action was not usable; none by default.
+        """
         metrics = self.metrics
+        snapshot = Snapshot(scenario, state.step, state.history, self.config.dt, self._evaluated_rows(scenario, state))
         values = compute_metrics(snapshot, metrics)
-        controlled = (state.controller != LOG) & scenario.agents.exists
-
-        def per_agent(name: str, bound: float | None = None) -> Float[Array, " N"]:
-            """Values of a metric, or 1 where they are worse than a bound."""
-            value, valid = values[name].value, values[name].valid
-            if bound is not None:
-                worse = value < bound if metrics[name].better == "higher" else value > bound
-                value = (valid & worse).astype(jnp.float32)
-            # What is about the scene is credited to the sdc.
-            return value if metrics[name].per == "agent" else jnp.where(scenario.agents.is_sdc, value, 0.0)
-
-        reward = jnp.zeros(controlled.shape, jnp.float32)
-        for name, weight, *bound in self.config.rewards:
-            reward = reward + weight * per_agent(name, *bound)
-        ended = jnp.zeros(controlled.shape, bool)
-        for item in self.config.terminate_on:
-            name, bound = (item, None) if isinstance(item, str) else item
-            ended = ended | (per_agent(name, bound) > 0)
+        if invalid_action is None:
+            invalid_action = jnp.zeros(state.ended.shape, bool)
+        has_episode = self._has_episode(scenario, state)
+        counted = has_episode & ~state.ended & has_advanced
+        reward = jnp.where(counted, rewards(self.config, metrics, scenario, state, values), 0.0)
+        terminated = counted & terminates(self.config, metrics, scenario, values)
         return StepOutput(
             metrics=values,
-            reward=jnp.where(controlled & has_advanced, reward, 0.0),
-            agent_terminated=controlled & ended,
-            terminated=jnp.any(controlled & ended),
+            reward=jnp.where(invalid_action, jnp.minimum(reward, 0.0), reward),
+            agent_terminated=terminated,
+            terminated=scene_terminates(self.config, has_episode, state.ended, terminated),
             truncated=state.step >= scenario.num_steps - 1,
+            invalid_action=invalid_action & has_advanced,
         )
+
+    def end_agents(self, scenario: Scenario, state: State, out: StepOutput) -> State:
+        """The state after the ends of episodes that `out` reports have taken effect (see `EnvConfig.at_end`)."""
+        return end_agents(self.config, scenario, state, out.agent_terminated, out.terminated, out.metrics)
+
+    def _evaluated_rows(self, scenario: Scenario, state: State) -> Int[Array, " O"] | None:
+        match self.config.evaluated:
+            case "all":
+                return None
+            case "sdc":
+                return jnp.argmax(scenario.agents.is_sdc)[None].astype(jnp.int32)
+        return self.active_rows(state)
+
+    def _has_episode(self, scenario: Scenario, state: State) -> Bool[Array, " N"]:
+        """Controlled agents that are evaluated."""
+        mask = (state.controller != LOG) & scenario.agents.exists
+        match self.config.evaluated:
+            case "sdc":
+                return mask & scenario.agents.is_sdc
+            case "controlled":
+                return mask & _controlled(state, None)
+        return mask
 
     def _with_height(
         self,
@@ -221,6 +333,39 @@ class Env:
             bottom = now.xyz - jnp.asarray([0.0, 0.0, 0.5])[None] * scenario.agents.size
             z = now.xyz[:, 2] + height_change(scenario.lanes, bottom, moved.xyz[:, :2], now.valid & controlled)
         return jnp.concatenate([moved.xyz[:, :2], z[:, None]], axis=-1)
+
+
+def apply_actions(
+    dynamics: Dynamics, state: State, action: Action, controlled: Bool[Array, " N"], dt: float
+) -> tuple[AgentState, Bool[Array, " N"], Bool[Array, " N"]]:
+    """Agents as actions move them, and which of these actions are usable.
+
+    Actions that are not used are zero before the dynamics see them, so neither values nor gradients of them matter.
+
+    Args:
+      dynamics: Model of the actions.
+      state: The present state.
+      action: Actions of all agents.
+      controlled: Agents whose action is meant.
+      dt: Time step, s.
+
+    Returns:
+      The next agents [N], a mask of the controlled agents with a usable action, and a mask of those whose action or
+      next pose is not finite.
+    """
+    given = controlled & action.valid
+    usable = given & jnp.all(jnp.isfinite(action.value), axis=-1)
+    value = jnp.where(usable[:, None], action.value, jnp.zeros((), action.value.dtype))
+    next_agents = dynamics.apply(state.agents, value, dt)
+    usable = usable & is_finite(next_agents)
+    return next_agents, usable, given & ~usable & state.agents.valid & ~state.ended
+
+
+def _controlled(state: State, controller: int | None) -> Bool[Array, " N"]:
+    """Agents of a controller, by default of the caller and of the first policy."""
+    if controller is None:
+        return (state.controller == CALLER) | (state.controller == POLICY)
+    return state.controller == controller
 
 
 def _coast(agents: AgentState, dt: float) -> AgentState:

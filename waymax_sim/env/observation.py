@@ -1,7 +1,7 @@
-"""What a policy may see."""
+"""The observation of policies."""
 
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.elements import MapElements
@@ -11,17 +11,21 @@ from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import Signals
-from waymax_sim.datatypes.state import State
+from waymax_sim.datatypes.state import Action, State
 from waymax_sim.pytree import Array, pytree, take
 
 
 @pytree
 class Observation:
-    """The world as it is known now, in the local frame of the scene, shared by all agents.
+    """The scenario as it is known now, in the local frame of the scenario, shared by all agents.
 
     Attributes:
-      step: Index of the present moment in the record.
+      step: Index of the present step in the record.
       dt: Time step, s.
+      remaining_time: Time until the end of the record, s.
+      controlled: Slots of the agents that the observer controls, -1 for rows without an agent and for agents that do
+        not act now. An agent keeps its row during an episode. The number of rows K is static: 1 for the sdc, otherwise
+        `EnvConfig.max_controlled` or all N.
       history: The last H simulated steps, oldest first; the last one is now, [H, N].
       info: Ids, types, sizes and roles.
       roadmap: The map.
@@ -31,12 +35,14 @@ class Observation:
       elements: Short pieces of map features, and the index of which are near.
       signals: Traffic lights now, [S].
       routes: Paths of the sdc, or None. `on_route` is an instruction where to go, and is not hidden.
-      goals: Where agents were told to go, or None where nobody was.
+      goals: Goals of agents, or None without any.
       log: The whole record, future included, for privileged policies; None for all others.
     """
 
     step: Int[Array, ""]
     dt: Float[Array, ""]
+    remaining_time: Float[Array, ""]
+    controlled: Int[Array, " K"]
     history: AgentState
     info: AgentInfo
     roadmap: RoadMap
@@ -55,8 +61,18 @@ class Observation:
         return take(self.history, -1)
 
 
-def observe(scenario: Scenario, state: State, dt: float, *, privileged: bool = False) -> Observation:
-    """What a policy sees in `state`. Only a privileged one sees the log."""
+def observe(
+    scenario: Scenario, state: State, dt: float, controlled: Int[Array, " K"], privileged: bool = False
+) -> Observation:
+    """The observation of a state.
+
+    Args:
+      scenario: The scenario of the state.
+      state: The state, with the history that policies observe.
+      dt: Time step, s.
+      controlled: Rows of the agents that the observer controls, -1 for none.
+      privileged: Whether the observation includes the log.
+    """
     now = state.step
     lights = scenario.signals
     signals = Signals(
@@ -68,6 +84,8 @@ def observe(scenario: Scenario, state: State, dt: float, *, privileged: bool = F
     return Observation(
         step=now,
         dt=jnp.asarray(dt, jnp.float32),
+        remaining_time=(scenario.num_steps - 1 - now).astype(jnp.float32) * dt,
+        controlled=controlled,
         history=state.history,
         info=scenario.agents,
         roadmap=scenario.roadmap,
@@ -79,4 +97,20 @@ def observe(scenario: Scenario, state: State, dt: float, *, privileged: bool = F
         routes=scenario.routes,
         goals=scenario.goals,
         log=scenario.log if privileged else None,
+    )
+
+
+def scatter_actions(observation: Observation, value: Num[Array, "K A"]) -> Action:
+    """Actions of all N agents from those of the controlled rows; the others have none.
+
+    Args:
+      observation: The observation.
+      value: Actions of `observation.controlled`.
+    """
+    rows, num_agents = observation.controlled, observation.info.id.shape[0]
+    rows = jnp.where(rows >= 0, rows, num_agents)
+    empty = jnp.zeros((num_agents, *value.shape[1:]), value.dtype)
+    return Action(
+        value=empty.at[rows].set(value, mode="drop"),
+        valid=jnp.zeros(num_agents, bool).at[rows].set(True, mode="drop"),
     )

@@ -3,7 +3,7 @@
 config = dataclasses.replace(PRESETS["nuplan"], controlled="all")
 """
 
-from waymax_sim.env.env import EnvConfig
+from waymax_sim.env.config import EnvConfig
 from waymax_sim.metrics import NUPLAN_METRICS
 from waymax_sim.metrics.nuplan import MAX_OFF_ROAD, MAX_SPEEDING, MIN_TIME
 
@@ -35,11 +35,18 @@ PRESETS: dict[str, EnvConfig] = {
         ),
         terminate_on=("at_fault_collision", ("road_edge_distance", MAX_OFF_ROAD)),
     ),
-    # As in self-play on GPUDrive: 1 at the goal, -0.75 for a collision and for leaving the road, each of which ends the
-    # episode, and a little for coming nearer, 0.01 per metre.
+    # Self-play of all travelling vehicles, as on GPUDrive: 1 at the goal (the end of the log unless the scenario
+    # has goals), -0.75 for a collision and for leaving the road, each of which ends the agent's own episode and removes
+    # it, and 0.01 per meter of approach. Standing still earns 0.
     "goal": EnvConfig(
+        controlled="travelling",
+        spawn="never",
+        goals="end_of_log",
         metrics=("goal_reached", "goal_progress", "overlap", "offroad"),
+        evaluated="controlled",
         rewards=(("goal_reached", 1.0), ("goal_progress", 0.01), ("overlap", -0.75), ("offroad", -0.75)),
         terminate_on=("goal_reached", "overlap", "offroad"),
+        ends="agent",
+        at_end="remove",
     ),
 }

@@ -1,7 +1,6 @@
 """Policies in every scene of a source, among several kinds of traffic."""
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import math
@@ -15,10 +14,9 @@ from jaxtyping import Bool, Key
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenarios import Scenarios
-from waymax_sim.datatypes.agents import Selector, select
+from waymax_sim.datatypes.agents import Selector
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.env import Env, EnvConfig, Policy, Trace, rollout
-from waymax_sim.env.rollout import Assignment
+from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import chunks
 from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
@@ -104,10 +102,10 @@ class Plan:
         asked = (NUPLAN_METRICS if name == SCORE else (name,) for name in self.metrics)
         return tuple(dict.fromkeys(itertools.chain.from_iterable(asked)))
 
-    def drivers(self, policy: str, traffic: str) -> Assignment:
-        """Who drives whom."""
+    def assignment(self, policy: str, traffic: str) -> Assignment:
+        """The policy and the traffic with the agents that they control."""
         others = self.traffic[traffic]
-        return [(self.policies[policy], self.agents), *([] if others is None else [(others, "others")])]
+        return Assignment.of([(self.policies[policy], self.agents), *([] if others is None else [(others, "others")])])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +148,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scenes and a plan for them. The compiled programs are kept with it.
+    """Scenes and a plan for them. Policies of equal structure share compiled programs.
 
     Attributes:
       scenarios: The scenes.
@@ -203,21 +201,15 @@ class Evaluation:
         found = [self._simulate(run, batch, [scenario], steps_left(scenario))[1] for run in runs]
         return scenario, [jax.device_get(take(trace, 0)) for trace in found]
 
-    @functools.cached_property
-    def _judges(self) -> dict[tuple, Callable]:
-        return {}
-
     def _simulate(self, run: Run, batch: Scenario, members: list[Scenario], num_steps: int):
         policy, traffic, seed = run
         steps = num_steps if self.plan.max_steps is None else min(num_steps, self.plan.max_steps)
-        which = (policy, traffic, steps)
-        if which not in self._judges:
-            arguments = self.plan.env(traffic), self.plan.drivers(policy, traffic)
-            self._judges[which] = functools.partial(judge_scene, *arguments, num_steps=steps)
+        assignment = self.plan.assignment(policy, traffic)
         keys = [scene_key(seed, scenario.scenario_id) for scenario in members]
         keys = jnp.stack([keys[place % len(keys)] for place in range(len(batch.id_bytes))])
         budget = None if _is_cpu() else self.memory_budget
-        return map_scenes(self._judges[which], batch, keys, memory_budget=budget)
+        simulate = _SceneEvaluation(self.plan.env(traffic), steps)
+        return map_scenes(simulate, batch, keys, assignment, memory_budget=budget)
 
     def _result(self, index: int, scenario: Scenario, hashed: str, run: Run, values: dict[str, MetricValue]):
         file, record = self.scenarios.source(index)
@@ -237,6 +229,17 @@ class Evaluation:
         return jax.local_device_count() * int(np.clip(share, 1, MOST_ON_CPU if _is_cpu() else MOST))
 
 
+@dataclasses.dataclass(frozen=True)
+class _SceneEvaluation:
+    """`judge_scene` as a function of a scenario, its key and an assignment; equal ones share compiled programs."""
+
+    env: Env
+    num_steps: int
+
+    def __call__(self, scenario: Scenario, key: Key[Array, ""], assignment: Assignment):
+        return judge_scene(self.env, assignment, scenario, key, self.num_steps)
+
+
 def columns_of(metrics: Iterable[str]) -> dict[str, Column]:
     """What is found for each scene where these metrics are judged."""
     found = {name: Column(metric.unit, metric.better) for name, metric in resolve(metrics).items()}
@@ -245,13 +248,13 @@ def columns_of(metrics: Iterable[str]) -> dict[str, Column]:
 
 
 def judge_scene(
-    env: Env, policies: Policy | Assignment, scenario: Scenario, key: Key[Array, ""], num_steps: int
+    env: Env, policies: Policies, scenario: Scenario, key: Key[Array, ""], num_steps: int
 ) -> tuple[dict[str, MetricValue], Trace]:
     """Simulates one scene and judges the agents that `env.config.controlled` names. Pure.
 
     Args:
       env: Rules and metrics.
-      policies: One policy for these agents, or pairs of a policy and its agents; see `rollout`.
+      policies: One policy for these agents, pairs of a policy and its agents, or an assignment; see `rollout`.
       scenario: One scene.
       key: Random key.
       num_steps: Steps to simulate.
@@ -262,7 +265,7 @@ def judge_scene(
     """
     trace = rollout(env, policies, scenario, key, num_steps)
     assert trace.metrics is not None  # they are recorded by default
-    judged = select(scenario.agents, env.config.controlled)
+    judged = select_agents(scenario, env.config.controlled)
     found = summarize(trace.metrics, env.metrics, trace.active, judged)
     if found.keys() >= set(NUPLAN_METRICS):
         scores = nuplan_score(trace.metrics, scenario, trace.active, env.config.dt)
@@ -278,7 +281,7 @@ def _over_agents(value: MetricValue, judged: Bool[Array, " N"]) -> MetricValue:
 
 
 def evaluate_scene(
-    env: Env, policies: Policy | Assignment, scenario: Scenario, key: Key[Array, ""], num_steps: int
+    env: Env, policies: Policies, scenario: Scenario, key: Key[Array, ""], num_steps: int
 ) -> dict[str, MetricValue]:
     """The values of `judge_scene` without the rollout, which then takes no memory."""
     return judge_scene(env, policies, scenario, key, num_steps)[0]

@@ -134,8 +134,8 @@ def conditions_of(plan: Plan, path: str) -> Json:
         "metrics": {name: column._asdict() for name, column in plan.columns.items()},
         "steps": plan.max_steps,
         "seeds": list(plan.seeds),
-        "env": {"birth": {name: plan.env(name).config.spawn for name in plan.traffic}}
-        | {name: getattr(env.config, name) for name in ("death", "z", "dt")},
+        "env": {"spawn": {name: plan.env(name).config.spawn for name in plan.traffic}}
+        | {name: getattr(env.config, name) for name in ("despawn", "height_source", "dt")},
         **report.circumstances(),
     }
 

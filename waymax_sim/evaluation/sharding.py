@@ -19,7 +19,8 @@ from waymax_sim.pytree import Array, take
 
 AXIS = "scenes"
 
-SceneFunction = Callable[[Scenario, Key[Array, ""]], Any]
+# A function of one scenario, its key, and further arguments that all scenarios share.
+SceneFunction = Callable[..., Any]
 T = TypeVar("T")
 
 
@@ -27,20 +28,22 @@ def map_scenes(
     function: SceneFunction,
     scenarios: Scenario,
     keys: Key[Array, " B"],
-    *,
+    *shared: Any,
     memory_budget: int | None = None,
     mesh: Mesh | None = None,
 ) -> Any:
     """Applies a function of one scene to B scenes, spread over the devices.
 
     Each device maps its share chunk by chunk; inside a chunk the function runs under `vmap`. Any B will do: the shares
-    are filled up with repeats, whose results are cut off. Compiled programs are kept per function object, so define
-    the function once, outside of loops. It can be called under `jax.jit`.
+    are filled up with repeats, whose results are cut off. Compiled programs are kept per function, compared by `==`, and
+    per structure of the arguments: define the function once, outside of loops, and pass policies as arguments. It can
+    be called under `jax.jit`.
 
     Args:
-      function: Pure; takes one scenario and its key and returns any pytree of arrays.
+      function: Pure; takes one scenario, its key and the shared arguments, and returns any pytree of arrays.
       scenarios: A batch [B, ...], or one scenario without a batch axis that all keys share; it is not copied B times.
       keys: One random key per call of the function.
+      shared: Further arguments, any pytrees such as an `Assignment`; all scenes and devices share them.
       memory_budget: Bytes that the temporaries of the program may take on each device. The scenes and the results are
         not counted. By default a share is one chunk.
       mesh: The devices, whatever its axes; all devices of this process by default.
@@ -55,7 +58,7 @@ def map_scenes(
     if memory_budget is None:
         at_once = 1 if mesh.devices.flat[0].platform == "cpu" else _share(num, mesh)
     else:
-        at_once = scenes_at_once(function, scenarios, keys, memory_budget, mesh=mesh)
+        at_once = scenes_at_once(function, scenarios, keys, memory_budget, *shared, mesh=mesh)
     filled = np.arange(mesh.size * _share(num, mesh)) % num
 
     def placed(records: T, spec: P) -> T:
@@ -63,7 +66,7 @@ def map_scenes(
             records = take(records, filled)
         return jax.device_put(records, NamedSharding(mesh, spec))
 
-    arguments = placed(scenarios, _spec(scenarios)), placed(keys, P(AXIS))
+    arguments = placed(scenarios, _spec(scenarios)), placed(keys, P(AXIS)), placed(shared, P())
     results = _mapped(*arguments, function=function, mesh=mesh, at_once=at_once)
     return take(results, slice(num)) if len(filled) > num else results
 
@@ -73,7 +76,7 @@ def scenes_at_once(
     scenarios: Scenario,
     keys: Key[Array, " B"],
     memory_budget: int,
-    *,
+    *shared: Any,
     mesh: Mesh | None = None,
 ) -> int:
     """How many scenes `map_scenes` puts into a chunk on each device to keep within a memory budget.
@@ -86,14 +89,15 @@ def scenes_at_once(
       scenarios: Only their shapes matter.
       keys: Only their number matters.
       memory_budget: Bytes of temporaries on each device.
+      shared: Only their shapes matter.
       mesh: The devices.
 
     Raises:
       ValueError: See `map_scenes`.
     """
     _count(scenarios, keys)
-    leaves, structure = jax.tree.flatten((scenarios, keys))
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    leaves, structure = jax.tree.flatten((scenarios, keys, shared))
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     return _scenes_at_once(function, shapes, structure, memory_budget, _in_a_row(mesh))
 
 
@@ -115,17 +119,19 @@ def use_all_cores() -> None:
 
 
 @functools.partial(jax.jit, static_argnames=("function", "mesh", "at_once"))
-def _mapped(scenarios: Scenario, keys: Key[Array, " B"], *, function: SceneFunction, mesh: Mesh, at_once: int) -> Any:
+def _mapped(
+    scenarios: Scenario, keys: Key[Array, " B"], shared: tuple, *, function: SceneFunction, mesh: Mesh, at_once: int
+) -> Any:
     is_shared = _is_shared(scenarios)
     # jit, so that it is traced once for the shapes of the results and for the loop.
-    batched = jax.jit(jax.vmap(function, in_axes=(None if is_shared else 0, 0)))
+    batched = jax.jit(jax.vmap(function, in_axes=(None if is_shared else 0, 0, *[None] * len(shared))))
 
-    def share(scenarios, keys):
+    def share(scenarios, keys, shared):
         num = len(keys)
 
         def simulate(start):
             part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=at_once)
-            return batched(scenarios if is_shared else jax.tree.map(part, scenarios), part(keys))
+            return batched(scenarios if is_shared else jax.tree.map(part, scenarios), part(keys), *shared)
 
         # Results are written where they belong. The last chunk begins early enough to be full, and does some again.
         def chunk(index, results):
@@ -138,20 +144,24 @@ def _mapped(scenarios: Scenario, keys: Key[Array, " B"], *, function: SceneFunct
         return jax.lax.fori_loop(0, _parts(num, at_once), chunk, nothing)
 
     # Devices never talk to each other here, so the check of what varies among them would find nothing.
-    specs = (_spec(scenarios), P(AXIS))
-    return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)(scenarios, keys)
+    specs = (_spec(scenarios), P(AXIS), P())
+    return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)(scenarios, keys, shared)
 
 
 @functools.lru_cache(maxsize=256)
 def _scenes_at_once(function: SceneFunction, shapes: tuple, structure: Any, memory_budget: int, mesh: Mesh) -> int:
-    scenarios, keys = jax.tree.unflatten(structure, shapes)
+    scenarios, keys, shared = jax.tree.unflatten(structure, shapes)
     share = _share(keys.shape[0], mesh)
 
     def placed(item, spec):
         shape = (mesh.size * share, *item.shape[1:]) if spec else item.shape
         return jax.ShapeDtypeStruct(shape, item.dtype, sharding=NamedSharding(mesh, spec))
 
-    arguments = jax.tree.map(functools.partial(placed, spec=_spec(scenarios)), scenarios), placed(keys, P(AXIS))
+    arguments = (
+        jax.tree.map(functools.partial(placed, spec=_spec(scenarios)), scenarios),
+        placed(keys, P(AXIS)),
+        jax.tree.map(functools.partial(placed, spec=P()), shared),
+    )
 
     def temporaries(at_once: int) -> int:
         program = _mapped.lower(*arguments, function=function, mesh=mesh, at_once=at_once).compile()

@@ -10,8 +10,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import VEHICLE
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import LOG
-from waymax_sim.env import Env, EnvConfig, rollout
-from waymax_sim.env.rollout import Assignment
+from waymax_sim.env import Env, EnvConfig, Policies, rollout
 from waymax_sim.pytree import Array, pytree, take
 
 # Who moves less during the episode is parked (m).
@@ -45,14 +44,14 @@ class TrafficReport:
     parked_moved: Float[Array, ""]
 
 
-def traffic_report(policies: Assignment, scenario: Scenario, key: Key[Array, ""], num_steps: int) -> TrafficReport:
+def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], num_steps: int) -> TrafficReport:
     """Simulates one scene from its current step and counts what its vehicles do. Pure.
 
     Agents that appear later are left out: they would appear where others are by now. So all policies are asked of the
     same agents, which stay till the end.
 
     Args:
-      policies: Pairs of a policy and its agents, as for `rollout`. The log drives the rest.
+      policies: An assignment, or pairs of a policy and its agents, as for `rollout`. The log drives the rest.
       scenario: One scene.
       key: Random key.
       num_steps: Steps to simulate.

@@ -10,7 +10,8 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.elements import GROUP, NUM_ELEMENT_POINTS, MapElements
 from waymax_sim.datatypes.roadmap import RoadMap
 from waymax_sim.maps.elements import NUM_LISTED, NUM_NEAR
-from waymax_sim.ops.batched_lookup import batch_over_maps, gather_rows, map_masked, update_masked
+from waymax_sim.ops.bank import BankArray, existing_rows, flatten_rows, gather_maps, gather_rows, index_maps, map_start
+from waymax_sim.ops.batched_lookup import batch_over_maps, map_masked, update_masked
 from waymax_sim.ops.bottom_k import bottom_k
 from waymax_sim.pytree import Array
 
@@ -31,24 +32,25 @@ def element_points(
 
     Element g * 4 + i is element i of group g. Gradients do not flow.
     """
-    maps = jax.lax.stop_gradient((elements.first.reshape(-1), elements.count.reshape(-1), roadmap.xyz))
+    maps = jax.lax.stop_gradient((elements.first, elements.count, roadmap.xyz))
     return _element_points(maps, element)
 
 
 @batch_over_maps
 def _element_points(
-    maps: tuple[Int[Array, "M e"], Int[Array, "M e"], Float[Array, "M P 3"]],
+    maps: tuple[Int[Array, "M G 4"], Int[Array, "M G 4"], Float[Array, "M P 3"]] | tuple[BankArray, ...],
     which: Int[Array, " Q"],
     element: Int[Array, " Q"],
 ) -> tuple[Int[Array, " Q"], Int[Array, " Q"], Float[Array, "Q 8 3"]]:
-    first, count, xyz = maps
-    first, count = gather_rows(first, which, element), gather_rows(count, which, element)
+    *table, xyz = maps
+    first, count = (gather_rows(flatten_rows(of), which, element) for of in table)
     shape = NUM_ELEMENT_POINTS, 3
 
     def points():
         # Eight points at once are one copy; the last elements may have fewer behind their first.
-        room = jnp.pad(xyz.reshape(-1, 3), ((0, NUM_ELEMENT_POINTS - 1), (0, 0)))
-        start = which * xyz.shape[1] + first
+        begin, rows = map_start(xyz, which)
+        room = jnp.pad(rows, ((0, NUM_ELEMENT_POINTS - 1), (0, 0)))
+        start = begin + first
         return jax.vmap(lambda begin: jax.lax.dynamic_slice(room, (begin, 0), shape))(start)
 
     # Behind a branch, because XLA:CPU otherwise copies each number again for every use of it.
@@ -96,7 +98,8 @@ def _nearest_elements(
     all_groups = jnp.arange(elements.first.shape[1], dtype=jnp.int32)[None]
 
     def by_map(item):
-        return _nearest(all_groups, _distance2(elements, which[item], points[item], all_groups), k)[:2]
+        groups = existing_rows(elements.first, which[item], all_groups)
+        return _nearest(groups, _distance2(elements, which[item], points[item], groups), k)[:2]
 
     def search_map(batch):
         return functools.partial(update_masked, batch=batch, find=by_map)
@@ -110,14 +113,17 @@ def _listed(
     elements: MapElements, which: Int[Array, " Q"], points: Float[Array, "Q 2"], k: int
 ) -> tuple[Int[Array, "Q W"], Float[Array, " Q"]]:
     """Groups listed by the cells of points, -1 for none, and how far from a point no group is left out (m)."""
-    low, side, columns = elements.low[which], elements.side[which, None], elements.columns[which]
-    limit = jnp.maximum(jnp.stack([elements.rows[which], columns], axis=-1) - 1, 0)
+    low, side, columns, rows = (
+        gather_maps(of, which) for of in (elements.low, elements.side, elements.columns, elements.rows)
+    )
+    side = side[:, None]
+    limit = jnp.maximum(jnp.stack([rows, columns], axis=-1) - 1, 0)
     cell = jnp.clip(jnp.floor((points - low) / side).astype(jnp.int32), 0, limit)
     centre = low + side * (cell.astype(jnp.float32) + 0.5)
     # Few elements need fewer groups; the first one that is not looked at says how far the list reaches.
     width = NUM_NEAR if k <= FEW else NUM_LISTED
-    listed = elements.cells[which, cell[:, 0] * columns + cell[:, 1], : width + 1].astype(jnp.int32)
-    box = elements.box[which, listed[:, -1]]
+    listed = index_maps(elements.cells, which, cell[:, 0] * columns + cell[:, 1], slice(width + 1)).astype(jnp.int32)
+    box = index_maps(elements.box, which, listed[:, -1])
     gap = jnp.maximum(jnp.maximum(box[:, :2] - centre, centre - box[:, 2:]), 0.0)
     first_left_out = jnp.where(listed[:, -1] >= 0, geometry.norm(gap), jnp.inf)
     return listed[:, :-1], first_left_out - geometry.norm(points - centre)
@@ -127,8 +133,9 @@ def _distance2(
     elements: MapElements, which: Int[Array, " Q"], points: Float[Array, "Q 2"], groups: Int[Array, "#Q W"]
 ) -> Float[Array, "Q e"]:
     """Squared distances (m^2) of the elements of some groups, infinite for none."""
-    group = which[:, None] * elements.first.shape[1] + jnp.maximum(groups, 0)
-    table = elements.points.reshape(-1, 2 * NUM_ELEMENT_POINTS, GROUP)
+    begin, table = map_start(elements.points, which)
+    group = begin[:, None] + jnp.maximum(groups, 0)
+    table = table.reshape(-1, 2 * NUM_ELEMENT_POINTS, GROUP)
 
     def points_of_groups():
         return table.at[group].get(mode="promise_in_bounds", wrap_negative_indices=False)

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import CHUNK, SegmentIndex, Segments
 from waymax_sim.maps.index import LEVELS, SHORT, Z_STRETCH
-from waymax_sim.ops.batched_lookup import batch_over_maps, gather_rows, map_masked, update_masked
+from waymax_sim.ops.bank import flatten_rows, gather_maps, gather_rows, index_maps
+from waymax_sim.ops.batched_lookup import batch_over_maps, map_masked, update_masked
 from waymax_sim.ops.bottom_k import pack_value_index
 from waymax_sim.pytree import Array
 
@@ -72,7 +73,7 @@ def _right_of(
     side = gather_rows(segments.index.side, which, row)
 
     def decide(index, item):
-        return _signed_distance(segments, (which[item],), index, points[item]) > 0
+        return _signed_distance(segments, which[item], index, points[item]) > 0
 
     return _found(segments, which, points, row, asked & holds & (side == 0), asked & ~holds, side > 0, decide)
 
@@ -104,7 +105,7 @@ def _found(
     def by_scan(item):
         # Behind the barrier nothing is prepared for all segments before it is known that any point needs it.
         item, ends = jax.lax.optimization_barrier((item, segments.ends))
-        apart2 = distance2(ends[which[item]], points[item, None])
+        apart2 = distance2(gather_maps(ends, which[item]), points[item, None])
         return answer(first_smallest(apart2.reshape(len(item), -1)), item)
 
     size = listed.shape[0]
@@ -168,19 +169,17 @@ def _look_up(
     index: SegmentIndex, which: Int[Array, " Q"], points: Float[Array, "Q 3"]
 ) -> tuple[Int[Array, " Q"], Bool[Array, " Q"]]:
     """Row of the list of the cell around each point, and whether it holds at the point's height."""
-    place = (points[:, :2] - index.corner[which]) / index.size[which, None]
+    place = (points[:, :2] - gather_maps(index.corner, which)) / gather_maps(index.size, which)[:, None]
     side = index.root.shape[1]
     inside = jnp.all((place >= 0) & (place < side), axis=-1)
     # Whole numbers of the smallest cells: their bits are the way down the tree.
     fine = jnp.floor(jnp.where(inside[:, None], place, 0.0) * 2**LEVELS).astype(jnp.int32)
     x, y = jax.lax.optimization_barrier((fine[:, 0], fine[:, 1]))
     # Codes are stored small, but an index must be able to count the whole axis.
-    code = gather_rows(index.root.reshape(-1, side * side), which, (x >> LEVELS) * side + (y >> LEVELS)).astype(
-        jnp.int32
-    )
+    code = gather_rows(flatten_rows(index.root), which, (x >> LEVELS) * side + (y >> LEVELS)).astype(jnp.int32)
     for level in range(LEVELS - 1, -1, -1):
         quarter = 2 * ((x >> level) & 1) + ((y >> level) & 1)
-        below = gather_rows(index.nodes.reshape(len(index.nodes), -1), which, 4 * jnp.maximum(code, 0) + quarter)
+        below = gather_rows(flatten_rows(index.nodes), which, 4 * jnp.maximum(code, 0) + quarter)
         code = jnp.where(code >= 0, below.astype(jnp.int32), code)
     row = jax.lax.optimization_barrier(jnp.where(inside, ~jnp.minimum(code, -1), 0))
     z = points[:, 2]
@@ -206,14 +205,14 @@ def signed_distance(
       Distances, and whether there was any segment; the distance is 0 where there was none.
     """
     index, found = nearest_segment(segments, points, asked)
-    return jnp.where(found, _signed_distance(segments, (), index, points), 0.0), found
+    return jnp.where(found, _signed_distance(segments, None, index, points), 0.0), found
 
 
 def _signed_distance(
-    segments: Segments, of_map: tuple[Array, ...], index: Int[Array, "*q"], points: Float[Array, "*q 3"]
+    segments: Segments, which: Int[Array, "*q"] | None, index: Int[Array, "*q"], points: Float[Array, "*q 3"]
 ) -> Float[Array, "*q"]:
-    """Signed distance (m) of points given the nearest segments; `of_map` comes first where maps are stacked."""
-    start, along, previous, next_ = _in_plane(segments, of_map, index)
+    """Signed distance (m) of points given the nearest segments; `which` is their map where there are many maps."""
+    start, along, previous, next_ = _in_plane(segments, which, index)
     offset = points[..., :2] - start
     length2 = jnp.sum(along * along, axis=-1)
     t = geometry.dot(offset, along) / jnp.where(length2 > 0, length2, 1.0)
@@ -222,7 +221,7 @@ def _signed_distance(
     # Only one neighbour matters: the one at the end beyond which the point lies.
     before, after = (t < 0) & (previous >= 0), (t > 1) & (next_ >= 0)
     other = jnp.maximum(jnp.where(before, previous, next_), 0)
-    other_start, other_along, _, _ = _in_plane(segments, of_map, other)
+    other_start, other_along, _, _ = _in_plane(segments, which, other)
     side = jnp.sign(geometry.cross(offset, along))
     other_side = jnp.sign(geometry.cross(points[..., :2] - other_start, other_along))
     turn = geometry.cross(along, other_along)
@@ -231,11 +230,12 @@ def _signed_distance(
     return jnp.where(before | after, corner, side) * distance
 
 
-def _in_plane(segments: Segments, of_map: tuple[Array, ...], index: Int[Array, "*q"]):
-    """Start and direction with length (m, [..., 2]) of segments, and the indices of their neighbours."""
-    chunk, place = (*of_map, index // CHUNK), index % CHUNK
-    ends = segments.ends[(*chunk, slice(None), place)]
-    return ends[..., :2], ends[..., 3:5] - ends[..., :2], segments.previous[*chunk, place], segments.next[*chunk, place]
+def _in_plane(segments: Segments, which: Int[Array, "*q"] | None, index: Int[Array, "*q"]):
+    """Start and direction with length (m, [..., 2]) of segments, and the indices of their neighbors."""
+    chunk, place = index // CHUNK, index % CHUNK
+    ends = index_maps(segments.ends, which, chunk, slice(None), place)
+    previous, next_ = (index_maps(arrays, which, chunk, place) for arrays in (segments.previous, segments.next))
+    return ends[..., :2], ends[..., 3:5] - ends[..., :2], previous, next_
 
 
 def ends_of(segments: Segments, index: Int[Array, "*q"]) -> Float[Array, "*q 6"]:

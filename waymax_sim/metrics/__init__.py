@@ -104,14 +104,17 @@ def resolve(metrics: Iterable[str | Metric]) -> dict[str, Metric]:
 def compute_metrics(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[str, MetricValue]:
     """Computes the metrics of one moment; what they share is computed once.
 
-    Values per agent are [N]: where only some agents are judged, those of the others are not valid.
+    Values per agent are [N]: where only some agents are evaluated, those of the others are not valid.
     """
     values = {name: metric.compute(snapshot) for name, metric in metrics.items()}
     if snapshot.rows is None:
         return values
 
+    rows = jnp.where(snapshot.rows >= 0, snapshot.rows, snapshot.agents.valid.shape[0])
+
     def spread(value: MetricValue) -> MetricValue:
         empty = jax.tree.map(lambda leaf: jnp.zeros(snapshot.agents.valid.shape, leaf.dtype), value)
-        return jax.tree.map(lambda all_, own: all_.at[snapshot.rows].set(own), empty, value)
+        # Absent rows (-1) are beyond the last agent, and dropped.
+        return jax.tree.map(lambda all_, own: all_.at[rows].set(own, mode="drop"), empty, value)
 
     return {name: spread(values[name]) if metric.per == "agent" else values[name] for name, metric in metrics.items()}

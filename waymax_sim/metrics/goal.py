@@ -1,9 +1,12 @@
 """Reaching a goal."""
 
+import jax.numpy as jnp
+
 from waymax_sim import geometry
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.maps.goals import end_of_log
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag, masked_value
+from waymax_sim.pytree import take
 
 # Within this distance a goal is reached (m).
 RADIUS = 2.0
@@ -21,10 +24,18 @@ def goal_distance(snapshot: Snapshot) -> MetricValue:
 def goal_reached(snapshot: Snapshot, radius: float = RADIUS) -> MetricValue:
     """Whether an agent is within 2 m of its goal now.
 
-    For another radius use `dataclasses.replace(METRICS["goal_reached"], compute=functools.partial(goal_reached, ...))`.
+    Valid where the agent had to travel: at the current step of the record it was valid and farther than the radius from
+    its goal. Parked agents have no value. For another radius use
+    `dataclasses.replace(METRICS["goal_reached"], compute=functools.partial(goal_reached, radius=...))`.
+
+    Args:
+      snapshot: The evaluated moment.
+      radius: Distance at which a goal is reached, m.
     """
-    distance = snapshot.once(goal_distance)
-    return flag(distance.value <= radius, distance.valid)
+    distance, scenario = snapshot.once(goal_distance), snapshot.scenario
+    start = snapshot.of_subjects(take(scenario.log, scenario.current_step))
+    to_go = geometry.norm(jnp.asarray(start.xyz[:, :2]) - snapshot.once(_goals).xy)
+    return flag(distance.value <= radius, distance.valid & start.valid & (to_go > radius))
 
 
 def goal_progress(snapshot: Snapshot) -> MetricValue:

@@ -40,7 +40,7 @@ class Snapshot:
       step: Index of the moment in the record.
       history: Agents over at least two steps, oldest first; the last one is the moment, [H, N].
       dt: Step, s.
-      rows: The O agents to judge, by index; None for all of them. Metrics per agent have a value for each.
+      rows: Rows of the O evaluated agents, -1 for none; None for all agents. Metrics per agent have a value for each.
     """
 
     scenario: Scenario
@@ -70,18 +70,24 @@ class Snapshot:
         return {}
 
     def of_subjects(self, record: T) -> T:
-        """The rows of the judged agents of any record over agents."""
-        return record if self.rows is None else take(record, self.rows)
+        """The rows of the evaluated agents of any record over agents; for absent ones (-1) those of agent 0."""
+        return record if self.rows is None else take(record, jnp.maximum(self.rows, 0))
 
     def past(self, num_steps: int) -> AgentState:
         """The judged agents over the last steps, as many as are known, [H, O]."""
         recent = take(self.history, slice(-num_steps, None))
-        return recent if self.rows is None else take(recent, (slice(None), self.rows))
+        if self.rows is None:
+            return recent
+        recent = take(recent, (slice(None), jnp.maximum(self.rows, 0)))
+        return dataclasses.replace(recent, valid=recent.valid & (self.rows >= 0)[None])
 
     @cached_property
     def subjects(self) -> AgentState:
         """The judged agents at the moment."""
-        return self.of_subjects(self.agents)
+        subjects = self.of_subjects(self.agents)
+        if self.rows is None:
+            return subjects
+        return dataclasses.replace(subjects, valid=subjects.valid & (self.rows >= 0))
 
     @cached_property
     def info(self) -> AgentInfo:

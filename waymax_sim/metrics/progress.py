@@ -27,7 +27,9 @@ def log_progress(snapshot: Snapshot) -> MetricValue:
     Source: nuPlan, ego progress along expert route, with the log as the route.
     """
     scenario, now, before = snapshot.scenario, snapshot.subjects, snapshot.of_subjects(snapshot.previous)
-    log = scenario.log if snapshot.rows is None else take(scenario.log, (slice(None), snapshot.rows))
+    log = scenario.log
+    if snapshot.rows is not None:
+        log = take(log, (slice(None), jnp.maximum(snapshot.rows, 0)))
     start, along, length = _pieces(log, scenario.current_step)
     begins = jnp.cumsum(length, axis=0) - length
     total = jnp.sum(length, axis=0)

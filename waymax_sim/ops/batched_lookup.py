@@ -5,8 +5,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 
+from waymax_sim.ops.bank import BankRow
 from waymax_sim.pytree import Array
 
 T = TypeVar("T")
@@ -46,18 +47,19 @@ def batch_over_maps(ask: Callable[..., Any]) -> Callable[..., Any]:
         return answers, jax.tree.map(lambda _: True, answers)
 
     def of_one(road: Any, *arrays: Any) -> Any:
-        which = jnp.zeros(arrays[0].shape[0], jnp.int32)
-        return batched(jax.tree.map(lambda leaf: leaf[None], road), which, *arrays)
+        leaves, structure = jax.tree.flatten(road, is_leaf=_is_bank_row)
+        rows = [leaf for leaf in leaves if _is_bank_row(leaf)]
+        # A map of a bank stays there: queries take its index.
+        index = rows[0].index if rows else jnp.int32(0)
+        maps = [leaf.bank if _is_bank_row(leaf) else leaf[None] for leaf in leaves]
+        which = jnp.broadcast_to(index, arrays[0].shape[:1])
+        return batched(jax.tree.unflatten(structure, maps), which, *arrays)
 
     return of_one
 
 
-def gather_rows(
-    arrays: Shaped[Array, "M L *w"], which: Int[Array, " Q"], row: Int[Array, " Q"]
-) -> Shaped[Array, "Q *w"]:
-    """A row of the array of a map for each question; rows must exist."""
-    flat = arrays.reshape(arrays.shape[0] * arrays.shape[1], *arrays.shape[2:])
-    return flat.at[which * arrays.shape[1] + row].get(mode="promise_in_bounds")
+def _is_bank_row(leaf: Any) -> bool:
+    return isinstance(leaf, BankRow)
 
 
 def update_masked(answers: T, left: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " batch"]], T]) -> T:

@@ -15,7 +15,7 @@ from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.env import Env, EnvConfig, Policy, rollout
+from waymax_sim.env import Assignment, Env, EnvConfig, Policies, rollout
 from waymax_sim.evaluation.sharding import scene_key
 from waymax_sim.metrics.realism import (
     CONFIGS,
@@ -52,24 +52,34 @@ class RealismResult:
     score: Score
 
 
-def realism_env(policy: Policy) -> Env:
+def realism_env(policies: Policies) -> Env:
     """The rules of the challenge: all agents of the current step are driven, nobody comes or goes.
 
-    Heights follow the map; only who may see the log is given its heights.
+    Heights follow the map; with a privileged policy, the log.
     """
+    is_privileged = any(policy.privileged for policy in Assignment.of(policies).policies)
     config = EnvConfig(
-        controlled="all", spawn="never", height_source="log" if policy.privileged else "map", metrics=(), rewards=()
+        controlled="all", spawn="never", height_source="log" if is_privileged else "map", metrics=(), rewards=()
     )
     return Env(config=config)
 
 
 def simulate(
-    env: Env, policy: Policy, scenario: Scenario, key: Key[Array, ""], num_rollouts: int, num_steps: int
+    env: Env, policies: Policies, scenario: Scenario, key: Key[Array, ""], num_rollouts: int, num_steps: int
 ) -> Rollouts:
-    """K rollouts of a scene from the current step on. Pure."""
+    """K rollouts of a scenario from the current step on. Pure.
+
+    Args:
+      env: Rules, see `realism_env`.
+      policies: A policy for all agents, or an assignment.
+      scenario: One scenario.
+      key: Random key.
+      num_rollouts: K.
+      num_steps: Steps of a rollout.
+    """
 
     def run(key):
-        agents = rollout(env, policy, scenario, key, num_steps, record=("agents",)).agents
+        agents = rollout(env, policies, scenario, key, num_steps, record=("agents",)).agents
         assert agents is not None  # they were asked for
         return Rollouts(agents.xyz, agents.yaw)
 
@@ -80,7 +90,7 @@ def evaluate_realism(
     scenarios: Scenarios,
     config: RealismConfig = CONFIGS["2025"],
     *,
-    policy: Policy | None = None,
+    policy: Policies = None,
     find: Callable[[str], RolloutFile] | None = None,
     num_rollouts: int = 32,
     seed: int = 0,
@@ -92,7 +102,7 @@ def evaluate_realism(
     Args:
       scenarios: The scenes.
       config: What is scored and how.
-      policy: Who drives all agents; or else
+      policy: A policy for all agents, or an assignment; or else
       find: Gives the rollouts of a scenario id; raises `DataError` where there are none.
       num_rollouts: How often the policy is rolled out.
       seed: Seed of all random draws.
@@ -102,13 +112,7 @@ def evaluate_realism(
     if (policy is None) == (find is None):
         raise ValueError("give either a policy or what finds rollouts")
 
-    @functools.partial(jax.jit, static_argnames=("num_steps", "max_evaluated"))
-    def roll_and_score(scenario, log, key, num_steps, max_evaluated):
-        assert policy is not None
-        rollouts = simulate(realism_env(policy), policy, scenario, key, num_rollouts, num_steps)
-        return rollouts, _scored(scenario, rollouts, log, config, parity, max_evaluated)
-
-    only_score = jax.jit(_scored, static_argnames=("config", "parity", "max_evaluated"))
+    assignment = Assignment.of(policy)
     for index in range(len(scenarios)) if indices is None else indices:
         file, record = scenarios.source(index)
         try:
@@ -119,12 +123,13 @@ def evaluate_realism(
             log, size = verbatim_log(raw, scenario), max(count, MAX_EVALUATED)
             if find is None:
                 key = scene_key(seed, scenario.scenario_id)
-                rollouts, found = roll_and_score(
-                    scenario, log, key, num_steps=_num_future(scenario), max_evaluated=size
+                lengths = {"num_rollouts": num_rollouts, "num_steps": _num_future(scenario), "max_evaluated": size}
+                rollouts, found = _simulated_score(
+                    assignment, scenario, log, key, config=config, parity=parity, **lengths
                 )
             else:
                 rollouts = to_rollouts(find(scenario.scenario_id), scenario)
-                found = only_score(scenario, rollouts, log, config=config, parity=parity, max_evaluated=size)
+                found = _only_score(scenario, rollouts, log, config=config, parity=parity, max_evaluated=size)
             rollouts, found = jax.device_get((rollouts, found))
             yield RealismResult(file, record, scenario, count, rollouts, found)
         except DataError as error:
@@ -134,6 +139,27 @@ def evaluate_realism(
 def _scored(scenario, rollouts, log, config, parity, max_evaluated) -> Score:
     features = compare(scenario, rollouts, parity=parity, log=log, max_evaluated=max_evaluated)
     return score(features, config, parity=parity)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "parity", "num_rollouts", "num_steps", "max_evaluated"))
+def _simulated_score(
+    assignment: Assignment,
+    scenario: Scenario,
+    log: AgentState,
+    key: Key[Array, ""],
+    *,
+    config: RealismConfig,
+    parity: bool,
+    num_rollouts: int,
+    num_steps: int,
+    max_evaluated: int,
+) -> tuple[Rollouts, Score]:
+    """Rollouts and their score. Policies are arguments: weights of one structure share the program."""
+    rollouts = simulate(realism_env(assignment), assignment, scenario, key, num_rollouts, num_steps)
+    return rollouts, _scored(scenario, rollouts, log, config, parity, max_evaluated)
+
+
+_only_score = jax.jit(_scored, static_argnames=("config", "parity", "max_evaluated"))
 
 
 def _num_future(scenario: Scenario) -> int:

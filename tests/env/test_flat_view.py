@@ -7,9 +7,9 @@ import pytest
 
 import waymax_sim as ws
 from tests.scenes import busy_raw_scene
-from waymax_sim.adapters.flat import NUM_PLACES, FlatView, _route
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, ROAD_LINE_TYPES
+from waymax_sim.env.flat_view import FlatView, _route
 
 K, E = 5, 9
 

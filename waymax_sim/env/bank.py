@@ -1,0 +1,224 @@
+"""Scenario banks: many scenarios on the device that environments refer to by index, without a copy."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from waymax_sim.datatypes.agents import AgentInfo, AgentState
+from waymax_sim.datatypes.goals import Goals
+from waymax_sim.datatypes.padding import axes, common_sizes, fill_value
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env.env import Env
+from waymax_sim.maps.goals import end_of_log
+from waymax_sim.ops.bank import BankArray, BankRow
+from waymax_sim.pytree import Array, pytree
+
+# Parts of a scenario that are small, and are gathered as a whole.
+SMALL = ("id_bytes", "origin", "timestamps", "current_step", "agents", "goals")
+# Room for replaced scenarios, which may be larger: share of the rows.
+SLACK = 0.05
+
+
+@pytree
+class ScenarioBank:
+    """B scenarios on the device.
+
+    Map arrays are concatenated and not padded. Environments refer to a scenario by its index; map queries read the rows
+    that they need in place. All functions that take a scenario take one of a bank.
+
+    Attributes:
+      scenarios: The scenarios, with a `BankArray` in place of each array.
+      controlled: Agents that the caller controls, [B, N].
+      weights: Relative frequency of each scenario in random draws, [B].
+      order: Scenarios in the order in which they are played where draws are not random, [L].
+      version: Raised when a scenario is replaced, [B]. Environments in a replaced scenario begin another episode.
+    """
+
+    scenarios: Scenario
+    controlled: Bool[Array, "B N"]
+    weights: Float[Array, " B"]
+    order: Int[Array, " L"]
+    version: Int[Array, " B"]
+
+    def __len__(self) -> int:
+        return self.version.shape[0]
+
+    @property
+    def num_agents(self) -> int:
+        """Agent slots N of every scenario."""
+        return self.controlled.shape[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    def scenario(self, index: Int[Array, ""]) -> Scenario:
+        """A scenario in place: maps, logs, signals and routes are read from the bank. Batch it with `vmap` over indices."""
+        row = jax.tree.map(lambda array: array.row(index), self.scenarios, is_leaf=_is_bank_array)
+        small = {name: jax.tree.map(BankRow.materialize, getattr(row, name), is_leaf=_is_bank_row) for name in SMALL}
+        return _replace(row, small)
+
+
+def build_bank(
+    scenarios: Sequence[Scenario],
+    env: Env,
+    *,
+    controlled: Sequence[Bool[Array, " n"]] | None = None,
+    weights: Float[Array, " B"] | None = None,
+    order: Int[Array, " L"] | None = None,
+) -> ScenarioBank:
+    """Puts scenarios on the device as a bank.
+
+    Where agents never spawn, those that are absent at the current step take no slot. Where the configuration adds goals,
+    they are part of the bank.
+
+    Args:
+      scenarios: Scenarios of one number of steps, best unpadded (`load(path, bucketed=False)`).
+      env: Rules: the agents that are controlled, `spawn` and `goals`.
+      controlled: A mask of controlled agents for each scenario, instead of `env.config.controlled`.
+      weights: Relative frequencies, not negative; uniform by default.
+      order: Indices of scenarios in the order of play; ascending by default.
+
+    Raises:
+      ValueError: There are no scenarios, they do not fit together, or weights or order do not fit them.
+    """
+    kept = [_host(scenario) for scenario in scenarios]
+    masks = [np.asarray(mask) for mask in controlled] if controlled is not None else None
+    _check(kept, masks, weights, order)
+    if env.config.spawn == "never":
+        rows = [_present_rows(scenario) for scenario in kept]
+        kept = [_with_agents(scenario, row) for scenario, row in zip(kept, rows, strict=True)]
+        masks = masks and [mask[row] for mask, row in zip(masks, rows, strict=True)]
+    arrays = concatenate(kept, {})
+    count = len(kept)
+    bank = ScenarioBank(
+        scenarios=jax.device_put(arrays),
+        controlled=jnp.zeros((count, 0), bool),
+        weights=jax.device_put(np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)),
+        order=jax.device_put(np.arange(count, dtype=np.int32) if order is None else np.asarray(order, np.int32)),
+        version=jax.device_put(np.zeros(count, np.int32)),
+    )
+    return finish_bank(env, bank, masks)
+
+
+def finish_bank(env: Env, bank: ScenarioBank, masks: Sequence[Bool[np.ndarray, " n"]] | None) -> ScenarioBank:
+    """Adds goals and the mask of controlled agents; masks replace the selector of the environment."""
+    if bank.scenarios.goals is None and env.config.goals == "end_of_log":
+        bank = dataclasses.replace(bank, scenarios=_replace(bank.scenarios, {"goals": _goals(bank)}))
+    if masks is None:
+        return dataclasses.replace(bank, controlled=_controlled(env, bank))
+    num_agents = bank.scenarios.agents.id.shape[1]
+    padded = np.stack([np.pad(mask, (0, num_agents - len(mask))) for mask in masks])
+    return dataclasses.replace(bank, controlled=jax.device_put(padded))
+
+
+def concatenate(scenarios: Sequence[Scenario], capacity: dict[str, int]) -> Scenario:
+    """Scenarios on the host as `BankArray`s: rows of arrays with one padded axis one after the other.
+
+    Args:
+      scenarios: The scenarios.
+      capacity: Rows of each array by its path; grows by what is missing, with room for larger scenarios.
+    """
+    sizes = common_sizes(scenarios)
+    paths = [".".join(key.name for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(scenarios[0])]
+    columns = zip(*map(jax.tree.leaves, scenarios), strict=True)
+    arrays = [_bank_array(path, leaves, sizes, capacity) for path, leaves in zip(paths, columns, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(scenarios[0]), arrays)
+
+
+def _bank_array(path: str, leaves: Sequence[np.ndarray], sizes: dict[str, int], capacity: dict[str, int]) -> BankArray:
+    names, count, fill = axes(path)[: leaves[0].ndim], len(leaves), fill_value(path)
+    if not names:
+        values = np.stack(leaves)
+        index = np.arange(count, dtype=np.int32)
+        return BankArray(values, index, np.ones(count, np.int32), None, fill)
+    inner = [sizes[name] if name else leaves[0].shape[axis] for axis, name in enumerate(names)][1:]
+    # Arrays with further padded axes are padded along all; the first axis of others is not.
+    is_ragged = len(names) == 1
+    lengths = [len(leaf) if is_ragged else sizes.get(names[0] or "", leaves[0].shape[0]) for leaf in leaves]
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    room = capacity.get(path, 0)
+    if start[-1] > room:
+        room = capacity[path] = int(start[-1] * (1 + SLACK * is_ragged)) + 1
+    kind = np.result_type(*(leaf.dtype for leaf in leaves))
+    values = np.full((room, *inner, *leaves[0].shape[1 + len(inner) :]), fill, kind)
+    for begin, leaf in zip(start, leaves, strict=False):
+        values[(slice(begin, begin + len(leaf)), *map(slice, leaf.shape[1:]))] = leaf
+    longest = max(capacity.get(f"{path} longest", 0), *lengths)
+    capacity[f"{path} longest"] = longest
+    return BankArray(values, start[:-1].astype(np.int32), np.asarray(lengths, np.int32), longest, fill)
+
+
+@jax.jit
+def _goals(bank: ScenarioBank) -> Goals:
+    goals = jax.vmap(lambda index: end_of_log(bank.scenario(index)))(_indices(bank))
+    count, num_agents = goals.valid.shape
+    start = num_agents * _indices(bank)
+    lengths = jnp.full(count, num_agents, jnp.int32)
+    return Goals(
+        xy=BankArray(goals.xy.reshape(-1, 2), start, lengths, num_agents, 0),
+        valid=BankArray(goals.valid.reshape(-1), start, lengths, num_agents, 0),
+    )
+
+
+def _controlled(env: Env, bank: ScenarioBank) -> Bool[Array, "B N"]:
+    return jax.jit(jax.vmap(lambda index: env.controlled_mask(bank.scenario(index))))(_indices(bank))
+
+
+def _indices(bank: ScenarioBank) -> Int[Array, " B"]:
+    return jnp.arange(len(bank), dtype=jnp.int32)
+
+
+def _host(scenario: Scenario) -> Scenario:
+    return jax.tree.map(np.asarray, scenario)
+
+
+def _present_rows(scenario: Scenario) -> Int[np.ndarray, " n"]:
+    rows = np.flatnonzero(scenario.log.valid[int(scenario.current_step)] & scenario.agents.exists)
+    return rows if len(rows) else np.zeros(1, int)
+
+
+def _with_agents(scenario: Scenario, rows: Int[np.ndarray, " n"]) -> Scenario:
+    agents: AgentInfo = jax.tree.map(lambda leaf: leaf[rows], scenario.agents)
+    log: AgentState = jax.tree.map(lambda leaf: leaf[:, rows], scenario.log)
+    goals = scenario.goals and jax.tree.map(lambda leaf: leaf[rows], scenario.goals)
+    return dataclasses.replace(scenario, agents=agents, log=log, goals=goals)
+
+
+def _check(kept: Sequence[Scenario], masks: Sequence | None, weights: Array | None, order: Array | None) -> None:
+    if not kept:
+        raise ValueError("no scenarios for the bank")
+    if len({scenario.num_steps for scenario in kept}) > 1:
+        raise ValueError("scenarios of different numbers of steps cannot share a bank; load them with a window")
+    for name in ("routes", "goals"):
+        if len({getattr(scenario, name) is None for scenario in kept}) > 1:
+            raise ValueError(f"scenarios with {name} and scenarios without cannot share a bank")
+    if masks is not None and [len(mask) for mask in masks] != [scenario.num_agents for scenario in kept]:
+        raise ValueError("masks of controlled agents do not fit the scenarios: give one entry per agent slot")
+    if weights is not None:
+        weights = np.asarray(weights)
+        if weights.shape != (len(kept),) or not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
+            raise ValueError(f"weights must be {len(kept)} finite numbers, not negative, and not all zero")
+    if order is not None and (not len(order) or np.min(order) < 0 or np.max(order) >= len(kept)):
+        raise ValueError(f"order must hold indices below {len(kept)}")
+
+
+def _replace(scenario: Scenario, changes: dict) -> Scenario:
+    """`dataclasses.replace` without the checks of arrays, which rows of a bank are not."""
+    replaced = object.__new__(Scenario)
+    for field in dataclasses.fields(Scenario):
+        object.__setattr__(replaced, field.name, changes.get(field.name, getattr(scenario, field.name)))
+    return replaced
+
+
+def _is_bank_array(item: object) -> bool:
+    return isinstance(item, BankArray)
+
+
+def _is_bank_row(item: object) -> bool:
+    return isinstance(item, BankRow)

@@ -1,0 +1,80 @@
+"""Configuration of environments."""
+
+import dataclasses
+from typing import Literal
+
+from waymax_sim.env.selection import AgentSelector
+from waymax_sim.metrics import Metric, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """Rules of an environment.
+
+    Attributes:
+      controlled: Agents moved by the caller's actions (or by the one policy of a rollout); the log moves the rest.
+      max_controlled: Controlled agents at most, the first ones of the scenario; None for no limit. It is the static
+        number of rows of `Observation.controlled`; "sdc" is one row anyway.
+      spawn: Whether agents that are absent appear when the log says so, at their logged pose, or never.
+      despawn: Whether controlled agents stay once they are valid ("never") or vanish when the log does. Agents of the
+        log always come and go with it.
+      height_source: Whether the height of controlled agents follows the map or the log.
+      goals: Goals of the scenario, or the end of the log for scenarios without goals. They are observed in either case.
+      metrics: Names from `METRICS`, or metrics of one's own.
+      evaluated: Agents with values of the metrics per agent: all, the sdc, or the controlled agents (those of the
+        caller or of the first policy) whose episode has not ended. Fewer agents cost less.
+      rewards: Pairs of metric and weight: an agent's reward is the weighted sum of its valid values. With a bound as
+        third entry, the weight itself counts wherever the value is worse than the bound. Reaching the goal is paid
+        once per episode. See also `PRESETS`.
+      terminate_on: Metrics that end the episode when positive for a controlled agent, or pairs of a metric and a bound
+        that end it when the value is worse.
+      ends: Whether a terminating metric ends the episode of all agents ("scene") or that of the agent alone ("agent").
+      at_end: What becomes of an agent whose own episode has ended: it stays in the scenario and its actions still
+        apply, it stops at its pose, it is removed, or it respawns at its start once that is free.
+      steps_per_action: Simulated steps for which an action is held: 2 decides at 5 Hz and simulates at 10 Hz.
+      num_history_steps: Steps that policies observe, at least 2. The state keeps more where a metric needs them.
+      dt: Time step, s.
+
+    Raises:
+      ValueError: Entries contradict each other.
+    """
+
+    controlled: AgentSelector = "sdc"
+    max_controlled: int | None = None
+    spawn: Literal["log", "never"] = "log"
+    despawn: Literal["never", "log"] = "never"
+    height_source: Literal["map", "log"] = "map"
+    goals: Literal["scenario", "end_of_log"] = "scenario"
+    metrics: tuple[str | Metric, ...] = ("overlap", "offroad", "log_divergence")
+    evaluated: Literal["all", "sdc", "controlled"] = "all"
+    rewards: tuple[tuple[str, float] | tuple[str, float, float], ...] = (("overlap", -1.0), ("offroad", -1.0))
+    terminate_on: tuple[str | tuple[str, float], ...] = ()
+    ends: Literal["scene", "agent"] = "scene"
+    at_end: Literal["stay", "stop", "remove", "respawn"] = "stay"
+    steps_per_action: int = 1
+    num_history_steps: int = 2
+    dt: float = 0.1
+
+    def __post_init__(self):
+        names = resolve(self.metrics)
+        for used in self._used_metrics:
+            if used not in names:
+                raise ValueError(f"{used!r} is rewarded or terminates but is not among metrics={tuple(names)}")
+        if self.num_history_steps < 2:
+            raise ValueError("num_history_steps must be at least 2: metrics compare a step with the one before")
+        if self.steps_per_action < 1:
+            raise ValueError(f"steps_per_action={self.steps_per_action} must be at least 1")
+        if self.max_controlled is not None and self.max_controlled < 1:
+            raise ValueError(f"max_controlled={self.max_controlled} must be at least 1, or None for no limit")
+        if self.at_end != "stay" and self.ends == "scene":
+            raise ValueError(f"at_end={self.at_end!r} is for agents that end on their own: set ends='agent'")
+
+    @property
+    def _used_metrics(self) -> list[str]:
+        ends = (item if isinstance(item, str) else item[0] for item in self.terminate_on)
+        return [*(term[0] for term in self.rewards), *ends]
+
+    @property
+    def uses_goals(self) -> bool:
+        """Whether a metric of goals is rewarded or terminates."""
+        return any(name.startswith("goal_") for name in self._used_metrics)

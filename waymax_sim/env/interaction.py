@@ -1,0 +1,199 @@
+"""The interaction of policies with the environment: the one loop body of rollouts, adapters and training."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Int, Key
+
+from waymax_sim.datatypes.agents import AgentState, where
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.state import CALLER, Action, State
+from waymax_sim.env.assignment import Assignment, policy_controller
+from waymax_sim.env.env import Env, StepOutput, apply_actions
+from waymax_sim.metrics.summary import over_time
+from waymax_sim.pytree import Array, pytree, take
+
+
+@pytree
+class EpisodeState:
+    """The state of an episode: the simulated state and the recurrent states of the policies.
+
+    Attributes:
+      state: The simulated state.
+      carries: One per policy of the assignment, as `Policy.init` and `Policy.act` return them.
+    """
+
+    state: State
+    carries: tuple[Any, ...]
+
+
+@pytree
+class Interaction:
+    """The record of one interaction of k simulated steps (`EnvConfig.steps_per_action`).
+
+    Attributes:
+      actions: Actions of each policy, [N, A]; held for all steps.
+      step: Index in the record after each step, [k].
+      active: Whether time passed in each step; False once the record has ended.
+      agents: Agents after each step, as evaluated, [k, N].
+      ended: Agents whose episode has ended after each step, [k, N].
+      outputs: Results of each step, [k, ...]; None where nothing was evaluated.
+    """
+
+    actions: tuple[Action, ...]
+    step: Int[Array, " k"]
+    active: Bool[Array, " k"]
+    agents: AgentState
+    ended: Bool[Array, "k N"]
+    outputs: StepOutput | None
+
+
+def begin_episode(
+    env: Env,
+    scenario: Scenario,
+    assignment: Assignment,
+    key: Key[Array, ""],
+    caller: Bool[Array, " N"] | None = None,
+) -> EpisodeState:
+    """The state of an episode at the current step of the scenario.
+
+    Args:
+      env: Rules.
+      scenario: From `Env.prepare`.
+      assignment: Policies and the agents that they control.
+      key: Random key of the episode; step t of policy i draws from `fold_in(fold_in(key, t), i)`.
+      caller: Agents that the caller controls; None for none. The log moves all agents that nobody controls.
+    """
+    state = env.initial_state(scenario, key, assignment.controllers(scenario, caller))
+    # Recurrent states before the first step draw from a step that never comes.
+    first = jnp.asarray(scenario.num_steps, jnp.int32)
+    carries = tuple(
+        policy.init(
+            _observe(env, scenario, state, assignment, index, caller is not None), _policy_key(state, first, index)
+        )
+        for index, policy in enumerate(assignment.policies)
+    )
+    return EpisodeState(state=state, carries=carries)
+
+
+def interact(
+    env: Env,
+    scenario: Scenario,
+    episode: EpisodeState,
+    assignment: Assignment,
+    action: Action | None = None,
+    *,
+    evaluate: bool = True,
+) -> tuple[EpisodeState, Interaction]:
+    """One decision of all policies: observe, act, and for each simulated step apply the dynamics, advance, evaluate.
+
+    Pure, for one scenario; batch it with `jax.vmap`.
+
+    Args:
+      env: Rules.
+      scenario: From `Env.prepare`.
+      episode: From `begin_episode` or `interact`.
+      assignment: The policies of `begin_episode`; their weights may differ.
+      action: Actions for the caller's agents, in the units of `env.dynamics`; None where no agent is the caller's.
+      evaluate: Whether to compute metrics, rewards and ends. Without it no agent's episode ends.
+
+    Returns:
+      The episode after the last step, and the record of the interaction.
+    """
+    state = episode.state
+    decisions, carries = [], []
+    for index, policy in enumerate(assignment.policies):
+        observation = _observe(env, scenario, state, assignment, index, action is not None)
+        decided, carry = policy.act(observation, episode.carries[index], _policy_key(state, state.step, index))
+        decisions.append(decided)
+        carries.append(carry)
+    moves = _moves(env, assignment, decisions, action)
+
+    def substep(state: State, _: None) -> tuple[State, tuple]:
+        next_agents, mask, invalid = _apply(env, state, moves)
+        active = state.step < scenario.num_steps - 1
+        if evaluate:
+            advanced = env.advance(scenario, state, next_agents, mask)
+            out = env.evaluate_state(scenario, advanced, has_advanced=active, invalid_action=invalid)
+            state = env.end_agents(scenario, advanced, out)
+            return state, (state.step, active, advanced.agents, state.ended, out)
+        state = env.advance(scenario, state, next_agents, mask)
+        return state, (state.step, active, state.agents, state.ended, None)
+
+    if env.config.steps_per_action == 1:
+        state, record = substep(state, None)
+        record = jax.tree.map(lambda leaf: leaf[None], record)
+    else:
+        state, record = jax.lax.scan(substep, state, length=env.config.steps_per_action)
+    return EpisodeState(state=state, carries=tuple(carries)), Interaction(tuple(decisions), *record)
+
+
+def combine_outputs(env: Env, interaction: Interaction) -> StepOutput:
+    """The results of an interaction as those of one step.
+
+    Rewards add up, metrics follow their own aggregation over time, and what happened in any step has happened.
+
+    Args:
+      env: Rules.
+      interaction: An evaluated interaction.
+    """
+    out = interaction.outputs
+    assert out is not None, "the interaction was not evaluated"
+    if env.config.steps_per_action == 1:
+        return take(out, 0)
+    metrics = env.metrics
+    return StepOutput(
+        metrics={name: over_time(metrics[name], value, interaction.active) for name, value in out.metrics.items()},
+        reward=jnp.sum(out.reward, axis=0),
+        agent_terminated=jnp.any(out.agent_terminated, axis=0),
+        terminated=jnp.any(out.terminated),
+        truncated=out.truncated[-1],
+        invalid_action=jnp.any(out.invalid_action, axis=0),
+    )
+
+
+# Dynamics, actions, and the controller whose agents they move.
+_Move = tuple[Any, Action, int]
+
+
+def _moves(env: Env, assignment: Assignment, decisions: list[Action], action: Action | None) -> list[_Move]:
+    moves = [(env.dynamics, action, CALLER)] if action is not None else []
+    for index, (policy, agents) in enumerate(zip(assignment.policies, assignment.agents, strict=True)):
+        # A policy for "none" observes; it must not cost the dynamics.
+        if not (isinstance(agents, str) and agents == "none"):
+            controller = policy_controller(index, action is not None)
+            moves.append((policy.dynamics or env.dynamics, decisions[index], controller))
+    return moves
+
+
+def _apply(
+    env: Env, state: State, moves: list[_Move]
+) -> tuple[AgentState | None, Bool[Array, " N"], Bool[Array, " N"]]:
+    """Next agents of all moves together, the agents that act, and those whose action is not usable."""
+    next_agents, mask = None, jnp.zeros(state.ended.shape, bool)
+    invalid = mask
+    for dynamics, action, controller in moves:
+        own = state.controller == controller
+        moved, usable, unusable = apply_actions(dynamics, state, action, own, env.config.dt)
+        next_agents = where(own, moved, state.agents if next_agents is None else next_agents)
+        mask, invalid = mask | usable, invalid | unusable
+    return next_agents, mask, invalid
+
+
+def _observe(env: Env, scenario: Scenario, state: State, assignment: Assignment, index: int, has_caller: bool):
+    """The observation of a policy, with the rows of its agents."""
+    agents, num_agents = assignment.agents[index], state.ended.shape[0]
+    is_sdc = isinstance(agents, str) and agents == "sdc"
+    max_controlled = 1 if is_sdc else env.config.max_controlled or num_agents
+    return env.observe(
+        scenario,
+        state,
+        privileged=assignment.policies[index].privileged,
+        controller=policy_controller(index, has_caller),
+        max_controlled=max_controlled,
+    )
+
+
+def _policy_key(state: State, step: Int[Array, ""], index: int) -> Key[Array, ""]:
+    return jax.random.fold_in(jax.random.fold_in(state.key, step), index)

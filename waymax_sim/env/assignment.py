@@ -131,7 +131,7 @@ class Assignment:
                     f"policies {i} and {j} may share agents, and under jit or vmap that cannot be checked: "
                     "use selectors that exclude each other, such as 'sdc' and 'others'"
                 )
-            shared = np.flatnonzero(np.asarray(a & b))
+            shared = np.flatnonzero(np.asarray(a) & np.asarray(b))
             if len(shared):
                 raise ValueError(
                     f"policies {i} and {j} both control agents {shared.tolist()}; make their masks disjoint"

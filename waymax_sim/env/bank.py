@@ -1,6 +1,8 @@
 """Scenario banks: many scenarios on the device that environments refer to by index, without a copy."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -19,8 +21,6 @@ from waymax_sim.pytree import Array, pytree
 
 # Parts of a scenario that are small, and are gathered as a whole.
 SMALL = ("id_bytes", "origin", "timestamps", "current_step", "agents", "goals")
-# Room for replaced scenarios, which may be larger: share of the rows.
-SLACK = 0.05
 
 
 @pytree
@@ -58,24 +58,28 @@ class ScenarioBank:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
     def scenario(self, index: Int[Array, ""]) -> Scenario:
-        """A scenario in place: maps, logs, signals and routes are read from the bank. Batch it with `vmap` over indices."""
+        """A scenario whose map, log, signals and routes are read in place. Batch it with `vmap` over indices.
+
+        Args:
+          index: Index of the scenario.
+        """
         row = jax.tree.map(lambda array: array.row(index), self.scenarios, is_leaf=_is_bank_array)
         small = {name: jax.tree.map(BankRow.materialize, getattr(row, name), is_leaf=_is_bank_row) for name in SMALL}
         return _replace(row, small)
 
 
 def build_bank(
-    scenarios: Sequence[Scenario],
+    scenarios: Sequence,
     env: Env,
     *,
-    controlled: Sequence[Bool[Array, " n"]] | None = None,
+    controlled: Sequence | None = None,
     weights: Float[Array, " B"] | None = None,
     order: Int[Array, " L"] | None = None,
 ) -> ScenarioBank:
     """Puts scenarios on the device as a bank.
 
-    Where agents never spawn, those that are absent at the current step take no slot. Where the configuration adds goals,
-    they are part of the bank.
+    Where agents never spawn, those that are absent at the current step take no slot. Goals that the configuration adds
+    become part of the bank.
 
     Args:
       scenarios: Scenarios of one number of steps, best unpadded (`load(path, bucketed=False)`).
@@ -87,17 +91,13 @@ def build_bank(
     Raises:
       ValueError: There are no scenarios, they do not fit together, or weights or order do not fit them.
     """
-    kept = [_host(scenario) for scenario in scenarios]
-    masks = [np.asarray(mask) for mask in controlled] if controlled is not None else None
+    masks = None if controlled is None else [np.asarray(mask) for mask in controlled]
+    kept = list(scenarios)
     _check(kept, masks, weights, order)
-    if env.config.spawn == "never":
-        rows = [_present_rows(scenario) for scenario in kept]
-        kept = [_with_agents(scenario, row) for scenario, row in zip(kept, rows, strict=True)]
-        masks = masks and [mask[row] for mask, row in zip(masks, rows, strict=True)]
-    arrays = concatenate(kept, {})
+    kept, masks = compact(env, kept, masks)
     count = len(kept)
     bank = ScenarioBank(
-        scenarios=jax.device_put(arrays),
+        scenarios=jax.device_put(BankLayout.of(kept).pack(kept)),
         controlled=jnp.zeros((count, 0), bool),
         weights=jax.device_put(np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)),
         order=jax.device_put(np.arange(count, dtype=np.int32) if order is None else np.asarray(order, np.int32)),
@@ -106,7 +106,23 @@ def build_bank(
     return finish_bank(env, bank, masks)
 
 
-def finish_bank(env: Env, bank: ScenarioBank, masks: Sequence[Bool[np.ndarray, " n"]] | None) -> ScenarioBank:
+def compact(env: Env, scenarios: Sequence[Scenario], masks: list | None = None) -> tuple[list[Scenario], list | None]:
+    """Scenarios on the host, and masks of their agents; without agents that are absent where agents never spawn.
+
+    Args:
+      env: Rules.
+      scenarios: The scenarios.
+      masks: A mask of agents for each scenario, or None.
+    """
+    kept = [jax.tree.map(np.asarray, scenario) for scenario in scenarios]
+    if env.config.spawn != "never":
+        return kept, masks
+    rows = [_present_rows(scenario) for scenario in kept]
+    kept = [_with_agents(scenario, row) for scenario, row in zip(kept, rows, strict=True)]
+    return kept, masks and [mask[row] for mask, row in zip(masks, rows, strict=True)]
+
+
+def finish_bank(env: Env, bank: ScenarioBank, masks: Sequence | None) -> ScenarioBank:
     """Adds goals and the mask of controlled agents; masks replace the selector of the environment."""
     if bank.scenarios.goals is None and env.config.goals == "end_of_log":
         bank = dataclasses.replace(bank, scenarios=_replace(bank.scenarios, {"goals": _goals(bank)}))
@@ -117,41 +133,81 @@ def finish_bank(env: Env, bank: ScenarioBank, masks: Sequence[Bool[np.ndarray, "
     return dataclasses.replace(bank, controlled=jax.device_put(padded))
 
 
-def concatenate(scenarios: Sequence[Scenario], capacity: dict[str, int]) -> Scenario:
-    """Scenarios on the host as `BankArray`s: rows of arrays with one padded axis one after the other.
+@dataclasses.dataclass(frozen=True)
+class BankLayout:
+    """Sizes of the arrays of a bank. Scenarios that fit can replace others without a change of shape.
 
-    Args:
-      scenarios: The scenarios.
-      capacity: Rows of each array by its path; grows by what is missing, with room for larger scenarios.
+    Attributes:
+      sizes: Longest axes of a scenario, by name, as `common_sizes` gives them.
+      rows: Rows of the concatenated array at each path.
     """
-    sizes = common_sizes(scenarios)
-    paths = [".".join(key.name for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(scenarios[0])]
-    columns = zip(*map(jax.tree.leaves, scenarios), strict=True)
-    arrays = [_bank_array(path, leaves, sizes, capacity) for path, leaves in zip(paths, columns, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(scenarios[0]), arrays)
+
+    sizes: dict[str, int]
+    rows: dict[str, int]
+
+    @classmethod
+    def of(cls, scenarios: Sequence[Scenario], slack: float = 0.0) -> "BankLayout":
+        """The layout of some scenarios, with a share of room for larger ones.
+
+        Args:
+          scenarios: Scenarios on the host.
+          slack: Additional room as a share of every axis.
+        """
+        sizes = {axis: math.ceil(size * (1 + slack)) for axis, size in common_sizes(scenarios).items()}
+        empty = cls(sizes, {})
+        columns = zip(*map(_leaves, scenarios), strict=True)
+        totals = {column[0][0]: sum(empty._num_rows(path, leaf) for path, leaf in column) for column in columns}
+        return cls(sizes, {path: math.ceil(total * (1 + slack)) for path, total in totals.items()})
+
+    def fits(self, scenario: Scenario) -> bool:
+        """Whether no axis of a scenario is longer than those of the bank."""
+        return all(size <= self.sizes.get(axis, 0) for axis, size in common_sizes([scenario]).items())
+
+    def has_room(self, scenarios: Sequence[Scenario]) -> bool:
+        """Whether the rows of scenarios fit together."""
+        columns = zip(*map(_leaves, scenarios), strict=True)
+        return all(
+            sum(self._num_rows(path, leaf) for path, leaf in column) <= self.rows[column[0][0]] for column in columns
+        )
+
+    def pack(self, scenarios: Sequence[Scenario]) -> Scenario:
+        """Scenarios on the host as `BankArray`s.
+
+        Raises:
+          ValueError: They have more rows than the bank.
+        """
+        columns = zip(*map(_leaves, scenarios), strict=True)
+        arrays = [self._bank_array(column[0][0], [leaf for _, leaf in column]) for column in columns]
+        return jax.tree.unflatten(jax.tree.structure(scenarios[0]), arrays)
+
+    def _bank_array(self, path: str, leaves: Sequence[np.ndarray]) -> BankArray:
+        names, fill = axes(path)[: leaves[0].ndim], fill_value(path)
+        if not names:
+            index = np.arange(len(leaves), dtype=np.int32)
+            return BankArray(np.stack(leaves), index, np.ones(len(leaves), np.int32), None, fill)
+        counts = np.array([self._num_rows(path, leaf) for leaf in leaves], np.int32)
+        start = np.cumsum(counts) - counts
+        if counts.sum() > self.rows[path]:
+            raise ValueError(f"the scenarios have {counts.sum()} rows of {path}, the bank has {self.rows[path]}")
+        inner = [self.sizes[name] if name else leaves[0].shape[1 + axis] for axis, name in enumerate(names[1:])]
+        kind = np.result_type(*(leaf.dtype for leaf in leaves))
+        values = np.full((max(self.rows[path], 1), *inner, *leaves[0].shape[len(names) :]), fill, kind)
+        for begin, leaf in zip(start, leaves, strict=True):
+            values[(slice(begin, begin + len(leaf)), *map(slice, leaf.shape[1:]))] = leaf
+        length = self.sizes[names[0]] if names[0] else leaves[0].shape[0]
+        return BankArray(values, start.astype(np.int32), counts, length, fill)
+
+    def _num_rows(self, path: str, leaf: np.ndarray) -> int:
+        """Rows that an array takes: its own where no other axis is padded, otherwise those of the longest."""
+        names = axes(path)[: leaf.ndim]
+        if len(names) > 1 and names[0]:
+            return self.sizes[names[0]]
+        return leaf.shape[0] if names else 1
 
 
-def _bank_array(path: str, leaves: Sequence[np.ndarray], sizes: dict[str, int], capacity: dict[str, int]) -> BankArray:
-    names, count, fill = axes(path)[: leaves[0].ndim], len(leaves), fill_value(path)
-    if not names:
-        values = np.stack(leaves)
-        index = np.arange(count, dtype=np.int32)
-        return BankArray(values, index, np.ones(count, np.int32), None, fill)
-    inner = [sizes[name] if name else leaves[0].shape[axis] for axis, name in enumerate(names)][1:]
-    # Arrays with further padded axes are padded along all; the first axis of others is not.
-    is_ragged = len(names) == 1
-    lengths = [len(leaf) if is_ragged else sizes.get(names[0] or "", leaves[0].shape[0]) for leaf in leaves]
-    start = np.concatenate([[0], np.cumsum(lengths)])
-    room = capacity.get(path, 0)
-    if start[-1] > room:
-        room = capacity[path] = int(start[-1] * (1 + SLACK * is_ragged)) + 1
-    kind = np.result_type(*(leaf.dtype for leaf in leaves))
-    values = np.full((room, *inner, *leaves[0].shape[1 + len(inner) :]), fill, kind)
-    for begin, leaf in zip(start, leaves, strict=False):
-        values[(slice(begin, begin + len(leaf)), *map(slice, leaf.shape[1:]))] = leaf
-    longest = max(capacity.get(f"{path} longest", 0), *lengths)
-    capacity[f"{path} longest"] = longest
-    return BankArray(values, start[:-1].astype(np.int32), np.asarray(lengths, np.int32), longest, fill)
+def _leaves(scenario: Scenario) -> list[tuple[str, np.ndarray]]:
+    found = jax.tree_util.tree_leaves_with_path(scenario)
+    return [(".".join(key.name for key in path), leaf) for path, leaf in found]
 
 
 @jax.jit
@@ -160,22 +216,20 @@ def _goals(bank: ScenarioBank) -> Goals:
     count, num_agents = goals.valid.shape
     start = num_agents * _indices(bank)
     lengths = jnp.full(count, num_agents, jnp.int32)
-    return Goals(
-        xy=BankArray(goals.xy.reshape(-1, 2), start, lengths, num_agents, 0),
-        valid=BankArray(goals.valid.reshape(-1), start, lengths, num_agents, 0),
-    )
+
+    def joined(leaf: Array) -> BankArray:
+        return BankArray(leaf.reshape(-1, *leaf.shape[2:]), start, lengths, num_agents)
+
+    return jax.tree.map(joined, goals)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _controlled(env: Env, bank: ScenarioBank) -> Bool[Array, "B N"]:
-    return jax.jit(jax.vmap(lambda index: env.controlled_mask(bank.scenario(index))))(_indices(bank))
+    return jax.vmap(lambda index: env.controlled_mask(bank.scenario(index)))(_indices(bank))
 
 
 def _indices(bank: ScenarioBank) -> Int[Array, " B"]:
     return jnp.arange(len(bank), dtype=jnp.int32)
-
-
-def _host(scenario: Scenario) -> Scenario:
-    return jax.tree.map(np.asarray, scenario)
 
 
 def _present_rows(scenario: Scenario) -> Int[np.ndarray, " n"]:

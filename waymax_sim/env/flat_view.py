@@ -10,11 +10,11 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.roadmap import CROSSWALK, LANE_TYPES, ROAD_EDGE_TYPES, ROAD_LINE_TYPES, STOP_SIGN
-from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.encoder import Feature, ObservationSpec
 from waymax_sim.env.observation import Observation
 from waymax_sim.env.view import AgentsView, ElementsView, View, view
-from waymax_sim.pytree import Array
+from waymax_sim.maps.nearest import first_smallest
+from waymax_sim.pytree import Array, take
 
 # Units of encoded values, so that most of them are between -1 and 1: m, m/s, m, s, and log(1 + m).
 DISTANCE, SPEED, SIZE, TIME, LOG_DISTANCE = 20.0, 10.0, 5.0, 10.0, 4.0
@@ -66,7 +66,8 @@ class FlatView:
         who = "all" if self.observers == "all" else observation.controlled
         seen = view(observation, who, num_agents=self.num_agents, num_elements=self.num_elements)
         time = jnp.broadcast_to(observation.remaining_time / TIME, seen.valid.shape)
-        parts = [_agents(seen.agents), _elements(seen.elements), _goals(seen.goals, seen.valid), time, _routes(seen)]
+        route = _routes(observation, seen)
+        parts = [_agents(seen.agents), _elements(seen.elements), _goals(seen.goals, seen.valid), time, route]
         flat = jnp.concatenate([part.reshape(part.shape[0], -1) for part in parts], axis=-1)
         flat = jnp.clip(flat, -self.limit, self.limit)
         # A diverged simulation gives zeros and no NaN.
@@ -111,22 +112,27 @@ def _goals(goals: Goals | None, valid: Bool[Array, " O"]) -> Float[Array, "O 6"]
     return jnp.concatenate([*parts[:3], parts[3] / LOG_DISTANCE], axis=-1) * goals.valid[:, None]
 
 
-def _routes(seen: View) -> Float[Array, "O points"]:
+def _routes(observation: Observation, seen: View) -> Float[Array, "O points"]:
     """The route in the row of the sdc, zeros in all other rows."""
     is_sdc = seen.valid & seen.agents.is_sdc[:, 0]
-    return jnp.where(is_sdc[:, None], _route(seen.routes)[None], 0.0)
+    return jnp.where(is_sdc[:, None], _route(observation)[None], 0.0)
 
 
-def _route(routes: Routes | None) -> Float[Array, " points"]:
-    """Points ahead on the first on-route path, or on the first path where none is."""
+def _route(observation: Observation) -> Float[Array, " points"]:
+    """Points ahead of the sdc, in its frame, on the first on-route path, or on the first path where none is."""
+    routes = observation.routes
     if routes is None or routes.valid.shape[-1] == 0 or routes.valid.shape[0] == 0:
         return jnp.zeros(3 * NUM_ROUTE_POINTS, jnp.float32)
-    exists = jnp.any(routes.valid, axis=-1)
+    exists = jnp.any(jnp.asarray(routes.valid), axis=-1)
     path = jnp.argmax(2 * (exists & routes.on_route).astype(jnp.int32) + exists.astype(jnp.int32))
-    xy, along, valid = routes.xyz[path, :, :2], routes.arc_length[path], routes.valid[path]
-    nearest = jnp.argmin(jnp.where(valid, jnp.sum(xy**2, axis=-1), jnp.inf))
+    xyz, along, valid = routes.xyz[path], routes.arc_length[path], routes.valid[path]
+    sdc = take(observation.agents, jnp.argmax(observation.info.is_sdc))
+    offset = xyz[:, :2] - sdc.xyz[None, :2]
+    nearest = first_smallest(jnp.where(valid, offset[:, 0] ** 2 + offset[:, 1] ** 2, jnp.inf))
     distances = along[nearest] + ROUTE_SPACING * jnp.arange(1, NUM_ROUTE_POINTS + 1, dtype=jnp.float32)
-    reached = valid[None] & (along[None] >= distances[:, None])
-    first, exists = jnp.argmax(reached, axis=-1), jnp.any(reached, axis=-1)[:, None]
-    ahead = jnp.where(exists, xy[first] / DISTANCE, 0.0)
-    return jnp.concatenate([exists.astype(jnp.float32), ahead], axis=-1).reshape(-1)
+    # Valid samples come first, and arc lengths ascend.
+    index = jnp.sum(valid[None] & (along[None] < distances[:, None]), axis=-1, dtype=jnp.int32)
+    reached = (index < jnp.sum(valid, dtype=jnp.int32))[:, None]
+    points = geometry.rotate(offset[jnp.minimum(index, valid.shape[0] - 1)], -sdc.yaw)
+    ahead = jnp.where(reached, points / DISTANCE, 0.0)
+    return jnp.concatenate([reached.astype(jnp.float32), ahead], axis=-1).reshape(-1)

@@ -76,7 +76,7 @@ def observe(
     now = state.step
     lights = scenario.signals
     signals = Signals(
-        lane_id=lights.lane_id,
+        lane_id=jnp.asarray(lights.lane_id),
         state=lights.state[now],
         stop_point=lights.stop_point[now],
         valid=lights.valid[now],

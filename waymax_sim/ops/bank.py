@@ -89,10 +89,13 @@ class BankRow:
             return self.materialize()[key]
         if _is_row_index(first):
             row = jnp.clip(jnp.asarray(first, jnp.int32), 0, bank.length - 1)
-            return bank.values[(bank.start[self.index] + row, *rest)]
+            return jnp.asarray(bank.values)[(bank.start[self.index] + row, *rest)]
         if isinstance(first, slice) and first == slice(None) and rest and _is_row_index(rest[0]):
             # Some columns of all rows.
-            return jax.vmap(lambda column: self._column(column, *rest[1:]), out_axes=1)(jnp.asarray(rest[0]))
+            columns = jnp.asarray(rest[0])
+            if not columns.ndim:
+                return self._column(columns, *rest[1:])
+            return jax.vmap(lambda column: self._column(column, *rest[1:]), out_axes=1)(columns)
         return self.materialize()[key]
 
     def _column(self, column: Any, *rest: Any) -> Array:
@@ -100,7 +103,7 @@ class BankRow:
         number = jnp.arange(bank.length, dtype=jnp.int32)
         rows = jnp.minimum(bank.start[self.index] + number, bank.values.shape[0] - 1)
         inside = number < bank.count[self.index]
-        values = bank.values[(rows, column, *rest)]
+        values = jnp.asarray(bank.values)[(rows, column, *rest)]
         return jnp.where(inside.reshape(-1, *[1] * (values.ndim - 1)), values, jnp.asarray(bank.fill, values.dtype))
 
     def materialize(self) -> Array:
@@ -109,7 +112,7 @@ class BankRow:
         if bank.length is None:
             return bank.values[self.index]
         number = jnp.arange(bank.length, dtype=jnp.int32)
-        rows = bank.values.at[bank.start[self.index] + number].get(mode="clip")
+        rows = jnp.asarray(bank.values).at[bank.start[self.index] + number].get(mode="clip")
         inside = (number < bank.count[self.index]).reshape(-1, *[1] * (rows.ndim - 1))
         return jnp.where(inside, rows, jnp.asarray(bank.fill, rows.dtype))
 

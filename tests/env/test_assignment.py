@@ -1,4 +1,4 @@
-"""Assignments: what is data and what is structure, and who controls which agent, against tables in NumPy."""
+"""Assignments: which parts are data and which are structure, and controllers of agents against tables in NumPy."""
 
 import dataclasses
 
@@ -267,7 +267,7 @@ def test_selectors_that_exclude_each_other_need_no_check(mixed):
 
 
 def slow_travelling(scenario, min_distance: float, types: tuple[int, ...]) -> list[bool]:
-    """Agents that are there now and farther than so much from their goal, one after the other."""
+    """Agents that are valid now and farther than a distance from their goal, one after the other."""
     now, log, found = int(scenario.current_step), scenario.log, []
     for agent in range(scenario.num_agents):
         here = bool(log.valid[now, agent]) and bool(scenario.agents.exists[agent])

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key, Num, Shaped
 
-from waymax_sim.adapters.loop import DRIVE, EGO_VIEW, Observe, episode_key
+from waymax_sim.adapters.loop import DRIVE, EGO_VIEW, Observe, SimulationLoop, episode_key
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, Action, State
-from waymax_sim.env import Assignment, Env, Policies, StepOutput, begin_episode, combine_outputs, interact
+from waymax_sim.env import Assignment, Env, EpisodeState, Policies, StepOutput, begin_episode, combine_outputs, interact
 from waymax_sim.env.auto_reset import AutoResetState, draw_scenario, reset_where
 from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.metrics import MetricValue
@@ -65,7 +65,8 @@ class FunctionalEnv:
 
     Attributes:
       env: Rules, dynamics of the actions, metrics and rewards.
-      observe: Encoder of the observation, or any function of an `Observation` to arrays with K rows.
+      observe: Encoder of the observation, or any function of an `Observation` to arrays; its rows are those of
+        `Observation.controlled`.
       sampling: Whether the next scenario is drawn by `ScenarioBank.weights`, never the same twice in a row, or follows
         `ScenarioBank.order`.
     """
@@ -96,7 +97,12 @@ class FunctionalEnv:
         return self._start((bank, Assignment.of(traffic)), own)
 
     def step(
-        self, bank: ScenarioBank, running: AutoResetState, action: Num[Array, "*K A"], traffic: Policies = None
+        self,
+        bank: ScenarioBank,
+        running: AutoResetState,
+        action: Num[Array, "*K A"],
+        traffic: Policies = None,
+        resets: bool = True,
     ) -> tuple[AutoResetState, Transition]:
         """One decision of the controlled agents; where the episode of the scenario ends, the next one starts.
 
@@ -105,6 +111,7 @@ class FunctionalEnv:
           running: From `reset` or `step`.
           action: Actions for the dynamics, [K, A], or [A] for the sdc alone; those of inactive agents are ignored.
           traffic: The policies of `reset`; their weights may differ.
+          resets: Whether the next episode starts where one ends; without it, the caller sees to `Transition.done`.
         """
         assignment, scenario = Assignment.of(traffic), bank.scenario(running.scene)
         before = running.episode.state
@@ -118,29 +125,30 @@ class FunctionalEnv:
         done, terminated, truncated = self._ends(episode.state, out, rows, active, is_stale)
         reward = jnp.where(active, _at(out.reward, rows), 0.0)
         returns, lengths = running.returns + reward, running.lengths + active.astype(jnp.int32)
-        ended = terminated | truncated
+        ended = jnp.logical_or(terminated, truncated)
         running = dataclasses.replace(
             running,
             episode=episode,
             returns=jnp.where(ended, 0.0, returns),
             lengths=jnp.where(ended, 0, lengths),
         )
-        final = self._encode(scenario, episode.state)
+        final = self._encode(scenario, episode)
         following = running.count + 1, running.position + running.stride, running.stride, running.scene
         current = _variable(running), final
-        fresh, observation = reset_where(
-            lambda shared, own: _first_variable(self._start(shared, own)),
-            (bank, assignment),
-            (running.key, *following),
-            done,
-            current,
-        )
-        scene = running.scene
+        scene, (fresh, observation) = running.scene, current
+        if resets:
+            fresh, observation = reset_where(
+                lambda shared, own: _first_variable(self._start(shared, own)),
+                (bank, assignment),
+                (running.key, *following),
+                done,
+                current,
+            )
         running = dataclasses.replace(running, **fresh)
         single = self._single
         return running, Transition(
-            observation=single(observation),
-            final_observation=single(final),
+            observation=observation,
+            final_observation=final,
             active=single(active),
             reward=single(reward),
             terminated=single(terminated),
@@ -177,7 +185,7 @@ class FunctionalEnv:
             lengths=jnp.zeros(num_rows, jnp.int32),
             key=key,
         )
-        return running, self._encode(scenario, episode.state)
+        return running, self._encode(scenario, episode)
 
     def _ends(
         self,
@@ -208,8 +216,8 @@ class FunctionalEnv:
         empty = jnp.zeros((mine.shape[0], *values.shape[1:]), values.dtype)
         return Action(value=empty.at[slots].set(values, mode="drop"), valid=mine)
 
-    def _encode(self, scenario: Scenario, state: State) -> Any:
-        return self.observe(self.env.observe(scenario, state, controller=CALLER))
+    def _encode(self, scenario: Scenario, episode: EpisodeState) -> Any:
+        return SimulationLoop(self.env, self.observe).encode(scenario, episode)
 
     @property
     def _is_single(self) -> bool:

@@ -40,7 +40,10 @@ COLUMNS = (
     "brute_force_share",
     "largest_difference",
     "agent_steps_per_s",
+    "agent_steps_per_cpu_s",
     "scene_steps_per_s",
+    "auto_reset_ratio",
+    "bank_mb_per_scene",
     "temp_mb",
     "argument_mb",
     "output_mb",
@@ -92,7 +95,7 @@ def _compiled_row(
     size: Sized, ours: Program, samples: Samples, plain: Program | None, slow: Samples | None, sampling: Sampling
 ) -> Json:
     work = size.work
-    row = _row(
+    row = single_row(
         name=size.name,
         batch=size.batch,
         agents=size.workload.agents,
@@ -103,7 +106,7 @@ def _compiled_row(
     )
     if plain and slow:
         row |= _compared(work, ours, plain, samples, slow)
-    row |= _times(samples)
+    row |= sample_times(samples)
     scene_steps = size.batch * work.steps
     per_second = scene_steps / median(samples.wall)
     row["wall_ms_per_scene_step"] = row["wall_ms"] / scene_steps
@@ -139,14 +142,16 @@ def host_row(name: str, case: HostCase, raw: RawScene, sampling: Sampling) -> Js
     """Measures a function that is not compiled."""
     (samples,) = interleaved([case.call], sampling.repeats, sampling.seconds)
     size = {"agents": len(raw.agent_id), "map_points": len(raw.point_xyz), "argument_mb": case.argument_mb}
-    return _row(name=name, **size) | _times(samples)
+    return single_row(name=name, **size) | sample_times(samples)
 
 
-def _row(**values: Any) -> Json:
+def single_row(**values: Any) -> Json:
+    """A row with the given columns; the others are null."""
     return dict.fromkeys(COLUMNS) | values
 
 
-def _times(samples: Samples) -> Json:
+def sample_times(samples: Samples) -> Json:
+    """Medians and spread of samples, ms."""
     quarters = quantiles(samples.wall, n=4) if len(samples.wall) > 1 else [0.0, 0.0, 0.0]
     return {
         "samples": len(samples.wall),
@@ -159,7 +164,7 @@ def _times(samples: Samples) -> Json:
 def cold_row(name: str, found: Json) -> Json:
     """The row of cold starts of one kind."""
     samples = Samples(tuple(found.pop("wall")), tuple(found.pop("cpu")))
-    return _row(name=name, batch=1, steps=1, **found) | _times(samples)
+    return single_row(name=name, batch=1, steps=1, **found) | sample_times(samples)
 
 
 def conditions() -> Json:

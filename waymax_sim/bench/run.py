@@ -10,6 +10,7 @@ import jax
 from waymax_sim.bench.cases import Policies, compiled_cases
 from waymax_sim.bench.cold import cold_starts, peak_rss_mb
 from waymax_sim.bench.host import HOST, host_cases
+from waymax_sim.bench.interact import ENVIRONMENTS, interact_row
 from waymax_sim.bench.rows import Json, Sampling, Sized, cold_row, compiled_rows, conditions, host_row
 from waymax_sim.bench.scenes import sized, source
 from waymax_sim.datasets.scenarios import Scenarios
@@ -86,7 +87,7 @@ def settings(quick: bool, only: tuple[str, ...], bandwidth: float | None, **chan
 
 def names(policies: Policies) -> list[str]:
     """Names of all that can be measured, or that is left out for a reason."""
-    return sorted({*compiled_cases(policies), *HOST, *NEEDS, *COLD})
+    return sorted({*compiled_cases(policies), *HOST, *NEEDS, *COLD, *ENVIRONMENTS})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,9 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
     def on_host(name: str) -> list[Json]:
         return [host_row(name, host[name], raw, settings.sampling)]
 
+    def in_bank(name: str) -> list[Json]:
+        return [interact_row(name, settings.sampling)]
+
     def cold(path: str) -> list[Json]:
         starts = cold_starts(path, index, settings.starts)
         return [cold_row(name, times) for name, times in starts.items() if _wanted(settings, name)]
@@ -144,6 +148,7 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
     tasks: list[tuple[str, Callable[[Any], list[Json]], Any]]
     tasks = [(items[0].name, compiled, items) for items in in_turn(plan(settings, list(cases), base))]
     tasks += [(name, on_host, name) for name in host]
+    tasks += [(name, in_bank, name) for name in ENVIRONMENTS]
     tasks = [task for task in tasks if _wanted(settings, task[0])]
     if any(_wanted(settings, name) for name in COLD):
         tasks.append(("cold_start", cold, scenarios.source(index)[0]))

@@ -19,13 +19,16 @@ SHOWN = {
     "cpu_ms_per_scene_step": "CPU ms a scene-step",
     "ratio_to_brute_force": "times brute force",
     "agent_steps_per_s": "agent-steps/s",
+    "agent_steps_per_cpu_s": "agent-steps/CPU s",
+    "auto_reset_ratio": "times without reset",
+    "bank_mb_per_scene": "bank MB",
     "temp_mb": "temp MB",
     "accessed_mb": "moved MB",
     "bandwidth_share": "of bandwidth",
     "compile_s": "compile s",
 }
 # Shown on a page only, which is wider.
-ON_A_PAGE = {"valid_agents", "wall_ms_spread", "cpu_ms", "accessed_mb"}
+ON_A_PAGE = {"valid_agents", "wall_ms_spread", "cpu_ms", "accessed_mb", "bank_mb_per_scene"}
 
 
 def terminal_table(results: Json) -> Table:

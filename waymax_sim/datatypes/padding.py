@@ -47,7 +47,7 @@ _AXES = {
     "goals": ("N",),
 }
 # Where padding is not zero or False: ids, indices and codes of nothing, and places that are never nearest.
-_FILL = dict.fromkeys(
+_FILL: dict[str, float | int] = dict.fromkeys(
     ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cells"), -1
 )
 _FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1)

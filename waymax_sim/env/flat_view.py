@@ -109,7 +109,8 @@ def _goals(goals: Goals | None, valid: Bool[Array, " O"]) -> Float[Array, "O 6"]
     distance = geometry.norm(goals.xy)[:, None]
     direction = goals.xy / jnp.maximum(distance, 1e-3)
     parts = [goals.valid.astype(jnp.float32)[:, None], goals.xy / DISTANCE, direction, jnp.log1p(distance)]
-    return jnp.concatenate([*parts[:3], parts[3] / LOG_DISTANCE], axis=-1) * goals.valid[:, None]
+    encoded = jnp.concatenate([*parts[:3], parts[3] / LOG_DISTANCE], axis=-1)
+    return jnp.where(goals.valid[:, None], encoded, 0.0)
 
 
 def _routes(observation: Observation, seen: View) -> Float[Array, "O points"]:

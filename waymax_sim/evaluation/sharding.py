@@ -35,9 +35,9 @@ def map_scenes(
     """Applies a function of one scene to B scenes, spread over the devices.
 
     Each device maps its share chunk by chunk; inside a chunk the function runs under `vmap`. Any B will do: the shares
-    are filled up with repeats, whose results are cut off. Compiled programs are kept per function (compared by `==`) and
-    structure of the arguments: define the function once, outside of loops, and pass policies as arguments. It can be
-    called under `jax.jit`.
+    are filled up with repeats, whose results are cut off. Compiled programs are kept per function, compared by `==`,
+    and per structure of the arguments: define the function once, outside of loops, and pass policies as arguments. It
+    can be called under `jax.jit`.
 
     Args:
       function: Pure; takes one scenario, its key and the shared arguments, and returns any pytree of arrays.

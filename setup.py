@@ -11,8 +11,10 @@ TEST = [
     *RL,
     "absl-py>=2.1",  # the tests of dm_env are written with it
     "beartype>=0.20",
+    "flax>=0.10",
     "hypothesis>=6.100",
     "import-linter>=2.3",
+    "optax>=0.2.4",
     "pyarrow>=17",
     "pyright[nodejs]==1.1.414",
     "pytest>=8.3",

@@ -15,6 +15,7 @@ import tyro
 
 import waymax_sim as ws
 from waymax_sim.adapters.functional import FunctionalEnv
+from waymax_sim.env.bank import ScenarioBank, build_bank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,8 @@ def main(path: str = "synthetic:0:64", settings: tyro.conf.OmitArgPrefixes[Setti
       path: Where the scenes are.
       settings: How it is trained.
     """
-    scenarios = jax.device_put(ws.stack_scenarios(list(ws.load(path))))
-    _, rewards = train(FunctionalEnv(), settings, scenarios)
+    env = FunctionalEnv()
+    _, rewards = train(env, settings, build_bank(ws.load(path, bucketed=False), env.env))
     # A single update sees few episodes.
     many = max(1, settings.updates // 10)
     for update in range(0, settings.updates, many):
@@ -47,10 +48,10 @@ def main(path: str = "synthetic:0:64", settings: tyro.conf.OmitArgPrefixes[Setti
 
 
 @jax.jit(static_argnums=(0, 1))
-def train(env: FunctionalEnv, settings: Settings, scenarios: ws.Scenario) -> tuple[Any, jax.Array]:
+def train(env: FunctionalEnv, settings: Settings, bank: ScenarioBank) -> tuple[Any, jax.Array]:
     """All updates in one scan; returns the parameters and the mean reward of the steps of each update."""
     keys = jax.random.split(jax.random.key(settings.seed), settings.num_envs + 2)
-    running, seen = jax.vmap(env.reset, in_axes=(None, 0))(scenarios, keys[2:])
+    running, seen = jax.vmap(env.reset, in_axes=(None, 0))(bank, keys[2:])
     num_actions = len(env.env.dynamics.bounds[0])
     params = init(keys[0], seen.shape[-1], num_actions, settings.width)
     moment = jax.tree.map(jnp.zeros_like, params)
@@ -59,8 +60,8 @@ def train(env: FunctionalEnv, settings: Settings, scenarios: ws.Scenario) -> tup
         params, running, seen = carry
         mean, _ = network(params, seen)
         action = mean + settings.spread * jax.random.normal(key, mean.shape)
-        running, out = jax.vmap(env.step, in_axes=(None, 0, 0))(scenarios, running, action)
-        done = jnp.logical_or(out.terminated, out.truncated)
+        running, out = jax.vmap(env.step, in_axes=(None, 0, 0))(bank, running, action)
+        done = out.done
         # Where the record ends, the rest is worth what the critic thinks of the last view.
         cut = jnp.logical_and(out.truncated, ~out.terminated)
         reward = out.reward + settings.discount * jnp.where(cut, network(params, out.final_observation)[1], 0.0)

@@ -22,8 +22,8 @@ import jax
 import tyro
 
 import waymax_sim as ws
-from behavior_models import POLICIES
 from waymax_sim.evaluation import Evaluation, Folder, Plan
+from waymax_sim.plugins import resolve_policy
 
 
 def main(
@@ -53,7 +53,7 @@ def main(
     if coordinator is not None:
         jax.distributed.initialize(coordinator, num_processes, process_id)
 
-    plan = Plan({policy: POLICIES[policy]()}, traffic={"log_replay": None}, metrics=metrics, max_steps=steps)
+    plan = Plan({policy: resolve_policy(policy)}, traffic={"log_replay": None}, metrics=metrics, max_steps=steps)
     evaluation = Evaluation(ws.load(path), plan, memory_budget)
     folder = Folder(out, evaluation, path, shard=(jax.process_index(), jax.process_count()))
     folder.open()

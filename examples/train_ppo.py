@@ -1,15 +1,13 @@
 """PPO (Schulman et al. 2017) by self-play of all travelling vehicles, compiled whole: simulator, network and updates.
 
-    pip install 'waymax-sim[train]'
-    python examples/train_ppo.py --train synthetic:0:100 --test synthetic:901:60
+    python examples/train_ppo.py --train-path synthetic:0:100 --test-path synthetic:901:60
 
 Rates are of travelling vehicles of held-out scenarios, with sampled actions; a goal counts without a collision and
-without leaving the road. "constant speed" is the baseline, "untrained" and "no goal" (goal features zeroed) are controls.
+without leaving the road. The untrained network and the trained one without its goal are controls.
 """
 
 import dataclasses
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,197 +18,129 @@ from flax import nnx
 
 import waymax_sim as ws
 from waymax_sim.adapters.functional import FunctionalEnv
-from waymax_sim.env import PRESETS, Env, EnvConfig
-from waymax_sim.env.bank import ScenarioBank, build_bank
-from waymax_sim.env.flat_view import FlatView
+from waymax_sim.env import PRESETS, Env
+from waymax_sim.env.bank import build_bank
+from waymax_sim.env.flat_view import AGENT_SIZE, ELEMENT_SIZE, FlatView
 
 LEVELS = ((-5.0, -2.5, -1.0, 0.0, 1.0, 2.0, 3.5), (-0.2, -0.08, -0.03, -0.01, 0.0, 0.01, 0.03, 0.08, 0.2))
-RULES: EnvConfig = dataclasses.replace(PRESETS["goal"], steps_per_action=2, max_controlled=16)
-VIEW = FlatView(num_agents=8, num_elements=24)
-ENV = FunctionalEnv(Env(ws.Discrete(ws.Bicycle(), levels=LEVELS), RULES), VIEW)
-KEEP_SPEED = int(ENV.env.dynamics.encode(jnp.zeros((1, 2)))[0, 0])
-DECISIONS = 40  # of an episode of 8 s
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of the training."""
-
-    updates: int = 110
-    num_envs: int = 32
-    learning_rate: float = 1e-3
-    epochs: int = 3
-    minibatch: int = 1024
-    capacity: int = 5120  # transitions of an update; a rollout has room for num_envs * DECISIONS * 16
-    discount: float = 0.985
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    entropy: float = 0.01
-    seed: int = 0
+RULES, VIEW = dataclasses.replace(PRESETS["goal"], steps_per_action=2, max_controlled=16), FlatView("controlled", 8, 24)
+ACTIONS = ws.Discrete(ws.Bicycle(), levels=LEVELS)
+ENV, NUM_ACTIONS = FunctionalEnv(Env(ACTIONS, RULES), VIEW), ACTIONS.num_actions
+# Decisions of an episode of 8 s, environments, transitions of an update and of a minibatch.
+DECISIONS, NUM_ENVS, CAPACITY, MINIBATCH, EPOCHS = 40, 32, 5120, 1024, 3
+DISCOUNT, GAE_LAMBDA, CLIP, ENTROPY, RATE = 0.985, 0.95, 0.2, 0.01, 1e-3
 
 
 class ActorCritic(nnx.Module):
     """Max-pooled encoders of agents and map elements, and a trunk with logits and value."""
 
-    def __init__(self, rngs: nnx.Rngs, width: int = 48, trunk: int = 128):
-        def dense(inputs: int, outputs: int, scale: float = np.sqrt(2)) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.orthogonal(scale), rngs=rngs)
+    def __init__(self, rngs: nnx.Rngs, width: int = 64, trunk: int = 128):
+        self.split = (8 * AGENT_SIZE, 8 * AGENT_SIZE + 24 * ELEMENT_SIZE)
+        self.ego = nnx.Linear(AGENT_SIZE + VIEW.spec().size - self.split[1], width, rngs=rngs)
+        self.agents, self.elements = (nnx.Linear(size, width, rngs=rngs) for size in (AGENT_SIZE, ELEMENT_SIZE))
+        self.first, self.second = nnx.Linear(3 * width, trunk, rngs=rngs), nnx.Linear(trunk, trunk, rngs=rngs)
+        self.logits = nnx.Linear(trunk, NUM_ACTIONS, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
+        self.value = nnx.Linear(trunk, 1, rngs=rngs)
 
-        self.ego, self.agents, self.elements = dense(13 + 6 + 1 + 30, width), dense(13, width), dense(32, width)
-        self.pooled = nnx.List([dense(width, width), dense(width, width)])
-        self.trunk = nnx.List([dense(3 * width, trunk), dense(trunk, trunk)])
-        self.logits, self.value = dense(trunk, ENV.env.dynamics.num_actions, 0.01), dense(trunk, 1, 1.0)
-
-    def __call__(self, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
-        split = np.cumsum([feature.size for feature in VIEW.spec().features])[:-1]
-        agents, elements, *rest = jnp.split(seen, split, axis=-1)
-        agents = agents.reshape(*seen.shape[:-1], VIEW.num_agents, 13)
-        elements = elements.reshape(*seen.shape[:-1], VIEW.num_elements, 32)
-        parts = [nnx.relu(self.ego(jnp.concatenate([agents[..., 0, :], *rest], axis=-1)))]
-        for encode, mix, tokens in zip((self.agents, self.elements), self.pooled, (agents[..., 1:, :], elements)):
-            parts.append(nnx.relu(mix(jnp.max(nnx.relu(encode(tokens)) * tokens[..., :1], axis=-2))))
-        hidden = jnp.concatenate(parts, axis=-1)
-        for layer in self.trunk:
-            hidden = jnp.tanh(layer(hidden))
+    def __call__(self, seen):
+        agents, elements, rest = jnp.split(seen, self.split, axis=-1)
+        agents = agents.reshape(*seen.shape[:-1], -1, AGENT_SIZE)
+        elements = elements.reshape(*seen.shape[:-1], -1, ELEMENT_SIZE)
+        ego = nnx.relu(self.ego(jnp.concatenate([agents[..., 0, :], rest], axis=-1)))
+        others = jnp.max(nnx.relu(self.agents(agents[..., 1:, :])) * agents[..., 1:, :1], axis=-2)
+        around = jnp.max(nnx.relu(self.elements(elements)) * elements[..., :1], axis=-2)
+        hidden = jnp.tanh(self.second(jnp.tanh(self.first(jnp.concatenate([ego, others, around], axis=-1)))))
         return self.logits(hidden), self.value(hidden)[..., 0]
 
 
-def rollout(act: Any, bank: ScenarioBank, running: Any, seen: jax.Array, key: jax.Array, env: FunctionalEnv = ENV):
-    """`DECISIONS` steps of all environments; `act` gives actions and what to keep of them."""
+def roll(env, network, bank, running, seen, key, goal=True):
+    """Decisions of one episode's length in all environments, sampled from a network; without it, at constant speed."""
+    mask = np.concatenate([np.full(f.size, goal or f.name != "goal", np.float32) for f in VIEW.spec().features])
+    keep = 1e9 * jax.nn.one_hot(ACTIONS.encode(jnp.zeros((1, 2)))[0, 0], NUM_ACTIONS)
 
-    def body(carry, key):
-        running, seen = carry
-        action, kept = act(seen, key)
-        count = running.count
+    def step(carry, key):
+        (running, seen), first = carry, (carry[0].count == 0)[:, None]
+        logits, value = network(seen * mask[None, None]) if network else (keep[None, None] + 0 * seen[..., :1], 0)
+        action = jax.random.categorical(key, logits)
+        log_prob = jnp.take_along_axis(nnx.log_softmax(logits), action[..., None], axis=-1)[..., 0]
         running, out = jax.vmap(env.step, in_axes=(None, 0, 0))(bank, running, action[..., None])
-        return (running, out.observation), (seen, action, kept, out, count)
+        return (running, out.observation), (seen, action, log_prob, value, out, first)
 
-    return jax.lax.scan(body, (running, seen), jax.random.split(key, DECISIONS))
-
-
-def advantages(s: Settings, value, last_value, reward, ended):
-    """Generalized advantage estimates (Schulman et al. 2016); the time left is observed, so every end has value 0."""
-
-    def back(carry, item):
-        advantage, following = carry
-        value, reward, ended = item
-        delta = reward + s.discount * jnp.where(ended, 0.0, following) - value
-        advantage = delta + s.discount * s.gae_lambda * jnp.where(ended, 0.0, advantage)
-        return (advantage, value), advantage
-
-    return jax.lax.scan(back, (jnp.zeros_like(last_value), last_value), (value, reward, ended), reverse=True)[1]
+    return jax.lax.scan(step, (running, seen), jax.random.split(key, DECISIONS))
 
 
-def train(s: Settings, bank: ScenarioBank, report: Any = print) -> tuple[Any, Any]:
-    """Trains on the scenarios of a bank; returns the structure of the network and its weights."""
-    graph, params = nnx.split(ActorCritic(nnx.Rngs(s.seed)))
-    steps = s.updates * s.epochs * (s.capacity // s.minibatch)
-    rate = optax.linear_schedule(s.learning_rate, 0.05 * s.learning_rate, steps)
+def describe(out, counted=True):
+    """Shares of the episodes that ended in a goal, in a collision, and off the road, and their number."""
+    goal, hit, off = (out.metrics[name].value > 0 for name in ("goal_reached", "overlap", "offroad"))
+    ended = counted & out.active & (out.terminated | out.truncated)
+    goal, hit, off = (jnp.sum(ended & kind) / ended.sum() for kind in (goal & ~hit & ~off, hit, off & ~hit))
+    return {"goal": goal, "collision": hit, "off-road": off, "agents": ended.sum()}
+
+
+def train(bank, updates: int, seed: int = 0):
+    """Trains a network on the scenarios of a bank."""
+    (graph, params), key = nnx.split(ActorCritic(nnx.Rngs(seed))), jax.random.key(seed)
+    rate = optax.linear_schedule(RATE, 0.05 * RATE, updates * EPOCHS * CAPACITY // MINIBATCH)
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate, eps=1e-5))
-    key = jax.random.key(s.seed)
-    running, seen = jax.jit(jax.vmap(ENV.reset, in_axes=(None, 0)))(bank, jax.random.split(key, s.num_envs))
+    carry = jax.jit(jax.vmap(ENV.reset, in_axes=(None, 0)))(bank, jax.random.split(key, NUM_ENVS))
+
+    def advantages(following, item):  # generalized advantage estimates (Schulman et al. 2016)
+        (advantage, following), (value, reward, ended) = following, item
+        delta = reward + DISCOUNT * jnp.where(ended, 0.0, following) - value
+        advantage = delta + DISCOUNT * GAE_LAMBDA * jnp.where(ended, 0.0, advantage)
+        return (advantage, value), advantage
 
     def loss(params, seen, action, old, advantage, target, weight):
         logits, value = nnx.merge(graph, params)(seen)
-        log_probs = jax.nn.log_softmax(logits)
+        log_probs = nnx.log_softmax(logits)
         ratio = jnp.exp(jnp.take_along_axis(log_probs, action[:, None], axis=-1)[:, 0] - old)
-        gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - s.clip, 1 + s.clip) * advantage)
+        gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - CLIP, 1 + CLIP) * advantage)
         entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
-        terms = -gain + 0.5 * (value - target) ** 2 - s.entropy * entropy
-        return jnp.sum(weight * terms) / jnp.maximum(weight.sum(), 1.0)
+        return jnp.sum(weight * (-gain + 0.5 * (value - target) ** 2 - ENTROPY * entropy)) / weight.sum()
 
-    @jax.jit(donate_argnums=(0, 1, 3))
-    def update(params, moments, bank, carry, key):
-        network = nnx.merge(graph, params)
-        carry, (seen, action, (old, value), out, _) = rollout(sampled(network), bank, *carry, jax.random.fold_in(key, 0))
-        ended = out.terminated | out.truncated
-        advantage = advantages(s, value, network(carry[1])[1], out.reward, ended)
-        chosen = jnp.nonzero(out.active.reshape(-1), size=s.capacity, fill_value=out.active.size)[0]
-        weight = (chosen < out.active.size).astype(jnp.float32)
-        data = [
-            leaf.reshape(-1, *leaf.shape[3:]).at[chosen].get(mode="clip")
-            for leaf in (seen, action, old, advantage, advantage + value)
-        ]
-        mean = jnp.sum(weight * data[3]) / weight.sum()
-        data[3] = (data[3] - mean) / jnp.sqrt(jnp.sum(weight * (data[3] - mean) ** 2) / weight.sum() + 1e-8)
+    @jax.jit
+    def update(state, bank, carry, key):
+        network = nnx.merge(graph, state[0])
+        carry, (seen, action, old, value, out, _) = roll(ENV, network, bank, *carry, key)
+        items, last = (value, out.reward, out.terminated | out.truncated), network(carry[1])[1]
+        _, advantage = jax.lax.scan(advantages, (0 * last, last), items, reverse=True)
+        rows = jnp.nonzero(out.active.reshape(-1), size=CAPACITY, fill_value=out.active.size)[0]
+        weight = (rows < out.active.size).astype(jnp.float32)
+        kept = seen, action, old, advantage, advantage + value
+        data = [x.reshape(-1, *x.shape[3:]).at[rows].get(mode="clip") for x in kept]
+        data[3] -= jnp.average(data[3], weights=weight)
+        data[3] /= jnp.sqrt(jnp.average(data[3] ** 2, weights=weight) + 1e-8)
 
-        def minibatch(carry, index):
-            params, moments = carry
-            grads = jax.grad(loss)(params, *(leaf[index] for leaf in (*data, weight)))
-            change, moments = optimizer.update(grads, moments, params)
-            return (optax.apply_updates(params, change), moments), None
+        def minibatch(state, index):
+            grads = jax.grad(loss)(state[0], *(x[index] for x in (*data, weight)))
+            change, moments = optimizer.update(grads, state[1], state[0])
+            return (optax.apply_updates(state[0], change), moments), None
 
-        keys = jax.random.split(key, s.epochs)
-        order = jax.vmap(lambda key: jax.random.permutation(key, s.capacity))(keys).reshape(-1, s.minibatch)
-        (params, moments), _ = jax.lax.scan(minibatch, (params, moments), order)
-        return params, moments, carry, rates(out, out.active)
+        order = [jax.random.permutation(jax.random.fold_in(key, epoch), CAPACITY) for epoch in range(EPOCHS)]
+        state, _ = jax.lax.scan(minibatch, state, jnp.concatenate(order).reshape(-1, MINIBATCH))
+        return state, carry, describe(out)
 
-    moments, carry, spent = optimizer.init(params), (running, seen), 0.0
-    for number in range(s.updates):
+    state, spent = (params, optimizer.init(params)), 0.0
+    for number in range(1, updates + 1):
         begin = time.process_time()
-        params, moments, carry, found = update(params, moments, bank, carry, jax.random.fold_in(key, 1 + number))
-        found = jax.device_get(found)
-        spent += (time.process_time() - begin) * (number > 0)  # the first update compiles
-        if number % 10 == 9:
-            report(f"update {number + 1}, {spent:.0f} CPU s: {describe(found)}")
-    return graph, params
+        state, carry, found = jax.block_until_ready(update(state, bank, carry, jax.random.fold_in(key, number)))
+        spent += (time.process_time() - begin) * (number > 1)  # the first update compiles
+        if number % 10 == 0:
+            print(f"update {number}, {spent:.0f} CPU s:", {kind: round(float(x), 3) for kind, x in found.items()})
+    return nnx.merge(graph, state[0])
 
 
-def sampled(network: ActorCritic, use_goal: bool = True):
-    """Actions sampled from a network, with their log probability and the value."""
-    goal = np.concatenate([np.full(f.size, use_goal or f.name != "goal") for f in VIEW.spec().features])
-
-    def act(seen, key):
-        logits, value = network(jnp.where(goal[None, None], seen, 0.0))
-        action = jax.random.categorical(key, logits)
-        return action, (jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], axis=-1)[..., 0], value)
-
-    return act
-
-
-def rates(out: Any, counted: jax.Array) -> dict[str, jax.Array]:
-    """Ends of counted agents by kind, and their number."""
-    goal, hit, off = (out.metrics[name].value > 0 for name in ("goal_reached", "overlap", "offroad"))
-    kinds = {"goal": goal & ~hit & ~off, "collision": hit, "off-road": off & ~hit}
-    ended = counted & (out.terminated | out.truncated)
-    return {"agents": ended.sum()} | {name: (kind & ended).sum() for name, kind in kinds.items()}
-
-
-def describe(found: dict[str, Any]) -> str:
-    """Rates in percent."""
-    return ", ".join(f"{n} {100 * found[n] / found['agents']:.1f} %" for n in ("goal", "collision", "off-road"))
-
-
-def evaluate(act: Any, bank: ScenarioBank, key: jax.Array) -> dict[str, Any]:
-    """Rates over all scenarios of a bank, each played once."""
-    env = dataclasses.replace(ENV, sampling="order")
-    keys, position = jax.random.split(key, len(bank)), jnp.arange(len(bank))
-    running, seen = jax.vmap(env.reset, in_axes=(None, 0, None, 0))(bank, keys, None, position)
-    _, (*_, out, count) = rollout(act, bank, running, seen, key, env)
-    return rates(out, out.active & (count == 0)[..., None])
-
-
-def main(
-    train_path: str = "synthetic:0:100",
-    test_path: str = "synthetic:901:60",
-    settings: tyro.conf.OmitArgPrefixes[Settings] = Settings(),
-) -> None:
-    """Trains on one set of scenarios and evaluates on another."""
-    banks = [build_bank(ws.load(path, bucketed=False), ENV.env) for path in (train_path, test_path)]
-    print(f"{len(banks[0])} scenarios, {banks[0].nbytes / 1e6 / len(banks[0]):.2f} MB each")
-    graph, params = train(settings, banks[0], lambda line: print(line, flush=True))
-    evaluated = jax.jit(lambda params, bank, key, use_goal: evaluate(sampled(nnx.merge(graph, params), use_goal), bank, key), static_argnums=3)
-    constant = jax.jit(lambda bank, key: evaluate(lambda seen, key: (jnp.full(seen.shape[:-1], KEEP_SPEED), ()), bank, key))
-    untrained = nnx.split(ActorCritic(nnx.Rngs(settings.seed)))[1]
-    key = jax.random.key(7)
-    rows = {
-        "PPO": evaluated(params, banks[1], key, True),
-        "constant speed": constant(banks[1], key),
-        "untrained": evaluated(untrained, banks[1], key, True),
-        "no goal": evaluated(params, banks[1], key, False),
-    }
-    for name, found in rows.items():
-        print(f"held out, {name}: {describe(found)} of {found['agents']} agents")
+def main(train_path: str = "synthetic:0:100", test_path: str = "synthetic:901:60", updates: int = 150, seed: int = 0):
+    """Trains on one set of scenarios, and evaluates on all scenarios of another, each played once."""
+    bank, held_out = (build_bank(ws.load(path, bucketed=False), ENV.env) for path in (train_path, test_path))
+    env, keys = dataclasses.replace(ENV, sampling="order"), jax.random.split(jax.random.key(7), len(held_out))
+    start = jax.jit(jax.vmap(env.reset, in_axes=(None, 0, None, 0)))(held_out, keys, None, jnp.arange(len(held_out)))
+    evaluate = nnx.jit(roll, static_argnums=(0, 6))
+    ppo = train(bank, updates, seed)
+    rows = {"PPO": (ppo, True), "constant speed": (None, True), "PPO without goal": (ppo, False)}
+    for kind, (network, goal) in (rows | {"untrained": (ActorCritic(nnx.Rngs(seed)), True)}).items():
+        _, (*_, out, first) = evaluate(env, network, held_out, *start, keys[0], goal)
+        print(f"held out, {kind}:", {name: round(float(x), 3) for name, x in describe(out, first).items()})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import jax
 import numpy as np
+import pytest
 
 import waymax_sim as ws
 from examples import functional_training, ppo_gymnasium
 from tests.adapters.roads import place, roads
 from waymax_sim.adapters.functional import FunctionalEnv
+from waymax_sim.env.bank import build_bank
 
 # Episodes of 6 steps on a straight road.
 SHORT = dict(num_envs=4, num_steps=12, seed=1)
@@ -35,8 +37,27 @@ def test_advantages_are_those_of_the_definition():
 
 
 def test_training_in_the_graph_runs():
-    scenarios = ws.stack_scenarios(roads(2))
+    env = FunctionalEnv(observe=place)
     settings = functional_training.Settings(**SHORT, updates=3, width=8)
-    params, rewards = functional_training.train(FunctionalEnv(observe=place), settings, scenarios)
+    params, rewards = functional_training.train(env, settings, build_bank(roads(2), env.env))
     assert rewards.shape == (3,) and np.isfinite(rewards).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.slow
+def test_self_play_is_trained_and_evaluated(monkeypatch, capsys):
+    """The whole program at a small size: all weights change, and every controlled agent is counted once."""
+    train_ppo = pytest.importorskip("examples.train_ppo", reason="flax or optax is not installed")
+    sizes = {"DECISIONS": 3, "NUM_ENVS": 2, "CAPACITY": 16, "MINIBATCH": 8, "EPOCHS": 2}
+    for name, value in sizes.items():
+        monkeypatch.setattr(train_ppo, name, value)
+    monkeypatch.setattr(ws, "load", lambda path, bucketed: roads(2))
+    # The schedules of optax mix whole numbers and floats.
+    with jax.numpy_dtype_promotion("standard"):
+        train_ppo.main("train", "test", updates=10)
+    *progress, ppo, constant, no_goal, untrained = capsys.readouterr().out.splitlines()
+    assert len(progress) == 1 and progress[0].startswith("update 10")
+    # At 10 m/s all three agents of both scenarios reach the goal, 6 m ahead.
+    assert constant == "held out, constant speed: {'goal': 1.0, 'collision': 0.0, 'off-road': 0.0, 'agents': 6.0}"
+    for line, kind in ((ppo, "PPO"), (no_goal, "PPO without goal"), (untrained, "untrained")):
+        assert line.startswith(f"held out, {kind}: ") and line.endswith("'agents': 6.0}")

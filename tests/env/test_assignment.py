@@ -140,16 +140,6 @@ def test_programs_are_shared_by_weights_and_not_by_structure():
     assert traced == [Plain(1.0), Plain(5.0)]
 
 
-def test_a_policy_that_is_neither_pytree_nor_hashable_is_no_argument():
-    @dataclasses.dataclass
-    class Loose(Policy):
-        def act(self, observation, carry, key):
-            return Action(jnp.zeros((observation.agents.valid.shape[0], 2)), observation.agents.valid), carry
-
-    with pytest.raises((TypeError, ValueError), match="unhashable"):
-        jax.jit(lambda assignment: 0)(Assignment([Loose()], ["all"]))
-
-
 def test_assignments_are_made_of_none_one_policy_pairs_or_themselves():
     assert len(Assignment.of(None)) == 0
     one = Assignment.of(Stationary())

@@ -1,7 +1,8 @@
 """The flat view against a slow one that is easy to read."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,27 +10,30 @@ import waymax_sim as ws
 from tests.scenes import busy_raw_scene
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, ROAD_LINE_TYPES
-from waymax_sim.env.flat_view import FlatView, _route
+from waymax_sim.env.flat_view import NUM_ROUTE_POINTS, FlatView
 
 K, E = 5, 9
+# Where the features of a row end: agents, elements, goal, remaining time, and the route to the end of the row.
+AGENTS, ELEMENTS = 13 * K, 13 * K + 32 * E
+GOAL, TIME = ELEMENTS + 6, ELEMENTS + 7
 
 
 @pytest.fixture(scope="module")
 def observation():
-    """Agents all around, a light at the lane, a bridge, an island and two paths."""
+    """Agents all around, a light at the lane, a bridge, an island and two paths; the caller controls the sdc."""
     scenario = to_scenario(busy_raw_scene(), bucketed=False)
-    env = ws.Env()
-    return env.observe(scenario, jax.jit(env.reset)(scenario, jax.random.key(0))[0])
+    env = ws.Env(config=ws.EnvConfig(metrics=(), rewards=()))
+    return jax.jit(lambda scenario: env.observe(scenario, env.initial_state(scenario, jax.random.key(0))))(scenario)
 
 
 @pytest.fixture(scope="module")
 def seen(observation):
-    """What looks, all rows, the row of the sdc, and what both are made of."""
+    """A function that encodes, the rows of all agents, the rows of the controlled agents, and the view behind both."""
 
     @jax.jit
     def look(observation):
         view = ws.view(observation, "all", num_agents=K, num_elements=E)
-        return FlatView("all", K, E)(observation), FlatView("sdc", K, E)(observation), view
+        return FlatView("all", K, E)(observation), FlatView("controlled", K, E)(observation), view
 
     return look, *look(observation)
 
@@ -56,20 +60,36 @@ def slow_row(view, row: int) -> np.ndarray:
     return np.clip(numbers, -10, 10)
 
 
-def test_rows_are_what_the_view_holds(seen):
+def test_rows_hold_the_agents_and_elements_of_the_view(seen):
     _, flat, _, view = seen
     view = jax.tree.map(np.asarray, view)
     for row in range(len(flat)):
-        np.testing.assert_allclose(flat[row], slow_row(view, row), atol=1e-5)
-    # All kinds of agents and elements are there, and lights.
-    assert (np.asarray(flat).max(axis=0) > 0).mean() > 0.6
+        np.testing.assert_allclose(flat[row, :ELEMENTS], slow_row(view, row), atol=1e-5)
+    # Agents and elements of all kinds are there, and lights.
+    assert (np.asarray(flat[:, :ELEMENTS]).max(axis=0) > 0).mean() > 0.6
 
 
-def test_the_sdc_sees_the_same_and_its_route(observation, seen):
+def test_rows_hold_the_time_and_no_goal_where_the_scenario_has_none(observation, seen):
+    _, flat, _, view = seen
+    valid = np.asarray(view.valid)
+    assert observation.goals is None and not np.any(flat[:, ELEMENTS:GOAL])
+    # 15 steps of 0.1 s are left of 21, in units of 10 s.
+    np.testing.assert_allclose(flat[:, GOAL], 0.15 * valid, atol=1e-6)
+    assert valid.any() and not valid.all()
+
+
+def test_the_controlled_agent_has_the_row_that_it_has_among_all(observation, seen):
     _, flat, ego, _ = seen
     row = int(observation.info.is_sdc.argmax())
-    route = np.asarray(ego[-3 * NUM_PLACES :]).reshape(NUM_PLACES, 3)
-    np.testing.assert_allclose(ego[: -3 * NUM_PLACES], flat[row], atol=1e-6)
+    assert observation.controlled.tolist() == [row]
+    np.testing.assert_allclose(ego, flat[row][None], atol=1e-6)
+
+
+def test_the_sdc_alone_sees_its_route(observation, seen):
+    _, flat, _, _ = seen
+    row = int(observation.info.is_sdc.argmax())
+    assert not np.any(np.delete(np.asarray(flat[:, TIME:]), row, axis=0))
+    route = np.asarray(flat[row, TIME:]).reshape(NUM_ROUTE_POINTS, 3)
     # The on-route path is that along y = 0, with points every 2 m: 5 m ahead is at most 2 m further.
     now = jax.tree.map(np.asarray, observation.agents)
     assert now.valid[row]
@@ -80,20 +100,25 @@ def test_the_sdc_sees_the_same_and_its_route(observation, seen):
         ahead = xyz[nearest, 0] + 5.0 * (index + 1)
         assert found == (ahead <= xyz[:, 0].max())
         if found:
-            place = xyz[(xyz[:, 0] >= ahead - 1e-3).argmax(), :2] - now.xyz[row, :2]
+            point = xyz[(xyz[:, 0] >= ahead - 1e-3).argmax(), :2] - now.xyz[row, :2]
             turn = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
-            np.testing.assert_allclose(np.array(xy) * 20, turn @ place, atol=1e-3)
+            np.testing.assert_allclose(np.array(xy) * 20, turn @ point, atol=1e-3)
+    assert route[:, 0].sum() > 0
 
 
-def test_what_diverged_is_zero_and_what_is_far_is_clipped(observation, seen):
+@pytest.mark.parametrize(("speed", "largest"), [(np.nan, 0.0), (1e6, 10.0)])
+def test_a_value_that_is_not_finite_is_zero_and_a_large_one_is_clipped(observation, seen, speed, largest):
+    look, _, ego, _ = seen
     row = int(observation.info.is_sdc.argmax())
-    velocity = observation.history.velocity.at[-1, row].set(jnp.array([jnp.nan, 1e6]))
-    broken = observation.__class__(
-        **{**observation.__dict__, "history": ws.AgentState(**{**observation.history.__dict__, "velocity": velocity})}
-    )
-    flat = np.asarray(seen[0](broken)[1])
-    assert np.isfinite(flat).all() and np.abs(flat).max() <= 10
+    velocity = observation.history.velocity.at[-1, row].set(speed)
+    broken = dataclasses.replace(observation, history=dataclasses.replace(observation.history, velocity=velocity))
+    changed = np.asarray(look(broken)[1])[0]
+    # The velocity of the sdc in its own frame; the rest of the row is as it was.
+    np.testing.assert_allclose(np.abs(changed[6:8]).max(), largest)
+    np.testing.assert_array_equal(changed[8:], ego[0, 8:])
 
 
-def test_scenes_without_routes_have_none_ahead():
-    assert not np.asarray(_route(None)).any()
+def test_a_scenario_without_routes_has_none_ahead(observation, seen):
+    flat = np.asarray(seen[0](dataclasses.replace(observation, routes=None))[0])
+    assert not flat[:, TIME:].any()
+    np.testing.assert_allclose(flat[:, :TIME], seen[1][:, :TIME], atol=1e-6)

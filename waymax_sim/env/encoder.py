@@ -63,9 +63,12 @@ class ObservationSpec:
         theirs = {feature["name"]: feature for feature in stored.get("features", ())}
         for feature in own["features"]:
             kept = theirs.pop(feature["name"], None)
-            if kept is None or any(feature[key] != _plain(kept[key], feature[key]) for key in feature):
+            if kept is None or any(feature[key] != _plain(kept.get(key, ()), feature[key]) for key in feature):
                 return f"feature {feature['name']!r} is {feature}, stored is {kept}"
-        return f"stored features {sorted(theirs)} do not exist" if theirs else None
+        if theirs:
+            return f"stored features {sorted(theirs)} do not exist"
+        order, kept_order = ([feature["name"] for feature in spec["features"]] for spec in (own, stored))
+        return None if order == kept_order else f"the order of features is {order}, stored is {kept_order}"
 
 
 @runtime_checkable

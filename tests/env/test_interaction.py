@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from behavior_models import ConstantSpeed, NoisyConstantVelocity, Random
+from behavior_models import ConstantSpeed, LogReplay, NoisyConstantVelocity, Random
 from tests.env.short_episodes import (
     ALONG,
     BEYOND,
@@ -224,14 +224,40 @@ def changing():
     return coming_and_going()
 
 
-@pytest.mark.parametrize("at_end", ["stay", "remove"])
+@pytest.mark.parametrize("at_end", ["stop", "remove"])
 def test_an_agent_keeps_its_row_and_has_none_while_it_does_not_act(changing, at_end):
     env = env_of(**PER_AGENT, at_end=at_end)
     np.testing.assert_array_equal(rows_of(env, changing, ConstantSpeed()), ROWS)
 
 
+def test_an_agent_that_stays_after_its_end_still_acts(changing):
+    rows = rows_of(env_of(**PER_AGENT, at_end="stay"), changing, ConstantSpeed())
+    np.testing.assert_array_equal(rows, np.where(np.arange(5)[None] == 0, 0, ROWS))
+
+
+def test_privileged_policies_are_recorded_with_the_log(changing):
+    record = {"log": lambda observation: observation.log.xyz}
+    trace = jax.jit(lambda s: rollout(env_of(), LogReplay(), s, KEY, 3, record=record))(changing)
+    np.testing.assert_array_equal(trace.observations["log"][2], changing.log.xyz)
+
+
+def test_the_limit_of_controlled_agents_holds_for_the_first_policy(changing):
+    env = env_of(max_controlled=2)
+    state = jax.jit(lambda s: rollout(env, ConstantSpeed(), s, KEY, 3).final)(changing)
+    np.testing.assert_array_equal(state.controller, [2, 2, 0, 0, 0])
+    pairs = [(ConstantSpeed(), "sdc"), (ConstantSpeed(), "others")]
+    state = jax.jit(lambda s: rollout(env, pairs, s, KEY, 3).final)(changing)
+    np.testing.assert_array_equal(state.controller, [2, 3, 3, 3, 3])
+
+
+def test_only_the_first_policys_agents_can_be_evaluated_alone(changing):
+    env = env_of(controlled="sdc", evaluated="controlled")
+    with pytest.raises(ValueError, match="agents of the first policy"):
+        rollout(env, [(ConstantSpeed(), np.arange(5) == 0)], changing, KEY, 3)
+
+
 def test_the_rows_are_those_of_the_first_policy_and_the_first_agents_of_it(changing):
-    env = env_of(**PER_AGENT, max_controlled=2)
+    env = env_of(**PER_AGENT, at_end="stop", max_controlled=2)
     # Padding takes no row; agents that are absent now do.
     np.testing.assert_array_equal(rows_of(env, changing, ConstantSpeed()), ROWS[:, :2])
     masks = np.array([[False, False, True, False, True], [True, False, False, False, False]])
@@ -240,7 +266,7 @@ def test_the_rows_are_those_of_the_first_policy_and_the_first_agents_of_it(chang
 
 
 def test_the_sdc_has_one_row(changing):
-    env = env_of(**PER_AGENT, controlled="sdc")
+    env = env_of(**PER_AGENT, at_end="stop", controlled="sdc")
     np.testing.assert_array_equal(rows_of(env, changing, ConstantSpeed()), ROWS[:, :1])
 
 
@@ -306,9 +332,10 @@ class Braking(Policy):
     [
         dict(PER_AGENT, at_end="remove"),
         dict(PER_AGENT, at_end="stop"),
+        dict(PER_AGENT, at_end="stay"),
         dict(PER_AGENT, at_end="remove", max_controlled=5, despawn="never"),
     ],
-    ids=["remove", "stop", "limited"],
+    ids=["remove", "stop", "stay", "limited"],
 )
 def test_a_policy_that_acts_for_its_rows_drives_like_one_that_acts_for_all(changing, changes):
     env, pairs = env_of(**changes), ("sdc", "others")

@@ -116,8 +116,8 @@ class FunctionalEnv:
         assignment, scenario = Assignment.of(traffic), bank.scenario(running.scene)
         before = running.episode.state
         rows = self._rows(before)
-        mine = self.env.active_mask(before, CALLER)
-        episode, seen = interact(self.env, scenario, running.episode, assignment, self._action(action, rows, mine))
+        acting, mine = self.env.acting_mask(before, CALLER), self.env.active_mask(before, CALLER)
+        episode, seen = interact(self.env, scenario, running.episode, assignment, self._action(action, rows, acting))
         out = combine_outputs(self.env, seen)
         # A scenario that was replaced in the meantime is another one: the step means nothing.
         is_stale = bank.version[running.scene] != running.version

@@ -92,18 +92,23 @@ class Assignment:
         item.agents = _merge(structure.selectors, masks)
         return item
 
-    def controllers(self, scenario: Scenario, caller: Bool[Array, " N"] | None = None) -> Int[Array, " N"]:
+    def controllers(
+        self, scenario: Scenario, caller: Bool[Array, " N"] | None = None, max_controlled: int | None = None
+    ) -> Int[Array, " N"]:
         """Controller of each agent (see `State.controller`).
 
         Args:
           scenario: One scenario.
           caller: Agents that the caller controls, whatever the assignment says; None without a caller.
+          max_controlled: Agents of the first policy at most, the first ones of the scenario; not with a caller.
 
         Raises:
           ValueError: Two policies share an agent, or might and that cannot be checked while tracing.
         """
         masks = [self._mask(scenario, item) for item in self.agents]
         self._check_disjoint(masks)
+        if max_controlled is not None and caller is None and masks:
+            masks[0] = masks[0] & (jnp.cumsum(masks[0], dtype=jnp.int32) <= max_controlled)
         controller = jnp.full(scenario.agents.id.shape, LOG, jnp.int32)
         for index, mask in enumerate(masks):
             controller = jnp.where(mask, policy_controller(index, caller is not None), controller)

@@ -13,8 +13,8 @@ class EnvConfig:
 
     Attributes:
       controlled: Agents moved by the caller's actions (or by the one policy of a rollout); the log moves the rest.
-      max_controlled: Controlled agents at most, the first ones of the scenario; None for no limit. It is the static
-        number of rows of `Observation.controlled`; "sdc" is one row anyway.
+      max_controlled: Agents of the caller or of the first policy at most, the first ones of the scenario; None for no
+        limit. It is the static number of rows of `Observation.controlled`; "sdc" is one row anyway.
       spawn: Whether agents that are absent appear when the log says so, at their logged pose, or never.
       despawn: Whether controlled agents stay once they are valid ("never") or vanish when the log does. Agents of the
         log always come and go with it.

@@ -190,7 +190,7 @@ class Env:
           max_controlled: Number of rows K; by default `max_controlled(N)`.
         """
         history = take(state.history, slice(-self.config.num_history_steps, None))
-        rows = self.active_rows(state, controller, max_controlled)
+        rows = self.acting_rows(state, controller, max_controlled)
         scenario = self.prepare(scenario)
         return observe(scenario, dataclasses.replace(state, history=history), self.config.dt, rows, privileged)
 
@@ -207,16 +207,26 @@ class Env:
         num_rows = max_controlled or self.max_controlled(state.controller.shape[0])
         return mask_to_rows(_controlled(state, controller), num_rows)
 
-    def active_rows(
+    def acting_rows(
         self, state: State, controller: int | None = None, max_controlled: int | None = None
     ) -> Int[Array, " K"]:
         """`controlled_rows`, with -1 for agents that do not act; arguments as there."""
         rows = self.controlled_rows(state, controller, max_controlled)
-        acts = self.active_mask(state, controller)[jnp.maximum(rows, 0)]
+        acts = self.acting_mask(state, controller)[jnp.maximum(rows, 0)]
         return jnp.where(acts, rows, -1)
 
+    def acting_mask(self, state: State, controller: int | None = None) -> Bool[Array, " N"]:
+        """Agents of a controller whose actions apply: they are valid, and in an episode or stay after it.
+
+        Args:
+          state: The state.
+          controller: Their controller, by default the caller or the first policy.
+        """
+        acts = _controlled(state, controller) & state.agents.valid
+        return acts if self.config.at_end == "stay" else acts & ~state.ended
+
     def active_mask(self, state: State, controller: int | None = None) -> Bool[Array, " N"]:
-        """Agents of a controller that act: they are valid and their episode has not ended.
+        """Agents of a controller that count: they are valid and their episode has not ended.
 
         Args:
           state: The state.
@@ -306,7 +316,8 @@ class Env:
                 return None
             case "sdc":
                 return jnp.argmax(scenario.agents.is_sdc)[None].astype(jnp.int32)
-        return self.active_rows(state)
+        rows = self.controlled_rows(state)
+        return jnp.where(self.active_mask(state)[jnp.maximum(rows, 0)], rows, -1)
 
     def _has_episode(self, scenario: Scenario, state: State) -> Bool[Array, " N"]:
         """Controlled agents that are evaluated."""

@@ -11,6 +11,7 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, Action, State
 from waymax_sim.env.assignment import Assignment, policy_controller
 from waymax_sim.env.env import Env, StepOutput, apply_actions
+from waymax_sim.env.observation import Observation
 from waymax_sim.metrics.summary import over_time
 from waymax_sim.pytree import Array, pytree, take
 
@@ -65,16 +66,15 @@ def begin_episode(
       key: Random key of the episode; step t of policy i draws from `fold_in(fold_in(key, t), i)`.
       caller: Agents that the caller controls; None for none. The log moves all agents that nobody controls.
     """
-    state = env.initial_state(scenario, key, assignment.controllers(scenario, caller))
+    controllers = assignment.controllers(scenario, caller, env.config.max_controlled)
+    state = env.initial_state(scenario, key, controllers)
     # Recurrent states before the first step draw from a step that never comes.
     first = jnp.asarray(scenario.num_steps, jnp.int32)
-    carries = tuple(
-        policy.init(
-            _observe(env, scenario, state, assignment, index, caller is not None), _policy_key(state, first, index)
-        )
-        for index, policy in enumerate(assignment.policies)
-    )
-    return EpisodeState(state=state, carries=carries)
+    carries = []
+    for index, policy in enumerate(assignment.policies):
+        observation = observe_policy(env, scenario, state, assignment, index, caller is not None)
+        carries.append(policy.init(observation, _policy_key(state, first, index)))
+    return EpisodeState(state=state, carries=tuple(carries))
 
 
 def interact(
@@ -104,7 +104,7 @@ def interact(
     state = episode.state
     decisions, carries = [], []
     for index, policy in enumerate(assignment.policies):
-        observation = _observe(env, scenario, state, assignment, index, action is not None)
+        observation = observe_policy(env, scenario, state, assignment, index, action is not None)
         decided, carry = policy.act(observation, episode.carries[index], _policy_key(state, state.step, index))
         decisions.append(decided)
         carries.append(carry)
@@ -181,17 +181,27 @@ def _apply(
     return next_agents, mask, invalid
 
 
-def _observe(env: Env, scenario: Scenario, state: State, assignment: Assignment, index: int, has_caller: bool):
-    """The observation of a policy, with the rows of its agents."""
+def observe_policy(
+    env: Env, scenario: Scenario, state: State, assignment: Assignment, index: int, has_caller: bool = False
+) -> Observation:
+    """The observation of a policy, with the rows of its agents.
+
+    Args:
+      env: Rules.
+      scenario: From `Env.prepare`.
+      state: The state.
+      assignment: The policies.
+      index: Index of the policy.
+      has_caller: Whether the caller controls agents, too.
+    """
     agents, num_agents = assignment.agents[index], state.ended.shape[0]
-    is_sdc = isinstance(agents, str) and agents == "sdc"
-    max_controlled = 1 if is_sdc else env.config.max_controlled or num_agents
+    limit = env.config.max_controlled if index == 0 and not has_caller else None
     return env.observe(
         scenario,
         state,
         privileged=assignment.policies[index].privileged,
         controller=policy_controller(index, has_caller),
-        max_controlled=max_controlled,
+        max_controlled=1 if isinstance(agents, str) and agents == "sdc" else min(limit or num_agents, num_agents),
     )
 
 

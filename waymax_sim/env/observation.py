@@ -23,9 +23,9 @@ class Observation:
       step: Index of the present step in the record.
       dt: Time step, s.
       remaining_time: Time until the end of the record, s.
-      controlled: Slots of the agents that the observer controls, -1 for rows without an agent and for agents that do
-        not act now. An agent keeps its row during an episode. The number of rows K is static: 1 for the sdc, otherwise
-        `EnvConfig.max_controlled` or all N.
+      controlled: Slots of the agents that the observer controls, -1 for rows without an agent and for agents whose
+        actions do not apply now. An agent keeps its row during an episode. The number of rows K is static: 1 for the
+        sdc, otherwise `EnvConfig.max_controlled` or all N.
       history: The last H simulated steps, oldest first; the last one is now, [H, N].
       info: Ids, types, sizes and roles.
       roadmap: The map.

@@ -8,15 +8,17 @@ from jaxtyping import Bool, Float, Int, Key
 
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.datatypes.state import POLICY, Action, State
+from waymax_sim.datatypes.state import Action, State
 from waymax_sim.env.assignment import Assignment, Policies
 from waymax_sim.env.env import Env
-from waymax_sim.env.interaction import EpisodeState, begin_episode, interact
+from waymax_sim.env.interaction import EpisodeState, begin_episode, interact, observe_policy
 from waymax_sim.env.observation import Observation
 from waymax_sim.metrics import MetricValue
 from waymax_sim.pytree import Array, pytree
 
-RECORDED = ("agents", "metrics", "reward", "terminated", "actions", "ended", "invalid_action")
+# Content that needs the evaluation of states, and all content of a trace.
+EVALUATED = frozenset(("metrics", "reward", "terminated", "ended", "invalid_action"))
+RECORDED = ("agents", "metrics", "reward", "terminated", "ended", "invalid_action", "actions")
 
 
 @pytree
@@ -85,12 +87,13 @@ def rollout(
     assignment = Assignment.of(policies, env.config.controlled)
     _check_evaluated(env, assignment)
     scenario = env.prepare(scenario)
-    evaluate = not {"metrics", "reward", "terminated", "ended", "invalid_action"}.isdisjoint(names)
+    # Ends of episodes change what happens next, whether or not they are recorded.
+    evaluate = bool(env.config.terminate_on) or not EVALUATED.isdisjoint(names)
 
     def body(episode: EpisodeState, _: None) -> tuple[EpisodeState, tuple]:
-        observation = env.observe(scenario, episode.state, controller=POLICY) if encoders else None
+        observation = _observe(env, scenario, episode.state, assignment) if encoders else None
         observations = {name: encode(observation) for name, encode in encoders.items()}
-        episode, seen = interact(env, scenario, episode, assignment, evaluate=evaluate or env.config.ends == "agent")
+        episode, seen = interact(env, scenario, episode, assignment, evaluate=evaluate)
         out = seen.outputs
         per_step = {
             "step": seen.step,
@@ -109,6 +112,11 @@ def rollout(
     last, (per_step, per_decision) = jax.lax.scan(body, first, length=num_decisions)
     per_step = jax.tree.map(lambda leaf: leaf.reshape(num_steps, *leaf.shape[2:]), per_step)
     return Trace(final=last.state, **per_step, **per_decision)
+
+
+def _observe(env: Env, scenario: Scenario, state: State, assignment: Assignment) -> Observation:
+    """The observation of the first policy, or without one that of the agents that the environment controls."""
+    return observe_policy(env, scenario, state, assignment, 0) if len(assignment) else env.observe(scenario, state)
 
 
 def _split(record: Collection[str] | Mapping[str, Any]) -> tuple[set[str], dict[str, Callable]]:
@@ -131,6 +139,7 @@ def _decisions(env: Env, scenario: Scenario, num_steps: int) -> int:
 
 
 def _check_evaluated(env: Env, assignment: Assignment) -> None:
-    config = env.config
-    if config.evaluated == "controlled" and assignment.agents and config.controlled == "sdc" != assignment.agents[0]:
+    config, first = env.config, assignment.agents[0] if assignment.agents else "sdc"
+    is_sdc = isinstance(first, str) and first == "sdc"
+    if config.evaluated == "controlled" and config.controlled == "sdc" and not is_sdc:
         raise ValueError("evaluated='controlled' evaluates the agents of the first policy: set `controlled` to them")

@@ -268,7 +268,7 @@ def test_deep_nesting_ends():
 def test_reading_imports_nothing():
     """Not even NumPy's pickle helpers, and certainly not what a file names."""
     code = (
-        "import sys; from waymax_sim.datasets import safe_pickle; before = set(sys.modules)\n"
+        "import sys; from waymax_sim.datasets.encoding import safe_pickle; before = set(sys.modules)\n"
         "try: safe_pickle.loads(b'\\x80\\x04\\x8c\\x04this\\x8c\\x01s\\x93.')\n"
         "except ValueError as error: print(error, sorted(set(sys.modules) - before))"
     )

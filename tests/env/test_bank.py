@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from behavior_models import IDM
+from behavior_models import IDM, ConstantSpeed
 from tests.scenes import busy_raw_scene, raw_scene
 from waymax_sim import Env, EnvConfig, rollout, stack_scenarios, view
 from waymax_sim.datasets.errors import DataError
@@ -71,7 +71,7 @@ def test_a_row_of_a_bank_is_the_padded_array(lengths, data):
         np.testing.assert_array_equal(take({"a": row}, at)["a"], expected[at])
 
 
-def everything(scenario, key):
+def everything(scenario, key, policy):
     """Queries of all kinds, at random points in the map and far from it, and a rollout with views."""
     xyz = jax.random.uniform(key, (40, 3), minval=-60.0, maxval=60.0) * jnp.array([[1.0, 0.2, 0.05]])
     far = jnp.array([[9000.0, 5.0, 0.0], [0.0, 0.0, 400.0]])
@@ -84,7 +84,7 @@ def everything(scenario, key):
     elements, there = nearest_elements(scenario.elements, points[:, :2], asked, 16)
     first = jnp.asarray(scenario.elements.first).reshape(-1)[elements]
     env = Env(config=BARE)
-    trace = rollout(env, IDM(), scenario, key, 5)
+    trace = rollout(env, policy, scenario, key, 5)
     observation = env.observe(scenario, trace.final)
     return {
         "edge": edge,
@@ -99,13 +99,16 @@ def everything(scenario, key):
     }
 
 
-def test_a_scenario_in_a_bank_is_the_scenario(bank):
+@pytest.mark.parametrize("policy", [ConstantSpeed(), pytest.param(IDM(), marks=pytest.mark.slow)])
+def test_a_scenario_in_a_bank_is_the_scenario(bank, policy):
     """All kinds of queries and rollouts, batched over environments, some of which share a scenario."""
     index = jnp.array([0, 1, 2, 3, 1], jnp.int32)
     keys = jax.random.split(jax.random.key(0), len(index))
-    in_bank = jax.jit(lambda bank: jax.vmap(lambda i, key: everything(bank.scenario(i), key))(index, keys))(bank)
+    in_bank = jax.jit(lambda bank: jax.vmap(lambda i, key: everything(bank.scenario(i), key, policy))(index, keys))(
+        bank
+    )
     padded = take(stacked(), index)
-    alone = jax.jit(jax.vmap(everything))(padded, keys)
+    alone = jax.jit(jax.vmap(lambda *args: everything(*args, policy)))(padded, keys)
     for (path, mine), other in zip(jax.tree_util.tree_leaves_with_path(in_bank), jax.tree.leaves(alone), strict=True):
         if np.issubdtype(mine.dtype, np.floating):
             np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))

@@ -158,9 +158,9 @@ def test_values_are_finite_and_within_their_ranges_in_diverged_states(observatio
 def test_rows_without_an_agent_are_zero(road, observation):
     rows = np.asarray(encode(ALL, observation))
     assert np.any(rows, axis=1).tolist() == [True, True, False, True]
-    # The controlled agents: 2 is absent, and the episode of 3 has ended.
-    ended = observe(road, jnp.array([False, False, False, True]))
-    assert ended.controlled.tolist() == [0, 1, -1, -1]
+    # The controlled agents: 2 is absent, and 3 does not act.
+    assert observation.controlled.tolist() == [0, 1, -1, 3]
+    ended = dataclasses.replace(observation, controlled=np.array([0, 1, -1, -1], np.int32))
     controlled = np.asarray(encode(FlatView("controlled", K, E), ended))
     assert np.any(controlled, axis=1).tolist() == [True, True, False, False]
     np.testing.assert_allclose(controlled[:2], rows[:2], atol=1e-6)

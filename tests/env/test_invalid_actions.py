@@ -106,18 +106,39 @@ def test_an_agent_without_a_finite_action_coasts(road, dynamics):
         np.testing.assert_array_equal(after.yaw[agent], before.yaw[agent])
 
 
-def test_an_agent_that_would_coast_beyond_all_numbers_stays(road):
-    """A finite pose with the largest speed: the next one is not finite, and no action is at fault."""
+def test_values_from_which_agents_would_coast_beyond_all_numbers_count_as_not_finite(road):
     weights = table(Teleport(), None)
     value = np.array(weights.value)
     value[0, 1] = [3e38, 0, 0, 3e38, 0]
-    value[1:, 1] = np.nan
+    value[1, 1] = [1e12, 0, 0, 1e12, 0]
+    value[2:, 1] = np.nan
     fast = dataclasses.replace(weights, value=value, valid=np.ones((6, N), bool))
     trace = run(env_of(**REWARDED), Assignment.of(fast), road, KEY, 6, record=RECORD)
     for leaf in jax.tree.leaves((trace.agents, trace.metrics, trace.reward)):
         assert np.isfinite(leaf).all()
-    np.testing.assert_allclose(np.asarray(trace.agents.xyz)[:, 1, 0] / 1e38, [3.0, *[3.3] * 5], rtol=1e-6)
-    assert np.argwhere(trace.invalid_action).tolist() == [[step, 1] for step in range(1, 6)]
+    np.testing.assert_allclose(np.asarray(trace.agents.xyz)[1:, 1, 0] / 1e12, [1.0, 1.1, 1.2, 1.3, 1.4], rtol=1e-6)
+    assert np.argwhere(trace.invalid_action).tolist() == [[step, 1] for step in (0, 2, 3, 4, 5)]
+
+
+class Diverging(Bicycle):
+    """A model that gives no number for accelerations above 1 m/s^2."""
+
+    preserves_finite = False
+
+    def apply(self, agents, value, dt):
+        moved = super().apply(agents, value, dt)
+        return dataclasses.replace(moved, yaw=jnp.where(value[:, 0] > 1, jnp.nan, moved.yaw))
+
+
+def test_dynamics_that_diverge_are_reported_and_do_not_enter_the_state(road):
+    weights = table(Bicycle(), None)
+    value = np.zeros_like(weights.value)
+    value[2, 1] = [2.0, 0.0]
+    policy = dataclasses.replace(weights, value=value, valid=np.ones((6, N), bool), dynamics=Diverging())
+    trace = run(env_of(**REWARDED), Assignment.of(policy), road, KEY, 6, record=RECORD)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((trace.agents, trace.reward)))
+    assert np.argwhere(trace.invalid_action).tolist() == [[2, 1]]
+    np.testing.assert_allclose(trace.agents.velocity[-1, 1], [10.0, 0.0], atol=1e-5)
 
 
 def test_actions_of_absent_and_ended_agents_are_not_flagged():

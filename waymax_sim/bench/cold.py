@@ -19,7 +19,7 @@ import waymax_sim as ws
 path, index = sys.argv[1], int(sys.argv[2])
 scenario = ws.load(path)[index]
 env = ws.Env(config=ws.EnvConfig(controlled="all"))
-state = jax.jit(env.start)(scenario, jax.random.key(0))
+state = jax.jit(env.initial_state)(scenario, jax.random.key(0))
 action = ws.Action(value=jnp.zeros((scenario.num_agents, 2)), valid=state.agents.valid)
 state, out = jax.block_until_ready(jax.jit(env.step)(scenario, state, action))
 from waymax_sim.bench.cold import peak_rss_mb

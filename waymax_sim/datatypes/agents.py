@@ -3,12 +3,14 @@
 from typing import Literal, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from waymax_sim.pytree import Array, pytree
 
 # Object types as in the WOMD `Track.object_type` field.
 UNSET, VEHICLE, PEDESTRIAN, CYCLIST, OTHER = range(5)
+# Values beyond this count as not finite: agents that coast from there would exceed the largest float (m, m/s).
+MAX_FINITE = 1e18
 AGENT_TYPE_NAMES = ("unset", "vehicle", "pedestrian", "cyclist", "other")
 
 Selector = Literal["sdc", "others", "all", "none", "to_predict", "vehicle", "pedestrian", "cyclist", "travelling"]
@@ -66,8 +68,18 @@ def where(mask: Bool[Array, "*lead"], yes: AgentState, no: AgentState) -> AgentS
 
 def is_finite(agents: AgentState) -> Bool[Array, "*lead"]:
     """Agents whose pose and velocity are finite."""
-    pose = jnp.all(jnp.isfinite(agents.xyz), axis=-1) & jnp.isfinite(agents.yaw)
-    return pose & jnp.all(jnp.isfinite(agents.velocity), axis=-1)
+    return rows_are_finite(agents.xyz) & (jnp.abs(agents.yaw) < MAX_FINITE) & rows_are_finite(agents.velocity)
+
+
+def rows_are_finite(values: Num[Array, "*lead A"]) -> Bool[Array, "*lead"]:
+    """Rows of finite values. Rows whose sum is beyond `MAX_FINITE` count as not finite."""
+    if not jnp.issubdtype(values.dtype, jnp.floating) or not values.shape[-1]:
+        return jnp.ones(values.shape[:-1], bool)
+    # A sum is finite only where all its terms are; sums of columns are vectorized, reductions of short rows are not.
+    total = values[..., 0]
+    for column in range(1, values.shape[-1]):
+        total = total + values[..., column]
+    return jnp.abs(total) < MAX_FINITE
 
 
 def masked(agents: AgentState, keep: Bool[Array, "*lead"]) -> AgentState:

@@ -38,6 +38,8 @@ class Bicycle:
     normalized: bool = False
     allow_reverse: bool = False
 
+    preserves_finite = True
+
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of (acceleration, curvature)."""

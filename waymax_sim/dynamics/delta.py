@@ -28,6 +28,8 @@ class Delta:
     max_displacement: float = 6.0
     max_turn: float = float(np.pi)
 
+    preserves_finite = True
+
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of (dx, dy, turn)."""

@@ -59,6 +59,11 @@ class Discrete:
         return tuple(len(levels) for levels in self.levels) or tuple(bins + 1 for bins in self.bins)
 
     @property
+    def preserves_finite(self) -> bool:
+        """Whether the wrapped model gives finite agents for finite agents and values."""
+        return getattr(self.dynamics, "preserves_finite", False)
+
+    @property
     def num_actions(self) -> int:
         """Number of grid points."""
         return int(np.prod(self.num_levels))

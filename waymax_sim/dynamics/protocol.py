@@ -17,6 +17,9 @@ Step = float | Float[Array, ""]
 class Dynamics(Protocol):
     """How agents move. Implementations are frozen and hashable; they hold settings, never arrays.
 
+    A model with a true attribute `preserves_finite` states that finite agents and values give finite agents; the
+    environment checks the results of all others.
+
     `apply` and `invert` work on N agents at once, and on nothing but their plane motion: heights, births and
     deaths belong to the environment.
     """

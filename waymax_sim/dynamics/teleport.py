@@ -17,6 +17,8 @@ from waymax_sim.pytree import Array
 class Teleport:
     """Puts agents at (x, y, yaw) with velocity (vx, vy): m, rad, m/s, local frame. Any finite value is allowed."""
 
+    preserves_finite = True
+
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Unbounded, five numbers."""

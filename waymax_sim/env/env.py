@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from waymax_sim.datatypes.agents import AgentState, is_finite, masked, where
+from waymax_sim.datatypes.agents import AgentState, is_finite, masked, rows_are_finite, where
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action, State
 from waymax_sim.dynamics import Bicycle, Dynamics
@@ -239,13 +239,12 @@ class Env:
     ) -> State:
         """The next state. At the end of the record the state is returned as it is.
 
-        Controlled agents without an action coast. Agents of the log are at their logged poses. No value that is not
-        finite enters the state: an agent that would get one stays at its pose.
+        Controlled agents without an action coast. Agents of the log are at their logged poses.
 
         Args:
           scenario: From `prepare`.
           state: The present state.
-          next_agents: Agents as the dynamics move them; None where the log moves all.
+          next_agents: Agents as the dynamics move them, finite where `action_mask`; None where the log moves all.
           action_mask: Agents that `next_agents` holds for.
         """
         now = state.agents
@@ -258,9 +257,8 @@ class Env:
         valid = agents.valid & (now.valid | may_appear)
         if next_agents is not None:
             logged, controlled = agents, state.controller != LOG
-            moved = where(action_mask & is_finite(next_agents), next_agents, _coast(now, self.config.dt))
+            moved = where(action_mask, next_agents, _coast(now, self.config.dt))
             moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
-            moved = where(is_finite(moved), moved, now)
             if self.config.ends == "agent" and self.config.at_end == "stop":
                 moved = where(state.ended, dataclasses.replace(now, velocity=jnp.zeros_like(now.velocity)), moved)
             stays = now.valid if self.config.despawn == "never" else now.valid & logged.valid
@@ -351,7 +349,8 @@ def apply_actions(
 ) -> tuple[AgentState, Bool[Array, " N"], Bool[Array, " N"]]:
     """Agents as actions move them, and which of these actions are usable.
 
-    Actions that are not used are zero before the dynamics see them, so neither values nor gradients of them matter.
+    Actions that are not used are zero before the dynamics see them, so neither values nor gradients of them matter. No
+    value that is not finite gets past this function, so none enters a state.
 
     Args:
       dynamics: Model of the actions.
@@ -365,10 +364,11 @@ def apply_actions(
       next pose is not finite.
     """
     given = controlled & action.valid
-    usable = given & jnp.all(jnp.isfinite(action.value), axis=-1)
+    usable = given & rows_are_finite(action.value)
     value = jnp.where(usable[:, None], action.value, jnp.zeros((), action.value.dtype))
     next_agents = dynamics.apply(state.agents, value, dt)
-    usable = usable & is_finite(next_agents)
+    if not getattr(dynamics, "preserves_finite", False):
+        usable = usable & is_finite(next_agents)
     return next_agents, usable, given & ~usable & state.agents.valid & ~state.ended
 
 

@@ -141,6 +141,15 @@ def test_results_do_not_depend_on_the_batch_size(long_run):
             np.testing.assert_array_equal(mine, all_, err_msg=name)
 
 
+def test_the_next_scenario_starts_when_all_agents_have_ended_although_others_may_appear(bank):
+    """The sdc turns off the road; with the rules of the log for absent agents, none of its own is still to come."""
+    config = dataclasses.replace(DRIVE.config, ends="agent", at_end="remove")
+    env = FunctionalEnv(dataclasses.replace(DRIVE, config=config), place)
+    actions = jnp.full((LENGTH, 1, 2), jnp.array([1.0, -1.0]))
+    _, _, (out, _) = run(env, bank, jax.random.split(jax.random.key(0), 1), actions)
+    assert out.terminated.any() and (out.done == (out.terminated | out.truncated)).all()
+
+
 def test_scenarios_follow_a_given_order(bank):
     env = FunctionalEnv(observe=place, sampling="order")
     ordered = dataclasses.replace(bank, order=jnp.array([2, 0, 1, 1, 0], jnp.int32))

@@ -142,6 +142,10 @@ def test_goals_and_controlled_agents_are_part_of_the_bank():
     chosen = [np.arange(scene.num_agents) == 1 for scene in SCENES]
     bank = build_bank(SCENES, env, controlled=chosen)
     assert bank.controlled.sum() == sum(bool(scene.log.valid[5][1]) for scene in SCENES)
+    # No more agents than there are rows.
+    few = Env(config=dataclasses.replace(BARE, max_controlled=2))
+    bank = build_bank(SCENES, few, controlled=[np.ones(scene.num_agents, bool) for scene in SCENES])
+    np.testing.assert_array_equal(bank.controlled, np.broadcast_to(np.arange(12) < 2, (4, 12)))
 
 
 @pytest.mark.parametrize(

@@ -200,8 +200,9 @@ class FunctionalEnv:
         config = self.env.config
         over = out.terminated
         if config.ends == "agent":
-            may_return = config.at_end == "respawn" or config.spawn == "log"
-            over = jnp.asarray(False) if may_return else ~jnp.any(self.env.active_mask(state, CALLER))
+            # Agents that are absent may appear where the log says so.
+            there = state.agents.valid | (config.spawn == "log")
+            over = ~jnp.any((state.controller == CALLER) & ~state.ended & there) & (config.at_end != "respawn")
         done = out.truncated | over | is_stale
         vanished = ~_at(state.agents.valid, rows) & ~terminated
         return done, terminated, active & ~terminated & (done | vanished)

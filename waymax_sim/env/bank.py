@@ -130,7 +130,9 @@ def finish_bank(env: Env, bank: ScenarioBank, masks: Sequence | None) -> Scenari
         return dataclasses.replace(bank, controlled=_controlled(env, bank))
     num_agents = bank.scenarios.agents.id.shape[1]
     padded = np.stack([np.pad(mask, (0, num_agents - len(mask))) for mask in masks])
-    return dataclasses.replace(bank, controlled=jax.device_put(padded))
+    # As with a selector, the first agents of a scenario up to the number of rows.
+    limited = padded & (np.cumsum(padded, axis=-1) <= env.max_controlled(num_agents))
+    return dataclasses.replace(bank, controlled=jax.device_put(limited))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,11 @@ def routes(num_routes, num_points):
     return RawRoutes(np.zeros((*shape, 3)), np.zeros(shape), np.zeros(shape, bool), np.ones(num_routes, bool))
 
 
-@pytest.mark.parametrize("planner", PLANNERS, ids=lambda planner: type(planner).__name__)
+@pytest.mark.parametrize(
+    "planner",
+    [PLANNERS[0], *(pytest.param(planner, marks=pytest.mark.slow) for planner in PLANNERS[1:])],
+    ids=lambda planner: type(planner).__name__,
+)
 def test_planners_drive_on_without_stop_lines(planner):
     scenario = unlit()
     assert sizes(scenario)["graph.Z"] == 0
@@ -80,6 +84,7 @@ def test_padding_with_stop_lines_changes_nothing_that_planners_expect():
 
 TRAFFIC = IDM(), MOBIL(), LogPathIDM()
 BARE = {
+    "no stop lines": (unlit, PLANNERS),
     "no features": (lambda: unlit(**only()), (PDM(), *TRAFFIC)),
     "no lanes": (lambda: unlit(**only(15)), (PDM(), *TRAFFIC)),
     "lights without lanes": (lambda: to_scenario(raw_scene(**only(15)), bucketed=False), (PDM(), *TRAFFIC)),

@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float, Int, Key, Num, Shaped
 
 from waymax_sim.adapters.loop import DRIVE, EGO_VIEW, Observe, SimulationLoop, episode_key
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.datatypes.state import CALLER, Action, State
+from waymax_sim.datatypes.state import CALLER, State
 from waymax_sim.env import Assignment, Env, EpisodeState, Policies, StepOutput, begin_episode, combine_outputs, interact
 from waymax_sim.env.auto_reset import AutoResetState, draw_scenario, reset_where
 from waymax_sim.env.bank import ScenarioBank
+from waymax_sim.env.observation import actions_of_rows
 from waymax_sim.metrics import MetricValue
 from waymax_sim.pytree import Array, pytree
 
@@ -115,9 +116,11 @@ class FunctionalEnv:
         """
         assignment, scenario = Assignment.of(traffic), bank.scenario(running.scene)
         before = running.episode.state
-        rows = self._rows(before)
-        acting, mine = self.env.acting_mask(before, CALLER), self.env.active_mask(before, CALLER)
-        episode, seen = interact(self.env, scenario, running.episode, assignment, self._action(action, rows, acting))
+        # The caller's agents are in the same rows during an episode.
+        rows, mine = self.env.controlled_rows(before, CALLER), self.env.active_mask(before, CALLER)
+        values = action[None] if self._is_single else action
+        actions = actions_of_rows(self.env.acting_rows(before, CALLER), values, bank.num_agents)
+        episode, seen = interact(self.env, scenario, running.episode, assignment, actions)
         out = combine_outputs(self.env, seen)
         # A scenario that was replaced in the meantime is another one: the step means nothing.
         is_stale = bank.version[running.scene] != running.version
@@ -206,16 +209,6 @@ class FunctionalEnv:
         done = out.truncated | over | is_stale
         vanished = ~_at(state.agents.valid, rows) & ~terminated
         return done, terminated, active & ~terminated & (done | vanished)
-
-    def _rows(self, state: State) -> Int[Array, " K"]:
-        """Slots of the caller's agents, -1 after the last: the same ones during an episode."""
-        return self.env.controlled_rows(state, CALLER)
-
-    def _action(self, action: Num[Array, "*K A"], rows: Int[Array, " K"], mine: Bool[Array, " N"]) -> Action:
-        values = action[None] if self._is_single else action
-        slots = jnp.where(rows >= 0, rows, mine.shape[0])
-        empty = jnp.zeros((mine.shape[0], *values.shape[1:]), values.dtype)
-        return Action(value=empty.at[slots].set(values, mode="drop"), valid=mine)
 
     def _encode(self, scenario: Scenario, episode: EpisodeState) -> Any:
         return SimulationLoop(self.env, self.observe).encode(scenario, episode)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY
 from waymax_sim.env.policy import Policy
-from waymax_sim.env.selection import AgentSelector, Travelling, select_agents
+from waymax_sim.env.selection import AgentSelector, Travelling, first_agents, select_agents
 from waymax_sim.pytree import Array, static_record
 
 AgentSet = AgentSelector | Bool[Array, "*B N"]
@@ -108,7 +108,7 @@ class Assignment:
         masks = [self._mask(scenario, item) for item in self.agents]
         self._check_disjoint(masks)
         if max_controlled is not None and caller is None and masks:
-            masks[0] = masks[0] & (jnp.cumsum(masks[0], dtype=jnp.int32) <= max_controlled)
+            masks[0] = first_agents(masks[0], max_controlled)
         controller = jnp.full(scenario.agents.id.shape, LOG, jnp.int32)
         for index, mask in enumerate(masks):
             controller = jnp.where(mask, policy_controller(index, caller is not None), controller)

@@ -70,7 +70,7 @@ def reset_where(start: Callable[[Any, Any], Any], shared: Any, own: Any, done: B
     discarding most. No gradient flows into a start.
 
     Args:
-      start: Makes what `current` is, anew.
+      start: Makes a new value of the structure of `current`.
       shared: Arguments that all environments share, not batched.
       own: Arguments of each environment.
       done: Whether to start.

@@ -15,8 +15,9 @@ from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.padding import axes, common_sizes, fill_value
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env.env import Env
+from waymax_sim.env.selection import first_agents
 from waymax_sim.maps.goals import end_of_log
-from waymax_sim.ops.bank import BankArray, BankRow
+from waymax_sim.ops.bank import BankArray, BankRow, is_bank_row
 from waymax_sim.pytree import Array, pytree
 
 # Parts of a scenario that are small, and are gathered as a whole.
@@ -64,7 +65,7 @@ class ScenarioBank:
           index: Index of the scenario.
         """
         row = jax.tree.map(lambda array: array.row(index), self.scenarios, is_leaf=_is_bank_array)
-        small = {name: jax.tree.map(BankRow.materialize, getattr(row, name), is_leaf=_is_bank_row) for name in SMALL}
+        small = {name: jax.tree.map(BankRow.materialize, getattr(row, name), is_leaf=is_bank_row) for name in SMALL}
         return _replace(row, small)
 
 
@@ -131,8 +132,8 @@ def finish_bank(env: Env, bank: ScenarioBank, masks: Sequence | None) -> Scenari
     num_agents = bank.scenarios.agents.id.shape[1]
     padded = np.stack([np.pad(mask, (0, num_agents - len(mask))) for mask in masks])
     # As with a selector, the first agents of a scenario up to the number of rows.
-    limited = padded & (np.cumsum(padded, axis=-1) <= env.max_controlled(num_agents))
-    return dataclasses.replace(bank, controlled=jax.device_put(limited))
+    limited = first_agents(jax.device_put(padded), env.max_controlled(num_agents))
+    return dataclasses.replace(bank, controlled=limited)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +157,7 @@ class BankLayout:
           slack: Additional room as a share of every axis.
         """
         sizes = {axis: math.ceil(size * (1 + slack)) for axis, size in common_sizes(scenarios).items()}
-        empty = cls(sizes, {})
-        columns = zip(*map(_leaves, scenarios), strict=True)
-        totals = {column[0][0]: sum(empty._num_rows(path, leaf) for path, leaf in column) for column in columns}
+        totals = cls(sizes, {})._total_rows(scenarios)
         return cls(sizes, {path: math.ceil(total * (1 + slack)) for path, total in totals.items()})
 
     def fits(self, scenario: Scenario) -> bool:
@@ -167,10 +166,7 @@ class BankLayout:
 
     def has_room(self, scenarios: Sequence[Scenario]) -> bool:
         """Whether the rows of scenarios fit together."""
-        columns = zip(*map(_leaves, scenarios), strict=True)
-        return all(
-            sum(self._num_rows(path, leaf) for path, leaf in column) <= self.rows[column[0][0]] for column in columns
-        )
+        return all(total <= self.rows[path] for path, total in self._total_rows(scenarios).items())
 
     def pack(self, scenarios: Sequence[Scenario]) -> Scenario:
         """Scenarios on the host as `BankArray`s.
@@ -198,6 +194,11 @@ class BankLayout:
             values[(slice(begin, begin + len(leaf)), *map(slice, leaf.shape[1:]))] = leaf
         length = self.sizes[names[0]] if names[0] else leaves[0].shape[0]
         return BankArray(values, start.astype(np.int32), counts, length, fill)
+
+    def _total_rows(self, scenarios: Sequence[Scenario]) -> dict[str, int]:
+        """Rows of all scenarios together, for the array at each path."""
+        columns = zip(*map(_leaves, scenarios), strict=True)
+        return {column[0][0]: sum(self._num_rows(path, leaf) for path, leaf in column) for column in columns}
 
     def _num_rows(self, path: str, leaf: np.ndarray) -> int:
         """Rows that an array takes: its own where no other axis is padded, otherwise those of the longest."""
@@ -274,7 +275,3 @@ def _replace(scenario: Scenario, changes: dict) -> Scenario:
 
 def _is_bank_array(item: object) -> bool:
     return isinstance(item, BankArray)
-
-
-def _is_bank_row(item: object) -> bool:
-    return isinstance(item, BankRow)

@@ -13,7 +13,7 @@ from waymax_sim.dynamics import Bicycle, Dynamics
 from waymax_sim.env.config import EnvConfig
 from waymax_sim.env.episodes import end_agents, rewards, scene_terminates, terminates
 from waymax_sim.env.observation import Observation, observe
-from waymax_sim.env.selection import mask_to_rows, select_agents
+from waymax_sim.env.selection import first_agents, mask_to_rows, select_agents
 from waymax_sim.maps.goals import end_of_log
 from waymax_sim.maps.ground import height_change
 from waymax_sim.metrics import Metric, MetricValue, Snapshot, compute_metrics, resolve
@@ -132,9 +132,8 @@ class Env:
     def controlled_mask(self, scenario: Scenario) -> Bool[Array, " N"]:
         """Agents of `config.controlled`; with `max_controlled`, the first ones of them."""
         mask = select_agents(scenario, self.config.controlled)
-        if self.config.max_controlled is None:
-            return mask
-        return mask & (jnp.cumsum(mask, dtype=jnp.int32) <= self.config.max_controlled)
+        limit = self.config.max_controlled
+        return mask if limit is None else first_agents(mask, limit)
 
     def step(self, scenario: Scenario, state: State, action: Action) -> tuple[State, StepOutput]:
         """One time step with the caller's actions, and the evaluation of the state that it leads to.
@@ -212,8 +211,7 @@ class Env:
     ) -> Int[Array, " K"]:
         """`controlled_rows`, with -1 for agents that do not act; arguments as there."""
         rows = self.controlled_rows(state, controller, max_controlled)
-        acts = self.acting_mask(state, controller)[jnp.maximum(rows, 0)]
-        return jnp.where(acts, rows, -1)
+        return _rows_in(rows, self.acting_mask(state, controller))
 
     def acting_mask(self, state: State, controller: int | None = None) -> Bool[Array, " N"]:
         """Agents of a controller whose actions apply: they are valid, and in an episode or stay after it.
@@ -314,8 +312,7 @@ class Env:
                 return None
             case "sdc":
                 return jnp.argmax(scenario.agents.is_sdc)[None].astype(jnp.int32)
-        rows = self.controlled_rows(state)
-        return jnp.where(self.active_mask(state)[jnp.maximum(rows, 0)], rows, -1)
+        return _rows_in(self.controlled_rows(state), self.active_mask(state))
 
     def _has_episode(self, scenario: Scenario, state: State) -> Bool[Array, " N"]:
         """Controlled agents that are evaluated."""
@@ -377,6 +374,11 @@ def _controlled(state: State, controller: int | None) -> Bool[Array, " N"]:
     if controller is None:
         return (state.controller == CALLER) | (state.controller == POLICY)
     return state.controller == controller
+
+
+def _rows_in(rows: Int[Array, " K"], mask: Bool[Array, " N"]) -> Int[Array, " K"]:
+    """Rows of the agents in a mask, -1 in place of the others."""
+    return jnp.where(mask[jnp.maximum(rows, 0)], rows, -1)
 
 
 def _coast(agents: AgentState, dt: float) -> AgentState:

@@ -64,7 +64,7 @@ def begin_episode(
       scenario: From `Env.prepare`.
       assignment: Policies and the agents that they control.
       key: Random key of the episode; step t of policy i draws from `fold_in(fold_in(key, t), i)`.
-      caller: Agents that the caller controls; None for none. The log moves all agents that nobody controls.
+      caller: Agents that the caller controls; None for none. The log moves all other agents.
     """
     controllers = assignment.controllers(scenario, caller, env.config.max_controlled)
     state = env.initial_state(scenario, key, controllers)

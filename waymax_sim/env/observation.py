@@ -107,7 +107,17 @@ def scatter_actions(observation: Observation, value: Num[Array, "K A"]) -> Actio
       observation: The observation.
       value: Actions of `observation.controlled`.
     """
-    rows, num_agents = observation.controlled, observation.info.id.shape[0]
+    return actions_of_rows(observation.controlled, value, observation.info.id.shape[0])
+
+
+def actions_of_rows(rows: Int[Array, " K"], value: Num[Array, "K A"], num_agents: int) -> Action:
+    """Actions of all N agents from those of some rows; the others have none.
+
+    Args:
+      rows: Slots of agents, -1 for none.
+      value: Actions of the rows.
+      num_agents: N.
+    """
     rows = jnp.where(rows >= 0, rows, num_agents)
     empty = jnp.zeros((num_agents, *value.shape[1:]), value.dtype)
     return Action(

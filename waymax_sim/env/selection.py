@@ -46,6 +46,11 @@ def select_agents(scenario: Scenario, selector: str | Travelling) -> Bool[Array,
     return select(scenario.agents, selector.among) & to_go
 
 
+def first_agents(mask: Bool[Array, "*B N"], max_agents: int) -> Bool[Array, "*B N"]:
+    """The first agents of a mask, `max_agents` at most."""
+    return mask & (jnp.cumsum(mask, axis=-1, dtype=jnp.int32) <= max_agents)
+
+
 def mask_to_rows(mask: Bool[Array, " N"], max_agents: int) -> Int[Array, " K"]:
     """Rows of the agents in a mask in ascending order, -1 after the last; those beyond `max_agents` are left out."""
     rows, _ = nonzero_padded(mask, max_agents)

@@ -13,8 +13,8 @@ from waymax_sim.datatypes.elements import NUM_ELEMENT_POINTS
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.observation import Observation
+from waymax_sim.env.selection import mask_to_rows
 from waymax_sim.maps.nearby import element_points, nearest_elements
-from waymax_sim.ops.batched_lookup import nonzero_padded
 from waymax_sim.ops.bottom_k import bottom_k
 from waymax_sim.pytree import Array, pytree, take
 
@@ -137,9 +137,7 @@ def present_rows(observation: Observation, most: int) -> Int[Array, " O"]:
       observation: The world now.
       most: How many rows, O; agents beyond are left out.
     """
-    num_agents = observation.agents.valid.shape[0]
-    rows, _ = nonzero_padded(observation.agents.valid, most)
-    return jnp.where(rows < num_agents, rows, -1)
+    return mask_to_rows(observation.agents.valid, most)
 
 
 def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], num_agents: int) -> AgentsView:

@@ -129,6 +129,11 @@ class BankRow:
         return getattr(self.materialize(), name)
 
 
+def is_bank_row(item: Any) -> bool:
+    """Whether an item stands for the array of a map in a bank; for `is_leaf` of tree functions."""
+    return isinstance(item, BankRow)
+
+
 def _is_row_index(key: Any) -> bool:
     """Whether a key picks rows by number: an integer or an integer array."""
     return not isinstance(key, slice | type(Ellipsis) | type(None)) and jnp.issubdtype(jnp.result_type(key), np.integer)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from waymax_sim.ops.bank import BankRow
+from waymax_sim.ops.bank import is_bank_row
 from waymax_sim.pytree import Array
 
 T = TypeVar("T")
@@ -47,19 +47,15 @@ def batch_over_maps(ask: Callable[..., Any]) -> Callable[..., Any]:
         return answers, jax.tree.map(lambda _: True, answers)
 
     def of_one(road: Any, *arrays: Any) -> Any:
-        leaves, structure = jax.tree.flatten(road, is_leaf=_is_bank_row)
-        rows = [leaf for leaf in leaves if _is_bank_row(leaf)]
+        leaves, structure = jax.tree.flatten(road, is_leaf=is_bank_row)
+        rows = [leaf for leaf in leaves if is_bank_row(leaf)]
         # A map of a bank stays there: queries take its index.
         index = rows[0].index if rows else jnp.int32(0)
-        maps = [leaf.bank if _is_bank_row(leaf) else leaf[None] for leaf in leaves]
+        maps = [leaf.bank if is_bank_row(leaf) else leaf[None] for leaf in leaves]
         which = jnp.broadcast_to(index, arrays[0].shape[:1])
         return batched(jax.tree.unflatten(structure, maps), which, *arrays)
 
     return of_one
-
-
-def _is_bank_row(leaf: Any) -> bool:
-    return isinstance(leaf, BankRow)
 
 
 def update_masked(answers: T, left: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " batch"]], T]) -> T:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.test_fuzz import MUTATIONS, mutate
-from waymax_sim.datasets.encoding.array_record import OfficialReader, Reader, opened, write
+from waymax_sim.datasets.encoding.array_record import OfficialReader, PlainReader, open_array_record, write_array_record
 from waymax_sim.datasets.errors import DataError
 
 official = pytest.importorskip("array_record.python.array_record_module", reason="array_record is not installed")
@@ -29,30 +29,30 @@ def records_of(sizes: list[int]) -> list[bytes]:
 @given(sizes=st.lists(SIZES, max_size=8))
 def test_records_are_those_of_the_official_reader(path, sizes):
     records = records_of(sizes)
-    write(path, records)
-    ours, theirs = Reader(path), OfficialReader(path)
+    write_array_record(path, records)
+    ours, theirs = PlainReader(path), OfficialReader(path)
     assert len(ours) == len(theirs) == len(records)
     for index, record in enumerate(records):
         assert bytes(ours.read(index)) == bytes(theirs.read(index)) == record
 
 
-def test_every_place_of_a_block_boundary(path):
+def test_every_position_of_a_block_boundary(path):
     for offset in range(0, 120, 7):
         records = records_of([BLOCK - 200 + offset, *range(40)])
-        write(path, records)
-        reader = Reader(path)
+        write_array_record(path, records)
+        reader = PlainReader(path)
         assert [bytes(reader.read(index)) for index in range(len(reader))] == records
 
 
 def test_many_records(path):
     records = records_of([*range(700)])
-    write(path, records)
-    assert [bytes(opened(path).read(index)) for index in range(700)] == records
+    write_array_record(path, records)
+    assert [bytes(open_array_record(path).read(index)) for index in range(700)] == records
 
 
 def test_the_same_records_make_the_same_file(path, tmp_path):
-    write(path, records_of([10, 70000]))
-    write(str(tmp_path / "again"), records_of([10, 70000]))
+    write_array_record(path, records_of([10, 70000]))
+    write_array_record(str(tmp_path / "again"), records_of([10, 70000]))
     with open(path, "rb") as file:
         assert file.read() == (tmp_path / "again").read_bytes()
 
@@ -62,18 +62,18 @@ def test_compressed_files_are_read_by_the_official_package(path):
     for record in records_of([5, 90000]):
         writer.write(record)
     writer.close()
-    reader = opened(path)
+    reader = open_array_record(path)
     assert isinstance(reader, OfficialReader) and len(reader) == 2
     assert [bytes(reader.read(index)) for index in range(2)] == records_of([5, 90000])
     with pytest.raises(DataError):
         reader.read(2)
 
 
-def test_a_file_that_changed_is_read_anew(path):
-    write(path, [b"old"])
-    assert bytes(opened(path).read(0)) == b"old"
-    write(path, [b"new", b"more"])
-    assert bytes(opened(path).read(1)) == b"more"
+def test_a_changed_file_is_read_again(path):
+    write_array_record(path, [b"old"])
+    assert bytes(open_array_record(path).read(0)) == b"old"
+    write_array_record(path, [b"new", b"more"])
+    assert bytes(open_array_record(path).read(1)) == b"more"
 
 
 def test_grouped_records_are_refused(path):
@@ -81,30 +81,30 @@ def test_grouped_records_are_refused(path):
     for record in records_of([5] * 8):
         writer.write(record)
     writer.close()
-    with pytest.raises(DataError, match="not of one record each"):
-        Reader(path)
+    with pytest.raises(DataError, match="do not have one record each"):
+        PlainReader(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(BLOCK), b"\xff" * BLOCK])
 def test_other_files_are_refused(tmp_path, data):
     (tmp_path / "other").write_bytes(data)
     with pytest.raises(DataError):
-        opened(str(tmp_path / "other"))
+        open_array_record(str(tmp_path / "other"))
 
 
 def test_an_absent_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="No such file"):
-        opened(str(tmp_path / "absent"))
+        open_array_record(str(tmp_path / "absent"))
 
 
 def check_damaged(path: str, mutations) -> None:
-    write(path, records_of([50, 0, 70000]))
+    write_array_record(path, records_of([50, 0, 70000]))
     with open(path, "rb") as file:
         data = mutate(file.read(), mutations)
     with open(path, "wb") as file:
         file.write(data)
     try:
-        reader = Reader(path)
+        reader = PlainReader(path)
         for index in range(len(reader)):
             assert len(reader.read(index)) <= len(data)
     except DataError as error:

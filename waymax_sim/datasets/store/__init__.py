@@ -1,1 +1,1 @@
-"""The compact form of scenes: converted once, with the indexes of their maps, and quick to load."""
+"""Converted scenes: scenarios with the indexes of their maps, stored exactly, with random access."""

@@ -1,94 +1,101 @@
-"""A folder of converted scenes, as `convert` and as TFDS lay it out."""
+"""Files of a store, in the layout of TFDS."""
 
 import dataclasses
 import json
 import os
 import re
 
-from waymax_sim.datasets.encoding.array_record import opened
+from waymax_sim.datasets.encoding.array_record import open_array_record
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.raw_from_scenario import raw_of
+from waymax_sim.datasets.raw_from_scenario import to_raw_scene
 from waymax_sim.datasets.scene import RawScene
-from waymax_sim.datasets.store.info import SceneInfo
-from waymax_sim.datasets.store.record import info_in, lacks_in, scene_in
-from waymax_sim.datasets.store.unpack import unpack
+from waymax_sim.datasets.scene_info import SceneInfo
+from waymax_sim.datasets.store.codec import decode_scenario
+from waymax_sim.datasets.store.record import read_info, read_missing_fields, read_scene
 from waymax_sim.datatypes.scenario import Scenario
 
-MANIFEST, DATASET_INFO = "manifest.json", "dataset_info.json"
-NAME, SPLIT = "waymax_sim", "scenes"
+MANIFEST = "manifest.json"
+DATASET_INFO = "dataset_info.json"
+# Name of the dataset and of its only split, in TFDS.
+NAME = "waymax_sim"
+SPLIT = "scenes"
 SHARD = re.compile(rf".+-{SPLIT}\.array_record-(?P<shard>\d{{5}})-of-(?P<count>\d{{5}})")
+MANIFEST_REMEDY = "convert the scenes again"
 
 
-def shard_name(shard: int, count: int) -> str:
-    """The file of a shard, as TFDS names it."""
-    return f"{NAME}-{SPLIT}.array_record-{shard:05d}-of-{count:05d}"
+def shard_name(shard: int, num_shards: int) -> str:
+    """File name of a shard, as TFDS names it."""
+    return f"{NAME}-{SPLIT}.array_record-{shard:05d}-of-{num_shards:05d}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of a store; a source of scenes that need no building.
+    """One file of a store; a `ScenarioSource`.
 
     Attributes:
       name: Its path.
-      count: Scenes in it.
+      num_scenes: Number of scenes in it.
     """
 
     name: str
-    count: int
+    num_scenes: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.num_scenes
 
-    def scenario(self, record: int, *, bucketed: bool) -> Scenario:
-        """A scenario, with the indexes that were built when it was converted."""
-        return unpack(scene_in(opened(self.name).read(record)), bucketed=bucketed)
+    def scenario(self, record: int, *, pad_to_bucket: bool) -> Scenario:
+        """The stored scenario."""
+        return decode_scenario(read_scene(open_array_record(self.name).read(record)), pad_to_bucket=pad_to_bucket)
 
     def info(self, record: int) -> SceneInfo:
-        """Facts about a scene, without decoding it."""
-        return info_in(opened(self.name).read(record))
+        """The stored `SceneInfo`; the scenario is not decoded."""
+        return read_info(open_array_record(self.name).read(record))
 
     def read(self, record: int) -> RawScene:
-        """A scene in the world frame, as far as a scenario still holds it."""
-        data = opened(self.name).read(record)
-        return dataclasses.replace(raw_of(unpack(scene_in(data))), lacks=lacks_in(data))
+        """The scene in the world frame, restored from the scenario."""
+        data = open_array_record(self.name).read(record)
+        raw = to_raw_scene(decode_scenario(read_scene(data)))
+        return dataclasses.replace(raw, missing_fields=read_missing_fields(data))
 
 
 def is_store(path: str) -> bool:
-    """Whether a path is a folder of converted scenes, or its manifest."""
+    """Whether a path is the folder of a store or its manifest."""
     folder = os.path.dirname(path) if os.path.basename(path) == MANIFEST else path
     return any(os.path.isfile(os.path.join(folder, name)) for name in (MANIFEST, DATASET_INFO))
 
 
-def shards(path: str) -> list[Shard]:
-    """The shards of a store, in order; nothing is read but its manifest, where it has one.
+def list_shards(path: str) -> list[Shard]:
+    """The shards of a store, in order, from its manifest if there is one.
 
     Raises:
-      DataError: It is damaged, incomplete or empty.
+      DataError: The store is damaged, incomplete or empty.
     """
     folder = os.path.dirname(path) if os.path.basename(path) == MANIFEST else path
     manifest = os.path.join(folder, MANIFEST)
     if os.path.isfile(manifest):
-        found = [Shard(os.path.join(folder, name), count) for name, count in _listed(manifest)]
+        shards = [Shard(os.path.join(folder, name), num_scenes) for name, num_scenes in _read_manifest(manifest)]
     else:
         names = sorted(name for name in os.listdir(folder) if SHARD.fullmatch(name))
-        found = [Shard(name, len(opened(name))) for name in (os.path.join(folder, name) for name in names)]
-    missing = [shard.name for shard in found if not os.path.isfile(shard.name)]
+        paths = [os.path.join(folder, name) for name in names]
+        shards = [Shard(path, len(open_array_record(path))) for path in paths]
+    missing = [shard.name for shard in shards if not os.path.isfile(shard.name)]
     if missing:
-        raise DataError(f"{len(missing)} of {len(found)} shards are missing", file=missing[0], remedy="copy them again")
-    if not any(len(shard) for shard in found):
-        raise DataError("holds no scenes", file=path, remedy="its manifest says why")
-    return found
+        problem = f"{len(missing)} of {len(shards)} shards are missing"
+        raise DataError(problem, file=missing[0], remedy="copy the shards again")
+    if not any(len(shard) for shard in shards):
+        raise DataError("holds no scenes", file=path, remedy="see the problems in its manifest")
+    return shards
 
 
-def _listed(manifest: str) -> list[tuple[str, int]]:
-    """Names and numbers of scenes of the shards in a manifest."""
+def _read_manifest(path: str) -> list[tuple[str, int]]:
+    """File name and number of scenes of each shard in a manifest."""
     try:
-        with open(manifest, encoding="utf-8") as file:
-            listed = [(shard["file"], shard["scenes"]) for shard in json.load(file)["shards"]]
+        with open(path, encoding="utf-8") as file:
+            shards = [(shard["file"], shard["scenes"]) for shard in json.load(file)["shards"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"is no manifest: {error!r}", file=manifest, remedy="convert the scenes again") from None
-    for name, count in listed:
-        sound = isinstance(name, str) and isinstance(count, int) and count >= 0
-        if not sound or os.path.basename(name) != name:
-            raise DataError("lists what is no shard", file=manifest, field="shards", remedy="convert the scenes again")
-    return listed
+        raise DataError(f"is not a valid manifest: {error!r}", file=path, remedy=MANIFEST_REMEDY) from None
+    for name, num_scenes in shards:
+        is_valid = isinstance(name, str) and isinstance(num_scenes, int) and num_scenes >= 0
+        if not is_valid or os.path.basename(name) != name:
+            raise DataError("lists an invalid shard", file=path, field="shards", remedy=MANIFEST_REMEDY)
+    return shards

@@ -1,65 +1,69 @@
-"""Records of a store: a packed scene and a few facts about it, as a tf.Example that TFDS can read too."""
+"""Records of a store: an encoded scenario and its `SceneInfo`, as a tf.Example that TFDS can read too."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from waymax_sim.datasets.encoding import protobuf
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene, to_scenario
-from waymax_sim.datasets.store.info import SceneInfo, info_of
-from waymax_sim.datasets.store.pack import pack, snapped
-from waymax_sim.datasets.store.unpack import unpack
+from waymax_sim.datasets.scene_info import SceneInfo, scene_info
+from waymax_sim.datasets.store.codec import Compression, decode_scenario, encode_scenario
 from waymax_sim.datatypes.scenario import Scenario
 
-SCENE, SCENARIO_ID, LACKS, INFO = "scene", "scenario_id", "lacks", "info"
-REMEDY = "is it a record of a store of this package?"
+# Features of a record.
+SCENE = "scene"
+SCENARIO_ID = "scenario_id"
+MISSING_FIELDS = "missing_fields"
+INFO = "info"
+# Field numbers of the kinds of feature lists in a tf.Example.
+BYTES_LIST = 1
+INT64_LIST = 3
+RECORD_REMEDY = "check that the file was written by `waymax-sim convert`"
 
 
-def features_of(raw: RawScene) -> tuple[dict[str, Any], Scenario]:
-    """The nested features of a record, and the scenario in it, not padded.
+def record_features(raw: RawScene, compression: Compression = "fast") -> tuple[dict[str, Any], Scenario]:
+    """The nested features of a record, and the unpadded scenario in it.
 
-    The packed scene is unpacked again and compared, so that what is in a store is right.
+    The encoded scenario is decoded and compared bit for bit, so that a store holds no other scenario.
 
     Raises:
-      DataError: The scene cannot be used or packed.
+      DataError: The scene cannot be used or encoded.
     """
-    scenario = to_scenario(snapped(raw), bucketed=False)
-    scene = pack(scenario)
-    unpacked = unpack(scene, bucketed=False)
-    different = [".".join(key.name for key in path) for path, same in _compared(scenario, unpacked) if not same]
-    if different:
-        raise DataError(f"packing would change {', '.join(different)}", field="scene", remedy="report it as a bug")
-    info = {name: int(value) for name, value in dataclasses.asdict(info_of(scenario)).items()}
-    return {SCENE: scene, SCENARIO_ID: raw.scenario_id, LACKS: ", ".join(raw.lacks), INFO: info}, unpacked
+    scenario = to_scenario(raw, pad_to_bucket=False)
+    scene = encode_scenario(scenario, compression)
+    changed = _changed_arrays(scenario, decode_scenario(scene, pad_to_bucket=False))
+    if changed:
+        raise DataError(f"encoding changes {', '.join(changed)}", field="scene", remedy="report it as a bug")
+    info = {name: int(value) for name, value in dataclasses.asdict(scene_info(scenario)).items()}
+    missing_fields = ", ".join(raw.missing_fields)
+    return {SCENE: scene, SCENARIO_ID: raw.scenario_id, MISSING_FIELDS: missing_fields, INFO: info}, scenario
 
 
-def _compared(scenario: Scenario, unpacked: Scenario) -> list[tuple[Any, bool]]:
-    """Which arrays are the same, by their path; all that are not rounded must be."""
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(scenario), jax.tree_util.tree_leaves_with_path(unpacked), strict=True
-    )
-    rounded = {("log", "xyz"), ("log", "yaw"), ("log", "velocity"), ("graph", "curvature"), ("routes", "xyz")}
-
-    def same(path: Any, a: np.ndarray, b: np.ndarray) -> bool:
-        exact = tuple(key.name for key in path) not in rounded
-        return a.shape == b.shape and a.dtype == b.dtype and (not exact or np.array_equal(a, b))
-
-    return [(path, same(path, a, b)) for (path, a), (_, b) in pairs]
+def _changed_arrays(expected: Scenario, actual: Scenario) -> list[str]:
+    """Paths of the arrays that differ in dtype, shape or any bit."""
+    arrays = zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(actual), strict=True)
+    return [
+        ".".join(key.name for key in path)
+        for (path, a), b in arrays
+        if a.dtype != b.dtype or a.shape != b.shape or a.tobytes() != b.tobytes()
+    ]
 
 
 def serialize(features: Mapping[str, Any]) -> bytes:
     """Nested features as a tf.Example, named by their paths, such as info/num_agents."""
-    # Only here: it is not there on every machine that reads.
+    # Imported on use, because only writing needs the package.
     import tree
 
     entries = []
     for path, value in tree.flatten_with_path(features):
         data = value.encode() if isinstance(value, str) else value
-        feature = _field(1, _field(1, data)) if isinstance(data, bytes) else _field(3, _field(1, _varint(data)))
+        if isinstance(data, bytes):
+            feature = _field(BYTES_LIST, _field(1, data))
+        else:
+            feature = _field(INT64_LIST, _field(1, _varint(data)))
         entries.append(_field(1, _field(1, "/".join(path).encode()) + _field(2, feature)))
     return _field(1, b"".join(entries))
 
@@ -77,62 +81,62 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def scene_in(record: protobuf.Data) -> memoryview:
-    """The packed scene of a record.
+def read_scene(record: protobuf.Data) -> memoryview:
+    """The encoded scenario of a record.
 
     Raises:
-      DataError: There is none.
+      DataError: The record has none.
     """
-    return _text(_entries(record), SCENE)
+    return _read_bytes(_features(record), SCENE)
 
 
-def lacks_in(record: protobuf.Data) -> tuple[str, ...]:
-    """What the format of the source does not hold, by the record.
+def read_missing_fields(record: protobuf.Data) -> tuple[str, ...]:
+    """`RawScene.missing_fields` of the scene of a record.
 
     Raises:
-      DataError: The record does not say.
+      DataError: The record does not have them.
     """
-    text = bytes(_text(_entries(record), LACKS)).decode("utf-8", errors="replace")
+    text = bytes(_read_bytes(_features(record), MISSING_FIELDS)).decode("utf-8", errors="replace")
     return tuple(text.split(", ")) if text else ()
 
 
-def info_in(record: protobuf.Data) -> SceneInfo:
-    """The facts about the scene of a record.
+def read_info(record: protobuf.Data) -> SceneInfo:
+    """The `SceneInfo` of a record.
 
     Raises:
-      DataError: One is missing.
+      DataError: A field is missing.
     """
-    entries, values = _entries(record), {}
+    features, values = _features(record), {}
     for field in dataclasses.fields(SceneInfo):
         name = f"{INFO}/{field.name}"
-        numbers = protobuf.integers(_list(entries, name, 3), 1, name)
+        numbers = protobuf.integers(_feature_list(features, name, INT64_LIST), 1, name)
         if len(numbers) != 1:
-            raise DataError(f"has {len(numbers)} values where 1 is expected", field=name, remedy=REMEDY)
+            raise DataError(f"has {len(numbers)} values where 1 is expected", field=name, remedy=RECORD_REMEDY)
         values[field.name] = bool(numbers[0]) if field.type is bool else int(numbers[0])
     return SceneInfo(**values)
 
 
-def _entries(record: protobuf.Data) -> dict[bytes, memoryview]:
-    """The features of a record by name, not decoded: only one of many is wanted."""
+def _features(record: protobuf.Data) -> dict[bytes, memoryview]:
+    """The encoded features of a record by name."""
     (features,) = _messages(protobuf.decode(memoryview(record), "record"), 1)[-1:] or [memoryview(b"")]
     entries = _messages(protobuf.decode(features, "features"), 1)
     # An entry of a map begins with its key: a tag, its length, and the key.
     return {bytes(entry[2 : 2 + entry[1]]): entry for entry in entries if len(entry) >= 2}
 
 
-def _list(entries: Mapping[bytes, memoryview], name: str, kind: int) -> protobuf.Fields:
-    """The list of a feature; `kind` is 1 for bytes and 3 for integers."""
-    if name.encode() not in entries:
-        raise DataError("missing feature", field=name, remedy=REMEDY)
-    feature = _messages(protobuf.decode(entries[name.encode()], name), 2)
+def _feature_list(features: Mapping[bytes, memoryview], name: str, kind: int) -> protobuf.Fields:
+    """The list of a feature; `kind` is `BYTES_LIST` or `INT64_LIST`."""
+    if name.encode() not in features:
+        raise DataError("missing feature", field=name, remedy=RECORD_REMEDY)
+    feature = _messages(protobuf.decode(features[name.encode()], name), 2)
     lists = _messages(protobuf.decode(feature[-1], name), kind) if feature else []
     return protobuf.decode(lists[-1], name) if lists else {}
 
 
-def _text(entries: Mapping[bytes, memoryview], name: str) -> memoryview:
-    return (_messages(_list(entries, name, 1), 1) or [memoryview(b"")])[-1]
+def _read_bytes(features: Mapping[bytes, memoryview], name: str) -> memoryview:
+    return (_messages(_feature_list(features, name, BYTES_LIST), 1) or [memoryview(b"")])[-1]
 
 
 def _messages(fields: protobuf.Fields, number: int) -> list[memoryview]:
-    """Values of a field of messages or bytes, as parts of what was decoded: a scene is large."""
+    """Values of a field of messages or bytes, as views of the decoded data."""
     return [value for kind, value in fields.get(number, []) if kind == protobuf.LEN]

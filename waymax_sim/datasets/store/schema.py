@@ -1,19 +1,19 @@
-"""What TFDS must know of a store, in the files where it looks for it."""
+"""Metadata files by which TFDS recognizes a store."""
 
 import dataclasses
 from typing import Any
 
+from waymax_sim.datasets.scene_info import SceneInfo
 from waymax_sim.datasets.store.files import NAME, SPLIT
-from waymax_sim.datasets.store.info import SceneInfo
-from waymax_sim.datasets.store.record import INFO, LACKS, SCENARIO_ID, SCENE
+from waymax_sim.datasets.store.record import INFO, MISSING_FIELDS, SCENARIO_ID, SCENE
 
-VERSION = "4.0.0"
-DESCRIPTION = "Driving scenes, packed with the indexes of their maps; waymax_sim.load reads them."
-FACTS = tuple(field.name for field in dataclasses.fields(SceneInfo))
+VERSION = "5.0.0"
+DESCRIPTION = "Driving scenes with the indexes of their maps, for `waymax_sim.load`."
+INFO_FIELDS = tuple(field.name for field in dataclasses.fields(SceneInfo))
 
 
 def features_json() -> dict[str, Any]:
-    """The types of the features of a record."""
+    """Types of the features of a record."""
 
     def tensor(dtype: str) -> dict[str, Any]:
         kind = "tensorflow_datasets.core.features.tensor_feature.Tensor"
@@ -24,17 +24,22 @@ def features_json() -> dict[str, Any]:
         return {"featuresDict": {"features": features}, "pythonClassName": kind}
 
     text = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}}
-    info = group({name: tensor("int64") for name in FACTS})
-    return group({SCENE: tensor("string"), SCENARIO_ID: text, LACKS: text, INFO: info})
+    info = group({name: tensor("int64") for name in INFO_FIELDS})
+    return group({SCENE: tensor("string"), SCENARIO_ID: text, MISSING_FIELDS: text, INFO: info})
 
 
-def dataset_info_json(counts: list[int], num_bytes: int) -> dict[str, Any]:
-    """The name and version of a store, and how many scenes are in each shard."""
+def dataset_info_json(scene_counts: list[int], num_bytes: int) -> dict[str, Any]:
+    """Name, version and shards of a store.
+
+    Args:
+      scene_counts: Number of scenes in each shard.
+      num_bytes: Size of all shards, bytes.
+    """
     split = {
         "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         "name": SPLIT,
         "numBytes": str(num_bytes),
-        "shardLengths": [str(count) for count in counts],
+        "shardLengths": [str(count) for count in scene_counts],
     }
     return {
         "description": DESCRIPTION,

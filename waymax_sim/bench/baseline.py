@@ -1,8 +1,8 @@
-"""The same judgement the plain way: what every figure is compared with.
+"""Brute-force metrics, the baseline of the ratios of the benchmark.
 
-Written as one would write it first: every bottom corner against the segments between all consecutive points of the
-flat map, those that are no road edge masked out; every box against every box by projecting their corners; no index,
-nothing shared between metrics. Scenes are taken one after another, because one scene alone needs tens of megabytes.
+A direct JAX implementation without indexes: every bottom corner against the segments between all consecutive map
+points, other features than road edges masked out; every pair of boxes by projection of their corners. Metrics share no
+work. Scenes are processed sequentially, because one needs tens of megabytes.
 """
 
 import dataclasses
@@ -13,24 +13,23 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datatypes.roadmap import ROAD_EDGE_TYPES, RoadMap
-from waymax_sim.maps.segments import LOOP_GAP
+from waymax_sim.maps.segments import MAX_LOOP_GAP
 from waymax_sim.metrics import METRICS, Metric, MetricValue, Snapshot
 from waymax_sim.pytree import Array, pytree
 
-# Heights count so much more than the plane when the nearest edge is chosen, as in `maps`.
-Z_STRETCH = 3.0
-PLAIN = ("overlap", "offroad", "road_edge_distance", "log_divergence")
+HEIGHT_WEIGHT = 3.0  # weight of height differences in the selection of the nearest edge, as in `maps`
+BASELINE_METRICS = ("overlap", "offroad", "road_edge_distance", "log_divergence")
 
 
 @pytree
-class WholeMap:
+class FlatMap:
     """Segments between all consecutive points of the map; row i begins at point i.
 
     Attributes:
       start: Point i, m.
       end: Point i + 1, m.
-      previous: Row of the segment before along the same road edge, -1 where there is none.
-      next: Row of the segment after.
+      previous: Row of the preceding segment of the same road edge, -1 if none.
+      next: Row of the following segment, -1 if none.
       valid: Whether it is part of a road edge and has a length in the plane.
     """
 
@@ -41,14 +40,14 @@ class WholeMap:
     valid: Bool[Array, " E"]
 
 
-def whole_map(roadmap: RoadMap) -> WholeMap:
-    """All segments of a map, on the host."""
+def flat_map(roadmap: RoadMap) -> FlatMap:
+    """The segments of a map, in host memory."""
     roadmap = jax.tree.map(np.asarray, roadmap)
     start, end = roadmap.xyz[:-1], roadmap.xyz[1:]
     feature = roadmap.feature[:-1]
-    together = roadmap.valid[:-1] & roadmap.valid[1:] & (feature == roadmap.feature[1:])
+    is_segment = roadmap.valid[:-1] & roadmap.valid[1:] & (feature == roadmap.feature[1:])
     is_edge = np.isin(roadmap.feature_type[feature], ROAD_EDGE_TYPES)
-    valid = together & is_edge & np.any(start[:, :2] != end[:, :2], axis=-1)
+    valid = is_segment & is_edge & np.any(start[:, :2] != end[:, :2], axis=-1)
 
     rows = np.flatnonzero(valid)
     before, after = rows[:-1], rows[1:]
@@ -57,37 +56,38 @@ def whole_map(roadmap: RoadMap) -> WholeMap:
     previous[after[joined]], following[before[joined]] = before[joined], after[joined]
     first, last = np.flatnonzero(previous[rows] < 0), np.flatnonzero(following[rows] < 0)
     heads, tails = rows[first], rows[last]
-    loops = (np.linalg.norm(start[heads] - end[tails], axis=-1) < LOOP_GAP) & (last - first >= 2)
+    loops = (np.linalg.norm(start[heads] - end[tails], axis=-1) < MAX_LOOP_GAP) & (last - first >= 2)
     previous[heads[loops]], following[tails[loops]] = tails[loops], heads[loops]
-    return WholeMap(start=start, end=end, previous=previous, next=following, valid=valid)
+    return FlatMap(start=start, end=end, previous=previous, next=following, valid=valid)
 
 
-def plain_metrics(whole: WholeMap) -> dict[str, Metric]:
-    """The metrics that brute force knows, by the same names as in `METRICS`."""
+def baseline_metrics(flat: FlatMap) -> dict[str, Metric]:
+    """Brute-force metrics, by their names in `METRICS`."""
 
     def distance(snapshot: Snapshot) -> MetricValue:
-        return road_edge_distance(whole, snapshot)
+        return road_edge_distance(flat, snapshot)
 
     def offroad(snapshot: Snapshot) -> MetricValue:
-        found = distance(snapshot)
-        return MetricValue((found.value > 0).astype(jnp.float32), found.valid)
+        edge_distance = distance(snapshot)
+        return MetricValue((edge_distance.value > 0).astype(jnp.float32), edge_distance.valid)
 
     computes = (overlap, offroad, distance, log_divergence)
     return {
-        name: dataclasses.replace(METRICS[name], compute=compute) for name, compute in zip(PLAIN, computes, strict=True)
+        name: dataclasses.replace(METRICS[name], compute=compute)
+        for name, compute in zip(BASELINE_METRICS, computes, strict=True)
     }
 
 
-def road_edge_distance(whole: WholeMap, snapshot: Snapshot) -> MetricValue:
-    """Signed distance of the most off-road corner to the nearest road edge (m), by looking at the whole map."""
+def road_edge_distance(flat: FlatMap, snapshot: Snapshot) -> MetricValue:
+    """Signed distance of the most off-road corner to the nearest road edge (m) over all segments."""
     points = _bottom_corners(snapshot).reshape(-1, 3)
-    distance = jnp.max(_signed_distance(whole, points).reshape(-1, 4), axis=-1)
-    valid = snapshot.agents.valid & jnp.any(whole.valid)
+    distance = jnp.max(_signed_distance(flat, points).reshape(-1, 4), axis=-1)
+    valid = snapshot.agents.valid & jnp.any(flat.valid)
     return MetricValue(jnp.where(valid, distance, 0.0), valid)
 
 
 def overlap(snapshot: Snapshot) -> MetricValue:
-    """Whether a box overlaps any other: all pairs, corners projected on the axes of both boxes."""
+    """Overlap with any other box: separating-axis test of all pairs."""
     corners, valid = _bottom_corners(snapshot), snapshot.agents.valid
     xy = corners[..., :2]
     axes = jnp.stack([xy[:, 0] - xy[:, 1], xy[:, 0] - xy[:, 3]], axis=1)
@@ -108,7 +108,7 @@ def overlap(snapshot: Snapshot) -> MetricValue:
 
 
 def log_divergence(snapshot: Snapshot) -> MetricValue:
-    """Distance to the logged place (m)."""
+    """Distance to the logged position (m)."""
     log = snapshot.scenario.log
     offset = snapshot.agents.xyz[:, :2] - log.xyz[snapshot.step, :, :2]
     valid = snapshot.agents.valid & log.valid[snapshot.step]
@@ -124,33 +124,33 @@ def _bottom_corners(snapshot: Snapshot) -> Float[jax.Array, "N 4 3"]:
     return agents.xyz[:, None] + offset
 
 
-def _signed_distance(whole: WholeMap, points: Float[jax.Array, "Q 3"]) -> Float[jax.Array, " Q"]:
-    along = whole.end - whole.start
-    offset = points[:, None] - whole.start[None]
+def _signed_distance(flat: FlatMap, points: Float[jax.Array, "Q 3"]) -> Float[jax.Array, " Q"]:
+    along = flat.end - flat.start
+    offset = points[:, None] - flat.start[None]
     length2 = jnp.maximum(jnp.sum(along[:, :2] ** 2, axis=-1), 1e-12)
     t = jnp.clip(jnp.sum(offset[..., :2] * along[None, :, :2], axis=-1) / length2[None], 0.0, 1.0)
-    away = (offset - t[..., None] * along[None]) * jnp.asarray([1.0, 1.0, Z_STRETCH])[None, None]
-    distance2 = jnp.where(whole.valid[None], jnp.sum(away**2, axis=-1), jnp.inf)
+    away = (offset - t[..., None] * along[None]) * jnp.asarray([1.0, 1.0, HEIGHT_WEIGHT])[None, None]
+    distance2 = jnp.where(flat.valid[None], jnp.sum(away**2, axis=-1), jnp.inf)
     nearest = jnp.argmin(distance2, axis=-1)
     to_edge = jnp.take_along_axis(away[..., :2], nearest[:, None, None], axis=1)[:, 0]
-    return _side(whole, nearest, points) * jnp.linalg.norm(to_edge, axis=-1)
+    return _side(flat, nearest, points) * jnp.linalg.norm(to_edge, axis=-1)
 
 
-def _side(whole: WholeMap, row: jax.Array, points: Float[jax.Array, "Q 3"]) -> Float[jax.Array, " Q"]:
-    """1 to the right of a segment, -1 to the left; at a corner both segments that meet there decide."""
+def _side(flat: FlatMap, row: jax.Array, points: Float[jax.Array, "Q 3"]) -> Float[jax.Array, " Q"]:
+    """1 to the right of a segment, -1 to the left; at a vertex by both adjacent segments."""
 
-    def look(row: jax.Array):
-        start, end = whole.start[row, :2], whole.end[row, :2]
+    def relative(row: jax.Array):
+        start, end = flat.start[row, :2], flat.end[row, :2]
         along, offset = end - start, points[:, :2] - start
         return jnp.sign(_cross(offset, along)), along, jnp.sum(offset * along, axis=-1)
 
     def corner(first, second, turn: Bool[jax.Array, " Q"]):
         return jnp.where(turn, jnp.maximum(first, second), jnp.minimum(first, second))
 
-    side, along, progress = look(row)
-    before, after = whole.previous[row], whole.next[row]
-    side_before, along_before, _ = look(before)
-    side_after, along_after, _ = look(after)
+    side, along, progress = relative(row)
+    before, after = flat.previous[row], flat.next[row]
+    side_before, along_before, _ = relative(before)
+    side_after, along_after, _ = relative(after)
     at_start = (progress < 0) & (before >= 0)
     at_end = (progress > jnp.sum(along * along, axis=-1)) & (after >= 0)
     left_at_start, left_at_end = _cross(along_before, along) > 0, _cross(along, along_after) > 0

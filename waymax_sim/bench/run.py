@@ -1,4 +1,4 @@
-"""Runs the benchmark: a plan of what is measured at which size, and one row of numbers for each."""
+"""Runs the benchmark: the list of workloads and sizes, and one row of numbers for each."""
 
 import dataclasses
 import functools
@@ -7,22 +7,19 @@ from typing import Any
 
 import jax
 
-from waymax_sim.bench.cases import Policies, compiled_cases
-from waymax_sim.bench.cold import cold_starts, peak_rss_mb
-from waymax_sim.bench.host import HOST, host_cases
+from waymax_sim.bench.cases import Policies, SizedWorkload, compiled_cases, host_cases
 from waymax_sim.bench.interact import ENVIRONMENTS, interact_row
-from waymax_sim.bench.rows import Json, Sampling, Sized, cold_row, compiled_rows, conditions, host_row
-from waymax_sim.bench.scenes import sized, source
-from waymax_sim.datasets.scenarios import Scenarios
+from waymax_sim.bench.rows import Json, Sampling, compiled_rows, host_row, run_conditions
+from waymax_sim.bench.scenes import open_scenes, resize
 from waymax_sim.datasets.scene import RawScene
 
-# Size of a made-up scene: that of a recorded one of the Waymo Open Motion Dataset.
-MADE_UP_AGENTS, MADE_UP_POINTS = 128, 20000
-COLD = ("cold_start", "cold_start_warm_cache", "first_batch")
-# What a quick run measures unless told otherwise.
-QUICK = (
+DEFAULT_AGENTS = 128  # agent slots of a recorded scene of the Waymo Open Motion Dataset
+DEFAULT_POINTS = 20000  # map points of such a scene
+MAX_CALL_S = 3.0  # batches whose call is expected to take longer are skipped
+# Rows of a quick run.
+QUICK_ROWS = (
     "transition",
-    "judge",
+    "evaluate_state",
     "rollout80_replay",
     "rollout80_idm",
     "observe_ego",
@@ -30,37 +27,33 @@ QUICK = (
     "load_tf_example",
     "load_store",
     "index_build",
-    *COLD,
 )
-# What is measured at each size of scene.
-SCALED = ("judge", "metric_offroad", "rollout80_replay")
-# Calls that would take longer than this (s), by what a smaller batch took, are left out.
-LONGEST = 3.0
-# What is there only if something else is.
-NEEDS = {
-    "rollout80_constant_velocity": "there is no policy called constant_velocity",
-    "rollout80_idm": "there is no rule-based traffic: no policy called idm",
-    "load_tf_example": "no tf.Example was given with --data",
-    "load_scenario_proto": "no Scenario proto was given with --data",
-    "read_scene": "no recorded scene was given with --data",
+# Rows that are measured at each size of the scene.
+SCALED_ROWS = ("evaluate_state", "metric_offroad", "rollout80_replay")
+# Rows that need an input which may be absent, and the reason for leaving them out.
+REQUIREMENTS = {
+    "rollout80_constant_velocity": "no policy named constant_velocity",
+    "rollout80_idm": "no policy named idm",
+    "load_tf_example": "no tf.Example given with --data",
+    "load_scenario_proto": "no Scenario proto given with --data",
+    "read_scene": "no recorded scene given with --data",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is measured, and for how long.
+    """Rows, sizes and duration of a benchmark.
 
     Attributes:
-      data: Path of recorded scenes, the first of which is measured; None for made-up ones.
-      only: Names of what is measured; all when empty.
-      agents: Agent slots; None for as many as recorded, or 128.
-      points: Map points; None for as many as recorded, or 20,000.
-      batches: Scenes at once. The second is that of the sweeps.
-      agent_sweep: Agent slots of the sweep.
-      point_sweep: Map points of the sweep.
-      sampling: For how long each row is measured.
-      plain_scenes: Scenes of a batch that brute force is given at most.
-      starts: Cold starts of each kind.
+      data: Path of recorded scenes, the first of which is measured; None for a synthetic one.
+      only: Names of rows; all when empty.
+      agents: Agent slots; None for the number of the recorded scene, or 128.
+      points: Map points; None for the number of the recorded scene, or 20,000.
+      batches: Batch sizes. The second is that of the sweeps.
+      agent_sweep: Numbers of agent slots of the sweep.
+      point_sweep: Numbers of map points of the sweep.
+      sampling: Amount of measurement per row.
+      baseline_scenes: Maximum number of scenes of a batch that brute force computes.
     """
 
     data: str | None = None
@@ -71,28 +64,37 @@ class Settings:
     agent_sweep: tuple[int, ...] = (8, 32, 64, 128, 256)
     point_sweep: tuple[int, ...] = (1000, 5000, 20000, 60000)
     sampling: Sampling = Sampling()
-    plain_scenes: int = 4
-    starts: int = 3
+    baseline_scenes: int = 4
+
+    def includes(self, name: str) -> bool:
+        """Whether a row is requested."""
+        return not self.only or name in self.only
 
 
-def settings(quick: bool, only: tuple[str, ...], bandwidth: float | None, **changes: Any) -> Settings:
-    """The settings of a full or of a quick run; larger batches where there is an accelerator."""
+def default_settings(quick: bool, only: tuple[str, ...], data: str | None = None) -> Settings:
+    """Settings of a full or quick run; larger batches on accelerators.
+
+    Args:
+      quick: About a minute: fewer rows, sizes and samples.
+      only: Names of rows; all, or those of a quick run, when empty.
+      data: Path of recorded scenes.
+    """
     if quick:
-        sampling = Sampling(repeats=2, seconds=0.2, bandwidth=bandwidth)
-        sizes = {"batches": (1, 16), "agent_sweep": (), "point_sweep": (60000,)}
-        return Settings(only=only or QUICK, **sizes, sampling=sampling, plain_scenes=1, starts=1, **changes)
+        sizes: dict[str, Any] = {"batches": (1, 16), "agent_sweep": (), "point_sweep": (60000,)}
+        sampling = Sampling(repeats=2, seconds=0.2)
+        return Settings(data, only or QUICK_ROWS, **sizes, sampling=sampling, baseline_scenes=1)
     batches = Settings.batches if jax.default_backend() == "cpu" else (*Settings.batches, 256, 1024, 4096)
-    return Settings(only=only, batches=batches, sampling=Sampling(bandwidth=bandwidth), **changes)
+    return Settings(data, only, batches=batches)
 
 
-def names(policies: Policies) -> list[str]:
-    """Names of all that can be measured, or that is left out for a reason."""
-    return sorted({*compiled_cases(policies), *HOST, *NEEDS, *COLD, *ENVIRONMENTS})
+def row_names(policies: Policies) -> list[str]:
+    """Names of all rows, those that may be left out included."""
+    return sorted({*compiled_cases(policies), "index_build", "load_store", *REQUIREMENTS, *ENVIRONMENTS})
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One row to be: a name and a size."""
+    """Name and size of one row."""
 
     name: str
     batch: int
@@ -104,102 +106,110 @@ class Item:
 
 
 def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] = lambda items, total: items) -> Json:
-    """Measures everything.
+    """Measures all requested rows.
 
     Args:
-      settings: What and for how long.
-      policies: What makes each policy, by name; some rollouts are left out without theirs.
+      settings: Rows, sizes and duration.
+      policies: Constructors of policies by name; rollouts of absent ones are left out.
       track: Wraps the loop over rows, given their number as `total`, to show progress.
 
     Returns:
-      Strict JSON: `conditions`, `rows` of `COLUMNS`, and `left_out`: names and why there is no row.
+      Strict JSON: `conditions`, `rows` of `ROW_COLUMNS`, and `left_out`: names and the reason for each.
 
     Raises:
-      DataError: The data cannot be used.
+      DataError: Unusable data.
     """
-    scenarios, index = source(settings.data)
+    scenarios, index = open_scenes(settings.data)
     raw = scenarios.read(index)
     cases, host = compiled_cases(policies), host_cases(scenarios, index, raw)
-    left_out = {name: why for name, why in NEEDS.items() if name not in cases and name not in host}
-    found = conditions() | dataclasses.asdict(settings.sampling) | _scene_of(scenarios, index)
+    file, record = scenarios.source(index)
+    conditions = run_conditions() | dataclasses.asdict(settings.sampling)
+    conditions |= {"data": file, "record": record, "scenario_id": raw.scenario_id}
+    left_out = {
+        name: reason for name, reason in REQUIREMENTS.items() if name not in {*cases, *host} and settings.includes(name)
+    }
+    base = _base_item(settings, raw)
+    scene_of_size = functools.cache(functools.partial(resize, raw))
 
-    base = _base(settings, raw)
-    workload = functools.cache(functools.partial(sized, raw))
+    def prepare(item: Item) -> SizedWorkload:
+        scene = scene_of_size(item.agents, item.points)
+        is_base = (item.agents, item.points) == (base.agents, base.points)
+        work = cases[item.name](scene, item.batch, settings.baseline_scenes if is_base else 1)
+        return SizedWorkload(item.name, item.batch, scene, work)
 
-    def ready(item: Item) -> Sized:
-        scene = workload(item.agents, item.points)
-        at_base = (item.agents, item.points) == (base.agents, base.points)
-        work = cases[item.name](scene, item.batch, settings.plain_scenes if at_base else 1)
-        return Sized(item.name, item.batch, scene, work)
-
-    def compiled(items: tuple[Item, ...]) -> list[Json]:
-        return compiled_rows([ready(item) for item in items], settings.sampling)
-
-    def on_host(name: str) -> list[Json]:
-        return [host_row(name, host[name], raw, settings.sampling)]
-
-    def in_bank(name: str) -> list[Json]:
-        return [interact_row(name, settings.sampling)]
-
-    def cold(path: str) -> list[Json]:
-        starts = cold_starts(path, index, settings.starts)
-        return [cold_row(name, times) for name, times in starts.items() if _wanted(settings, name)]
-
-    tasks: list[tuple[str, Callable[[Any], list[Json]], Any]]
-    tasks = [(items[0].name, compiled, items) for items in in_turn(plan(settings, list(cases), base))]
-    tasks += [(name, on_host, name) for name in host]
-    tasks += [(name, in_bank, name) for name in ENVIRONMENTS]
-    tasks = [task for task in tasks if _wanted(settings, task[0])]
-    if any(_wanted(settings, name) for name in COLD):
-        tasks.append(("cold_start", cold, scenarios.source(index)[0]))
-    rows = []
-    for _, measure, subject in track(tasks, total=len(tasks)):
-        # Only what is one item can be expected to be long: sweeps come after smaller batches of the same name.
-        if measure is compiled and len(subject) == 1 and (seconds := _expected(subject[0], rows)) > LONGEST:
-            left_out[str(subject[0])] = f"one call would take about {seconds:.0f} s"
-            continue
-        try:
-            rows += measure(subject)
-        except jax.errors.JaxRuntimeError as error:
-            # On small devices large batches do not fit. Anything else is a bug.
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            left_out |= {str(item): "not enough memory" for item in subject}
-    left_out = {name: why for name, why in left_out.items() if name not in NEEDS or _wanted(settings, name)}
-    return {"conditions": found | {"peak_rss_mb": peak_rss_mb()}, "rows": rows, "left_out": left_out}
+    names = [name for name in cases if settings.includes(name)]
+    tasks: list[Callable[[list[Json]], list[Json]]] = [
+        functools.partial(_measure_sizes, items, prepare, settings.sampling, left_out)
+        for items in interleave_sizes(list_items(settings, names, base))
+    ]
+    tasks += [
+        functools.partial(lambda name, _: [host_row(name, host[name], raw, settings.sampling)], name)
+        for name in host
+        if settings.includes(name)
+    ]
+    tasks += [
+        functools.partial(lambda name, _: [interact_row(name, settings.sampling)], name)
+        for name in ENVIRONMENTS
+        if settings.includes(name)
+    ]
+    rows: list[Json] = []
+    for task in track(tasks, total=len(tasks)):
+        rows += task(rows)
+    return {"conditions": conditions, "rows": rows, "left_out": left_out}
 
 
-def _base(settings: Settings, raw: RawScene) -> Item:
-    """One scene of the usual size: as recorded, or grown to that of a recorded one."""
+def _measure_sizes(
+    items: tuple[Item, ...],
+    prepare: Callable[[Item], SizedWorkload],
+    sampling: Sampling,
+    left_out: dict[str, str],
+    rows: list[Json],
+) -> list[Json]:
+    """Rows of one workload at several sizes; none if a call would take too long or much memory."""
+    # Sweeps are never skipped: they follow smaller batches of the same workload.
+    if len(items) == 1 and (seconds := _expected_seconds(items[0], rows)) > MAX_CALL_S:
+        left_out[str(items[0])] = f"one call would take about {seconds:.0f} s"
+        return []
+    try:
+        return compiled_rows([prepare(item) for item in items], sampling)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        left_out.update({str(item): "not enough memory" for item in items})
+        return []
+
+
+def _base_item(settings: Settings, raw: RawScene) -> Item:
+    """One scene of the usual size: as recorded, or enlarged to the size of a recorded one."""
     agents, points = settings.agents, settings.points
     if settings.data is None:
-        agents, points = agents or MADE_UP_AGENTS, points or MADE_UP_POINTS
+        agents, points = agents or DEFAULT_AGENTS, points or DEFAULT_POINTS
     return Item("", 1, agents or len(raw.agent_id), points or len(raw.point_xyz))
 
 
-def _scene_of(scenarios: Scenarios, index: int) -> Json:
-    file, record = scenarios.source(index)
-    return {"data": file, "record": record, "scenario_id": scenarios.read(index).scenario_id}
+def list_items(settings: Settings, names: list[str], base: Item) -> list[Item]:
+    """Rows to measure, without repetition.
 
+    Metrics are measured at one batch size, other workloads at each, and `SCALED_ROWS` at each size of the scene too.
 
-def plan(settings: Settings, names: list[str], base: Item) -> list[Item]:
-    """What is measured at which size: nothing twice.
-
-    Metrics are measured at one batch size, everything else at each, and what is `SCALED` at each size of scene as well.
+    Args:
+      settings: Batch sizes and sweeps.
+      names: Names of compiled workloads.
+      base: Size of the scene.
     """
     middle = settings.batches[min(1, len(settings.batches) - 1)]
-    everywhere = [name for name in names if not name.startswith("metric_")]
-    scaled = [dataclasses.replace(base, batch=batch) for batch in settings.batches]
+    not_metrics = [name for name in names if not name.startswith("metric_")]
+    batches = [dataclasses.replace(base, batch=batch) for batch in settings.batches]
     sweep = [dataclasses.replace(base, batch=middle, agents=agents) for agents in settings.agent_sweep]
     sweep += [dataclasses.replace(base, batch=middle, points=points) for points in settings.point_sweep]
-    items = [dataclasses.replace(size, name=name) for name in everywhere for size in scaled]
+    items = [dataclasses.replace(size, name=name) for name in not_metrics for size in batches]
     items += [dataclasses.replace(base, name=name, batch=middle) for name in names]
-    items += [dataclasses.replace(size, name=name) for size in sweep for name in SCALED]
+    items += [dataclasses.replace(size, name=name) for size in sweep for name in SCALED_ROWS if name in names]
     return list(dict.fromkeys(items))
 
 
-def in_turn(items: list[Item]) -> list[tuple[Item, ...]]:
-    """The same items: those that differ in the size of the scene alone are measured in turn."""
+def interleave_sizes(items: list[Item]) -> list[tuple[Item, ...]]:
+    """Groups the items that differ only in the size of the scene, which are measured alternately."""
     groups: dict[tuple[str, int], tuple[Item, ...]] = {}
     for item in items:
         key = item.name, item.batch
@@ -207,13 +217,9 @@ def in_turn(items: list[Item]) -> list[tuple[Item, ...]]:
     return list(groups.values())
 
 
-def _expected(item: Item, rows: list[Json]) -> float:
-    """Seconds that a call will take, by the last row of the same name and a scene of the same size; 0 if unknown."""
+def _expected_seconds(item: Item, rows: list[Json]) -> float:
+    """Expected duration of a call (s) from the last row of the same workload and scene size; 0 if unknown."""
     for row in reversed(rows):
         if (row["name"], row["agents"], row["map_points"]) == (item.name, item.agents, item.points):
             return row["wall_ms"] / 1e3 * item.batch / row["batch"]
     return 0.0
-
-
-def _wanted(settings: Settings, name: str) -> bool:
-    return not settings.only or name in settings.only

@@ -1,4 +1,4 @@
-"""Scenes of a wanted size, and the moments they are measured at."""
+"""Scenes of a given size, and the steps at which they are evaluated."""
 
 import dataclasses
 import functools
@@ -19,17 +19,17 @@ from waymax_sim.env import Env
 from waymax_sim.pytree import Array, stack
 
 T = TypeVar("T")
-SYNTHETIC = "synthetic:0:2"
-# Empty ground between copies of a scene (m).
-GAP = 20.0
+DEFAULT_DATA = "synthetic:0:2"
+DEFAULT_INDEX = 1  # a crossing
+COPY_GAP = 20.0  # distance between copies of a scene, m
 
 
 @dataclasses.dataclass(frozen=True)
-class Workload:
-    """One scene of a wanted size.
+class SizedScene:
+    """One scene of a given size.
 
     Attributes:
-      scenario: The scene, on the host.
+      scenario: The scene, in host memory.
       agents: Agent slots, valid or not.
       points: Map points.
     """
@@ -39,57 +39,75 @@ class Workload:
     points: int
 
 
-def source(data: str | None) -> tuple[Scenarios, int]:
-    """The scenes at a path and which of them is measured: the first of a file, or a made-up crossing.
+def open_scenes(data: str | None) -> tuple[Scenarios, int]:
+    """The scenes at a path and the index of the measured one: the first of a file, or a synthetic crossing.
 
     Raises:
-      DataError: Nothing usable is there.
+      DataError: No usable scenes.
     """
-    return (load(SYNTHETIC), 1) if data is None else (load(data), 0)
+    return (load(DEFAULT_DATA), DEFAULT_INDEX) if data is None else (load(data), 0)
 
 
-def sized(raw: RawScene, num_agents: int, num_points: int) -> Workload:
-    """A scene of exactly so many agents and map points, made from `raw` by copying and cropping.
+def resize(raw: RawScene, num_agents: int, num_points: int) -> SizedScene:
+    """Copies and crops a scene to given numbers of agents and map points.
 
-    Copies lie in a square grid, side by side. As few as possible are inhabited; of their agents the sdc is taken and
-    those that are seen most often. Of every map the features nearest to the place of the sdc are taken, as large a
-    part of the road edges as of the rest, and the last ones are cut off. Lights and routes stay as they are.
+    Copies form a square grid. As few copies as possible contain agents: the sdc and those with most valid steps. Map
+    features are selected by distance from the sdc, with equal shares of road edges and other features; the last ones
+    are cut. Traffic lights and routes are unchanged.
+
+    Args:
+      raw: The scene.
+      num_agents: Agent slots of the result.
+      num_points: Map points of the result.
 
     Raises:
-      DataError: The scene cannot be used.
+      DataError: The scene is unusable.
     """
     if (num_agents, num_points) == (len(raw.agent_id), len(raw.point_xyz)):
-        return Workload(to_scenario(raw), num_agents, num_points)
-    inhabited = math.ceil(num_agents / len(raw.agent_id))
-    copies = max(inhabited, math.ceil(num_points / len(raw.point_xyz)))
-    distance = np.tile(_distance_of_features(raw), copies)
-    candidates = len(raw.agent_id) * inhabited
+        return SizedScene(to_scenario(raw), num_agents, num_points)
+    occupied = math.ceil(num_agents / len(raw.agent_id))
+    copies = max(occupied, math.ceil(num_points / len(raw.point_xyz)))
+    distance = np.tile(_feature_distances(raw), copies)
+    candidates = len(raw.agent_id) * occupied
     raw = _crop_map(_crop_agents(_tile(raw, copies), candidates, num_agents), distance, num_points)
-    return Workload(to_scenario(raw, bucketed=False), num_agents, num_points)
+    return SizedScene(to_scenario(raw, pad_to_bucket=False), num_agents, num_points)
 
 
-def batched(record: T, batch: int) -> T:
-    """So many copies of a scene, or of any record, on the device, each with memory of its own."""
+def device_batch(record: T, batch: int) -> T:
+    """Copies of a record on the device, with separate memory."""
     return jax.device_put(stack(batch * [record]))
 
 
-def moments(num_steps: int, num_history: int, batch: int, variant: int) -> Int[np.ndarray, " B"]:
-    """Steps of the record to look at, one per scene of the batch, others for each variant."""
+def sample_steps(num_steps: int, num_history: int, batch: int, variant: int) -> Int[np.ndarray, " B"]:
+    """Steps of the log to evaluate, one per scene of the batch, different for each variant.
+
+    Args:
+      num_steps: Steps of the log.
+      num_history: Steps of history, the current one included.
+      batch: Number of scenes.
+      variant: Index of the variant.
+    """
     first = min(num_history - 1, num_steps - 2)
-    # 37 is prime to the number of steps of a usual record, so neighbours of a batch are far apart in time.
+    # 37 is coprime to the usual number of steps, so that neighbors in a batch are far apart in time.
     return (first + (37 * np.arange(batch) + 11 * variant) % (num_steps - 1 - first)).astype(np.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.vmap, in_axes=(None, None, 0))
 def states_at(env: Env, scenario: Scenario, step: Int[Array, ""]) -> State:
-    """The logged states at given steps, with the steps before them as history."""
+    """Logged states with the preceding steps as history.
+
+    Args:
+      env: The environment.
+      scenario: The scene.
+      step: Steps of the log.
+    """
     return env.initial_state(dataclasses.replace(scenario, current_step=step), jax.random.key(0))
 
 
 def _tile(raw: RawScene, copies: int) -> RawScene:
     side = math.ceil(math.sqrt(copies))
-    extent = np.ptp(raw.point_xyz, axis=0) + GAP
+    extent = np.ptp(raw.point_xyz, axis=0) + COPY_GAP
     shifts = [extent * [index % side, index // side, 0] for index in range(copies)]
     number = np.arange(copies)
 
@@ -122,9 +140,9 @@ def _tile(raw: RawScene, copies: int) -> RawScene:
 
 
 def _crop_agents(raw: RawScene, candidates: int, num_agents: int) -> RawScene:
-    seen = raw.valid.sum(axis=0)[:candidates]
-    is_sdc = np.arange(len(seen)) == raw.sdc_index
-    keep = np.lexsort((-seen, ~is_sdc))[:num_agents]
+    num_valid = raw.valid.sum(axis=0)[:candidates]
+    is_sdc = np.arange(candidates) == raw.sdc_index
+    keep = np.lexsort((-num_valid, ~is_sdc))[:num_agents]
     by_agent = ("agent_id", "agent_type", "to_predict", "of_interest")
     by_step = ("xyz", "yaw", "velocity", "size", "valid")
     return dataclasses.replace(
@@ -135,7 +153,7 @@ def _crop_agents(raw: RawScene, candidates: int, num_agents: int) -> RawScene:
     )
 
 
-def _distance_of_features(raw: RawScene) -> Float[np.ndarray, " F"]:
+def _feature_distances(raw: RawScene) -> Float[np.ndarray, " F"]:
     center = raw.xyz[raw.current_step, max(raw.sdc_index, 0), :2]
     distance = np.full(len(raw.feature_id), np.inf)
     np.minimum.at(distance, raw.point_feature, np.linalg.norm(raw.point_xyz[:, :2] - center, axis=-1))
@@ -145,22 +163,22 @@ def _distance_of_features(raw: RawScene) -> Float[np.ndarray, " F"]:
 def _crop_map(raw: RawScene, distance: Float[np.ndarray, " F"], num_points: int) -> RawScene:
     rank = np.argsort(np.argsort(distance, kind="stable"))
     order = np.argsort(rank[raw.point_feature], kind="stable")
-    # The same part of the road edges and of the rest, so that a small map is not one without edges.
+    # Equal shares of road edges and other features, so that small maps have edges.
     is_edge = np.isin(raw.feature_type[raw.point_feature[order]], ROAD_EDGE_TYPES)
-    part = np.empty(len(order))
+    share = np.empty(len(order))
     for kind in (is_edge, ~is_edge):
-        part[kind] = np.arange(kind.sum()) / max(kind.sum(), 1)
-    points = order[np.sort(np.argsort(part, kind="stable")[:num_points])]
-    kept, point_feature = np.unique(raw.point_feature[points], return_inverse=True)
+        share[kind] = np.arange(kind.sum()) / max(kind.sum(), 1)
+    points = order[np.sort(np.argsort(share, kind="stable")[:num_points])]
+    features, point_feature = np.unique(raw.point_feature[points], return_inverse=True)
     row = np.full(len(raw.feature_id), -1)
-    row[kept] = np.arange(len(kept))
+    row[features] = np.arange(len(features))
     links = np.concatenate([row[raw.links[:, :2]], raw.links[:, 2:]], axis=-1)
     return dataclasses.replace(
         raw,
         point_xyz=raw.point_xyz[points],
         point_feature=point_feature,
-        feature_id=raw.feature_id[kept],
-        feature_type=raw.feature_type[kept],
-        speed_limit=raw.speed_limit[kept],
+        feature_id=raw.feature_id[features],
+        feature_type=raw.feature_type[features],
+        speed_limit=raw.speed_limit[features],
         links=links[np.all(links[:, :2] >= 0, axis=-1)],
     )

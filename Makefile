@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all that is needed on a fresh clone; each sets up .venv first.
+# `make demo` and `make test` work on a fresh clone; each sets up .venv first.
 # Another interpreter: make PYTHON=/path/to/python3.12 test
 
 PYTHON ?= python3
@@ -6,17 +6,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test slow lint docs clean
+# Whole files go to a worker, in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo quick test slow lint docs pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/waymax-sim demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
-# All tests, with programs as optimised as those that users run.
+# The tests that compile little, with fewer random examples, for a run after each change.
+quick: $(VENV)/installed-dev
+	$(PYTEST) -m "not slow and not compile_heavy" --hypothesis-profile=quick
+
+# All tests, with programs as optimized as those that users run.
 slow: $(VENV)/installed-dev
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow or not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -26,6 +33,10 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/sphinx-build -W --keep-going docs docs/_build/html
+
+# The pictures of the README; the screenshot needs Chromium.
+pictures: $(VENV)/installed
+	$(BIN)/python examples/make_pictures.py docs/images
 
 clean:
 	rm -rf $(VENV) .cache build demo docs/_build *.egg-info

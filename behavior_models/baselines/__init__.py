@@ -1,1 +1,1 @@
-"""Policies without intentions."""
+"""Baselines that follow no goal of their own: log replay, kinematics, random actions."""

@@ -1,4 +1,4 @@
-"""Policies without intentions: baselines that need nothing but the present state."""
+"""Kinematic baselines: policies that extrapolate the present state."""
 
 import jax.numpy as jnp
 from jaxtyping import Key
@@ -31,17 +31,19 @@ class ConstantSpeed(Policy):
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """No acceleration, no curvature."""
         valid = observation.agents.valid
+        # Zero acceleration keeps the speed, zero curvature the heading.
         return Action(value=jnp.zeros((valid.shape[0], 2)), valid=valid), carry
 
 
 @static_record
 class Stationary(Policy):
-    """Stands still where it is, from one step to the next."""
+    """Keeps its position at zero velocity."""
 
     dynamics = Teleport()
 
     def act(self, observation: Observation, carry: tuple[()], key: Key[Array, ""]) -> tuple[Action, tuple[()]]:
         """The present pose with no velocity."""
         now = observation.agents
+        # A pose with zero velocity, so that metrics see a stationary agent.
         pose = jnp.concatenate([now.xyz[:, :2], now.yaw[:, None], jnp.zeros_like(now.velocity)], axis=-1)
         return Action(value=pose, valid=now.valid), carry

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState, masked
+from waymax_sim.datatypes.agents import AgentState, mask_agents
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Discrete, Dynamics
 from waymax_sim.env import Observation, Policy
-from waymax_sim.pytree import Array, static_record, take
+from waymax_sim.pytree import Array, static_record, tree_index
 
 # Shorter stopping distances are noise of logged positions (m).
 MIN_STOPPING_DISTANCE = 0.1
@@ -26,7 +26,7 @@ class LogExpert(Policy):
 
     One-step inverses of a log (see `LogReplay`) amplify the noise of logged speeds and positions. For `Bicycle` the
     action is the constant acceleration that covers the distance to the target within the horizon, or that stops there,
-    and the curvature of the arc through the target; it is applied for one step and computed anew. `Discrete` encodes
+    and the curvature of the arc through the target; it is applied for one step and then recomputed. `Discrete` encodes
     the action of the model that it wraps. For other models the action is the one-step inverse towards the smoothed log.
 
     Where the log of an agent ends within the horizon, the target is its last valid step, and where it has a gap of that
@@ -65,7 +65,7 @@ class LogExpert(Policy):
         if isinstance(model, Bicycle):
             row, exists = target_steps(log.valid, observation.step, self.horizon)
             num_steps = jnp.maximum(row - observation.step, 1)
-            target = masked(smoothed_states(log, row, self.smoothing), exists)
+            target = mask_agents(smoothed_states(log, row, self.smoothing), exists)
             return arc_action(model, now, target, num_steps, observation.dt)
         row = jnp.minimum(observation.step + 1, log.valid.shape[0] - 1)
         target = smoothed_states(log, jnp.broadcast_to(row, now.valid.shape), self.smoothing)
@@ -107,8 +107,8 @@ def smoothed_states(log: AgentState, row: Int[Array, " N"], window: int) -> Agen
     offset = jnp.arange(window, dtype=jnp.int32)[:, None] - window // 2
     index, agent = row[None] + offset, jnp.arange(row.shape[0])
     inside = (index >= 0) & (index < log.valid.shape[0])
-    center = take(log, (row, agent))
-    near = take(log, (jnp.clip(index, 0, log.valid.shape[0] - 1), agent[None]))
+    center = tree_index(log, (row, agent))
+    near = tree_index(log, (jnp.clip(index, 0, log.valid.shape[0] - 1), agent[None]))
     weight = _fit_weights(near.valid & inside, offset.astype(jnp.float32))
     # Relative to the center, which keeps the precision of large coordinates.
     turn = geometry.wrap_angle(near.yaw - center.yaw[None])
@@ -118,7 +118,7 @@ def smoothed_states(log: AgentState, row: Int[Array, " N"], window: int) -> Agen
         velocity=center.velocity + jnp.sum(weight[..., None] * (near.velocity - center.velocity[None]), axis=0),
         valid=center.valid,
     )
-    return masked(smoothed, center.valid)
+    return mask_agents(smoothed, center.valid)
 
 
 def _fit_weights(valid: Bool[Array, "W N"], offset: Float[Array, "W 1"]) -> Float[Array, "W N"]:
@@ -167,9 +167,9 @@ def _pursuit(
     local = geometry.to_frame(target.xyz[:, :2], now.xyz[:, :2], now.yaw)
     # Targets behind are reached backwards: seen from the rear they are ahead.
     sign = jnp.where(local[:, 0] < 0, -1.0, 1.0)
-    speed = sign * geometry.dot(now.velocity, geometry.heading(now.yaw))
+    speed = sign * geometry.dot(now.velocity, geometry.unit_vector(now.yaw))
     chord = geometry.norm(local)
-    bearing = geometry.direction(sign[:, None] * local, jnp.zeros_like(chord))
+    bearing = geometry.heading_angle(sign[:, None] * local, jnp.zeros_like(chord))
     count = jnp.maximum(num_steps, 2).astype(jnp.float32)
     arc = chord * _arc_ratio(bearing, count)
     curvature = 2.0 * count / (count - 1.0) * bearing / jnp.maximum(arc, 1e-3)

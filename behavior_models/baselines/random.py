@@ -26,6 +26,7 @@ class Random(Policy):
 
         def draw(index):
             own = jax.random.fold_in(key, index)
+            # Bounds of discrete actions are inclusive.
             if jnp.issubdtype(low.dtype, jnp.integer):
                 return jax.random.randint(own, low.shape, low, high + 1)
             return jax.random.uniform(own, low.shape, jnp.float32, low, high)

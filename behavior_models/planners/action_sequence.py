@@ -1,54 +1,56 @@
-"""What planners that search for an action sequence share."""
+"""Action sequences of planners that optimize them: the plan between steps, and perturbations at knots."""
 
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from behavior_models.planners.prediction import NUM_STEPS
+from behavior_models.planners.prediction import PREDICTION
 from waymax_sim.pytree import Array, pytree
 
-# Sequences are changed at every so many steps, and in between along straight lines.
-KNOT = 5
-NUM_KNOTS = NUM_STEPS // KNOT + 1
-# Slower than this, curvatures are changed no more than at this speed (m/s).
-SLOW = 3.0
+# Steps between two knots of a perturbation: half a second, below which a vehicle hardly reacts.
+KNOT_INTERVAL = 5
+# Knots Q of a perturbation.
+NUM_KNOTS = PREDICTION.num_steps // KNOT_INTERVAL + 1
+# Lower bound of the speed in the conversion from lateral acceleration to curvature, m/s.
+MIN_KNOT_SPEED = 3.0
 
 
 @pytree
-class Search:
-    """What a planner that searches has in mind.
+class PlannerState:
+    """State of a planner between two steps.
 
     Attributes:
       plan: Accelerations (m/s^2) and curvatures (1/m) of the next steps.
-      served: The stop line that the ego has stopped at last, -1 for none.
+      cleared_stop_line: The last stop line at which the ego has stopped, -1 for none.
     """
 
     plan: Float[Array, "T 2"]
-    served: Int[Array, ""]
+    cleared_stop_line: Int[Array, ""]
 
 
-def no_plan() -> Search:
-    """Neither accelerate nor steer."""
-    return Search(plan=jnp.zeros((NUM_STEPS, 2)), served=jnp.asarray(-1, jnp.int32))
+def initial_planner_state() -> PlannerState:
+    """A plan of zero acceleration and curvature."""
+    return PlannerState(plan=jnp.zeros((PREDICTION.num_steps, 2)), cleared_stop_line=jnp.asarray(-1, jnp.int32))
 
 
-def shifted(plan: Float[Array, "T 2"]) -> Float[Array, "T 2"]:
-    """The plan one step later; it goes on as it ends."""
+def shift_plan(plan: Float[Array, "T 2"]) -> Float[Array, "T 2"]:
+    """The plan one step later; the last action is repeated."""
     return jnp.concatenate([plan[1:], plan[-1:]])
 
 
-def changes(
+def interpolate_knots(
     knots: Float[Array, "Q *lead 2"], speed: Float[Array, ""], acceleration: float, lateral: float
 ) -> Float[Array, "T *lead 2"]:
-    """Changes of a sequence from numbers at its knots.
+    """Perturbations of a sequence, linear between their values at the knots.
 
     Args:
-      knots: Numbers, 1 for a change by one unit.
-      speed: Of the ego now, m/s.
+      knots: Values at the knots, in the units below.
+      speed: Present speed of the ego, m/s.
       acceleration: Unit of accelerations, m/s^2.
-      lateral: Unit of the accelerations to the side that curvatures cause at that speed, m/s^2.
+      lateral: Unit of curvatures, as the lateral acceleration that they cause at this speed, m/s^2.
     """
-    place = jnp.arange(NUM_STEPS) / KNOT
-    low = jnp.floor(place).astype(jnp.int32)
-    part = (place - low.astype(jnp.float32)).reshape(-1, *(1 for _ in knots.shape[1:]))
-    unit = jnp.stack([jnp.asarray(acceleration), lateral / jnp.maximum(speed, SLOW) ** 2])
-    return ((1 - part) * knots[low] + part * knots[low + 1]) * unit.reshape(*(1 for _ in knots.shape[:-1]), 2)
+    position = jnp.arange(PREDICTION.num_steps) / KNOT_INTERVAL
+    low = jnp.floor(position).astype(jnp.int32)
+    fraction = (position - low.astype(jnp.float32)).reshape(-1, *(1 for _ in knots.shape[1:]))
+    unit = jnp.stack([jnp.asarray(acceleration), lateral / jnp.maximum(speed, MIN_KNOT_SPEED) ** 2])
+    values = (1 - fraction) * knots[low] + fraction * knots[low + 1]
+    return values * unit.reshape(*(1 for _ in knots.shape[:-1]), 2)

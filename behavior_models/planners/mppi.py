@@ -1,16 +1,31 @@
-"""A planner by random search: many action sequences are foreseen, and the better ones are averaged."""
+"""Model predictive path integral control (MPPI).
+
+Williams et al. 2017: Information theoretic MPC for model-based reinforcement learning.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
 
-from behavior_models.planners.action_sequence import NUM_KNOTS, Search, changes, no_plan, shifted
-from behavior_models.planners.pdm import action_of_ego, unless_emergency
-from behavior_models.planners.prediction import BICYCLE, Outlook, Rollouts, outlook_of, roll, serve
-from behavior_models.planners.proposals import last_action, proposals, smooth
-from behavior_models.planners.scoring import cost_of, terms_of
-from behavior_models.traffic.car_following import HARDEST_ACCELERATION, HARDEST_BRAKING
-from behavior_models.traffic.idm import SHARPEST
+from behavior_models.planners.action_sequence import (
+    NUM_KNOTS,
+    PlannerState,
+    initial_planner_state,
+    interpolate_knots,
+    shift_plan,
+)
+from behavior_models.planners.ego_action import apply_emergency_brake, ego_action
+from behavior_models.planners.prediction import (
+    EGO_DYNAMICS,
+    EgoRollouts,
+    PlanningContext,
+    forward_simulate,
+    planning_context,
+    update_cleared_stop_line,
+)
+from behavior_models.planners.proposals import last_action, limit_rates, simulate_proposals
+from behavior_models.planners.scoring import rollout_cost, score_terms
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim.datatypes.state import Action
 from waymax_sim.env import Observation, Policy
 from waymax_sim.pytree import Array, static_record
@@ -18,22 +33,22 @@ from waymax_sim.pytree import Array, static_record
 
 @static_record
 class MPPI(Policy):
-    """Model predictive path integral control for the ego (Williams et al. 2017, Information theoretic MPC).
+    """Model predictive path integral control of the ego (Williams et al. 2017).
 
-    At every step, action sequences around the last plan are rolled forward with the bicycle for 4 s, while others are
-    thought to keep their velocity. The new plan is their mean, weighted by exp(-cost / temperature); its first action
-    is driven. Costs are those of `cost_of`. The proposals of `PDM` are among the sequences (as in Biased-MPPI, Trevisan
-    and Alonso-Mora 2024), so the search starts from something sensible. If even the best sequence runs into somebody
-    within 2 s, the ego brakes hard.
+    At every step, perturbations of the last plan are simulated with the bicycle model for 4 s, while other agents are
+    predicted at constant velocity. The new plan is their mean, weighted by exp(-cost / temperature); its first action
+    is executed. Costs are those of `rollout_cost`. The proposals of `PDM` are among the sequences, as ancillary
+    controllers are in Biased-MPPI (Trevisan and Alonso-Mora 2024), so plans do not depend on the perturbations alone.
+    If even the best sequence has a contact within 2 s, the ego brakes at the maximum deceleration.
 
-    It drives the sdc alone: other agents get no action, and coast where they are handed to it.
+    It controls the sdc alone: other agents that are assigned to it get no action, and coast.
 
     Attributes:
-      num_samples: Disturbed sequences.
-      temperature: What differences of cost count; the colder, the nearer to the best sequence.
+      num_samples: Perturbed sequences.
+      temperature: Differences of the cost that matter (lambda); the lower, the nearer to the best sequence.
       acceleration: Standard deviation of accelerations, m/s^2.
-      lateral: Standard deviation of the acceleration to the side that curvatures cause, m/s^2.
-      num_elites: If not 0, the plan is the plain mean of so many of the best sequences (cross-entropy method).
+      lateral: Standard deviation of the lateral accelerations that curvatures cause, m/s^2.
+      num_elites: If not 0, the plan is the plain mean of this number of best sequences (cross-entropy method).
     """
 
     num_samples: int = 48
@@ -41,50 +56,64 @@ class MPPI(Policy):
     acceleration: float = 0.8
     lateral: float = 0.5
     num_elites: int = 0
-    dynamics = BICYCLE
+    dynamics = EGO_DYNAMICS
 
-    def init(self, observation: Observation, key: Key[Array, ""]) -> Search:
-        """No plan yet."""
-        return no_plan()
+    def init(self, observation: Observation, key: Key[Array, ""]) -> PlannerState:
+        """A plan of zero acceleration and curvature."""
+        return initial_planner_state()
 
-    def act(self, observation: Observation, carry: Search, key: Key[Array, ""]) -> tuple[Action, Search]:
+    def act(self, observation: Observation, carry: PlannerState, key: Key[Array, ""]) -> tuple[Action, PlannerState]:
         """The first action of the new plan."""
-        outlook = outlook_of(observation, jnp.argmax(observation.info.is_sdc), carry.served)
-        plan, contact = self.improve(observation, outlook, shifted(carry.plan), key)
-        value = unless_emergency(outlook, contact, plan[0])
-        return action_of_ego(observation, value), Search(plan=plan, served=serve(outlook, carry.served))
+        context = planning_context(observation, jnp.argmax(observation.info.is_sdc), carry.cleared_stop_line)
+        plan, contact_time = self.improve(observation, context, shift_plan(carry.plan), key)
+        action = apply_emergency_brake(context, contact_time, plan[0])
+        cleared_stop_line = update_cleared_stop_line(context, carry.cleared_stop_line)
+        return ego_action(observation, action), PlannerState(plan=plan, cleared_stop_line=cleared_stop_line)
 
     def improve(
-        self, observation: Observation, outlook: Outlook, plan: Float[Array, "T 2"], key: Key[Array, ""]
+        self, observation: Observation, context: PlanningContext, plan: Float[Array, "T 2"], key: Key[Array, ""]
     ) -> tuple[Float[Array, "T 2"], Float[Array, ""]]:
-        """A better plan, and when the best sequence ends in a contact (s)."""
-        rollouts = self._candidates(outlook, plan, key)
-        terms = terms_of(observation, outlook, rollouts)
-        cost = cost_of(terms, rollouts)
+        """The weighted mean of the candidates, and the time of the first contact of the best one (s).
+
+        Args:
+          observation: The present.
+          context: Its planning context.
+          plan: The plan that is perturbed.
+          key: Of the perturbations.
+        """
+        rollouts = self._candidates(context, plan, key)
+        terms = score_terms(observation, context, rollouts)
+        cost = rollout_cost(terms, rollouts)
         if self.num_elites:
+            # The double argsort is the rank of each candidate.
             weight = (jnp.argsort(jnp.argsort(cost)) < self.num_elites).astype(jnp.float32) / self.num_elites
         else:
             weight = jax.nn.softmax(-cost / self.temperature)
-        return jnp.sum(weight[None, :, None] * rollouts.value, axis=1), terms.contact[jnp.argmin(cost)]
+        return jnp.sum(weight[None, :, None] * rollouts.action, axis=1), terms.contact_time[jnp.argmin(cost)]
 
-    def _candidates(self, outlook: Outlook, plan: Float[Array, "T 2"], key: Key[Array, ""]) -> Rollouts:
-        """The plan, disturbed plans, and the proposals."""
-        value = self._disturbed(outlook.speed, plan, key)
-        num = value.shape[1]
+    def _candidates(self, context: PlanningContext, plan: Float[Array, "T 2"], key: Key[Array, ""]) -> EgoRollouts:
+        """Rollouts of the plan, its perturbations, and the proposals."""
+        sequences = self._perturbations(context.speed, plan, key)
+        num_sequences = sequences.shape[1]
 
-        def decide(moment, last, step):
-            chosen = smooth(value[step], last, jnp.maximum(moment.speed, 0.0), outlook.dt)
-            return chosen, chosen
+        def control(state, last, step):
+            # Noise at the knots may change faster than a vehicle can; the rollout has the feasible actions.
+            action = limit_rates(sequences[step], last, jnp.maximum(state.speed, 0.0), context.dt)
+            return action, action
 
-        first = jnp.broadcast_to(last_action(outlook)[None], (num, 2))
-        parts = roll(outlook, decide, first, num), proposals(outlook)
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *parts)
+        # All candidates continue from the last action.
+        first = jnp.broadcast_to(last_action(context)[None], (num_sequences, 2))
+        rollouts = forward_simulate(context, control, first, num_sequences), simulate_proposals(context)
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *rollouts)
 
-    def _disturbed(
+    def _perturbations(
         self, speed: Float[Array, ""], plan: Float[Array, "T 2"], key: Key[Array, ""]
     ) -> Float[Array, "T K 2"]:
+        """The plan and its perturbations within the limits of the vehicle."""
         knots = jax.random.normal(key, (NUM_KNOTS, self.num_samples, 2))
-        noise = changes(knots, speed, self.acceleration, self.lateral)
-        value = jnp.concatenate([plan[:, None], plan[:, None] + noise], axis=1)
-        limits = jnp.asarray([[-HARDEST_BRAKING, -SHARPEST], [HARDEST_ACCELERATION, SHARPEST]])
-        return jnp.clip(value, limits[0][None, None], limits[1][None, None])
+        noise = interpolate_knots(knots, speed, self.acceleration, self.lateral)
+        # The unperturbed plan stays among the candidates, so the best cost does not rise.
+        sequences = jnp.concatenate([plan[:, None], plan[:, None] + noise], axis=1)
+        limits, curvature = VEHICLE_LIMITS, VEHICLE_LIMITS.max_curvature
+        bounds = jnp.asarray([[-limits.max_deceleration, -curvature], [limits.max_acceleration, curvature]])
+        return jnp.clip(sequences, bounds[0][None, None], bounds[1][None, None])

@@ -1,40 +1,44 @@
-"""A planner by proposals: some ways of following the lane are foreseen, and the best one is driven."""
+"""PDM-Closed: the proposal with the best closed-loop score.
+
+Dauner, Hallgarten, Geiger, Chitta 2023: Parting with misconceptions about learning-based vehicle motion planning.
+"""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
-from behavior_models.planners.prediction import BICYCLE, Outlook, Rollouts, outlook_of, serve
-from behavior_models.planners.proposals import proposals
-from behavior_models.planners.scoring import Terms, score_of, terms_of
-from behavior_models.traffic.car_following import HARDEST_BRAKING
+from behavior_models.planners.ego_action import apply_emergency_brake, ego_action
+from behavior_models.planners.prediction import (
+    EGO_DYNAMICS,
+    EgoRollouts,
+    PlanningContext,
+    planning_context,
+    update_cleared_stop_line,
+)
+from behavior_models.planners.proposals import PDM_PARAMS, simulate_proposals
+from behavior_models.planners.scoring import ScoreTerms, closed_loop_score, score_terms
 from waymax_sim.datatypes.state import Action
 from waymax_sim.env import Observation, Policy
 from waymax_sim.pytree import Array, static_record
 
-# If even the best proposal ends in a contact so soon (s), the ego brakes as hard as it can.
-EMERGENCY = 2.0
-# What it costs a proposal to be a metre beside the course: without it, the inside of a bend is always best (1/m).
-BESIDE_COST = 0.04
-
 
 @static_record
 class PDM(Policy):
-    """PDM-Closed for the ego (Dauner et al. 2023, Parting with misconceptions about learning-based motion planning).
+    """PDM-Closed for the ego (Dauner et al. 2023).
 
-    At every step, 15 proposals follow the route at offsets of -1, 0 and 1 m and at 20 to 100 % of the speed limit for
-    4 s, keeping their distance from others, who are thought to keep their velocity. Each is rolled forward with the
-    bicycle and given the closed-loop score of nuPlan that it would get; the first action of the best one is driven.
-    If that one still runs into somebody within 2 s, the ego brakes hard.
+    At every step, 15 proposals follow the route at lateral offsets of -1, 0 and 1 m and at 20 to 100 % of the speed
+    limit for 4 s, and keep their gaps to other agents, predicted at constant velocity. Each is simulated with the
+    bicycle model and gets the nuPlan closed-loop score of its trajectory; the first action of the best one is executed.
+    If even that one has a contact within 2 s, the ego brakes at the maximum deceleration.
 
-    It drives the sdc alone: other agents get no action, and coast where they are handed to it.
+    It controls the sdc alone: other agents that are assigned to it get no action, and coast.
     """
 
-    dynamics = BICYCLE
+    dynamics = EGO_DYNAMICS
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Int[Array, ""]:
-        """The stop line that the ego has stopped at last: none."""
+        """The stop line at which the ego has stopped: none."""
         return jnp.asarray(-1, jnp.int32)
 
     def act(
@@ -42,36 +46,27 @@ class PDM(Policy):
     ) -> tuple[Action, Int[Array, ""]]:
         """Acceleration and curvature of the ego."""
         plan = self.plan(observation, carry)
-        return action_of_ego(observation, plan.value), serve(plan.outlook, carry)
+        return ego_action(observation, plan.action), update_cleared_stop_line(plan.context, carry)
 
-    def plan(self, observation: Observation, served: Int[Array, ""]) -> "Plan":
-        """What the ego has looked at, having stopped at the stop line `served` (-1 for none)."""
-        outlook = outlook_of(observation, jnp.argmax(observation.info.is_sdc), served)
-        rollouts = proposals(outlook)
-        terms = terms_of(observation, outlook, rollouts)
-        beside = jnp.mean(jnp.abs(rollouts.lateral), axis=0)
-        best = jnp.argmax(score_of(terms) - BESIDE_COST * beside)
-        value = unless_emergency(outlook, terms.contact[best], rollouts.value[0, best])
-        return Plan(outlook, rollouts, terms, best, value)
+    def plan(self, observation: Observation, cleared_stop_line: Int[Array, ""]) -> "PDMPlan":
+        """The proposals with their scores, for an ego that has stopped at a stop line already (-1 for none)."""
+        # Without an sdc the plan is that of slot 0, and `ego_action` discards it.
+        context = planning_context(observation, jnp.argmax(observation.info.is_sdc), cleared_stop_line)
+        rollouts = simulate_proposals(context)
+        terms = score_terms(observation, context, rollouts)
+        # Mean over the horizon: a short evasive motion costs little.
+        lateral_offset = jnp.mean(jnp.abs(rollouts.lateral), axis=0)
+        # Scores are often equal; the tie break prefers the center of the lane.
+        best = jnp.argmax(closed_loop_score(terms) - PDM_PARAMS.lateral_tie_break * lateral_offset)
+        action = apply_emergency_brake(context, terms.contact_time[best], rollouts.action[0, best])
+        return PDMPlan(context, rollouts, terms, best, action)
 
 
-class Plan(NamedTuple):
-    """What was looked at, the proposals and how they were judged; the best one, and what is driven (m/s^2, 1/m)."""
+class PDMPlan(NamedTuple):
+    """The planning context, the proposals and their score terms; the index of the best one; the action (m/s^2, 1/m)."""
 
-    outlook: Outlook
-    rollouts: Rollouts
-    terms: Terms
+    context: PlanningContext
+    rollouts: EgoRollouts
+    terms: ScoreTerms
     best: Int[Array, ""]
-    value: Float[Array, " 2"]
-
-
-def unless_emergency(outlook: Outlook, contact: Float[Array, ""], value: Float[Array, " 2"]) -> Float[Array, " 2"]:
-    """The action, or hard braking on the same curve where the best that was found runs into somebody that soon (s)."""
-    emergency = (contact <= EMERGENCY) & (outlook.speed > 0)
-    return jnp.where(emergency, jnp.stack([jnp.asarray(-HARDEST_BRAKING), value[1]]), value)
-
-
-def action_of_ego(observation: Observation, value: Float[Array, " 2"]) -> Action:
-    """An action for the ego and none for others."""
-    valid = observation.info.is_sdc & observation.agents.valid
-    return Action(value=jnp.where(valid[:, None], value[None], 0.0), valid=valid)
+    action: Float[Array, " 2"]

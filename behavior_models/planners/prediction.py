@@ -1,4 +1,4 @@
-"""What the ego expects: how others move on, and where it gets itself. Planners share it."""
+"""The planning context of the ego, the prediction of other agents, and forward simulation of candidate actions."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -7,123 +7,148 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from behavior_models.planners.reference_path import Course, course_of, place_at, project
-from behavior_models.traffic.car_following import FAR, HARDEST_BRAKING
-from behavior_models.traffic.idm import AT_LINE, CLOSED, CLOSING
-from behavior_models.traffic.route_following import AT_REST
-from behavior_models.traffic.swept_path import LEVEL, ROOM, SLOPE
+from behavior_models.planners.reference_path import ReferencePath, build_reference_path, path_point, project
+from behavior_models.traffic.car_following import FAR
+from behavior_models.traffic.stop_lines import CLOSED_STATES, STOPPING
+from behavior_models.traffic.swept_path import is_level
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS, forward_speed
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.signals import CAUTION_STATES, UNKNOWN
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation
-from waymax_sim.pytree import Array, pytree, take
-
-# Steps that are looked ahead: 4 s at 0.1 s. Every so many of them others are compared with.
-NUM_STEPS, STRIDE = 40, 2
-# Others that are looked at: those that may soon be near, by distance less what they drive in this time (s).
-NUM_OTHERS, REACH = 24, 3.0
-# An ego that can stop before a light that closes by braking like this does so (m/s^2).
-COMFORTABLE = 3.0
-# An ego slower than this before a stop sign has stopped (m/s).
-HALTED = 0.4
-BICYCLE = Bicycle(max_acceleration=HARDEST_BRAKING)
-
-Memory = TypeVar("Memory")
+from waymax_sim.pytree import Array, pytree, static_record, tree_index
 
 
-class Others(NamedTuple):
-    """Agents near the ego: their boxes now (m), and their velocity (m/s), which they keep."""
+@static_record
+class PredictionParams:
+    """Horizon and detail of the forward simulation. The values are choices of this package but where it is said.
 
-    x: Float[Array, " O"]
-    y: Float[Array, " O"]
-    u: Float[Array, " O"]
-    v: Float[Array, " O"]
-    cos: Float[Array, " O"]
-    sin: Float[Array, " O"]
-    long: Float[Array, " O"]
-    wide: Float[Array, " O"]
-    present: Bool[Array, " O"]
+    Attributes:
+      num_steps: Steps of the planning horizon; 4 s at 0.1 s, as in PDM (Dauner et al. 2023).
+      stride: Steps between two comparisons of the ego with others.
+      num_agents: Other agents that are predicted.
+      observation_time: These are the agents with the least distance after this driving time, s.
+      lateral_margin: Free space on either side of the ego, m.
+      comfortable_deceleration: Deceleration up to which the ego stops at a yellow light, m/s^2.
+      stopped_speed: Speed below which the ego has stopped at a stop sign, m/s.
+    """
+
+    num_steps: int = 40
+    stride: int = 2
+    num_agents: int = 24
+    observation_time: float = 3.0
+    lateral_margin: float = 0.2
+    comfortable_deceleration: float = 3.0
+    stopped_speed: float = 0.4
 
 
-class Strip(NamedTuple):
-    """Others on the course of the ego, over the steps that count.
+PREDICTION = PredictionParams()
+EGO_DYNAMICS = Bicycle(max_acceleration=VEHICLE_LIMITS.max_deceleration)
+
+Carry = TypeVar("Carry")
+
+
+class PredictedAgents(NamedTuple):
+    """Agents near the ego, predicted at constant velocity.
+
+    Attributes:
+      outline: Their boxes now.
+      velocity_x: m/s.
+      velocity_y: m/s.
+      valid: False for padding.
+    """
+
+    outline: geometry.Boxes
+    velocity_x: Float[Array, "*#b O"]
+    velocity_y: Float[Array, "*#b O"]
+    valid: Bool[Array, "*#b O"]
+
+    def outline_at(self, time: Float[Array, "*#b"]) -> geometry.Boxes:
+        """The predicted boxes after some time (s)."""
+        x, y = self.outline.x + time * self.velocity_x, self.outline.y + time * self.velocity_y
+        return self.outline._replace(x=x, y=y)
+
+
+class AgentsOnPath(NamedTuple):
+    """Predicted agents in the frame of the reference path, at the times of `prediction_times`.
 
     Attributes:
       rear: Arc length at which the box begins, m.
-      middle: Arc length of its middle, m.
-      lateral: Offset of its middle to the left, m.
-      reach: Half of what it takes up across, m.
-      speed: Along the course, m/s.
+      center: Arc length of its center, m; `-FAR` for padding, so that it is never ahead.
+      lateral: Offset of its center to the left, m.
+      half_width: Half of its extent across the path plus the lateral margin, m.
+      speed: Along the path, m/s.
     """
 
     rear: Float[Array, "T O"]
-    middle: Float[Array, "T O"]
+    center: Float[Array, "T O"]
     lateral: Float[Array, "T O"]
-    reach: Float[Array, "T O"]
+    half_width: Float[Array, "T O"]
     speed: Float[Array, "T O"]
 
 
 @pytree
-class Outlook:
-    """What one agent, the ego, has to reckon with.
+class PlanningContext:
+    """All that a planner knows about the present and the future of one agent, the ego.
 
     Attributes:
-      past: The ego one step ago and now, [2].
+      history: The ego one step ago and now, [2].
       size: Its length, width and height, m.
       dt: Time step, s.
-      course: Where it is to go.
-      arc_length: Where it is on the course, m.
-      others: Who is near.
-      strip: Others on the course.
-      line: The stop line to halt at, a row of the stop lines; -1 for none.
-      halt: Its arc length, m; infinite for none.
+      reference: The reference path.
+      arc_length: Position of the ego on it, m.
+      agents: Other agents near the ego.
+      agents_on_path: The same in the frame of the reference path.
+      stop_line_index: The stop line to stop at; -1 for none.
+      stop_line_s: Its arc length, m; infinite for none.
     """
 
-    past: AgentState
+    history: AgentState
     size: Float[Array, " 3"]
     dt: Float[Array, ""]
-    course: Course
+    reference: ReferencePath
     arc_length: Float[Array, ""]
-    others: Others
-    strip: Strip
-    line: Int[Array, ""]
-    halt: Float[Array, ""]
+    agents: PredictedAgents
+    agents_on_path: AgentsOnPath
+    stop_line_index: Int[Array, ""]
+    stop_line_s: Float[Array, ""]
 
     @property
-    def now(self) -> AgentState:
+    def ego(self) -> AgentState:
         """The ego now."""
-        return take(self.past, 1)
+        return tree_index(self.history, 1)
 
     @property
     def speed(self) -> Float[Array, ""]:
         """Speed of the ego along its heading, m/s."""
-        return geometry.dot(self.now.velocity, geometry.heading(self.now.yaw))
+        return forward_speed(self.ego)
 
 
-class Rollouts(NamedTuple):
-    """Where K candidates for the next T steps lead.
+class EgoRollouts(NamedTuple):
+    """K candidate trajectories of the ego over the next T steps.
 
     Attributes:
       agents: The ego after each step, [T, K].
-      arc_length: Along the course, m.
-      lateral: Offset from the course to the left, m.
-      value: Accelerations (m/s^2) and curvatures (1/m).
+      arc_length: Position on the reference path, m.
+      lateral: Offset from it to the left, m.
+      action: Accelerations (m/s^2) and curvatures (1/m).
     """
 
     agents: AgentState
     arc_length: Float[Array, "T K"]
     lateral: Float[Array, "T K"]
-    value: Float[Array, "T K 2"]
+    action: Float[Array, "T K 2"]
 
 
-class Moment(NamedTuple):
-    """The ego at one step of K rollouts: signed speed (m/s), and its place on the course (m).
+class EgoState(NamedTuple):
+    """The ego at one step of K rollouts.
 
     Attributes:
       agents: The ego, [K].
-      speed: Along its heading.
-      arc_length: Of its middle.
-      lateral: Offset to the left.
+      speed: Along its heading, m/s, signed.
+      arc_length: Position of its center on the reference path, m.
+      lateral: Offset to the left, m.
     """
 
     agents: AgentState
@@ -132,145 +157,154 @@ class Moment(NamedTuple):
     lateral: Float[Array, " K"]
 
 
-def outlook_of(observation: Observation, ego: Int[Array, ""], served: Int[Array, ""]) -> Outlook:
-    """The outlook of an agent that has already stopped at the stop line `served` (-1 for none)."""
-    past = take(observation.history, (slice(-2, None), ego))
-    size, course = observation.info.size[ego], course_of(observation, ego)
-    now = take(past, 1)
-    arc_length = project(course, *now.xyz[:2])[0]
-    others = _near(observation, ego)
-    speed = geometry.dot(now.velocity, geometry.heading(now.yaw))
-    line, halt = _halt(observation, course, arc_length, speed, size[0], served)
-    return Outlook(
-        past=past,
+def planning_context(
+    observation: Observation, ego_index: Int[Array, ""], cleared_stop_line: Int[Array, ""]
+) -> PlanningContext:
+    """The planning context of an agent.
+
+    Args:
+      observation: The present.
+      ego_index: Slot of the agent.
+      cleared_stop_line: The stop line at which it has stopped already, -1 for none.
+    """
+    # Two states give the last action.
+    history = tree_index(observation.history, (slice(-2, None), ego_index))
+    size, reference = observation.info.size[ego_index], build_reference_path(observation, ego_index)
+    now = tree_index(history, 1)
+    # All others are projected onto the same path, so gaps are differences of arc lengths.
+    arc_length = project(reference, *now.xyz[:2])[0]
+    agents = _nearby_agents(observation, ego_index)
+    line, line_s = _next_stop_line(observation, reference, arc_length, forward_speed(now), size[0], cleared_stop_line)
+    return PlanningContext(
+        history=history,
         size=size,
         dt=observation.dt,
-        course=course,
+        reference=reference,
         arc_length=arc_length,
-        others=others,
-        strip=_on_course(course, others, observation.dt),
-        line=line,
-        halt=halt,
+        agents=agents,
+        agents_on_path=_project_agents(reference, agents, observation.dt),
+        stop_line_index=line,
+        stop_line_s=line_s,
     )
 
 
-def times(dt: Float[Array, ""]) -> Float[Array, " T"]:
-    """Times from now that others are compared with (s), now included."""
-    return dt * jnp.arange(0, NUM_STEPS + 1, STRIDE, dtype=jnp.float32)
+def prediction_times(dt: Float[Array, ""]) -> Float[Array, " T"]:
+    """Times from now at which the ego is compared with others (s), now included."""
+    return dt * jnp.arange(0, PREDICTION.num_steps + 1, PREDICTION.stride, dtype=jnp.float32)
 
 
-def _near(observation: Observation, ego: Int[Array, ""]) -> Others:
+def _nearby_agents(observation: Observation, ego_index: Int[Array, ""]) -> PredictedAgents:
+    """The other agents that can be nearest soon: by distance minus the distance that they drive."""
     now, size = observation.agents, observation.info.size
-    offset = now.xyz - now.xyz[ego][None]
+    # Selection by distance after the motion, as in the search of conflicts of traffic.
+    offset = now.xyz - now.xyz[ego_index][None]
     distance, speed = geometry.norm(offset[:, :2]), geometry.norm(now.velocity)
-    number = jnp.arange(distance.shape[0])
-    seen = now.valid & (number != ego) & (jnp.abs(offset[:, 2]) < LEVEL + SLOPE * distance)
-    seen = seen & jnp.all(size[:, :2] != 0, axis=-1)
-    nearness = jnp.where(seen, REACH * speed - distance, -jnp.inf)
-    nearness, index = jax.lax.top_k(jax.lax.stop_gradient(nearness), min(NUM_OTHERS, number.shape[0]))
-    chosen, half = take(now, index), jnp.abs(size[index]) / 2
-    # Recorded agents at rest have speeds that are noise.
-    velocity = jnp.where((speed[index] > AT_REST)[:, None], chosen.velocity, 0.0)
-    return Others(
-        x=chosen.xyz[:, 0],
-        y=chosen.xyz[:, 1],
-        u=velocity[:, 0],
-        v=velocity[:, 1],
-        cos=jnp.cos(chosen.yaw),
-        sin=jnp.sin(chosen.yaw),
-        long=half[:, 0],
-        wide=half[:, 1],
-        present=nearness > -jnp.inf,
-    )
+    agent_index = jnp.arange(distance.shape[0])
+    is_other = now.valid & (agent_index != ego_index) & is_level(offset[:, 2], distance)
+    # Padding and agents without an extent cannot be hit.
+    is_other = is_other & jnp.all(size[:, :2] != 0, axis=-1)
+    nearness = jnp.where(is_other, PREDICTION.observation_time * speed - distance, -jnp.inf)
+    num_agents = min(PREDICTION.num_agents, agent_index.shape[0])
+    nearness, index = jax.lax.top_k(jax.lax.stop_gradient(nearness), num_agents)
+    nearest = tree_index(now, index)
+    # Velocities of recorded agents at rest are noise; over 4 s it would move parked cars into the lane.
+    velocity = jnp.where((speed[index] > VEHICLE_LIMITS.standstill_speed)[:, None], nearest.velocity, 0.0)
+    outline = geometry.Boxes.from_poses(nearest.xyz[:, :2], nearest.yaw, size[index, :2])
+    return PredictedAgents(outline, velocity[:, 0], velocity[:, 1], valid=nearness > -jnp.inf)
 
 
-def _on_course(course: Course, others: Others, dt: Float[Array, ""]) -> Strip:
-    time = times(dt)[:, None]
-    x, y = others.x[None] + time * others.u[None], others.y[None] + time * others.v[None]
-    middle, lateral, cos, sin = project(course, x, y)
-    ahead = jnp.abs(cos * others.cos[None] + sin * others.sin[None])
-    aside = jnp.abs(cos * others.sin[None] - sin * others.cos[None])
-    return Strip(
-        rear=middle - ahead * others.long[None] - aside * others.wide[None],
-        middle=jnp.where(others.present[None], middle, -FAR),
+def _project_agents(reference: ReferencePath, agents: PredictedAgents, dt: Float[Array, ""]) -> AgentsOnPath:
+    time = prediction_times(dt)[:, None]
+    row = jax.tree.map(lambda leaf: leaf[None], agents)
+    box = row.outline_at(time)
+    center, lateral, cos, sin = project(reference, box.x, box.y)
+    # Extents of the rotated box along the path and across it.
+    parallel = jnp.abs(cos * box.cos + sin * box.sin)
+    perpendicular = jnp.abs(cos * box.sin - sin * box.cos)
+    return AgentsOnPath(
+        rear=center - parallel * box.half_length - perpendicular * box.half_width,
+        center=jnp.where(row.valid, center, -FAR),
         lateral=lateral,
-        reach=aside * others.long[None] + ahead * others.wide[None] + ROOM,
-        speed=cos * others.u[None] + sin * others.v[None],
+        half_width=perpendicular * box.half_length + parallel * box.half_width + PREDICTION.lateral_margin,
+        speed=cos * row.velocity_x + sin * row.velocity_y,
     )
 
 
-def _halt(
+def _next_stop_line(
     observation: Observation,
-    course: Course,
+    reference: ReferencePath,
     arc_length: Float[Array, ""],
     speed: Float[Array, ""],
     length: Float[Array, ""],
-    served: Int[Array, ""],
+    cleared_stop_line: Int[Array, ""],
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """The next stop line on the course with a light at which the ego can still stop, or an unserved stop sign."""
-    if not course.stop.shape[0]:
+    """Index and arc length (m) of the next stop line with a light at which the ego can stop, or a pending stop sign."""
+    if not reference.stop.shape[0]:
         # The minimum over no stop lines has no index; the number of lines is static, so other maps are unaffected.
         return jnp.asarray(-1, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
-    distance = course.stop - arc_length
-    state = jnp.where(observation.signals.valid, observation.signals.state, 0)
-    state = jnp.where(course.light >= 0, jnp.append(state, 0)[course.light], 0)
-    needed = speed**2 / (2.0 * jnp.maximum(distance - length / 2, 0.1))
-    closed = jnp.isin(state, jnp.asarray(CLOSED)) & (needed < HARDEST_BRAKING)
-    closing = jnp.isin(state, jnp.asarray(CLOSING)) & (needed < COMFORTABLE)
-    number = jnp.arange(distance.shape[0], dtype=jnp.int32)
-    sign = course.stop_sign & (distance > length / 2) & (number != served)
-    halts = (distance > 0) & (closed | closing | sign)
-    distance = jnp.where(halts, distance, jnp.inf)
-    line = jnp.argmin(distance).astype(jnp.int32)
-    some = jnp.any(halts)
-    return jnp.where(some, line, -1), jnp.where(some, course.stop[line], jnp.inf)
+    distance = reference.stop - arc_length
+    state = jnp.where(observation.signals.valid, observation.signals.state, UNKNOWN)
+    # Stop lines without a light have the state unknown, which is no reason to stop.
+    state = jnp.where(reference.light >= 0, jnp.append(state, UNKNOWN)[reference.light], UNKNOWN)
+    # An ego that cannot stop before the line clears the junction: a stop behind the line would block it.
+    deceleration = speed**2 / (2.0 * jnp.maximum(distance - length / 2, STOPPING.min_stop_distance))
+    at_red = jnp.isin(state, jnp.asarray(CLOSED_STATES)) & (deceleration < VEHICLE_LIMITS.max_deceleration)
+    at_yellow = jnp.isin(state, jnp.asarray(CAUTION_STATES)) & (deceleration < PREDICTION.comfortable_deceleration)
+    line_index = jnp.arange(distance.shape[0], dtype=jnp.int32)
+    # The front has to be before the line, and the ego stops once at each sign.
+    at_sign = reference.stop_sign & (distance > length / 2) & (line_index != cleared_stop_line)
+    stops = (distance > 0) & (at_red | at_yellow | at_sign)
+    # Only the nearest line constrains the ego; later ones follow once it is cleared.
+    nearest = jnp.argmin(jnp.where(stops, distance, jnp.inf)).astype(jnp.int32)
+    exists = jnp.any(stops)
+    return jnp.where(exists, nearest, -1), jnp.where(exists, reference.stop[nearest], jnp.inf)
 
 
-def serve(outlook: Outlook, served: Int[Array, ""]) -> Int[Array, ""]:
-    """The last stop line that the ego has stopped at."""
-    room = outlook.halt - outlook.arc_length - outlook.size[0] / 2
-    stands = (jnp.abs(outlook.speed) < HALTED) & (room < AT_LINE)
-    return jnp.where((outlook.line >= 0) & stands, outlook.line, served)
+def update_cleared_stop_line(context: PlanningContext, cleared_stop_line: Int[Array, ""]) -> Int[Array, ""]:
+    """The last stop line at which the ego has stopped: the next one while it stands before it."""
+    # From the front bumper to the line.
+    distance = context.stop_line_s - context.arc_length - context.size[0] / 2
+    has_stopped = (jnp.abs(context.speed) < PREDICTION.stopped_speed) & (distance < STOPPING.stop_sign_distance)
+    return jnp.where((context.stop_line_index >= 0) & has_stopped, context.stop_line_index, cleared_stop_line)
 
 
-def roll(
-    outlook: Outlook,
-    decide: Callable[[Moment, Memory, Int[Array, ""]], tuple[Float[Array, "K 2"], Memory]],
-    memory: Memory,
-    num: int,
-) -> Rollouts:
-    """Rolls `num` candidates forward with the bicycle.
+def forward_simulate(
+    context: PlanningContext,
+    controller: Callable[[EgoState, Carry, Int[Array, ""]], tuple[Float[Array, "K 2"], Carry]],
+    carry: Carry,
+    num_candidates: int,
+) -> EgoRollouts:
+    """Closed-loop simulation of K candidates with the bicycle model.
 
     Args:
-      outlook: From where.
-      decide: From the moment, a memory of its own and the step (0 is now) to acceleration and curvature, and the
-        memory after it.
-      memory: That of the first step.
-      num: K.
+      context: The present.
+      controller: From ego state, carry and step (0 is now) to acceleration and curvature, and the next carry.
+      carry: That of the first step.
+      num_candidates: K.
     """
-    agents = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *leaf.shape)), outlook.now)
-    arc_length = jnp.broadcast_to(outlook.arc_length, (num,))
+    agents = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_candidates, *leaf.shape)), context.ego)
+    arc_length = jnp.broadcast_to(context.arc_length, (num_candidates,))
 
     def step(loop, index):
-        moment, memory = loop
-        value, memory = decide(moment, memory, index)
-        agents = BICYCLE.apply(moment.agents, value, outlook.dt)
-        moment = _moment(outlook.course, agents, moment.arc_length + moment.speed * outlook.dt)
-        return (moment, memory), Rollouts(agents, moment.arc_length, moment.lateral, value)
+        state, carry = loop
+        action, carry = controller(state, carry, index)
+        agents = EGO_DYNAMICS.apply(state.agents, action, context.dt)
+        # The expected arc length is the start of the projection.
+        state = _ego_state(context.reference, agents, state.arc_length + state.speed * context.dt)
+        return (state, carry), EgoRollouts(agents, state.arc_length, state.lateral, action)
 
-    first = _moment(outlook.course, agents, arc_length)
-    return jax.lax.scan(step, (first, memory), jnp.arange(NUM_STEPS, dtype=jnp.int32))[1]
-
-
-def _moment(course: Course, agents: AgentState, near: Float[Array, " K"]) -> Moment:
-    """Where agents are on the course, who are known to be near some arc lengths (m)."""
-    place = place_at(course, near)
-    off_x, off_y = agents.xyz[:, 0] - place.x, agents.xyz[:, 1] - place.y
-    speed = geometry.dot(agents.velocity, geometry.heading(agents.yaw))
-    ahead, aside = place.cos * off_x + place.sin * off_y, place.cos * off_y - place.sin * off_x
-    return Moment(agents, speed, near + ahead, aside)
+    first = _ego_state(context.reference, agents, arc_length)
+    return jax.lax.scan(step, (first, carry), jnp.arange(PREDICTION.num_steps, dtype=jnp.int32))[1]
 
 
-def replayed(outlook: Outlook, value: Float[Array, "T K 2"]) -> Rollouts:
+def _ego_state(reference: ReferencePath, agents: AgentState, near: Float[Array, " K"]) -> EgoState:
+    """Projection onto the tangent at a nearby arc length (m): a step moves the ego by less than a piece of the path."""
+    point, speed = path_point(reference, near), forward_speed(agents)
+    dx, dy = agents.xyz[:, 0] - point.x, agents.xyz[:, 1] - point.y
+    longitudinal, lateral = point.cos * dx + point.sin * dy, point.cos * dy - point.sin * dx
+    return EgoState(agents, speed, near + longitudinal, lateral)
+
+
+def simulate_actions(context: PlanningContext, action: Float[Array, "T K 2"]) -> EgoRollouts:
     """Rollouts of given accelerations (m/s^2) and curvatures (1/m)."""
-    return roll(outlook, lambda _, memory, step: (value[step], memory), (), value.shape[1])
+    return forward_simulate(context, lambda _, carry, step: (action[step], carry), (), action.shape[1])

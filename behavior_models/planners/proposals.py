@@ -1,115 +1,200 @@
-"""Ways of following the lane: beside its middle or on it, fast or slow, at a distance from whoever is ahead."""
+"""Proposals of PDM: lane following at several lateral offsets and speeds.
+
+Dauner, Hallgarten, Geiger, Chitta 2023: Parting with misconceptions about learning-based vehicle motion planning.
+"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from behavior_models.planners.prediction import COMFORTABLE, STRIDE, Moment, Outlook, Rollouts, roll
-from behavior_models.planners.reference_path import SPACING, Course, along, place_at
-from behavior_models.traffic.car_following import (
-    FAR,
-    HARDEST_ACCELERATION,
-    HARDEST_BRAKING,
-    Drivers,
-    bounded_interaction,
-    free_road,
+from behavior_models.planners.prediction import (
+    PREDICTION,
+    EgoRollouts,
+    EgoState,
+    PlanningContext,
+    forward_simulate,
 )
-from behavior_models.traffic.idm import ANTICIPATION, FURTHEST_AIM, NEAREST_AIM, SHARPEST, SIDEWAYS, STEER_AHEAD
-from behavior_models.traffic.route_following import comfortable_speed
+from behavior_models.planners.reference_path import REFERENCE_PATH, ReferencePath, interpolate, path_point
+from behavior_models.traffic.car_following import (
+    CAR_FOLLOWING,
+    FAR,
+    IDMParams,
+    bounded_interaction_deceleration,
+    free_acceleration,
+)
+from behavior_models.traffic.pure_pursuit import lookahead_distance, pursuit_curvature
+from behavior_models.traffic.route_following import speed_profile
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS, forward_speed
 from waymax_sim import geometry
-from waymax_sim.pytree import Array, take
-
-# Offsets from the middle of the lane to the left (m), and parts of the speed limit.
-OFFSETS, FRACTIONS = (0.0, 1.0, -1.0), (1.0, 0.8, 0.6, 0.4, 0.2)
-NUM_PROPOSALS = len(OFFSETS) * len(FRACTIONS)
-# What is changed per second at most: acceleration (m/s^2), unless there is need, and rate of turning (rad/s).
-JERK, YAW_ACCELERATION = 3.5, 1.5
-# Below this speed recorded headings tell no curvature, and steering is as quick as at it (m/s).
-SLOW = 2.0
-# Lines do not drive away: less time than to others will do (s).
-LINE_HEADWAY = 0.5
-# Who is further beside where it wants to be than this steers for a point that is nearer by so much (m).
-SIDESTEP = 1.0
+from waymax_sim.pytree import Array, static_record, tree_index
 
 
-def proposals(outlook: Outlook) -> Rollouts:
-    """Rolls out each speed on each offset, the fastest first and the offsets in turn.
+@static_record
+class PDMParams:
+    """Parameters of the proposals. Values of the paper are marked, others are choices of this package.
 
-    Each follows the course by pure pursuit and others as the Intelligent Driver Model does, where constant velocity
-    will have taken them by then.
+    Attributes:
+      lateral_offsets: Offsets from the reference path to the left, m (paper).
+      speed_fractions: Desired speeds as fractions of the speed limit (paper).
+      max_acceleration: IDM acceleration (a), m/s^2 (paper).
+      comfortable_deceleration: IDM deceleration (b), m/s^2 (paper).
+      time_headway: IDM headway to other agents (T), s (paper).
+      stop_line_headway: IDM headway to stop lines, s; less, since lines do not move away.
+      min_gap: IDM gap at standstill (s0), m.
+      max_lateral_acceleration: Bound on the lateral acceleration in curves, m/s^2.
+      max_speed: m/s.
+      max_jerk: Bound on the change of the acceleration, m/s^3, except for braking beyond the comfortable deceleration.
+      max_yaw_acceleration: Bound on the change of the yaw rate, rad/s^2.
+      min_steering_speed: Lower bound of speeds in the conversion between yaw rate and curvature, m/s; recorded headings
+        of slower vehicles are too noisy for a curvature.
+      max_sidestep: Bound on the lateral distance from the ego to the target of the steering, m.
+      lateral_tie_break: Cost of the mean lateral offset, 1/m: without it, the inside of a curve is always best.
     """
-    offset = jnp.tile(jnp.asarray(OFFSETS), len(FRACTIONS))
-    suits = jnp.repeat(suitable_speeds(outlook.course), len(OFFSETS), axis=0)
-    driver, half = driver_of_ego(), outlook.size[:2] / 2
-    to_line = dataclasses.replace(driver, headway=jnp.asarray(LINE_HEADWAY))
 
-    def decide(moment: Moment, last: Float[Array, "K 2"], step: Int[Array, ""]):
-        speed = jnp.maximum(moment.speed, 0.0)
-        at = moment.arc_length + ANTICIPATION * speed
-        desired = jax.vmap(along)(suits, at)
-        free = jnp.maximum(free_road(speed, desired, driver), -driver.braking)
-        # Others where they will be.
-        strip = take(outlook.strip, step // STRIDE)
-        ahead = (strip.middle[None] > moment.arc_length[:, None]) & (
-            jnp.abs(strip.lateral[None] - offset[:, None]) < half[1] + strip.reach[None]
-        )
-        gap = jnp.where(ahead, strip.rear[None] - moment.arc_length[:, None] - half[0], FAR)
-        braking = jnp.max(bounded_interaction(speed[:, None], gap, speed[:, None] - strip.speed[None], driver), axis=-1)
-        line = jnp.minimum(outlook.halt - moment.arc_length - half[0] + 1.0, FAR)
-        braking = jnp.maximum(braking, bounded_interaction(speed, line, speed, to_line))
-        # What suits the road is no need to brake harder than is comfortable, on top of others ahead.
-        wanted = jnp.maximum(free - braking, -jnp.maximum(braking, COMFORTABLE))
-        value = jnp.stack([wanted, _steer(outlook.course, moment, speed, offset)], axis=-1)
-        value = smooth(value, last, speed, outlook.dt)
-        return value, value
+    lateral_offsets: tuple[float, ...] = (0.0, 1.0, -1.0)
+    speed_fractions: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2)
+    max_acceleration: float = 1.5
+    comfortable_deceleration: float = 3.0
+    time_headway: float = 1.5
+    stop_line_headway: float = 0.5
+    min_gap: float = 1.5
+    max_lateral_acceleration: float = 2.5
+    max_speed: float = 45.0
+    max_jerk: float = 3.5
+    max_yaw_acceleration: float = 1.5
+    min_steering_speed: float = 2.0
+    max_sidestep: float = 1.0
+    lateral_tie_break: float = 0.04
 
-    first = jnp.broadcast_to(last_action(outlook)[None], (NUM_PROPOSALS, 2))
-    return roll(outlook, decide, first, NUM_PROPOSALS)
+    @property
+    def num_proposals(self) -> int:
+        """Combinations of a lateral offset and a speed."""
+        return len(self.lateral_offsets) * len(self.speed_fractions)
 
 
-def driver_of_ego() -> Drivers:
-    """How the ego follows others, as in the paper of PDM."""
-    values = (1.5, COMFORTABLE, 1.5, 1.5, 2.5, 1.0, 45.0)
-    return Drivers(*(jnp.asarray(value, jnp.float32) for value in values))
+PDM_PARAMS = PDMParams()
 
 
-def last_action(outlook: Outlook) -> Float[Array, " 2"]:
-    """Acceleration (m/s^2) and curvature (1/m) that led to the present moment; zero where that cannot be told."""
-    past, known = outlook.past, jnp.all(outlook.past.valid)
-    speed = geometry.dot(past.velocity, geometry.heading(past.yaw))
-    acceleration = jnp.clip((speed[1] - speed[0]) / outlook.dt, -HARDEST_BRAKING, HARDEST_ACCELERATION)
-    way = jnp.sum(speed) / 2 * outlook.dt
-    fast = way > SLOW * outlook.dt
-    turn = geometry.wrap_angle(past.yaw[1] - past.yaw[0]) / jnp.where(fast, way, 1.0)
-    curvature = jnp.where(fast, jnp.clip(turn, -SHARPEST, SHARPEST), 0.0)
-    return jnp.where(known, jnp.stack([acceleration, curvature]), 0.0)
+def simulate_proposals(context: PlanningContext) -> EgoRollouts:
+    """Rollouts of each speed at each lateral offset, the fastest first; the offsets vary fastest.
+
+    Each proposal follows the reference path by pure pursuit and keeps its gap to predicted agents by the Intelligent
+    Driver Model.
+    """
+    # [K]: all offsets at the highest speed first, so ties go to the fastest proposal on the path.
+    offset = jnp.tile(jnp.asarray(PDM_PARAMS.lateral_offsets), len(PDM_PARAMS.speed_fractions))
+    desired_speeds = jnp.repeat(desired_speed_profiles(context.reference), len(PDM_PARAMS.lateral_offsets), axis=0)
+    idm = ego_idm_params()
+
+    def control(state: EgoState, last: Float[Array, "K 2"], step: Int[Array, ""]):
+        speed = jnp.maximum(state.speed, 0.0)
+        ahead = state.arc_length + CAR_FOLLOWING.anticipation_time * speed
+        desired_speed = jax.vmap(interpolate)(desired_speeds, ahead)
+        free = jnp.maximum(free_acceleration(speed, desired_speed, idm), -idm.comfortable_deceleration)
+        deceleration = _required_deceleration(context, state, speed, offset, step)
+        # The speed profile alone is no reason to brake harder than is comfortable.
+        max_deceleration = jnp.maximum(deceleration, PREDICTION.comfortable_deceleration)
+        acceleration = jnp.maximum(free - deceleration, -max_deceleration)
+        action = jnp.stack([acceleration, _offset_curvature(context.reference, state, speed, offset)], axis=-1)
+        action = limit_rates(action, last, speed, context.dt)
+        return action, action
+
+    num_proposals = PDM_PARAMS.num_proposals
+    first = jnp.broadcast_to(last_action(context)[None], (num_proposals, 2))
+    return forward_simulate(context, control, first, num_proposals)
 
 
-def smooth(
-    value: Float[Array, "K 2"], last: Float[Array, "K 2"], speed: Float[Array, " K"], dt: Float[Array, ""]
+def _required_deceleration(
+    context: PlanningContext, state: EgoState, speed: Float[Array, " K"], offset: Float[Array, " K"], step
+) -> Float[Array, " K"]:
+    """IDM deceleration (m/s^2) for agents on the path, at their positions of this step, and for the stop line."""
+    idm, half_length, half_width = ego_idm_params(), *context.size[:2] / 2
+    agents = tree_index(context.agents_on_path, step // PREDICTION.stride)
+    # Agents lead a proposal only where they overlap its own strip, so that offsets can pass them.
+    is_inside = jnp.abs(agents.lateral[None] - offset[:, None]) < half_width + agents.half_width[None]
+    leads = (agents.center[None] > state.arc_length[:, None]) & is_inside
+    # Bumper to bumper along the path.
+    gap = jnp.where(leads, agents.rear[None] - state.arc_length[:, None] - half_length, FAR)
+    # [K, O]: each proposal against each agent.
+    column = speed[:, None]
+    deceleration = bounded_interaction_deceleration(column, gap, column - agents.speed[None], idm)
+    line_gap = context.stop_line_s - state.arc_length - half_length + CAR_FOLLOWING.stop_line_offset
+    # A stop line is a leading vehicle of speed zero.
+    to_line = dataclasses.replace(idm, time_headway=jnp.asarray(PDM_PARAMS.stop_line_headway))
+    to_line = bounded_interaction_deceleration(speed, jnp.minimum(line_gap, FAR), speed, to_line)
+    return jnp.maximum(jnp.max(deceleration, axis=-1), to_line)
+
+
+def ego_idm_params() -> IDMParams:
+    """IDM parameters of the ego."""
+    values = {
+        "max_acceleration": PDM_PARAMS.max_acceleration,
+        "comfortable_deceleration": PDM_PARAMS.comfortable_deceleration,
+        "time_headway": PDM_PARAMS.time_headway,
+        "min_gap": PDM_PARAMS.min_gap,
+        "max_lateral_acceleration": PDM_PARAMS.max_lateral_acceleration,
+        "speed_limit_factor": 1.0,
+        "max_speed": PDM_PARAMS.max_speed,
+    }
+    arrays: dict[str, Any] = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+    return IDMParams(**arrays)
+
+
+def last_action(context: PlanningContext) -> Float[Array, " 2"]:
+    """Acceleration (m/s^2) and curvature (1/m) of the last step; zero without a valid state before it."""
+    history, limits, dt = context.history, VEHICLE_LIMITS, context.dt
+    speed = forward_speed(history)
+    # Simulated and recorded states: the latter can imply accelerations beyond the limits.
+    acceleration = jnp.clip((speed[1] - speed[0]) / dt, -limits.max_deceleration, limits.max_acceleration)
+    distance = jnp.sum(speed) / 2 * dt
+    # The curvature is the change of heading over the distance.
+    is_fast = distance > PDM_PARAMS.min_steering_speed * dt
+    curvature = geometry.wrap_angle(history.yaw[1] - history.yaw[0]) / jnp.where(is_fast, distance, 1.0)
+    curvature = jnp.where(is_fast, jnp.clip(curvature, -limits.max_curvature, limits.max_curvature), 0.0)
+    return jnp.where(jnp.all(history.valid), jnp.stack([acceleration, curvature]), 0.0)
+
+
+def limit_rates(
+    action: Float[Array, "K 2"], last: Float[Array, "K 2"], speed: Float[Array, " K"], dt: Float[Array, ""]
 ) -> Float[Array, "K 2"]:
-    """Wanted accelerations and curvatures, changed gently from the last ones; braking in need is not held back."""
-    low = jnp.where(value[:, 0] < -COMFORTABLE, -HARDEST_BRAKING, last[:, 0] - JERK * dt)
-    high = jnp.maximum(last[:, 0], -COMFORTABLE) + JERK * dt
-    acceleration = jnp.clip(value[:, 0], low, jnp.minimum(high, HARDEST_ACCELERATION))
-    turn = YAW_ACCELERATION * dt / jnp.maximum(speed, SLOW)
-    return jnp.stack([acceleration, jnp.clip(value[:, 1], last[:, 1] - turn, last[:, 1] + turn)], axis=-1)
+    """Actions with bounded jerk and yaw acceleration. Braking beyond the comfortable deceleration is not delayed.
+
+    Args:
+      action: Accelerations (m/s^2) and curvatures (1/m).
+      last: Those of the last step.
+      speed: m/s.
+      dt: Time step, s.
+    """
+    comfortable, max_change = PREDICTION.comfortable_deceleration, PDM_PARAMS.max_jerk * dt
+    # Comfort is secondary in an emergency.
+    low = jnp.where(action[:, 0] < -comfortable, -VEHICLE_LIMITS.max_deceleration, last[:, 0] - max_change)
+    # After hard braking the acceleration rises from the comfortable deceleration on.
+    high = jnp.maximum(last[:, 0], -comfortable) + max_change
+    acceleration = jnp.clip(action[:, 0], low, jnp.minimum(high, VEHICLE_LIMITS.max_acceleration))
+    max_turn = PDM_PARAMS.max_yaw_acceleration * dt / jnp.maximum(speed, PDM_PARAMS.min_steering_speed)
+    curvature = jnp.clip(action[:, 1], last[:, 1] - max_turn, last[:, 1] + max_turn)
+    return jnp.stack([acceleration, curvature], axis=-1)
 
 
-def suitable_speeds(course: Course) -> Float[Array, "V R"]:
-    """Speeds along the course (m/s): parts of the limit, less in bends, for which the ego brakes in time."""
-    limit = jnp.asarray(FRACTIONS)[:, None] * course.speed_limit[None]
-    return comfortable_speed(limit, course.curvature[None], driver_of_ego(), SPACING)
+def desired_speed_profiles(reference: ReferencePath) -> Float[Array, "V R"]:
+    """Desired speeds (m/s) along the reference path for each fraction of the speed limit, less in curves."""
+    limit = jnp.asarray(PDM_PARAMS.speed_fractions)[:, None] * reference.speed_limit[None]
+    return speed_profile(limit, reference.curvature[None], ego_idm_params(), REFERENCE_PATH.spacing)
 
 
-def _steer(course: Course, moment: Moment, speed: Float[Array, " K"], offset: Float[Array, " K"]) -> Float[Array, " K"]:
-    """Curvature (1/m) of the arc through a point ahead beside the course (pure pursuit, Coulter 1992)."""
-    aim = jnp.clip(STEER_AHEAD * speed, NEAREST_AIM, FURTHEST_AIM)
-    place = place_at(course, moment.arc_length + aim)
-    offset = moment.lateral + jnp.clip(offset - moment.lateral, -SIDESTEP, SIDESTEP)
-    target = jnp.stack([place.x - offset * place.sin, place.y + offset * place.cos], axis=-1)
-    seen = geometry.to_frame(target, moment.agents.xyz[:, :2], moment.agents.yaw)
-    limit = jnp.minimum(SHARPEST, SIDEWAYS / jnp.maximum(speed, 1.0) ** 2)
-    return jnp.clip(2.0 * seen[:, 1] / jnp.maximum(geometry.dot(seen, seen), 1.0), -limit, limit)
+def _offset_curvature(
+    reference: ReferencePath, state: EgoState, speed: Float[Array, " K"], offset: Float[Array, " K"]
+) -> Float[Array, " K"]:
+    """Curvature (1/m) by pure pursuit of a point at a lateral offset from the reference path.
+
+    An ego far from its offset approaches it in small steps: the arc to a distant target would be too sharp.
+    """
+    point = path_point(reference, state.arc_length + lookahead_distance(speed))
+    max_sidestep = PDM_PARAMS.max_sidestep
+    offset = state.lateral + jnp.clip(offset - state.lateral, -max_sidestep, max_sidestep)
+    # The normal to the left of the path is (-sin, cos).
+    target = jnp.stack([point.x - offset * point.sin, point.y + offset * point.cos], axis=-1)
+    return pursuit_curvature(target, state.agents, speed)

@@ -1,217 +1,251 @@
-"""How good rollouts of the ego are: the closed-loop score of nuPlan, foreseen with the kernels of the metrics."""
+"""Scores of ego rollouts: the nuPlan closed-loop score of the predicted future, by the kernels of the metrics."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from behavior_models.planners.prediction import NUM_STEPS, STRIDE, Outlook, Rollouts, times
-from behavior_models.planners.reference_path import along, place_at
+from behavior_models.planners.prediction import PREDICTION, EgoRollouts, PlanningContext, prediction_times
+from behavior_models.planners.reference_path import interpolate, path_point
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.env import Observation
 from waymax_sim.maps.nearest import signed_distance
-from waymax_sim.metrics.comfort import NUM_STEPS as WINDOW
-from waymax_sim.metrics.comfort import Motion, motion, used_up
-from waymax_sim.metrics.contact import FRONT, Meeting, Movers, meeting
-from waymax_sim.metrics.nuplan import FORGIVEN, HALF_FORGIVEN, MAX_SPEEDING, MIN_TIME, WEIGHTS
-from waymax_sim.metrics.time_to_collision import HORIZON
-from waymax_sim.metrics.wrong_way import IN_LANE
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.metrics.comfort import COMFORT_STEPS, Kinematics, comfort_ratio, savgol_derivatives
+from waymax_sim.metrics.contact import FRONT_CONTACT_COSINE, ContactInterval, MovingBoxes, contact_interval
+from waymax_sim.metrics.nuplan import NUPLAN, WEIGHTS, wrong_way_compliance
+from waymax_sim.metrics.overlap import Boxes3D
+from waymax_sim.metrics.time_to_collision import MAX_TIME_TO_COLLISION
+from waymax_sim.metrics.wrong_way import MAX_LANE_CENTER_DISTANCE
+from waymax_sim.pytree import Array, pytree, static_record, tree_index
 
-# The road edge is looked at every so many steps, and comfort every so many.
-EDGE_EVERY, COMFORT_EVERY = 4, 4
-# Less progress than this is no measure for others (m).
-SOME_PROGRESS = 0.5
-# What it costs to be a metre beside the course, squared (1/m^2).
-BESIDE_COST = 0.05
+
+@static_record
+class ScoringParams:
+    """Detail of the score terms and weights of the cost. The values are choices of this package.
+
+    Attributes:
+      road_edge_stride: Steps between two queries of the road edge.
+      comfort_stride: Steps between the starts of two windows of the comfort limits.
+      min_progress: Lower bound of the progress that others are compared with, m.
+      infeasible_scale: Scale of the score of rollouts with a fault; it orders them where all have one.
+      fault_cost: Cost of a contact at the horizon, of a crossed stop line, and of 1 m beyond the road edge.
+      lateral_offset_weight: Cost of the mean squared offset from the reference path, 1/m^2.
+    """
+
+    road_edge_stride: int = 4
+    comfort_stride: int = 4
+    min_progress: float = 0.5
+    infeasible_scale: float = 1e-3
+    fault_cost: float = 4.0
+    lateral_offset_weight: float = 0.05
+
+
+SCORING = ScoringParams()
 
 
 @pytree
-class Terms:
-    """What is good and bad about K rollouts.
+class ScoreTerms:
+    """Terms of the score of K rollouts.
 
     Attributes:
-      contact: Time of the first contact that the ego would be to blame for, s; infinite without one.
-      time_to_collision: The least one, s; at most 5.
-      off_road: How far a corner gets beyond the road edge, or further beyond it than it is now, m; 0 for not at all.
-      against: Way against the direction of the course, or beside it where others may drive, m.
-      runs_line: Whether the front passes the stop line to halt at.
-      progress: Along the course, m.
-      speeding: Mean excess over the limit, m/s.
-      discomfort: The largest share of a limit of comfort that is used up.
+      contact_time: Time of the first contact at fault of the ego, s; infinite without one.
+      time_to_collision: Its minimum, s; at most `MAX_TIME_TO_COLLISION`.
+      off_road_distance: Largest distance of a corner beyond the road edge, minus that of now, m; 0 on the road.
+      wrong_way_distance: Distance driven against the direction of the reference path, or outside its lane, m.
+      crosses_stop_line: Whether the front passes the stop line to stop at.
+      progress: Along the reference path, m.
+      speeding: Mean excess over the speed limit, m/s.
+      comfort_ratio: Largest ratio of a kinematic quantity to its comfort limit.
     """
 
-    contact: Float[Array, " K"]
+    contact_time: Float[Array, " K"]
     time_to_collision: Float[Array, " K"]
-    off_road: Float[Array, " K"]
-    against: Float[Array, " K"]
-    runs_line: Bool[Array, " K"]
+    off_road_distance: Float[Array, " K"]
+    wrong_way_distance: Float[Array, " K"]
+    crosses_stop_line: Bool[Array, " K"]
     progress: Float[Array, " K"]
     speeding: Float[Array, " K"]
-    discomfort: Float[Array, " K"]
+    comfort_ratio: Float[Array, " K"]
 
 
-def terms_of(observation: Observation, outlook: Outlook, rollouts: Rollouts) -> Terms:
-    """Judges rollouts against what others are expected to do. No gradient flows.
+def score_terms(observation: Observation, context: PlanningContext, rollouts: EgoRollouts) -> ScoreTerms:
+    """Evaluates rollouts against the prediction. No gradient flows.
 
-    A contact is the ego's fault where it moves and is not met at its rear, nor by who comes from behind. Others at a
-    side count, since lanes are not looked up for each.
+    A contact is at fault of the ego if the ego moves, is not hit at its rear, and the other agent does not come from
+    behind. Contacts at a side count: whether the ego left its lane is not known without a lane query for each rollout.
+
+    Args:
+      observation: The present.
+      context: Its planning context.
+      rollouts: Candidates.
     """
-    observation, outlook, rollouts = jax.lax.stop_gradient((observation, outlook, rollouts))
-    agents, front = rollouts.agents, rollouts.arc_length + outlook.size[0] / 2
-    speed = geometry.norm(agents.velocity)
-    limit = along(outlook.course.speed_limit, rollouts.arc_length)
-    was_before = outlook.arc_length + outlook.size[0] / 2 <= outlook.halt
-    contact, soonest = _contacts(outlook, agents)
-    return Terms(
-        contact=contact,
-        time_to_collision=soonest,
-        off_road=_off_road(observation.edges, outlook, rollouts),
-        against=_against(outlook, rollouts),
-        runs_line=was_before & (jnp.max(front, axis=0) > outlook.halt),
-        progress=rollouts.arc_length[-1] - outlook.arc_length,
-        speeding=jnp.mean(jnp.maximum(speed - limit, 0.0), axis=0),
-        discomfort=_discomfort(outlook, agents),
+    observation, context, rollouts = jax.lax.stop_gradient((observation, context, rollouts))
+    agents, half_length = rollouts.agents, context.size[0] / 2
+    excess = geometry.norm(agents.velocity) - interpolate(context.reference.speed_limit, rollouts.arc_length)
+    # An ego that has passed the line already commits no new violation.
+    is_before_line = context.arc_length + half_length <= context.stop_line_s
+    contact_time, time_to_collision = _contacts(context, agents)
+    return ScoreTerms(
+        contact_time=contact_time,
+        time_to_collision=time_to_collision,
+        off_road_distance=_off_road_distance(observation.edges, context, rollouts),
+        wrong_way_distance=_wrong_way_distance(context, rollouts),
+        crosses_stop_line=is_before_line & (jnp.max(rollouts.arc_length + half_length, axis=0) > context.stop_line_s),
+        progress=rollouts.arc_length[-1] - context.arc_length,
+        speeding=jnp.mean(jnp.maximum(excess, 0.0), axis=0),
+        comfort_ratio=_comfort_ratio(context, agents),
     )
 
 
-def score_of(terms: Terms) -> Float[Array, " K"]:
-    """The closed-loop score of nuPlan (0 to 1) of each rollout; progress counts in relation to the best one.
+def closed_loop_score(terms: ScoreTerms) -> Float[Array, " K"]:
+    """The nuPlan closed-loop score (0 to 1) of each rollout: multipliers for faults times a weighted mean.
 
-    Where none is without fault, those that are least bad otherwise still come first, by a thousandth.
+    Progress is relative to the best rollout without a fault, since the expert of the metric is unknown.
     """
-    gate = (~jnp.isfinite(terms.contact) & (terms.off_road <= 0) & ~terms.runs_line).astype(jnp.float32)
-    gate = gate * jnp.where(terms.against < FORGIVEN, 1.0, jnp.where(terms.against < HALF_FORGIVEN, 0.5, 0.0))
-    best = jnp.max(jnp.where(gate > 0, terms.progress, 0.0))
-    progress = jnp.where(best > SOME_PROGRESS, terms.progress / jnp.maximum(best, SOME_PROGRESS), 1.0)
+    has_fault = jnp.isfinite(terms.contact_time) | (terms.off_road_distance > 0) | terms.crosses_stop_line
+    multiplier = (~has_fault).astype(jnp.float32) * wrong_way_compliance(terms.wrong_way_distance)
+    # Where no rollout makes progress, as at a red light, all are equal in it.
+    best, min_progress = jnp.max(jnp.where(multiplier > 0, terms.progress, 0.0)), SCORING.min_progress
+    progress = jnp.where(best > min_progress, terms.progress / jnp.maximum(best, min_progress), 1.0)
     parts = {
-        "time_to_collision_within_bound": (terms.time_to_collision >= MIN_TIME).astype(jnp.float32),
+        "time_to_collision_within_bound": (terms.time_to_collision >= NUPLAN.min_time_to_collision).astype(jnp.float32),
         "ego_progress_along_expert_route": jnp.clip(progress, 0.0, 1.0),
-        "speed_limit_compliance": jnp.maximum(1.0 - terms.speeding / MAX_SPEEDING, 0.0),
-        "ego_is_comfortable": (terms.discomfort <= 1.0).astype(jnp.float32),
+        "speed_limit_compliance": jnp.maximum(1.0 - terms.speeding / NUPLAN.max_mean_speeding, 0.0),
+        "ego_is_comfortable": (terms.comfort_ratio <= 1.0).astype(jnp.float32),
     }
-    return (gate + 1e-3) * _weighted(parts)
+    return (multiplier + SCORING.infeasible_scale) * _weighted_mean(parts)
 
 
-def cost_of(terms: Terms, rollouts: Rollouts) -> Float[Array, " K"]:
-    """What planners that search make small: 1 less the score, with slopes instead of steps, so that bad can get better.
+def rollout_cost(terms: ScoreTerms, rollouts: EgoRollouts) -> Float[Array, " K"]:
+    """Cost of planners that optimize: 1 minus the score, with slopes in place of its steps.
 
-    Later contacts cost less than sooner ones, and it costs to be beside the course.
+    A step function does not tell a bad sequence from a worse one. Early contacts cost more than late ones.
     """
-    best = jnp.maximum(jnp.max(terms.progress), SOME_PROGRESS)
-    late = jnp.minimum(terms.contact / HORIZON, 1.0)
-    wrong = 4.0 * jnp.where(jnp.isfinite(terms.contact), 2.0 - late, 0.0) + 4.0 * terms.runs_line.astype(jnp.float32)
-    wrong = wrong + 4.0 * jnp.minimum(terms.off_road, 1.0) + jnp.minimum(terms.against / HALF_FORGIVEN, 1.0)
+    # A late contact leaves time to avoid it at the next steps.
+    lateness = jnp.minimum(terms.contact_time / MAX_TIME_TO_COLLISION, 1.0)
+    contact_cost = SCORING.fault_cost * jnp.where(jnp.isfinite(terms.contact_time), 2.0 - lateness, 0.0)
+    cost = contact_cost + SCORING.fault_cost * terms.crosses_stop_line.astype(jnp.float32)
+    cost = cost + SCORING.fault_cost * jnp.minimum(terms.off_road_distance, 1.0)
+    cost = cost + jnp.minimum(terms.wrong_way_distance / NUPLAN.max_wrong_way_distance, 1.0)
+    sufficient_time = 2 * NUPLAN.min_time_to_collision
     parts = {
-        "time_to_collision_within_bound": jnp.minimum(terms.time_to_collision / (2 * MIN_TIME), 1.0),
-        "ego_progress_along_expert_route": terms.progress / best,
-        "speed_limit_compliance": 1.0 - terms.speeding / MAX_SPEEDING,
-        "ego_is_comfortable": 1.0 - terms.discomfort,
+        "time_to_collision_within_bound": jnp.minimum(terms.time_to_collision / sufficient_time, 1.0),
+        "ego_progress_along_expert_route": terms.progress / jnp.maximum(jnp.max(terms.progress), SCORING.min_progress),
+        "speed_limit_compliance": 1.0 - terms.speeding / NUPLAN.max_mean_speeding,
+        "ego_is_comfortable": 1.0 - terms.comfort_ratio,
     }
-    return wrong + 1.0 - _weighted(parts) + BESIDE_COST * jnp.mean(rollouts.lateral**2, axis=0)
+    offset_cost = SCORING.lateral_offset_weight * jnp.mean(rollouts.lateral**2, axis=0)
+    return cost + 1.0 - _weighted_mean(parts) + offset_cost
 
 
-def _weighted(parts: dict[str, Float[Array, " K"]]) -> Float[Array, " K"]:
-    """The mean of the weighted terms of the score."""
+def _weighted_mean(parts: dict[str, Float[Array, " K"]]) -> Float[Array, " K"]:
     return sum((WEIGHTS[name] * part for name, part in parts.items()), start=jnp.zeros(())) / sum(WEIGHTS.values())
 
 
-def _contacts(outlook: Outlook, agents: AgentState) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-    """Time of the first contact by own fault (s), and the least time to collision (s)."""
-    meets, ours, others = meetings(outlook, agents)
-    shares = (meets.begin < 0) & (meets.end > 0)
-    from_behind = (outlook.strip.middle[0] < outlook.arc_length) & ~others.stands[0, 0]
-    minds = ~ours.stands & ~from_behind[None, None]
-    blamed = minds & (others.stands | (meets.ahead > -FRONT))
-    # What is shared from the start is nobody's fault any more.
-    new = jnp.any(shares[1:] & ~shares[:-1] & blamed[1:], axis=-1)
-    time = times(outlook.dt)
-    contact = jnp.min(jnp.where(new, time[1:, None], jnp.inf), axis=0)
-    nears = (meets.begin < meets.end) & (meets.end > 0) & (meets.ahead > -FRONT) & minds & ~shares[:1]
-    soonest = jnp.where(nears, jnp.clip(meets.begin, 0.0, HORIZON), HORIZON)
-    return contact, jnp.min(soonest[1:], axis=(0, 2))
+def _contacts(context: PlanningContext, agents: AgentState) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    """Time of the first contact at fault of the ego, and the minimum time to collision, s."""
+    # Rows are times, columns candidates, the last axis agents.
+    interval, ego, others = predicted_contacts(context, agents)
+    in_contact = (interval.begin < 0) & (interval.end > 0)
+    is_not_rear = interval.contact_cosine > -FRONT_CONTACT_COSINE
+    # Agents behind the ego see it and can brake; a stationary one cannot come from behind.
+    from_behind = (context.agents_on_path.center[0] < context.arc_length) & ~others.is_stationary[0, 0]
+    is_responsible = ~ego.is_stationary & ~from_behind[None, None]
+    at_fault = is_responsible & (others.is_stationary | is_not_rear)
+    # Boxes that already overlap now are in no new contact.
+    is_new = jnp.any(in_contact[1:] & ~in_contact[:-1] & at_fault[1:], axis=-1)
+    # The first row is the present.
+    time = prediction_times(context.dt)
+    contact_time = jnp.min(jnp.where(is_new, time[1:, None], jnp.inf), axis=0)
+    will_meet = (interval.begin < interval.end) & (interval.end > 0) & is_not_rear & is_responsible & ~in_contact[:1]
+    begin = jnp.clip(interval.begin, 0.0, MAX_TIME_TO_COLLISION)
+    # Agents that already touch the ego have no time to collision.
+    time_to_collision = jnp.where(will_meet, begin, MAX_TIME_TO_COLLISION)
+    return contact_time, jnp.min(time_to_collision[1:], axis=(0, 2))
 
 
-def meetings(outlook: Outlook, agents: AgentState) -> tuple[Meeting, Movers, Movers]:
-    """How rollouts [T, K] meet the O others at the times that count, now included: [1 + T / STRIDE, K, O]."""
-    now = jax.tree.map(lambda leaf, all_: jnp.broadcast_to(leaf, all_.shape[1:])[None], outlook.now, agents)
-    ego = jax.tree.map(
-        lambda *leaves: jnp.concatenate(leaves)[..., None], now, take(agents, slice(STRIDE - 1, None, STRIDE))
+def predicted_contacts(
+    context: PlanningContext, agents: AgentState
+) -> tuple[ContactInterval, MovingBoxes, MovingBoxes]:
+    """Contact intervals of rollouts [T, K] with O predicted agents, [1 + T / stride, K, O], from now on."""
+    ego = jax.tree.map(lambda leaf: leaf[..., None], _subsample(context, agents, PREDICTION.stride))
+    half_length, half_width = jnp.abs(context.size[:2]) / 2
+    ego_outline = geometry.Boxes(
+        ego.xyz[..., 0, :], ego.xyz[..., 1, :], jnp.cos(ego.yaw), jnp.sin(ego.yaw), half_length, half_width
     )
-    half, others, time = jnp.abs(outlook.size) / 2, outlook.others, times(outlook.dt)[:, None, None]
-    level, high = jnp.zeros(()), jnp.ones(())
-    ours = Movers(
-        x=ego.xyz[..., 0, :],
-        y=ego.xyz[..., 1, :],
-        z=level,
-        u=ego.velocity[..., 0, :],
-        v=ego.velocity[..., 1, :],
-        w=level,
-        cos=jnp.cos(ego.yaw),
-        sin=jnp.sin(ego.yaw),
-        long=half[0],
-        wide=half[1],
-        high=high,
-        present=ego.valid,
-    )
-    row = jax.tree.map(lambda leaf: leaf[None, None], others)
-    theirs = Movers(
-        x=row.x + time * row.u,
-        y=row.y + time * row.v,
-        z=level,
-        u=row.u,
-        v=row.v,
-        w=level,
-        cos=row.cos,
-        sin=row.sin,
-        long=row.long,
-        wide=row.wide,
-        high=high,
-        present=row.present,
-    )
-    return meeting(ours, theirs), ours, theirs
+    ours = _on_one_level(ego_outline, ego.velocity[..., 0, :], ego.velocity[..., 1, :], ego.valid)
+    # [1, 1, O]: agents are the same for all candidates.
+    row = jax.tree.map(lambda leaf: leaf[None, None], context.agents)
+    outline = row.outline_at(prediction_times(context.dt)[:, None, None])
+    theirs = _on_one_level(outline, row.velocity_x, row.velocity_y, row.valid)
+    return contact_interval(ours, theirs), ours, theirs
 
 
-def corner_distances(edges: Segments, outlook: Outlook, rollouts: Rollouts) -> Float[Array, "T K"]:
-    """Signed distance (m) of the corner furthest beyond the road edge, now and every few steps.
+def _on_one_level(outline: geometry.Boxes, velocity_x: Array, velocity_y: Array, valid: Array) -> MovingBoxes:
+    """Moving boxes whose heights always overlap."""
+    absence = jnp.where(valid, 0.0, jnp.inf)
+    return MovingBoxes(Boxes3D(outline, jnp.zeros(()), jnp.ones(()), absence), velocity_x, velocity_y, jnp.zeros(()))
 
-    Far inside where there is no edge.
+
+def _subsample(context: PlanningContext, agents: AgentState, stride: int) -> AgentState:
+    """The ego now and after every `stride` steps of the rollouts [T, K]."""
+    # The present state is common to all candidates.
+    now = jax.tree.map(lambda leaf, future: jnp.broadcast_to(leaf, future.shape[1:])[None], context.ego, agents)
+    future = tree_index(agents, slice(stride - 1, None, stride))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), now, future)
+
+
+def corner_distances(edges: Segments, context: PlanningContext, rollouts: EgoRollouts) -> Float[Array, "T K"]:
+    """Signed distance (m) of the outermost corner of the ego to the road edge, positive beyond it, from now on.
+
+    Args:
+      edges: Road edges; without one near, the distance is that of a corner far inside.
+      context: The present.
+      rollouts: Candidates, of which every `road_edge_stride`-th step is evaluated.
     """
-    now = jax.tree.map(lambda leaf, all_: jnp.broadcast_to(leaf, all_.shape[1:])[None], outlook.now, rollouts.agents)
-    later = take(rollouts.agents, slice(EDGE_EVERY - 1, None, EDGE_EVERY))
-    agents = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), now, later)
-    arc_length = rollouts.arc_length[EDGE_EVERY - 1 :: EDGE_EVERY]
-    height = place_at(outlook.course, jax.lax.stop_gradient(arc_length)).z
-    bottom = jnp.broadcast_to(outlook.now.xyz[2] - outlook.size[2] / 2, (1, height.shape[1]))
+    stride = SCORING.road_edge_stride
+    agents = _subsample(context, rollouts.agents, stride)
+    # Heights select the road surface of bridges; those of the reference path hold for the future.
+    arc_length = jax.lax.stop_gradient(rollouts.arc_length[stride - 1 :: stride])
+    height = path_point(context.reference, arc_length).z
+    bottom = jnp.broadcast_to(context.ego.xyz[2] - context.size[2] / 2, (1, height.shape[1]))
     height = jnp.concatenate([bottom, height])
-    xy = geometry.box_corners(agents.xyz[..., :2], agents.yaw, jnp.broadcast_to(outlook.size[:2], (*height.shape, 2)))
+    size = jnp.broadcast_to(context.size[:2], (*height.shape, 2))
+    xy = geometry.box_corners(agents.xyz[..., :2], agents.yaw, size)
     height = jnp.broadcast_to(height[..., None, None], (*xy.shape[:-1], 1))
     corners = jnp.concatenate([xy, height], axis=-1)
-    distance, found = signed_distance(edges, corners, jnp.ones(corners.shape[:-1], bool))
-    return jnp.max(jnp.where(found, distance, -HORIZON), axis=-1)
+    distance, has_edge = signed_distance(edges, corners, jnp.ones(corners.shape[:-1], bool))
+    return jnp.max(jnp.where(has_edge, distance, -MAX_TIME_TO_COLLISION), axis=-1)
 
 
-def _off_road(edges: Segments, outlook: Outlook, rollouts: Rollouts) -> Float[Array, " K"]:
-    distance = corner_distances(edges, outlook, rollouts)
+def _off_road_distance(edges: Segments, context: PlanningContext, rollouts: EgoRollouts) -> Float[Array, " K"]:
+    """An ego that is off the road already is not charged for returning to it."""
+    distance = corner_distances(edges, context, rollouts)
     return jnp.maximum(jnp.max(distance[1:], axis=0) - jnp.maximum(distance[0], 0.0), 0.0)
 
 
-def _against(outlook: Outlook, rollouts: Rollouts) -> Float[Array, " K"]:
-    place, agents = place_at(outlook.course, rollouts.arc_length), rollouts.agents
-    along_it = geometry.dot(agents.velocity, jnp.stack([place.cos, place.sin], axis=-1))
-    beside = jnp.abs(rollouts.lateral) > IN_LANE
-    way = jnp.where(beside, jnp.abs(along_it), jnp.maximum(-along_it, 0.0)) * outlook.dt
-    return jnp.sum(way, axis=0)
+def _wrong_way_distance(context: PlanningContext, rollouts: EgoRollouts) -> Float[Array, " K"]:
+    """Outside the lane of the path the direction of travel is unknown, so all motion counts."""
+    point, agents = path_point(context.reference, rollouts.arc_length), rollouts.agents
+    # Speed along the path; negative against its direction.
+    speed = geometry.dot(agents.velocity, jnp.stack([point.cos, point.sin], axis=-1))
+    is_outside_lane = jnp.abs(rollouts.lateral) > MAX_LANE_CENTER_DISTANCE
+    distance = jnp.where(is_outside_lane, jnp.abs(speed), jnp.maximum(-speed, 0.0)) * context.dt
+    return jnp.sum(distance, axis=0)
 
 
-def _discomfort(outlook: Outlook, agents: AgentState) -> Float[Array, " K"]:
-    past = jax.tree.map(lambda leaf, all_: jnp.broadcast_to(leaf[:, None], (2, *all_.shape[1:])), outlook.past, agents)
-    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), past, agents)
-    starts = range(0, NUM_STEPS + 3 - WINDOW, COMFORT_EVERY)
-    windows = [take(whole, slice(start, start + WINDOW)) for start in starts]
-    felt = motion(jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *windows), 1.0)
-    # The time step is known only now.
-    order = Motion(1, 1, 2, 2, 1, 2)
-    felt = Motion(*(value / outlook.dt**power for value, power in zip(felt, order, strict=True)))
-    return jnp.max(used_up(felt).reshape(len(windows), -1), axis=0)
+def _comfort_ratio(context: PlanningContext, agents: AgentState) -> Float[Array, " K"]:
+    """Windows of the metric over the last two states and the rollouts [T, K]."""
+    history = jax.tree.map(
+        lambda leaf, future: jnp.broadcast_to(leaf[:, None], (2, *future.shape[1:])), context.history, agents
+    )
+    states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), history, agents)
+    starts = range(0, PREDICTION.num_steps + 3 - COMFORT_STEPS, SCORING.comfort_stride)
+    # Windows as long as those of the metric, so that its limits apply.
+    windows = [tree_index(states, slice(start, start + COMFORT_STEPS)) for start in starts]
+    kinematics = savgol_derivatives(jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *windows), 1.0)
+    # The filter takes a constant time step; derivatives by the traced one follow from their orders.
+    order = Kinematics(1, 1, 2, 2, 1, 2)
+    kinematics = Kinematics(*(value / context.dt**power for value, power in zip(kinematics, order, strict=True)))
+    return jnp.max(comfort_ratio(kinematics).reshape(len(windows), -1), axis=0)

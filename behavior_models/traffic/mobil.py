@@ -1,4 +1,4 @@
-"""Lane changes on top of car following: when they are worth it, and safe.
+"""Lane changes on top of car following: incentive and safety criterion.
 
 Kesting, Treiber, Helbing 2007: General lane-changing model MOBIL for car-following models.
 """
@@ -10,268 +10,299 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from behavior_models.traffic.car_following import FAR, HARDEST_BRAKING, Drivers, free_road, interaction
-from behavior_models.traffic.idm import desired_speed, drive, forward_speed
-from behavior_models.traffic.route_following import NUM_POINTS, SPACING, Plans, no_plans, renew, suitable_speed
+from behavior_models.traffic.car_following import FAR, IDMParams, free_acceleration, interaction_deceleration
+from behavior_models.traffic.idm import desired_speed, drive
+from behavior_models.traffic.lane_neighbors import LaneNeighbors, lane_neighbors, lane_positions
+from behavior_models.traffic.route_following import (
+    ROUTE_FOLLOWING,
+    DriverState,
+    desired_speed_profile,
+    init_driver_state,
+    update_paths,
+)
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS, forward_speed
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import VEHICLE, AgentState
-from waymax_sim.datatypes.lanes import Frenet, LaneGraph, LanePath
+from waymax_sim.datatypes.lanes import Frenet, LanePath
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation, Policy
-from waymax_sim.maps.paths import frenet, lane_of, path_ahead, segment_at
+from waymax_sim.maps.paths import lane_path, segment_at, segment_frenet, segment_lane
 from waymax_sim.ops.batched_lookup import update_masked
-from waymax_sim.pytree import Array, pytree, static_record, take
+from waymax_sim.pytree import Array, pytree, static_record, tree_index
 
-# A driver decides every so many steps, and after a change not for so many.
-EVERY, PAUSE = 5, 40
-# Nobody changes lanes who is slower (m/s), so near to a stop line (m), or where the road bends more (1/m): the old lane
-# up to so far ahead (in points of the path), the new one until the change is over.
-SLOWEST, STOP_LINE, BEND, BEND_AHEAD = 3.0, 40.0, 0.01, 12
-# A change takes this time (s) and at least this way (m).
-DURATION, SHORTEST = 4.0, 20.0
-# Nobody may be beside a driver who changes: from so far to so far aside, and so far ahead of or behind its ends (m).
-NEAREST, FURTHEST, ROOM = 1.5, 6.0, 2.0
-# Agents that are given a new path at once.
-BATCH = 4
+
+@static_record
+class LaneChangeParams:
+    """Conditions and shape of lane changes that are no options of the policy. The values are choices of this package.
+
+    Attributes:
+      decision_interval: Steps between two decisions of a driver.
+      cooldown: Steps after a lane change without another one.
+      min_speed: Speed below which no lane is changed, m/s; the bicycle cannot move sideways at rest.
+      stop_line_distance: Distance to a stop line within which no lane is changed, m.
+      max_curvature: Curvature of the road above which no lane is changed, 1/m.
+      curvature_points: Points of the old path ahead that are checked for it; the new path until the change is over.
+      duration: Duration of a lane change, s.
+      min_distance: Lower bound of its length, m.
+      min_lateral_distance: Lateral distance from which an agent is on a neighboring lane, m.
+      max_lateral_distance: Lateral distance up to which it is, m.
+      longitudinal_margin: Free space ahead of and behind the bumpers that a change needs, m.
+      batch_size: Agents per batch of path assignment.
+    """
+
+    decision_interval: int = 5
+    cooldown: int = 40
+    min_speed: float = 3.0
+    stop_line_distance: float = 40.0
+    max_curvature: float = 0.01
+    curvature_points: int = 12
+    duration: float = 4.0
+    min_distance: float = 20.0
+    min_lateral_distance: float = 1.5
+    max_lateral_distance: float = 6.0
+    longitudinal_margin: float = 2.0
+    batch_size: int = 4
+
+
+LANE_CHANGE = LaneChangeParams()
 
 
 @static_record
 class MOBIL(Policy):
-    """Intelligent drivers (see `IDM`) who change lanes where lanes lie side by side.
+    """Drivers of `IDM` with lane changes by MOBIL (Kesting, Treiber, Helbing 2007).
 
-    A driver changes if what it gains, plus `politeness` times what those behind it gain or lose on both lanes, is more
-    than `threshold`; if the new one behind it need not brake harder than `safe_braking`; and if nobody is beside it
-    there. Gains are differences of the acceleration of the model, and the end of a lane counts as somebody who stands
-    there. The car glides over within about four seconds. Lanes are those of the lane graph; lines that must not be
-    crossed are not looked at.
+    A driver changes to a neighboring lane if its gain in acceleration, plus `politeness` times the gains of the
+    followers on both lanes, exceeds `threshold`; if the new follower need not brake harder than `safe_braking`; and if
+    no agent is alongside. Gains are differences of the acceleration of the model; the end of a lane counts as a
+    stationary vehicle. A change takes about four seconds. Lanes are those of the lane graph; lines that must not be
+    crossed are ignored.
 
     Attributes:
-      politeness: What others' gains count, 0 to 1.
-      threshold: Least gain for which a driver changes, m/s^2.
-      safe_braking: m/s^2.
-      keep_right: Added to the gain of a change to the right and taken from that of one to the left, m/s^2.
+      politeness: Weight of the gains of others (p), 0 to 1.
+      threshold: Least gain for a change, m/s^2.
+      safe_braking: Highest deceleration of the new follower (b_safe), m/s^2.
+      keep_right: Bias towards the right lane (a_bias), m/s^2: added to the gain of a change to the right, subtracted
+        from that of one to the left.
     """
 
     politeness: float = 0.2
     threshold: float = 0.2
     safe_braking: float = 4.0
     keep_right: float = 0.0
-    dynamics = Bicycle(max_acceleration=HARDEST_BRAKING)
+    dynamics = Bicycle(max_acceleration=VEHICLE_LIMITS.max_deceleration)
 
-    def init(self, observation: Observation, key: Key[Array, ""]) -> "Changes":
-        """Characters, as those of `IDM`."""
-        plans = no_plans(observation, key)
-        return Changes(plans, since=jnp.full(plans.made.shape, PAUSE, jnp.int32))
+    def init(self, observation: Observation, key: Key[Array, ""]) -> "LaneChangeState":
+        """Drivers as those of `IDM`, with the cooldown of lane changes over."""
+        drivers = init_driver_state(observation, key)
+        steps = jnp.full(drivers.is_initialized.shape, LANE_CHANGE.cooldown, jnp.int32)
+        return LaneChangeState(drivers, steps_since_change=steps)
 
-    def act(self, observation: Observation, carry: "Changes", key: Key[Array, ""]) -> tuple[Action, "Changes"]:
-        """Acceleration along the way and curvature towards it, on the lane that is best."""
-        plans, seen = renew(observation, carry.plans)
-        still = jax.lax.stop_gradient((observation, plans, seen))
-        changes, segment = self._decide(*still, carry.since)
-        plans, seen, changes = _change(still[0], plans, seen, changes, segment)
-        action, plans = drive(observation, plans, seen)
-        return action, Changes(plans, since=jnp.where(changes, 0, carry.since + 1))
+    def act(
+        self, observation: Observation, carry: "LaneChangeState", key: Key[Array, ""]
+    ) -> tuple[Action, "LaneChangeState"]:
+        """Acceleration along the path and curvature towards it, on the best lane."""
+        drivers, position = update_paths(observation, carry.drivers)
+        # The choice of a lane is discrete and has no gradient.
+        constant = jax.lax.stop_gradient((observation, drivers, position))
+        changes, segment = self._decide(*constant, carry.steps_since_change)
+        drivers, position, changes = _change_lanes(constant[0], drivers, position, changes, segment)
+        action, drivers = drive(observation, drivers, position)
+        steps = jnp.where(changes, 0, carry.steps_since_change + 1)
+        return action, LaneChangeState(drivers, steps_since_change=steps)
 
     def _decide(
-        self, observation: Observation, plans: Plans, seen: Frenet, since: Int[Array, " N"]
+        self, observation: Observation, drivers: DriverState, position: Frenet, steps_since_change: Int[Array, " N"]
     ) -> tuple[Bool[Array, " N"], Int[Array, " N"]]:
-        """Who changes, and to which segment of a lane."""
-        now, info, graph = observation.agents, observation.info, observation.graph
+        """Whether each agent changes lanes, and the segment of the new lane."""
+        now, graph, length = observation.agents, observation.graph, observation.info.size[:, 0]
         speed = jnp.maximum(forward_speed(now), 0.0)
-        lane, arc = on_lanes(plans, seen, now.valid)
-        segment = segment_at(graph, jnp.maximum(lane, 0), arc)
-        desired = desired_speed(plans, seen, speed)
-        number = jnp.arange(speed.shape[0], dtype=jnp.int32)
-        line = jnp.min(jnp.where(plans.path.stop > seen.arc_length[:, None], plans.path.stop, FAR), axis=-1)
-        point = (seen.arc_length / SPACING).astype(jnp.int32)[:, None] + jnp.arange(BEND_AHEAD, dtype=jnp.int32)[None]
-        bend = jnp.take_along_axis(plans.path.curvature, jnp.clip(point, 0, NUM_POINTS - 1), axis=1)
-        may = (lane >= 0) & (info.type == VEHICLE) & ~plans.parked & (speed > SLOWEST) & (since >= PAUSE)
-        may &= (observation.step + number) % EVERY == 0
-        may &= (line - seen.arc_length > STOP_LINE) & (jnp.max(jnp.abs(bend), axis=1) < BEND)
+        lane, arc_length = lane_positions(drivers, position, now.valid)
+        segment = segment_at(graph, jnp.maximum(lane, 0), arc_length)
+        # The desired speed is that of the current lane: neighboring lanes have nearly the same limits.
+        desired = desired_speed(drivers, position, speed)
+        may_change = (lane >= 0) & (speed > LANE_CHANGE.min_speed) & (steps_since_change >= LANE_CHANGE.cooldown)
+        may_change &= _may_change(observation, drivers, position)
 
-        length = info.size[:, 0]
-        occupied = beside(now, length)
-        here = around(graph, (lane, arc), jnp.maximum(lane, 0), arc, length)
-        best, to = jnp.full(speed.shape, self.threshold), jnp.full(speed.shape, -1, jnp.int32)
+        on_lanes = lane, arc_length
+        current = lane_neighbors(graph, on_lanes, jnp.maximum(lane, 0), arc_length, length)
+        # The threshold keeps drivers from changing for a marginal gain.
+        best_gain = jnp.full(speed.shape, self.threshold)
+        best_segment = jnp.full(speed.shape, -1, jnp.int32)
         sides = ((graph.left, -self.keep_right), (graph.right, self.keep_right))
-        for (side, bias), taken in zip(sides, occupied, strict=True):
-            other = side.reshape(-1)[segment]
-            place = frenet(observation.lanes, graph, jnp.maximum(other, 0), now.xyz[:, :2], now.yaw)
-            target = lane_of(observation.lanes, jnp.maximum(other, 0))
-            there = around(graph, (lane, arc), target, place.arc_length, length)
-            gain, braking = gains(speed, desired, length, plans.drivers, here, there, self.politeness)
-            good = may & ~taken & (other >= 0) & (braking <= self.safe_braking) & (gain + bias > best)
-            best, to = jnp.where(good, gain + bias, best), jnp.where(good, other, to)
-        return to >= 0, jnp.maximum(to, 0)
+        for (neighbor, bias), is_occupied in zip(sides, is_alongside(now, length), strict=True):
+            # The neighbor is that of the segment under the agent, so lanes may start or end anywhere.
+            target = neighbor.reshape(-1)[segment]
+            target_position = segment_frenet(observation.lanes, graph, jnp.maximum(target, 0), now.xyz[:, :2], now.yaw)
+            target_lane = segment_lane(observation.lanes, jnp.maximum(target, 0))
+            new = lane_neighbors(graph, on_lanes, target_lane, target_position.arc_length, length)
+            gain, braking = incentive(speed, desired, length, drivers.idm, current, new, self.politeness)
+            is_safe = ~is_occupied & (target >= 0) & (braking <= self.safe_braking)
+            is_best = may_change & is_safe & (gain + bias > best_gain)
+            best_gain = jnp.where(is_best, gain + bias, best_gain)
+            best_segment = jnp.where(is_best, target, best_segment)
+        return best_segment >= 0, jnp.maximum(best_segment, 0)
+
+
+def _may_change(observation: Observation, drivers: DriverState, position: Frenet) -> Bool[Array, " N"]:
+    """Vehicles whose turn to decide it is, and that are not before a stop line or a curve.
+
+    At a stop line a changing vehicle would block two lanes. In curves neighbors are not lateral to each other.
+    """
+    params, path = LANE_CHANGE, drivers.path
+    agent_index = jnp.arange(drivers.is_parked.shape[0], dtype=jnp.int32)
+    # Drivers decide at different steps, so two of them rarely choose the same gap.
+    is_due = (observation.step + agent_index) % params.decision_interval == 0
+    stop = jnp.min(jnp.where(path.stop > position.arc_length[:, None], path.stop, FAR), axis=-1)
+    point = (position.arc_length / ROUTE_FOLLOWING.spacing).astype(jnp.int32)[:, None]
+    point = point + jnp.arange(params.curvature_points, dtype=jnp.int32)[None]
+    point = jnp.clip(point, 0, ROUTE_FOLLOWING.num_points - 1)
+    is_straight = jnp.max(jnp.abs(jnp.take_along_axis(path.curvature, point, axis=1)), axis=1) < params.max_curvature
+    # The parameters of the model are those of cars; cyclists keep their lane.
+    is_driving = (observation.info.type == VEHICLE) & ~drivers.is_parked
+    return is_driving & is_due & (stop - position.arc_length > params.stop_line_distance) & is_straight
 
 
 @pytree
-class Changes:
-    """What drivers have in mind who change lanes.
+class LaneChangeState:
+    """State of N drivers that change lanes.
 
     Attributes:
-      plans: As those of `IDM`.
-      since: Steps since the last change.
+      drivers: As those of `IDM`.
+      steps_since_change: Steps since the last lane change.
     """
 
-    plans: Plans
-    since: Int[Array, " N"]
+    drivers: DriverState
+    steps_since_change: Int[Array, " N"]
 
 
-class Neighbours(NamedTuple):
-    """Who is next on a lane, ahead and behind; gaps (m) from bumper to bumper, `FAR` without anybody.
+def is_alongside(agents: AgentState, length: Float[Array, " N"]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
+    """Whether an agent is alongside each agent, on the left and on the right, on any lane or on none.
 
-    Attributes:
-      ahead: The one ahead.
-      gap_ahead: To it, or to the end of the lane if that is nearer, m.
-      moves_ahead: 0 where that is the end of the lane, else 1.
-      behind: The one behind.
-      gap_behind: m.
+    The gaps of the model are measured along lanes; this check also covers agents between lanes.
     """
-
-    ahead: Int[Array, " N"]
-    gap_ahead: Float[Array, " N"]
-    moves_ahead: Float[Array, " N"]
-    behind: Int[Array, " N"]
-    gap_behind: Float[Array, " N"]
-
-
-def on_lanes(plans: Plans, seen: Frenet, valid: Bool[Array, " N"]) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
-    """The lane of each agent (-1 without one) and its arc length there (m)."""
-    place = jnp.maximum(jnp.sum(plans.path.begins <= seen.arc_length[:, None], axis=-1).astype(jnp.int32) - 1, 0)
-    lane, begin = (
-        jnp.take_along_axis(values, place[:, None], axis=1)[:, 0] for values in (plans.path.lanes, plans.path.begins)
-    )
-    there = plans.has_lane & valid & (lane >= 0)
-    return jnp.where(there, lane, -1), jnp.where(there, seen.arc_length - begin, 0.0)
-
-
-def around(
-    graph: LaneGraph,
-    agents: tuple[Int[Array, " N"], Float[Array, " N"]],
-    lane: Int[Array, " N"],
-    arc: Float[Array, " N"],
-    length: Float[Array, " N"],
-) -> Neighbours:
-    """Who would be next to each agent on a lane at an arc length (m); looks one lane further in both directions.
-
-    Args:
-      graph: The lane graph.
-      agents: The lane of each agent (negative for none) and its arc length there, m.
-      lane: The lane that each agent asks about.
-      arc: Where on it, m.
-      length: Lengths of the agents, m.
-    """
-    their_lane, their_arc = agents[0][None], agents[1][None]
-    their_lane_length = graph.length[jnp.maximum(agents[0], 0)][None]
-    offset = jnp.where(their_lane == lane[:, None], their_arc - arc[:, None], jnp.nan)
-    for slot in range(graph.successors.shape[-1] // 2):
-        after, before = graph.successors[lane, slot][:, None], graph.predecessors[lane, slot][:, None]
-        on_next = (after >= 0) & (their_lane == after)
-        offset = jnp.where(on_next, graph.length[lane][:, None] - arc[:, None] + their_arc, offset)
-        on_last = (before >= 0) & (their_lane == before)
-        offset = jnp.where(on_last, their_arc - their_lane_length - arc[:, None], offset)
-    others = ~jnp.eye(lane.shape[0], dtype=bool) & ~jnp.isnan(offset)
-    ahead = jnp.where(others & (offset >= 0), offset, FAR)
-    behind = jnp.where(others & (offset < 0), -offset, FAR)
-    both = (length[:, None] + length[None]) / 2
-    first, last = jnp.argmin(ahead, axis=1).astype(jnp.int32), jnp.argmin(behind, axis=1).astype(jnp.int32)
-
-    def gap(distance, which):
-        chosen = jnp.take_along_axis(distance, which[:, None], axis=1)[:, 0]
-        return jnp.where(chosen < FAR, chosen - jnp.take_along_axis(both, which[:, None], axis=1)[:, 0], FAR)
-
-    gap_ahead = gap(ahead, first)
-    ends = ~jnp.any(graph.successors[lane] >= 0, axis=1)
-    end = jnp.where(ends, graph.length[lane] - arc - length / 2, FAR)
-    moves = jnp.where(gap_ahead <= end, 1.0, 0.0)
-    return Neighbours(first, jnp.minimum(gap_ahead, end), moves, last, gap(behind, last))
-
-
-def beside(agents: AgentState, length: Float[Array, " N"]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
-    """Whether somebody is beside each agent, on the left and on the right, on whatever lane or on none."""
-    offset = agents.xyz[None, :, :2] - agents.xyz[:, None, :2]
+    params, offset = LANE_CHANGE, agents.xyz[None, :, :2] - agents.xyz[:, None, :2]
     local = geometry.rotate(offset, -agents.yaw[:, None])
-    near = jnp.abs(local[..., 0]) < (length[:, None] + length[None]) / 2 + ROOM
-    near = near & agents.valid[None]
-    left, right = ((sign * local[..., 1] > NEAREST) & (sign * local[..., 1] < FURTHEST) for sign in (1.0, -1.0))
-    return jnp.any(near & left, axis=1), jnp.any(near & right, axis=1)
+    # Margins ahead of both bumpers.
+    overlaps = jnp.abs(local[..., 0]) < (length[:, None] + length[None]) / 2 + params.longitudinal_margin
+    overlaps = overlaps & agents.valid[None]
+    left, right = (
+        (sign * local[..., 1] > params.min_lateral_distance) & (sign * local[..., 1] < params.max_lateral_distance)
+        for sign in (1.0, -1.0)
+    )
+    return jnp.any(overlaps & left, axis=1), jnp.any(overlaps & right, axis=1)
 
 
-def gains(
+def incentive(
     speed: Float[Array, " N"],
     desired: Float[Array, " N"],
     length: Float[Array, " N"],
-    drivers: Drivers,
-    here: Neighbours,
-    there: Neighbours,
+    idm: IDMParams,
+    current: LaneNeighbors,
+    new: LaneNeighbors,
     politeness: float,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """What a change of lanes gains (m/s^2), and how hard the new one behind has to brake then (m/s^2).
+    """The gain of a lane change (m/s^2), and the deceleration of the new follower after it (m/s^2).
 
-    The gain is a'_c - a_c + p (a'_n - a_n + a'_o - a_o): of the driver c, of the new one behind n, and of the old one
-    behind o, each with the change (') and without it.
+    The gain is a'_c - a_c + p (a'_n - a_n + a'_o - a_o) for the driver c, the new follower n and the old follower o,
+    with (') and without the change.
+
+    Args:
+      speed: Speeds, m/s.
+      desired: Desired speeds, m/s.
+      length: Lengths, m.
+      idm: Parameters of the drivers.
+      current: Neighbors on the lane of each agent.
+      new: Neighbors on the target lane.
+      politeness: Weight p of the gains of others.
     """
 
-    def acceleration(who, gap, lead_speed):
-        one = take(drivers, who)
-        return free_road(speed[who], desired[who], one) - interaction(speed[who], gap, speed[who] - lead_speed, one)
+    def acceleration(agent_index, gap, lead_speed):
+        own_speed, params = speed[agent_index], tree_index(idm, agent_index)
+        free = free_acceleration(own_speed, desired[agent_index], params)
+        return free - interaction_deceleration(own_speed, gap, own_speed - lead_speed, params)
 
     own = jnp.arange(speed.shape[0])
-    lead_here, lead_there = speed[here.ahead] * here.moves_ahead, speed[there.ahead] * there.moves_ahead
-    mine = acceleration(own, there.gap_ahead, lead_there) - acceleration(own, here.gap_ahead, lead_here)
-    new = acceleration(there.behind, there.gap_behind, speed)
-    far_there = jnp.minimum(there.gap_behind + length + there.gap_ahead, FAR)
-    theirs = new - acceleration(there.behind, far_there, lead_there)
-    far_here = jnp.minimum(here.gap_behind + length + here.gap_ahead, FAR)
-    old = acceleration(here.behind, far_here, lead_here) - acceleration(here.behind, here.gap_behind, speed)
-    follows, followed = there.gap_behind < FAR, here.gap_behind < FAR
-    others = jnp.where(follows, theirs, 0.0) + jnp.where(followed, old, 0.0)
-    return mine + politeness * others, jnp.where(follows, -new, 0.0)
+    current_lead_speed = speed[current.leader] * current.leader_speed_factor
+    new_lead_speed = speed[new.leader] * new.leader_speed_factor
+    # c: the driver itself.
+    own_gain = acceleration(own, new.leader_gap, new_lead_speed)
+    own_gain = own_gain - acceleration(own, current.leader_gap, current_lead_speed)
+    # Without the agent between them, the follower follows the leader.
+    # n: the new follower, behind the driver and behind its leader.
+    new_acceleration = acceleration(new.follower, new.follower_gap, speed)
+    new_gap = jnp.minimum(new.follower_gap + length + new.leader_gap, FAR)
+    new_gain = new_acceleration - acceleration(new.follower, new_gap, new_lead_speed)
+    # o: the old follower, which gets the leader of the driver.
+    old_gap = jnp.minimum(current.follower_gap + length + current.leader_gap, FAR)
+    old_gain = acceleration(current.follower, old_gap, current_lead_speed)
+    old_gain = old_gain - acceleration(current.follower, current.follower_gap, speed)
+    has_new_follower, has_old_follower = new.follower_gap < FAR, current.follower_gap < FAR
+    other_gains = jnp.where(has_new_follower, new_gain, 0.0) + jnp.where(has_old_follower, old_gain, 0.0)
+    return own_gain + politeness * other_gains, jnp.where(has_new_follower, -new_acceleration, 0.0)
 
 
-class _Changed(NamedTuple):
+class _LaneChange(NamedTuple):
+    """New values of the fields of `DriverState` of the same names, and the positions on the new paths."""
+
     path: LanePath
-    stopped_at: Float[Array, "*b"]
-    seen: Frenet
+    last_stop: Float[Array, "*b"]
+    position: Frenet
 
 
-def _change(
-    observation: Observation, plans: Plans, seen: Frenet, changes: Bool[Array, " N"], segment: Int[Array, " N"]
-) -> tuple[Plans, Frenet, Bool[Array, " N"]]:
-    """Plans of those who change, with a path that leads over to the new lane, and who they are: nobody into a bend."""
-    kept, drivers, turns = jax.lax.stop_gradient(
-        (_Changed(plans.path, plans.stopped_at, seen), plans.drivers, plans.turns)
-    )
-    way = SPACING * jnp.arange(NUM_POINTS, dtype=jnp.float32)[None]
+def _change_lanes(
+    observation: Observation,
+    drivers: DriverState,
+    position: Frenet,
+    changes: Bool[Array, " N"],
+    segment: Int[Array, " N"],
+) -> tuple[DriverState, Frenet, Bool[Array, " N"]]:
+    """Drivers with paths to the new lanes, their positions, and which of them change.
 
-    def find(which):
-        now = take(observation.agents, which)
-        place = frenet(observation.lanes, observation.graph, segment[which], now.xyz[:, :2], now.yaw)
-        path = path_ahead(
-            observation.lanes, observation.graph, segment[which], place.arc_length, turns[which], NUM_POINTS, SPACING
-        )
+    A lane that bends before the change is over is rejected: the lateral motion would add to that of the curve.
+    """
+    old = _LaneChange(drivers.path, drivers.last_stop, position)
+    # The loop over batches has no reverse-mode gradient.
+    old, idm, turns = jax.lax.stop_gradient((old, drivers.idm, drivers.turns))
+    lanes, graph, params = observation.lanes, observation.graph, ROUTE_FOLLOWING
+    points = params.spacing * jnp.arange(params.num_points, dtype=jnp.float32)[None]
+
+    def find_paths(index):
+        now, start = tree_index(observation.agents, index), segment[index]
+        # The new path starts at the projection of the agent; its offset becomes the lateral motion.
+        on_lane = segment_frenet(lanes, graph, start, now.xyz[:, :2], now.yaw)
+        path = lane_path(lanes, graph, start, on_lane.arc_length, turns[index], params.num_points, params.spacing)
         speed = geometry.norm(now.velocity)
-        path = dataclasses.replace(path, speed_limit=suitable_speed(path, take(drivers, which), speed))
-        distance = jnp.maximum(DURATION * speed, SHORTEST)
-        straight = jnp.all((jnp.abs(path.curvature) < BEND) | (way >= distance[:, None]), axis=1)
-        nothing = jnp.zeros_like(speed)
-        new = _Changed(glide(path, place.lateral, distance), nothing - 1.0, Frenet(nothing, nothing, place.heading))
+        path = dataclasses.replace(path, speed_limit=desired_speed_profile(path, tree_index(idm, index), speed))
+        # A minimum length bounds the angle to the lane at low speeds.
+        distance = jnp.maximum(LANE_CHANGE.duration * speed, LANE_CHANGE.min_distance)
+        is_straight = (jnp.abs(path.curvature) < LANE_CHANGE.max_curvature) | (points >= distance[:, None])
+        is_accepted, zero = jnp.all(is_straight, axis=1), jnp.zeros_like(speed)
+        path = lane_change_path(path, on_lane.lateral, distance)
+        new = _LaneChange(path, zero - 1.0, Frenet(zero, zero, on_lane.heading))
 
-        def put(old, new):
-            return jnp.where(straight.reshape(-1, *[1] * (new.ndim - 1)), new, old[which])
+        def select(old, new):
+            return jnp.where(is_accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old[index])
 
-        return jax.tree.map(put, kept, new), straight
+        return jax.tree.map(select, old, new), is_accepted
 
-    (path, stopped_at, new), changes = update_masked((kept, jnp.zeros_like(changes)), changes, BATCH, find)
-    seen = jax.tree.map(lambda old, new: jnp.where(changes, new, old), seen, new)
-    return dataclasses.replace(plans, path=path, stopped_at=stopped_at), seen, changes
+    initial = old, jnp.zeros_like(changes)
+    new, changes = update_masked(initial, changes, LANE_CHANGE.batch_size, find_paths)
+    position = jax.tree.map(lambda old, new: jnp.where(changes, new, old), position, new.position)
+    return dataclasses.replace(drivers, path=new.path, last_stop=new.last_stop), position, changes
 
 
-def glide(path: LanePath, lateral: Float[Array, " b"], distance: Float[Array, " b"]) -> LanePath:
-    """The path begun so far to its left (m), and back on it after a distance (m)."""
-    part = jnp.clip(SPACING * jnp.arange(path.yaw.shape[-1], dtype=jnp.float32)[None] / distance[:, None], 0.0, 1.0)
-    aside = lateral[:, None] * (1.0 - part**2 * (3.0 - 2.0 * part))
-    shift = jnp.stack([-jnp.sin(path.yaw) * aside, jnp.cos(path.yaw) * aside, jnp.zeros_like(aside)], axis=-1)
+def lane_change_path(path: LanePath, lateral: Float[Array, " b"], distance: Float[Array, " b"]) -> LanePath:
+    """The path with a lateral offset that decays to zero as the cubic 1 - 3 t^2 + 2 t^3, without lateral jumps.
+
+    Args:
+      path: Paths along the new lanes.
+      lateral: Offset to the left at the start, m.
+      distance: Arc length at which the offset is zero, m.
+    """
+    # Fraction t of the lane change at each point.
+    fraction = ROUTE_FOLLOWING.spacing * jnp.arange(path.yaw.shape[-1], dtype=jnp.float32)[None] / distance[:, None]
+    fraction = jnp.clip(fraction, 0.0, 1.0)
+    offset = lateral[:, None] * (1.0 - fraction**2 * (3.0 - 2.0 * fraction))
+    shift = jnp.stack([-jnp.sin(path.yaw) * offset, jnp.cos(path.yaw) * offset, jnp.zeros_like(offset)], axis=-1)
     return dataclasses.replace(path, xyz=path.xyz + shift)

@@ -1,4 +1,4 @@
-"""The next few seconds of everybody's way, as short straight pieces: what drivers compare with one another."""
+"""Swept paths: the space that agents will cover in the next seconds, and the leading vehicle in it."""
 
 from typing import NamedTuple
 
@@ -10,36 +10,62 @@ from behavior_models.traffic.car_following import FAR
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.lanes import LanePath
-from waymax_sim.maps.nearest import first_smallest
-from waymax_sim.maps.paths import point_at
+from waymax_sim.maps.paths import from_arc_length
+from waymax_sim.ops import backend
 from waymax_sim.ops.batched_lookup import map_masked
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.ops.bottom_k import first_argmin
+from waymax_sim.pytree import Array, pytree, static_record, tree_index
 
-# Pieces of a way; they grow with the distance.
-NUM_PIECES, GROWTH = 8, 1.3
-# Ways reach as far as agents get in this time (s), within these bounds (m).
-LOOK_AHEAD, SHORTEST, LONGEST = 6.0, 24.0, 130.0
-# Who is beside its path comes back to it within this time (s), but not in a shorter distance (m).
-RETURN, SHORTEST_RETURN = 2.0, 8.0
-# Room that drivers want on either side (m), and how far they see others move towards them, in time (s) and place (m).
-ROOM, FORESIGHT, MOST_FORESIGHT = 0.2, 0.8, 1.2
-# Agents that a CPU compares with all others at once.
-BATCH = 32
-# Others are on the same level within this height (m) and this slope.
-LEVEL, SLOPE = 2.5, 0.06
+
+@static_record
+class SweptPathParams:
+    """Shape of swept paths and conditions for a leading vehicle. The values are choices of this package.
+
+    Attributes:
+      num_pieces: Straight pieces K of a swept path.
+      growth_exponent: Exponent of the piece boundaries over the index; above 1, pieces grow with the distance.
+      horizon: Driving time that a swept path covers, s.
+      min_length: Lower bound of its length, m; stationary agents need a path to detect conflicts before they start.
+      max_length: Upper bound of its length, m.
+      return_time: Time within which an agent off its path is expected to be back on it, s.
+      min_return_distance: Lower bound of the distance that it drives meanwhile, m.
+      lateral_margin: Free space on either side of the agent, m.
+      drift_time: Time for which the motion of other agents towards the swept path is extrapolated, s.
+      max_drift: Upper bound of that motion, m; beyond it constant velocity is no prediction.
+      max_height_difference: Height difference of agents on the same road surface, m; bridges are higher.
+      max_slope: Additional height difference per meter of distance.
+      batch_size: Agents per batch of `map_masked`.
+    """
+
+    num_pieces: int = 8
+    growth_exponent: float = 1.3
+    horizon: float = 6.0
+    min_length: float = 24.0
+    max_length: float = 130.0
+    return_time: float = 2.0
+    min_return_distance: float = 8.0
+    lateral_margin: float = 0.2
+    drift_time: float = 0.8
+    max_drift: float = 1.2
+    max_height_difference: float = 2.5
+    max_slope: float = 0.06
+    batch_size: int = 32
+
+
+SWEPT_PATH = SweptPathParams()
 
 
 @pytree
-class Ways:
-    """Ways of N agents from where they are now, in K straight pieces.
+class SweptPath:
+    """Paths of N agents from their present positions as K straight pieces.
 
     Attributes:
       x: Start of each piece, m.
-      y: The same.
+      y: Start of each piece, m.
       cos: Direction of each piece.
-      sin: The same.
-      length: m.
-      begin: Distance from the agent along the way, m.
+      sin: Direction of each piece.
+      length: Length of each piece, m.
+      start: Arc length from the agent to the start of each piece, m.
     """
 
     x: Float[Array, "*lead K"]
@@ -47,115 +73,166 @@ class Ways:
     cos: Float[Array, "*lead K"]
     sin: Float[Array, "*lead K"]
     length: Float[Array, "*lead K"]
-    begin: Float[Array, "*lead K"]
+    start: Float[Array, "*lead K"]
 
 
-def ways_ahead(
-    agents: AgentState, speed: Float[Array, " N"], path: LanePath, arc: Float[Array, " N"], has_lane: Bool[Array, " N"]
-) -> Ways:
-    """Ways along paths from an arc length (m) on, back to which agents come little by little if they are beside them;
-    or straight ahead for agents without a lane."""
-    reach = jnp.clip(LOOK_AHEAD * speed, SHORTEST, LONGEST)
-    part = jnp.arange(1, NUM_PIECES + 1, dtype=jnp.float32) / NUM_PIECES
-    steps = (part**GROWTH)[None] * reach[:, None]
-    on_path = jax.vmap(lambda step: point_at(path, arc + step)[0][:, :2], in_axes=1, out_axes=1)(steps)
-    xy = agents.xyz[:, None, :2]
-    beside = xy - point_at(path, arc)[0][:, None, :2]
-    left = jnp.maximum(1.0 - steps / jnp.maximum(RETURN * speed, SHORTEST_RETURN)[:, None], 0.0)
-    on_path = on_path + left[..., None] * beside
-    straight = xy + steps[..., None] * geometry.heading(agents.yaw)[:, None]
+def swept_path(
+    agents: AgentState,
+    speed: Float[Array, " N"],
+    path: LanePath,
+    arc_length: Float[Array, " N"],
+    has_lane: Bool[Array, " N"],
+) -> SweptPath:
+    """Expected motion along the lane path, or straight ahead for agents without a lane.
+
+    An agent off its path approaches it linearly within `return_time`. A sudden return would sweep space that the
+    agent will not cover, for example that of a vehicle it has just cut in front of.
+
+    Args:
+      agents: Present states, [N].
+      speed: Speeds, m/s, not negative.
+      path: Lane paths.
+      arc_length: Positions of the agents on their paths, m.
+      has_lane: Agents that follow a path.
+    """
+    params, xy = SWEPT_PATH, agents.xyz[:, None, :2]
+    # The length depends on the speed: far conflicts matter to fast agents only.
+    length = jnp.clip(params.horizon * speed, params.min_length, params.max_length)
+    fraction = jnp.arange(1, params.num_pieces + 1, dtype=jnp.float32) / params.num_pieces
+    # Pieces are short near the agent, where the geometry has to be exact.
+    steps = (fraction**params.growth_exponent)[None] * length[:, None]
+    on_path = jax.vmap(lambda step: from_arc_length(path, arc_length + step)[0][:, :2], in_axes=1, out_axes=1)(steps)
+    # The offset from the path decays linearly with the distance.
+    offset = xy - from_arc_length(path, arc_length)[0][:, None, :2]
+    return_distance = jnp.maximum(params.return_time * speed, params.min_return_distance)
+    on_path = on_path + jnp.maximum(1.0 - steps / return_distance[:, None], 0.0)[..., None] * offset
+    # Pedestrians and vehicles off the lanes are expected to keep their heading.
+    straight = xy + steps[..., None] * geometry.unit_vector(agents.yaw)[:, None]
     points = jnp.concatenate([xy, jnp.where(has_lane[:, None, None], on_path, straight)], axis=1)
-    along = points[:, 1:] - points[:, :-1]
-    length = geometry.norm(along)
-    unit = jnp.where(length > 0, length, 1.0)[..., None]
-    cos, sin = jnp.moveaxis(along / unit, -1, 0)
-    return Ways(points[:, :-1, 0], points[:, :-1, 1], cos, sin, length, jnp.cumsum(length, axis=1) - length)
+    return _pieces(points)
+
+
+def _pieces(points: Float[Array, "N K1 2"]) -> SweptPath:
+    """Straight pieces between consecutive points. Pieces of length zero get the direction zero, not NaN."""
+    step = points[:, 1:] - points[:, :-1]
+    length = geometry.norm(step)
+    cos, sin = jnp.moveaxis(step / jnp.where(length > 0, length, 1.0)[..., None], -1, 0)
+    return SweptPath(points[:, :-1, 0], points[:, :-1, 1], cos, sin, length, jnp.cumsum(length, axis=1) - length)
 
 
 class _Lead(NamedTuple):
-    """Who is next on the way of agents, on which piece of it, and whether there is anybody."""
+    """The leading agent, the piece of the swept path that it overlaps, and whether there is one."""
 
-    who: Int[Array, "*n"]
-    piece: Int[Array, "*n"]
+    agent_index: Int[Array, "*n"]
+    piece_index: Int[Array, "*n"]
     exists: Bool[Array, "*n"]
 
 
-def leads(
-    ways: Ways, agents: AgentState, size: Float[Array, "N 2"], asked: Bool[Array, " N"]
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """The gap (m) from each agent to whoever is next on its way, and the speed of that one along it (m/s).
+class _MovingBoxes(NamedTuple):
+    """Boxes of agents, and half of the distance that they drift along their heading within `drift_time`, m."""
 
-    One is in the way if its box overlaps the strip that the agent sweeps along its way, or will soon at its present
-    speed. Gaps are from bumper to bumper, and `FAR` without anybody, and for agents that are not `asked`. No gradient
-    flows through the choice.
-    """
-    ours, boxes = (ways, size[:, 1]), _boxes(agents, size)
-    column = take(boxes, None)
-    # Behind the barrier nothing about one agent is worked out anew for each pair of agents.
-    still, others, now = jax.lax.optimization_barrier(jax.lax.stop_gradient((ours, column, agents)))
-
-    def find(which: Int[Array, " b"]) -> _Lead:
-        own, width = take(still, which)
-        rear, at = jnp.full((which.shape[0], now.yaw.shape[0]), FAR), jnp.int32(0)
-        # One piece after another, agents side by side: that is what compilers vectorise.
-        for piece in range(NUM_PIECES):
-            in_way, distance = _in_way(take(own, (slice(None), piece, None)), width[:, None], others, piece > 0)
-            nearer = in_way & (distance < rear)
-            rear, at = jnp.where(nearer, distance, rear), jnp.where(nearer, piece, at)
-        number = jnp.arange(now.yaw.shape[0], dtype=jnp.int32)[None]
-        there = now.valid[None] & (number != which[:, None]) & same_level(take(now, which), now, rear)
-        rear = jax.lax.optimization_barrier(jnp.where(there, rear, FAR))
-        who = first_smallest(rear)
-        return _Lead(who, jnp.take_along_axis(at, who[:, None], axis=-1)[:, 0], jnp.min(rear, axis=-1) < FAR)
-
-    nobody = jnp.zeros(asked.shape, jnp.int32)
-    lead = map_masked(_Lead(nobody, nobody, asked & False), asked, BATCH, find)
-    own = jax.tree.map(lambda values: jnp.take_along_axis(values, lead.piece[:, None], axis=-1)[:, 0], ways)
-    _, distance = _in_way(own, size[:, 1], take(boxes, lead.who), lead.piece > 0)
-    # The speed is that along the piece where the rear is.
-    there = jnp.maximum(jnp.sum(ways.begin <= distance[:, None], axis=-1, dtype=jnp.int32) - 1, 0)[:, None]
-    cos, sin = (jnp.take_along_axis(values, there, axis=-1)[:, 0] for values in (ways.cos, ways.sin))
-    velocity = agents.velocity[lead.who]
-    return jnp.where(lead.exists, distance - size[:, 0] / 2, FAR), cos * velocity[:, 0] + sin * velocity[:, 1]
+    box: geometry.Boxes
+    half_drift: Float[Array, "*n"]
 
 
-class _Boxes(NamedTuple):
-    """Boxes of agents in the plane (m), their directions, and how far they will soon move along those (m)."""
-
-    x: Float[Array, "*n"]
-    y: Float[Array, "*n"]
-    cos: Float[Array, "*n"]
-    sin: Float[Array, "*n"]
-    half_length: Float[Array, "*n"]
-    half_width: Float[Array, "*n"]
-    soon: Float[Array, "*n"]
-
-
-def _boxes(agents: AgentState, size: Float[Array, "N 2"]) -> _Boxes:
+def _moving_boxes(agents: AgentState, size: Float[Array, "N 2"]) -> _MovingBoxes:
     cos, sin = jnp.cos(agents.yaw), jnp.sin(agents.yaw)
     speed = cos * agents.velocity[:, 0] + sin * agents.velocity[:, 1]
-    soon = jnp.clip(FORESIGHT * speed, -MOST_FORESIGHT, MOST_FORESIGHT)
-    return _Boxes(agents.xyz[:, 0], agents.xyz[:, 1], cos, sin, size[:, 0] / 2, size[:, 1] / 2, soon / 2)
+    # Crossing and merging agents are noticed before they are on the path, as drivers notice them.
+    drift = jnp.clip(SWEPT_PATH.drift_time * speed, -SWEPT_PATH.max_drift, SWEPT_PATH.max_drift)
+    box = geometry.Boxes(agents.xyz[:, 0], agents.xyz[:, 1], cos, sin, size[:, 0] / 2, size[:, 1] / 2)
+    return _MovingBoxes(box, drift / 2)
 
 
-def _in_way(own: Ways, width: Float[Array, "*#n"], box: _Boxes, further_on: bool | Bool[Array, "*#n"]):
-    """Whether boxes are in the way on pieces of ways of a width (m), and how far ahead their rear is there (m).
+def leading_gap(
+    path: SweptPath, agents: AgentState, size: Float[Array, "N 2"], mask: Bool[Array, " N"]
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Gap (m) to the leading agent on the swept path, and the speed (m/s) of that agent along it.
 
-    On the first piece, that is not `further_on`, the rear may be behind the middle of the agent; but whose middle is
-    behind that of the agent has to mind the agent.
+    The leading agent is the nearest one whose box overlaps the swept path, or will within `drift_time` at its present
+    velocity, on any lane or on none: vehicles that cut in, cross or block the lane lead as well. Gaps are
+    bumper to bumper. The choice of the leading agent has no gradient, gap and speed have.
+
+    Args:
+      path: Swept paths of the agents.
+      agents: Present states, [N].
+      size: Length and width, m.
+      mask: Agents whose leading agent is computed; the gap of others is `FAR`.
     """
-    dx, dy = box.x - own.x, box.y - own.y
-    ahead, aside = own.cos * dx + own.sin * dy, own.cos * dy - own.sin * dx
-    turn_cos, turn_sin = own.cos * box.cos + own.sin * box.sin, own.cos * box.sin - own.sin * box.cos
-    drift = turn_sin * box.soon
-    turn_cos, turn_sin = jnp.abs(turn_cos), jnp.abs(turn_sin)
-    long = turn_cos * box.half_length + turn_sin * box.half_width
-    wide = turn_sin * box.half_length + turn_cos * box.half_width
-    across = jnp.abs(aside + drift) < width / 2 + ROOM + wide + jnp.abs(drift)
-    along = (ahead - long < own.length) & (ahead + jnp.where(further_on, long, 0.0) > 0.0)
-    return across & along, own.begin + jnp.maximum(ahead - long, jnp.where(further_on, 0.0, -FAR))
+    boxes = _moving_boxes(agents, size)
+    constant = backend.materialize(jax.lax.stop_gradient((path, size[:, 1], boxes, agents)))
+    lead = _nearest_leads(*constant, mask)
+    piece = jax.tree.map(lambda values: jnp.take_along_axis(values, lead.piece_index[:, None], axis=-1)[:, 0], path)
+    # The chosen pair is computed again, with gradients.
+    _, rear = _overlap(piece, size[:, 1], tree_index(boxes, lead.agent_index), lead.piece_index > 0)
+    # A long vehicle may overlap several pieces; its speed is measured along the piece that holds its rear.
+    rear_piece = jnp.maximum(jnp.sum(path.start <= rear[:, None], axis=-1, dtype=jnp.int32) - 1, 0)[:, None]
+    cos, sin = (jnp.take_along_axis(values, rear_piece, axis=-1)[:, 0] for values in (path.cos, path.sin))
+    velocity = agents.velocity[lead.agent_index]
+    return jnp.where(lead.exists, rear - size[:, 0] / 2, FAR), cos * velocity[:, 0] + sin * velocity[:, 1]
 
 
-def same_level(ours: AgentState, others: AgentState, distance: Float[Array, "b N"]) -> Bool[Array, "b N"]:
-    """Whether others could be on the same road at a distance (m), and not on a bridge or below it."""
-    return jnp.abs(ours.xyz[:, None, 2] - others.xyz[None, :, 2]) < LEVEL + SLOPE * distance
+def _nearest_leads(
+    path: SweptPath, width: Float[Array, " N"], boxes: _MovingBoxes, agents: AgentState, mask: Bool[Array, " N"]
+) -> _Lead:
+    """The leading agents by a minimum over all pieces and all other agents."""
+    agent_index, boxes = jnp.arange(agents.yaw.shape[0], dtype=jnp.int32)[None], tree_index(boxes, None)
+
+    def find_leads(index: Int[Array, " b"]) -> _Lead:
+        own_path, own_width = tree_index((path, width), index)
+        rear, piece_index = jnp.full((index.shape[0], agents.yaw.shape[0]), FAR), jnp.int32(0)
+        for piece in range(SWEPT_PATH.num_pieces):
+            # [b, 1]: one piece of each path against all boxes.
+            column = tree_index(own_path, (slice(None), piece, None))
+            overlaps, piece_rear = _overlap(column, own_width[:, None], boxes, piece > 0)
+            is_nearer = overlaps & (piece_rear < rear)
+            rear, piece_index = jnp.where(is_nearer, piece_rear, rear), jnp.where(is_nearer, piece, piece_index)
+        # A box on a bridge above overlaps in the plane, but does not lead.
+        is_other = agents.valid[None] & (agent_index != index[:, None])
+        rear = jnp.where(is_other & on_same_level(tree_index(agents, index), agents, rear), rear, FAR)
+        lead = first_argmin(rear)
+        return _Lead(lead, jnp.take_along_axis(piece_index, lead[:, None], axis=-1)[:, 0], jnp.min(rear, axis=-1) < FAR)
+
+    zero = jnp.zeros(mask.shape, jnp.int32)
+    return map_masked(_Lead(zero, zero, mask & False), mask, SWEPT_PATH.batch_size, find_leads)
+
+
+def _overlap(
+    piece: SweptPath, width: Float[Array, "*#n"], moving: _MovingBoxes, is_later_piece: bool | Bool[Array, "*#n"]
+) -> tuple[Bool[Array, "*n"], Float[Array, "*n"]]:
+    """Whether boxes overlap the piece swept by an agent of a width (m), and the arc length (m) of their rear.
+
+    On the first piece the rear may lie behind the center of the agent, since the boxes may already overlap. A box whose
+    center is behind that of the agent does not lead: its driver is the one to keep the distance.
+    """
+    box = moving.box
+    dx, dy = box.x - piece.x, box.y - piece.y
+    longitudinal, lateral = piece.cos * dx + piece.sin * dy, piece.cos * dy - piece.sin * dx
+    cos, sin = piece.cos * box.cos + piece.sin * box.sin, piece.cos * box.sin - piece.sin * box.cos
+    # The box is widened by its lateral drift, from its present to its expected position.
+    lateral_drift = sin * moving.half_drift
+    cos, sin = jnp.abs(cos), jnp.abs(sin)
+    # Extents of the rotated box along the piece and across it.
+    half_length = cos * box.half_length + sin * box.half_width
+    half_width = sin * box.half_length + cos * box.half_width
+    reach = width / 2 + SWEPT_PATH.lateral_margin + half_width + jnp.abs(lateral_drift)
+    is_inside = jnp.abs(lateral + lateral_drift) < reach
+    is_ahead = longitudinal + jnp.where(is_later_piece, half_length, 0.0) > 0.0
+    is_inside = is_inside & ((longitudinal - half_length < piece.length) & is_ahead)
+    return is_inside, piece.start + jnp.maximum(longitudinal - half_length, jnp.where(is_later_piece, 0.0, -FAR))
+
+
+def on_same_level(agents: AgentState, others: AgentState, distance: Float[Array, "b N"]) -> Bool[Array, "b N"]:
+    """Whether others can be on the same road surface, and not on or under a bridge.
+
+    Args:
+      agents: b agents.
+      others: N agents.
+      distance: Distance between them, m.
+    """
+    return is_level(agents.xyz[:, None, 2] - others.xyz[None, :, 2], distance)
+
+
+def is_level(height_difference: Float[Array, "*n"], distance: Float[Array, "*n"]) -> Bool[Array, "*n"]:
+    """Whether two agents at a distance (m) and with a height difference (m) can be on the same road surface."""
+    return jnp.abs(height_difference) < SWEPT_PATH.max_height_difference + SWEPT_PATH.max_slope * distance

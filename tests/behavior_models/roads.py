@@ -1,4 +1,4 @@
-"""Roads with an ego and three others, all of the same shapes: one compiled program does for every case."""
+"""Roads with an ego and three other agents, all of equal array shapes, so one program is compiled for all cases."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ from jaxtyping import Bool
 
 from tests.scenes import raw_scene
 from waymax_sim.datasets.scene import RawScene, to_scenario
-from waymax_sim.datatypes.padding import pad, sizes
+from waymax_sim.datatypes.padding import axis_lengths, pad
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import Action, State
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Env, EnvConfig, Observation
-from waymax_sim.pytree import Array, stack, take
+from waymax_sim.pytree import Array, stack, tree_index
 
-NOWHERE = (-90.0, 3.5, np.pi, 0.0)
+OFF_ROAD = (-90.0, 3.5, np.pi, 0.0)
 GREEN, RED = 6, 4
 # Axes that differ between straight and bent roads.
 SIZES = {"edges.G": 32, "edges.Q": 1024, "edges.L": 1024, "lanes.G": 32, "lanes.Q": 1024, "lanes.L": 1024}
@@ -36,13 +36,13 @@ def road(*others, speed=10.0, light=GREEN, line=40.0, radius=None, y=0.0, width=
       width: Half the width of its lane to the right, m.
       num_steps: Steps of the record; the present is the sixth.
     """
-    agents = [(0.0, y, 0.0, speed), *others, *[NOWHERE] * (3 - len(others))]
-    x, aside, yaw, fast = (np.array(column) for column in zip(*agents, strict=True))
+    agents = [(0.0, y, 0.0, speed), *others, *[OFF_ROAD] * (3 - len(others))]
+    x, y, yaw, speeds = (np.array(column) for column in zip(*agents, strict=True))
     time = 0.1 * (np.arange(num_steps) - 5)[:, None]
     heading = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1)
     base = raw_scene(num_steps=num_steps, num_agents=4)
     xyz = np.zeros((num_steps, 4, 3))
-    xyz[..., :2] = np.stack([x, aside], axis=-1) + time[..., None] * fast[:, None] * heading
+    xyz[..., :2] = np.stack([x, y], axis=-1) + time[..., None] * speeds[:, None] * heading
     xyz[..., 2] = 0.75
     points = base.point_xyz.copy()
     points[points[:, 1] == -1.75, 1] = -width
@@ -50,21 +50,21 @@ def road(*others, speed=10.0, light=GREEN, line=40.0, radius=None, y=0.0, width=
         base,
         xyz=xyz,
         yaw=np.broadcast_to(yaw, xyz.shape[:2]).copy(),
-        velocity=np.broadcast_to(fast[:, None] * heading, (num_steps, 4, 2)).copy(),
+        velocity=np.broadcast_to(speeds[:, None] * heading, (num_steps, 4, 2)).copy(),
         point_xyz=points,
         signal_state=np.full((num_steps, 1), light),
         signal_stop_point=np.broadcast_to([line, 0.0, 0.0], (num_steps, 1, 3)).copy(),
     )
-    found = to_scenario(raw if radius is None else _bent(raw, radius), bucketed=False)
-    return pad(found, SIZES | {axis: size for axis, size in sizes(found).items() if axis not in SIZES})
+    scenario = to_scenario(raw if radius is None else _bent(raw, radius), pad_to_bucket=False)
+    return pad(scenario, SIZES | {axis: size for axis, size in axis_lengths(scenario).items() if axis not in SIZES})
 
 
 def _bent(raw: RawScene, radius: float) -> RawScene:
-    """The same on a circle: x becomes arc length."""
+    """The scene bent to a circle: x becomes arc length."""
 
     def bend(xyz):
-        angle, away = xyz[..., 0] / radius, radius - xyz[..., 1]
-        return np.stack([away * np.sin(angle), radius - away * np.cos(angle), xyz[..., 2]], axis=-1)
+        angle, distance = xyz[..., 0] / radius, radius - xyz[..., 1]
+        return np.stack([distance * np.sin(angle), radius - distance * np.cos(angle), xyz[..., 2]], axis=-1)
 
     turn = raw.xyz[..., 0] / radius
     cos, sin = np.cos(turn), np.sin(turn)
@@ -79,21 +79,24 @@ def _bent(raw: RawScene, radius: float) -> RawScene:
     )
 
 
+reset = jax.jit(ENV.reset)
+
+
 @jax.jit
 def observe(scenario: Scenario) -> Observation:
-    """What the ego sees at first."""
+    """The first observation."""
     return ENV.observe(scenario, ENV.initial_state(scenario, jax.random.key(0)))
 
 
 @jax.jit
 def step(scenario: Scenario, state: State, action: Action) -> tuple[State, Observation, Bool[Array, ""]]:
-    """Where an action leads, what the ego sees there, and whether it overlaps anybody."""
+    """The next state, its observation, and whether the ego overlaps another agent."""
     state, out = ENV.step(scenario, state, action)
     return state, ENV.observe(scenario, state), out.metrics["overlap"].value[0] > 0
 
 
 def drive(act, carry, scenario: Scenario, num_steps: int = 60):
-    """The states of the ego under a policy, one compiled step after another; and whether it ever overlaps.
+    """The states of the ego under a policy, by repeated calls of one compiled step; and whether it ever overlaps.
 
     Args:
       act: From observation, carry and key to action and carry.
@@ -102,11 +105,11 @@ def drive(act, carry, scenario: Scenario, num_steps: int = 60):
       num_steps: Steps of 0.1 s.
     """
     key = jax.random.key(0)
-    state, _ = jax.jit(ENV.reset)(scenario, key)
+    state, _ = reset(scenario, key)
     observation, ego, overlaps = observe(scenario), [], False
     for number in range(num_steps):
         action, carry = act(observation, carry, jax.random.fold_in(key, number))
         state, observation, overlap = step(scenario, state, action)
-        ego.append(take(observation.agents, 0))
+        ego.append(tree_index(jax.device_get(observation.agents), 0))
         overlaps |= bool(overlap)
     return stack(ego), overlaps

@@ -1,4 +1,4 @@
-"""Streets with a few cars for tests of traffic. All have the same shapes, so each program is compiled once."""
+"""Streets with a few agents for tests of traffic, all of equal array shapes, so each program is compiled once."""
 
 from typing import NamedTuple
 
@@ -16,15 +16,15 @@ STEPS, AGENTS, LIMIT = 80, 4, 13.4
 RED, YELLOW, GREEN = 4, 5, 6
 CAR = (4.0, 2.0, 1.5)
 WALKER = (0.6, 0.6, 1.7)
-# Room for every street here.
-SIZES = {"N": AGENTS, "P": 512, "F": 8, "graph.F": 8, "L": 32, "elements.G": 128, "elements.C": 512, "S": 1}
+# Array lengths that fit all streets of the tests.
+SIZES = {"N": AGENTS, "P": 512, "F": 8, "graph.F": 8, "L": 32, "polylines.G": 128, "polylines.C": 512, "S": 1}
 SIZES |= {f"lanes.{axis}": size for axis, size in (("C", 64), ("G", 32), ("Q", 1024), ("L", 1024))}
 SIZES |= {f"edges.{axis}": size for axis, size in (("C", 1), ("G", 1), ("Q", 1), ("L", 1))}
 SIZES |= {"graph.Z": 2, "M": 32, "R": 128}
 
 
 class Agent(NamedTuple):
-    """Somebody on a street; without a track it goes on in the log as it begins."""
+    """An agent on a street; without a track it keeps its velocity in the log."""
 
     x: float
     y: float
@@ -36,7 +36,7 @@ class Agent(NamedTuple):
 
 
 def street(lines, agents, lights=(), signs=(), limit: float = LIMIT) -> Scenario:
-    """Lanes [n, 3] and agents; lights are (lane, stop point, states by step), signs (place, lane)."""
+    """Lanes [n, 3] and agents; lights are (lane, stop point, states by step), signs (position, lane)."""
     times = 0.1 * np.arange(STEPS + 1)
     shape = (STEPS + 1, len(agents))
     xyz, yaw, velocity = np.zeros((*shape, 3)), np.zeros(shape), np.zeros((*shape, 2))
@@ -47,9 +47,9 @@ def street(lines, agents, lights=(), signs=(), limit: float = LIMIT) -> Scenario
         xyz[:, index, :2], xyz[:, index, 2] = track, agent.size[2] / 2
         velocity[:, index] = np.gradient(track, 0.1, axis=0)
         moves = np.hypot(*velocity[:, index].T) > 1e-3
-        course = np.unwrap(np.arctan2(velocity[:, index, 1], velocity[:, index, 0]))
-        yaw[:, index] = np.where(moves, course, agent.yaw)
-    lines = [np.asarray(line, float) for line in lines] + [np.array([[*place, 2.0]]) for place, _ in signs]
+        heading = np.unwrap(np.arctan2(velocity[:, index, 1], velocity[:, index, 0]))
+        yaw[:, index] = np.where(moves, heading, agent.yaw)
+    lines = [np.asarray(line, float) for line in lines] + [np.array([[*position, 2.0]]) for position, _ in signs]
     kinds = [LANE_SURFACE_STREET] * (len(lines) - len(signs)) + [STOP_SIGN] * len(signs)
     first_sign = len(lines) - len(signs)
     states = np.array([light[2] for light in lights]).reshape(len(lights), STEPS + 1).T
@@ -74,7 +74,7 @@ def street(lines, agents, lights=(), signs=(), limit: float = LIMIT) -> Scenario
         signal_stop_point=np.broadcast_to(points, (STEPS + 1, len(lights), 3)),
         signal_valid=np.ones((STEPS + 1, len(lights)), bool),
     )
-    return pad(to_scenario(raw, bucketed=False), SIZES)
+    return pad(to_scenario(raw, pad_to_bucket=False), SIZES)
 
 
 def road(length: float = 300.0, y: float = 0.0, begin: float = -60.0) -> np.ndarray:
@@ -88,7 +88,7 @@ def back(length: float = 300.0, y: float = 3.5, begin: float = -60.0) -> np.ndar
 
 
 def bend(radius: float = 20.0) -> list[np.ndarray]:
-    """A lane along x that turns to the left by a right angle at the origin, and goes on along y."""
+    """A lane along x that turns left by 90 degrees at the origin and continues along y."""
     return [
         straight((-60, 0), (0, 0), 2.0),
         arc((0, radius), radius, -90, 0, 1.0),
@@ -97,7 +97,7 @@ def bend(radius: float = 20.0) -> list[np.ndarray]:
 
 
 def boxes_overlap(agents, size: np.ndarray, i: int, j: int) -> np.ndarray:
-    """Whether two agents share space, by step: separating axes, for float64."""
+    """Whether the boxes of two agents overlap at each step, by separating axes in float64."""
     corners = []
     for k in (i, j):
         yaw, xy = np.asarray(agents.yaw[:, k], float), np.asarray(agents.xyz[:, k, :2], float)

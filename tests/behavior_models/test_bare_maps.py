@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from behavior_models import IDM, MOBIL, MPPI, PDM, GradientPlanner, LogPathIDM
-from behavior_models.planners.prediction import outlook_of
+from behavior_models.planners.prediction import planning_context
 from tests.scenes import raw_scene
 from waymax_sim.datasets.scene import RawRoutes, to_scenario
-from waymax_sim.datatypes.padding import pad, sizes
+from waymax_sim.datatypes.padding import axis_lengths, pad
 from waymax_sim.env import Env, EnvConfig, rollout
+
+pytestmark = pytest.mark.compile_heavy
 
 ENV = Env(config=EnvConfig(metrics=(), rewards=()))
 KEY, NUM_STEPS = jax.random.key(0), 3
@@ -27,7 +29,7 @@ def unlit(**changes):
         "signal_stop_point": np.zeros((21, 0, 3)),
         "signal_valid": np.zeros((21, 0), bool),
     }
-    return to_scenario(raw_scene(**no_lights | changes), bucketed=False)
+    return to_scenario(raw_scene(**no_lights | changes), pad_to_bucket=False)
 
 
 def only(*types):
@@ -54,9 +56,9 @@ def routes(num_routes, num_points):
     [PLANNERS[0], *(pytest.param(planner, marks=pytest.mark.slow) for planner in PLANNERS[1:])],
     ids=lambda planner: type(planner).__name__,
 )
-def test_planners_drive_on_without_stop_lines(planner):
+def test_planners_keep_driving_without_stop_lines(planner):
     scenario = unlit()
-    assert sizes(scenario)["graph.Z"] == 0
+    assert axis_lengths(scenario)["graph.Z"] == 0
     run = jax.jit(lambda s: rollout(ENV, planner, s, KEY, NUM_STEPS, record=("agents", "actions")))
     trace = run(scenario)
     action = jax.device_get(trace.actions[0])
@@ -66,19 +68,19 @@ def test_planners_drive_on_without_stop_lines(planner):
     assert trace.agents.velocity[-1, 0, 0] > 9.8
 
 
-def test_padding_with_stop_lines_changes_nothing_that_planners_expect():
+def test_padding_of_stop_lines_leaves_the_planning_context_unchanged():
     @jax.jit
-    def look(scenario):
+    def context(scenario):
         observation = ENV.observe(scenario, ENV.initial_state(scenario, KEY))
-        return outlook_of(observation, jnp.asarray(0), jnp.asarray(-1, jnp.int32))
+        return planning_context(observation, jnp.asarray(0), jnp.asarray(-1, jnp.int32))
 
     scenario = unlit()
-    bare = look(scenario)
-    padded = look(pad(scenario, sizes(scenario) | {"graph.Z": 4}))
-    assert bare.line == -1 and np.isinf(bare.halt)
-    assert bare.course.stop.shape == (0,) and padded.course.stop.shape == (4,)
-    lines = {name: getattr(bare.course, name) for name in ("stop", "light", "stop_sign")}
-    padded = dataclasses.replace(padded, course=dataclasses.replace(padded.course, **lines))
+    bare = context(scenario)
+    padded = context(pad(scenario, axis_lengths(scenario) | {"graph.Z": 4}))
+    assert bare.stop_line_index == -1 and np.isinf(bare.stop_line_s)
+    assert bare.reference.stop.shape == (0,) and padded.reference.stop.shape == (4,)
+    lines = {name: getattr(bare.reference, name) for name in ("stop", "light", "stop_sign")}
+    padded = dataclasses.replace(padded, reference=dataclasses.replace(padded.reference, **lines))
     jax.tree.map(np.testing.assert_array_equal, bare, padded)
 
 
@@ -87,7 +89,7 @@ BARE = {
     "no stop lines": (unlit, PLANNERS),
     "no features": (lambda: unlit(**only()), (PDM(), *TRAFFIC)),
     "no lanes": (lambda: unlit(**only(15)), (PDM(), *TRAFFIC)),
-    "lights without lanes": (lambda: to_scenario(raw_scene(**only(15)), bucketed=False), (PDM(), *TRAFFIC)),
+    "lights without lanes": (lambda: to_scenario(raw_scene(**only(15)), pad_to_bucket=False), (PDM(), *TRAFFIC)),
     "one agent": (lambda: unlit(num_agents=1), (PDM(), *TRAFFIC)),
     "no routes": (lambda: unlit(routes=routes(0, 0)), (PDM(),)),
     "routes of one point": (lambda: unlit(routes=routes(1, 1)), (PDM(),)),

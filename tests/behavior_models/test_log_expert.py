@@ -15,6 +15,8 @@ from tests.strategies import N, floats
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Teleport
 from waymax_sim.env import Env, EnvConfig, Policy, rollout
 
+pytestmark = pytest.mark.compile_heavy
+
 DT, HORIZON = 0.1, 5
 CAR, REVERSING, NORMALIZED = Bicycle(), Bicycle(allow_reverse=True), Bicycle(normalized=True)
 LEVELS = Discrete(
@@ -84,7 +86,7 @@ def test_constant_curvature_is_recovered(speed, yaw, turn):
 
 
 @given(floats(5, 20), floats(-3.1, 3.1), floats(-3, 3), floats(-0.5, 0.5))
-def test_both_at_once_are_recovered_nearly(speed, yaw, acceleration, turn):
+def test_acceleration_and_curvature_are_recovered_nearly(speed, yaw, acceleration, turn):
     curvature = turn / (0.5 * speed)
     xy = simulated(speed, yaw, acceleration, curvature)
     value = car_action(*ahead(speed, xy, yaw), jnp.full(N, HORIZON, jnp.int32))
@@ -120,17 +122,17 @@ def test_smoothing_equals_least_squares_lines(xy, yaw, gap):
     xy, yaw = np.where(valid[:, None, None], xy, 0), np.where(valid[:, None], yaw, 0)
     log = agent_state(xy, yaw, xy, valid[:, None])
     for step in range(0, 12, 3):
-        found = _smooth(log, jnp.full(N, step, jnp.int32))
-        assert np.asarray(found.valid).tolist() == [valid[step]] * N
+        smoothed = _smooth(log, jnp.full(N, step, jnp.int32))
+        assert np.asarray(smoothed.valid).tolist() == [valid[step]] * N
         near = np.flatnonzero(valid[max(step - 2, 0) : step + 3]) + max(step - 2, 0)
         expected = np.zeros((N, 3))
         if valid[step]:
             samples = np.concatenate([xy[near], yaw[near, :, None]], axis=-1).reshape(len(near), -1)
             line = np.polynomial.polynomial.polyfit(near - step, samples, min(1, len(near) - 1))
             expected = line[0].reshape(N, 3)
-        np.testing.assert_allclose(found.xyz[:, :2], expected[:, :2], atol=1e-4)
-        np.testing.assert_allclose(found.velocity, expected[:, :2], atol=1e-4)
-        turned = np.asarray(found.yaw) - expected[:, 2]
+        np.testing.assert_allclose(smoothed.xyz[:, :2], expected[:, :2], atol=1e-4)
+        np.testing.assert_allclose(smoothed.velocity, expected[:, :2], atol=1e-4)
+        turned = np.asarray(smoothed.yaw) - expected[:, 2]
         np.testing.assert_allclose((turned + np.pi) % (2 * np.pi) - np.pi, 0, atol=1e-5)
 
 
@@ -141,8 +143,8 @@ def test_without_look_ahead_and_smoothing_it_is_the_replay():
     noise = np.random.default_rng(0).normal(0, 0.3, (21, 3, 2))
     noisy = scene(velocity=np.array([10.0, 0.0]) + noise)
     pairs = [(LogExpert(model, 1, 1), LogReplay(model)) for model in (CAR, LEVELS, Teleport(), Delta())]
-    found = labels(noisy, *(policy for pair in pairs for policy in pair))
-    for expert, replay in zip(found[::2], found[1::2], strict=True):
+    values = labels(noisy, *(policy for pair in pairs for policy in pair))
+    for expert, replay in zip(values[::2], values[1::2], strict=True):
         np.testing.assert_array_equal(expert.valid, replay.valid)
         np.testing.assert_array_equal(expert.value, replay.value)
 
@@ -151,14 +153,14 @@ def test_other_models_invert_one_step_and_bicycles_share_one_label():
     """The logged agents keep their velocity, which smoothing leaves as it is; the second one is lost after step 10."""
     valid = np.ones((21, 3), bool)
     valid[11:, 1] = False
-    found = labels(
+    actions = labels(
         scene(valid=valid), LogExpert(Delta()), LogExpert(CAR), LogExpert(NORMALIZED), LogExpert(LEVELS), num_steps=8
     )
-    delta, car, normalized, levels = found
+    delta, car, normalized, levels = actions
     np.testing.assert_allclose(delta.value[:, [0, 2]], np.broadcast_to([1.0, 0.0, 0.0], (8, 2, 3)), atol=1e-4)
     np.testing.assert_allclose(np.asarray(normalized.value) * np.float32([6.0, 0.3]), car.value, atol=1e-6)
     np.testing.assert_array_equal(levels.value.reshape(-1), LEVELS.encode(car.value.reshape(-1, 2))[:, 0])
-    for action in found:
+    for action in actions:
         np.testing.assert_array_equal(action.valid[:, 0], True)
         np.testing.assert_array_equal(action.valid[:, 1], np.arange(8) < 5)
         assert not np.any(np.asarray(car.value)[~np.asarray(car.valid)])

@@ -1,4 +1,4 @@
-"""Drivers on their own logged paths."""
+"""Traffic on logged paths."""
 
 import dataclasses
 
@@ -9,17 +9,19 @@ import pytest
 
 from behavior_models import LogPathIDM
 from behavior_models.traffic.log_path import logged_path
-from behavior_models.traffic.route_following import SPACING
+from behavior_models.traffic.route_following import ROUTE_FOLLOWING
 from tests.behavior_models.streets import AGENTS, GREEN, RED, STEPS, WALKER, Agent, boxes_overlap, road, street
 from waymax_sim.datatypes.agents import PEDESTRIAN
 from waymax_sim.env import Env, EnvConfig, rollout
+
+pytestmark = pytest.mark.compile_heavy
 
 ENV = Env(config=EnvConfig(controlled="none", metrics=(), rewards=()))
 TIMES = 0.1 * np.arange(STEPS + 1)
 
 
 def turning(speed: float = 8.0, radius: float = 15.0) -> np.ndarray:
-    """Straight on for 20 m, then a quarter of a circle to the left, and straight on."""
+    """20 m straight, a quarter circle to the left, and straight again."""
     arc = np.maximum(speed * TIMES - 20, 0)
     angle = np.minimum(arc / radius, np.pi / 2)
     rest = np.maximum(arc - radius * np.pi / 2, 0)
@@ -33,12 +35,12 @@ def simulate():
     def run(scenario, key, driven):
         return rollout(ENV, [(LogPathIDM(), driven)], scenario, key, STEPS, record=("agents",)).agents
 
-    def moved(scenario, driven=(True,) * AGENTS):
+    def run_scene(scenario, driven=(True,) * AGENTS):
         driven = np.array([*driven, *[False] * (AGENTS - len(driven))])
         agents = jax.device_get(run(scenario, jax.random.key(0), driven))
         return dataclasses.replace(agents, xyz=agents.xyz + scenario.origin)
 
-    return moved
+    return run_scene
 
 
 def test_a_logged_path_by_hand():
@@ -47,39 +49,39 @@ def test_a_logged_path_by_hand():
     scenario = jax.device_put(street([road()], cars, red))
     valid = scenario.log.valid.at[:3, 0].set(False).at[10:12, 0].set(False)
     log = dataclasses.replace(scenario.log, valid=valid)
-    path, moves = jax.device_get(logged_path(log, valid, scenario.graph, jnp.float32(0.1)))
+    path, moves = jax.device_get(jax.jit(logged_path)(log, valid, scenario.graph, jnp.float32(0.1)))
     assert moves[:2].tolist() == [True, False]
     # The log begins at its fourth step, at 2.4 m, and is 80 * 0.8 - 2.4 m long.
     origin = np.asarray(scenario.origin)[:2]
     np.testing.assert_allclose(path.xyz[0, 0, :2] + origin, [2.4, 0], atol=1e-3)
     assert path.length[0] == pytest.approx(64 - 2.4, abs=0.1)
-    places = turning()
-    inside = path.xyz[0, : int(path.length[0] / SPACING) + 1, :2] + origin
-    gaps = np.linalg.norm(inside[:, None] - places[None], axis=-1).min(axis=1)
+    track = turning()
+    inside = path.xyz[0, : int(path.length[0] / ROUTE_FOLLOWING.spacing) + 1, :2] + origin
+    gaps = np.linalg.norm(inside[:, None] - track[None], axis=-1).min(axis=1)
     assert gaps.max() < 0.42 and path.curvature[0].max() == pytest.approx(1 / 15, rel=0.15)
     np.testing.assert_allclose(path.speed_limit[0], 8.0, rtol=0.02)
-    # Beyond the log it goes straight on.
+    # Beyond the log it is straight.
     np.testing.assert_allclose(path.yaw[0, -3:], np.pi / 2, atol=0.02)
     # The line at x = 20 is 17.6 m away.
     assert path.stop[0, 0] == pytest.approx(17.6, abs=0.1) and path.light[0, 0] == 0
     assert not np.isfinite(path.stop[0, 1:]).any() and not np.isfinite(path.stop[1]).any()
 
 
-def test_the_log_is_followed_where_no_lane_leads(simulate):
+def test_logged_paths_are_followed_off_lanes(simulate):
     walk = np.stack([40 + 0 * TIMES, -4 + 1.2 * TIMES], axis=-1)
     people = [Agent(0, 0, track=turning()), Agent(60, -3, 0, 0), Agent(0, 0, 0, 1, PEDESTRIAN, WALKER, walk)]
     agents = simulate(street([road()], people))
-    aside = [np.linalg.norm(turning() - place, axis=-1).min() for place in agents.xyz[:, 0, :2]]
-    assert max(aside) < 0.8
-    # Bends slow it down: sqrt(1.8 * 15) to sqrt(2.6 * 15) m/s.
+    error = [np.linalg.norm(turning() - xy, axis=-1).min() for xy in agents.xyz[:, 0, :2]]
+    assert max(error) < 0.8
+    # It is slower in the curve: sqrt(1.8 * 15) to sqrt(2.6 * 15) m/s.
     assert agents.xyz[-1, 0, 1] > 15 and np.hypot(*agents.velocity[:, 0].T).min() > 4.5
     np.testing.assert_allclose(agents.xyz[:, 1], agents.xyz[:1, 1].repeat(STEPS, axis=0))
     np.testing.assert_allclose(agents.xyz[:, 2, 0], 40, atol=0.3)
     assert agents.xyz[-1, 2, 1] > 2
 
 
-def test_speed_is_their_own_matter(simulate):
-    """In the log the second one drives off through a red light; here it waits, and the first one stops behind it."""
+def test_speed_is_that_of_the_model(simulate):
+    """In the log the second car passes a red light; here it waits, and the first car stops behind it."""
     states = [RED] * 60 + [GREEN] * (STEPS - 59)
     cars = [Agent(-40, 0, 0, 10), Agent(-12, 0, 0, 10)]
     scenario = street([road()], cars, [(0, (8.0, 0.0), states)])

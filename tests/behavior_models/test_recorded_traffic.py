@@ -1,4 +1,4 @@
-"""Traffic in every recorded scene, over all its vehicles: what never happens, and what happens less often."""
+"""Traffic in every recorded scene, for all its vehicles: hard limits, and collisions relative to a baseline."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ from behavior_models import IDM, MOBIL, ConstantVelocity
 from tests.data import recorded
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.agents import VEHICLE, AgentState
-from waymax_sim.datatypes.padding import common_sizes, pad
+from waymax_sim.datatypes.padding import common_lengths, pad
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.signals import STOP_STATES
 from waymax_sim.env import Env, EnvConfig, Policy, rollout
-from waymax_sim.metrics.stop_lines import RED
 
-# Some scenes are there in two formats.
+# Some scenes are available in two formats.
 FILES = [
     "womd/scenario_637f20cafde22ff8.tfrecord",
     "womd/scenario_2a1e44d405a6833f.tfrecord",
@@ -38,27 +38,29 @@ STEPS, LONGEST, HARDEST, AT_REST = 80, 199, 8.0, 0.3
 
 @pytest.fixture(scope="module")
 def scenes():
-    """All of one shape, so that one program per policy drives them."""
-    found = [lasting(load(recorded(path))[0]) for path in FILES]
-    return [pad(scene, common_sizes(found)) for scene in found]
+    """All of one shape, so one program per policy simulates them."""
+    loaded = [extended(load(recorded(path))[0]) for path in FILES]
+    return [pad(scene, common_lengths(loaded)) for scene in loaded]
 
 
 @pytest.fixture(scope="module")
-def plain(scenes):
-    """What all policies are compared with."""
+def baseline(scenes):
+    """Collisions at constant velocity."""
     return collided(scenes, drive(ConstantVelocity(), scenes))
 
 
-def lasting(scene: Scenario) -> Scenario:
-    """The same in as many steps as the longest; nothing is known of those that are added."""
-    more = LONGEST - scene.num_steps
+def extended(scene: Scenario) -> Scenario:
+    """The scene padded with invalid steps to the length of the longest one."""
+    num_added = LONGEST - scene.num_steps
 
-    def longer(leaf):
-        # What has one axis is about lights.
-        return leaf if np.ndim(leaf) == 1 else np.pad(leaf, [(0, more)] + [(0, 0)] * (np.ndim(leaf) - 1))
+    def with_steps(leaf):
+        # Arrays of one axis describe lights.
+        return leaf if np.ndim(leaf) == 1 else np.pad(leaf, [(0, num_added)] + [(0, 0)] * (np.ndim(leaf) - 1))
 
-    log, signals = jax.tree.map(longer, (scene.log, scene.signals))
-    return dataclasses.replace(scene, log=log, signals=signals, timestamps=np.pad(scene.timestamps, (0, more), "edge"))
+    log, signals = jax.tree.map(with_steps, (scene.log, scene.signals))
+    return dataclasses.replace(
+        scene, log=log, signals=signals, timestamps=np.pad(scene.timestamps, (0, num_added), "edge")
+    )
 
 
 def drive(policy: Policy, scenes: list[Scenario]):
@@ -81,7 +83,7 @@ def vehicles(scene: Scenario) -> np.ndarray:
 
 
 def collided(scenes: list[Scenario], runs: list) -> tuple[int, int]:
-    """Vehicles that ever overlapped somebody, and vehicles, without those that did from the start."""
+    """Vehicles that overlap another agent at any step, and vehicles; without those that do at the start."""
     count, total = 0, 0
     for scene, (_, metrics, start) in zip(scenes, runs, strict=True):
         counted = vehicles(scene) & (start["overlap"].value == 0)
@@ -91,11 +93,11 @@ def collided(scenes: list[Scenario], runs: list) -> tuple[int, int]:
 
 
 def cannot_stop(scene: Scenario, agents: AgentState) -> int:
-    """Vehicles with the front so near to a line, when its light turns red, that 8 m/s^2 do not stop them before it."""
+    """Vehicles whose front is too close to the stop line when its light turns red to stop at 8 m/s^2."""
     lines, signals, begin = scene.graph.stop_lines, scene.signals, int(scene.current_step)
     light = np.where(lines.lane >= 0, scene.graph.light[lines.lane], -1)
     state, valid = signals.state[:, light], signals.valid[:, light]
-    red = (light >= 0) & valid & np.isin(state, RED)
+    red = (light >= 0) & valid & np.isin(state, STOP_STATES)
     cos, sin = np.cos(lines.yaw)[None], np.sin(lines.yaw)[None]
     excused = np.zeros(scene.num_agents, bool)
     for step in range(STEPS + 1):
@@ -103,18 +105,18 @@ def cannot_stop(scene: Scenario, agents: AgentState) -> int:
         yaw, speed = agents.yaw[step], np.linalg.norm(agents.velocity[step], axis=-1)
         front = agents.xyz[step, :, :2] + scene.agents.size[:, :1] / 2 * np.stack([np.cos(yaw), np.sin(yaw)], axis=-1)
         offset = lines.xyz[None, :, :2] - front[:, None]
-        ahead, aside = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
-        # They brake from the next step on.
+        ahead, lateral = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+        # Braking begins at the next step.
         needed = (speed**2 / (2 * HARDEST) + 0.1 * speed / 2)[:, None]
         facing = np.cos(yaw[:, None] - lines.yaw[None]) > 0.5
-        over = turned[None] & facing & (np.abs(aside) < 3.6) & (ahead > 0) & (ahead < needed)
+        over = turned[None] & facing & (np.abs(lateral) < 3.6) & (ahead > 0) & (ahead < needed)
         excused |= vehicles(scene) & agents.valid[step] & over.any(axis=-1)
     return int(excused.sum())
 
 
 def far_from_lanes(scene: Scenario) -> np.ndarray:
-    """Vehicles further than 6 m from every lane, in the plane."""
-    ends = scene.lanes.ends.swapaxes(1, 2)[scene.lanes.valid].astype(np.float64)
+    """Vehicles more than 6 m from every lane, in the plane."""
+    ends = scene.lanes.endpoints.swapaxes(1, 2)[scene.lanes.valid].astype(np.float64)
     start, along = ends[None, :, :2], ends[None, :, 3:5] - ends[None, :, :2]
     offset = scene.log.xyz[scene.current_step][:, None, :2] - start
     part = np.clip((offset * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9), 0, 1)
@@ -122,10 +124,10 @@ def far_from_lanes(scene: Scenario) -> np.ndarray:
     return vehicles(scene) & (apart > 6)
 
 
-# Two programs for the largest scene of all, and a comparison of all agents with all lanes.
+# Compiles two programs for the size of the largest scene, and compares all agents with all lanes.
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", [IDM(), MOBIL()], ids=lambda policy: type(policy).__name__)
-def test_all_vehicles_of_recorded_scenes_are_driven_well(policy, plain, scenes):
+def test_traffic_on_recorded_scenes(policy, baseline, scenes):
     runs = drive(policy, scenes)
     red, excused, parked = 0, 0, 0
     for scene, (agents, metrics, _) in zip(scenes, runs, strict=True):
@@ -142,9 +144,10 @@ def test_all_vehicles_of_recorded_scenes_are_driven_well(policy, plain, scenes):
         parked += int(rests.sum())
         moved = np.linalg.norm(agents.xyz[..., :2] - agents.xyz[0, :, :2], axis=-1).max(axis=0)
         assert moved[rests].max(initial=0) < 0.1, scene.scenario_id
-    # One car in two formats of its scene, and one before whom green becomes red; and there is something to test.
+    # One car in two formats of its scene, and one whose green light turns red; the counts also show that cases occur.
     assert red <= 3 and excused <= 4 and parked > 20, (red, excused, parked)
 
     count, total = collided(scenes, runs)
-    many, same = plain
-    assert total == same and many > 50 and count <= many / 2 and count / total < 0.01, (count, many, total)
+    baseline_count, baseline_total = baseline
+    assert total == baseline_total and baseline_count > 50, (baseline_count, total)
+    assert count <= baseline_count / 2 and count / total < 0.01, (count, baseline_count, total)

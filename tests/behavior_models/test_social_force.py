@@ -1,4 +1,4 @@
-"""People on foot and on bicycles: forces by hand, and what comes of them."""
+"""Pedestrians and cyclists: forces by hand, and trajectories in small scenes."""
 
 import dataclasses
 import math
@@ -14,6 +14,8 @@ from tests.scenes import agent_state
 from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN
 from waymax_sim.env import Env, EnvConfig, rollout
 
+pytestmark = pytest.mark.compile_heavy
+
 ENV = Env(config=EnvConfig(controlled="none", metrics=(), rewards=()))
 repulsion = jax.jit(SocialForce().repulsion)
 
@@ -24,42 +26,42 @@ def simulate():
     def run(scenario, key, driven):
         return rollout(ENV, [(SocialForce(), driven)], scenario, key, STEPS, record=("agents",)).agents
 
-    def moved(people, driven=(True,) * AGENTS):
+    def run_scene(people, driven=(True,) * AGENTS):
         driven = np.array([*driven, *[False] * (AGENTS - len(driven))])
         scenario = street([road()], people)
         agents = jax.device_get(run(scenario, jax.random.key(0), driven))
         return dataclasses.replace(agents, xyz=agents.xyz + scenario.origin)
 
-    return moved
+    return run_scene
 
 
 def walker(x, y, yaw, speed=1.4) -> Agent:
     return Agent(x, y, yaw, speed, PEDESTRIAN, WALKER)
 
 
-def slope(r, v, stride=2.0) -> np.ndarray:
-    """Minus the slope of 2.1 exp(-b / 0.3), by small differences: of the place r seen from the other one at v."""
+def negative_gradient(r, v, stride=2.0) -> np.ndarray:
+    """Minus the gradient of 2.1 exp(-b / 0.3) by central differences; r relative to the other agent, of velocity v."""
 
     def potential(r):
         step = stride * np.asarray(v)
-        both = np.linalg.norm(r) + np.linalg.norm(r - step)
-        return 2.1 * math.exp(-0.5 * math.sqrt(both**2 - step @ step) / 0.3)
+        distances = np.linalg.norm(r) + np.linalg.norm(r - step)
+        return 2.1 * math.exp(-0.5 * math.sqrt(distances**2 - step @ step) / 0.3)
 
     h = 1e-5
     return -np.array([(potential(r + h * e) - potential(r - h * e)) / (2 * h) for e in np.eye(2)])
 
 
 @pytest.mark.parametrize(
-    ("place", "velocity"), [((1.0, 0.2), (0, 0)), ((1.2, -0.6), (-1.0, 0)), ((0.3, 1.0), (1.0, 0.5))]
+    ("position", "velocity"), [((1.0, 0.2), (0, 0)), ((1.2, -0.6), (-1.0, 0)), ((0.3, 1.0), (1.0, 0.5))]
 )
-def test_repulsion_is_the_slope_of_the_potential(place, velocity):
-    """The other one is a point at a place; the agent at the origin looks along x."""
-    agents = agent_state([(0, 0), place], yaw=[0.0, 0.0], velocity=[(1.0, 0.0), velocity])
-    found = np.asarray(repulsion(agents, jnp.asarray([[0.5, 0.5], [1e-4, 1e-4]])))[0]
-    np.testing.assert_allclose(found, slope(-np.asarray(place), velocity), rtol=5e-3, atol=1e-4)
+def test_repulsion_is_the_negative_gradient_of_the_potential(position, velocity):
+    """The other agent is a point; the agent at the origin faces along x."""
+    agents = agent_state([(0, 0), position], yaw=[0.0, 0.0], velocity=[(1.0, 0.0), velocity])
+    force = np.asarray(repulsion(agents, jnp.asarray([[0.5, 0.5], [1e-4, 1e-4]])))[0]
+    np.testing.assert_allclose(force, negative_gradient(-np.asarray(position), velocity), rtol=5e-3, atol=1e-4)
 
 
-def test_what_is_behind_counts_half_and_a_car_is_as_long_as_it_is():
+def test_agents_behind_count_half_and_cars_have_their_length():
     size = jnp.asarray([[0.6, 0.6], [4.0, 2.0]])
     for x, weight in ((3.0, 1.0), (-3.0, 0.5)):
         agents = agent_state([(0, 0), (x, 0)], velocity=[(1.0, 0.0), (0.0, 0.0)])
@@ -72,7 +74,7 @@ def test_what_is_behind_counts_half_and_a_car_is_as_long_as_it_is():
     assert not np.any(repulsion(above, size))
 
 
-def test_alone_they_go_on(simulate):
+def test_agents_without_others_keep_their_velocity(simulate):
     agents = simulate([walker(0, 8, 0.5), Agent(20, 12, 0, 5, CYCLIST, (1.8, 0.6, 1.7)), walker(40, 8, 1.0, 0.0)])
     times = 0.1 * np.arange(1, STEPS + 1)
     expected = np.array([0, 8]) + 1.4 * times[:, None] * [math.cos(0.5), math.sin(0.5)]
@@ -81,17 +83,17 @@ def test_alone_they_go_on(simulate):
     np.testing.assert_allclose(agents.xyz[:, 2, :2], [[40, 8]] * STEPS, atol=1e-2)
 
 
-def test_who_meet_step_aside_and_go_on(simulate):
+def test_oncoming_pedestrians_pass_each_other(simulate):
     agents = simulate([walker(0, 8, 0), walker(8, 8.05, np.pi)])
     distance = np.linalg.norm(agents.xyz[:, 0, :2] - agents.xyz[:, 1, :2], axis=-1)
     assert distance.min() > 0.6
     assert agents.xyz[-1, 0, 0] > 8 and agents.xyz[-1, 1, 0] < 0
 
 
-def test_a_car_in_the_way_is_walked_around_or_waited_for(simulate):
+def test_pedestrian_does_not_walk_into_a_car(simulate):
     agents = simulate([walker(0, 8, 0), Agent(5, 8.3, 0, 0)], driven=(True, False))
-    seen = np.abs(agents.xyz[:, 0, :2] - [5, 8.3]) - [2, 1]
-    assert seen.max(axis=1).min() > 0
+    offset = np.abs(agents.xyz[:, 0, :2] - [5, 8.3]) - [2, 1]
+    assert offset.max(axis=1).min() > 0
 
 
 def test_cyclists_do_not_move_sideways(simulate):
@@ -99,16 +101,18 @@ def test_cyclists_do_not_move_sideways(simulate):
     agents = simulate([Agent(0, 8, 0, 4, CYCLIST, bike), Agent(30, 8.1, np.pi, 4, CYCLIST, bike)])
     moved = np.diff(agents.xyz[:, :2, :2], axis=0)
     yaw = agents.yaw[1:, :2]
-    aside = np.cos(yaw) * moved[..., 1] - np.sin(yaw) * moved[..., 0]
-    assert np.abs(aside).max() < 1e-3
+    lateral = np.cos(yaw) * moved[..., 1] - np.sin(yaw) * moved[..., 0]
+    assert np.abs(lateral).max() < 1e-3
     assert np.linalg.norm(agents.xyz[:, 0, :2] - agents.xyz[:, 1, :2], axis=-1).min() > 0.6
 
 
-def test_gradients_are_finite_even_where_all_stand_in_one_place():
-    def loss(xy):
+def test_gradients_are_finite_even_at_equal_positions():
+    @jax.jit
+    @jax.grad
+    def gradient(xy):
         agents = agent_state(np.zeros((3, 2)))
         agents = dataclasses.replace(agents, xyz=jnp.concatenate([xy, agents.xyz[:, 2:]], axis=-1))
         return jnp.sum(SocialForce().repulsion(agents, jnp.full((3, 2), 0.5)) ** 2)
 
     for xy in (jnp.zeros((3, 2)), jnp.asarray([[0.0, 0], [0.25, 0], [9, 9]])):
-        assert np.isfinite(np.asarray(jax.grad(loss)(xy))).all()
+        assert np.isfinite(np.asarray(gradient(xy))).all()

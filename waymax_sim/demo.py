@@ -1,121 +1,112 @@
-"""The demo: a few policies in made-up scenes, in numbers and pictures."""
+"""The demo: policies in synthetic scenes, as a table of metrics, images, an animation and an interactive page."""
 
-import functools
+import itertools
 from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Bool, Key
+import numpy as np
+from jaxtyping import Bool
 from rich.console import Console
 
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.agents import Selector, select
-from waymax_sim.datatypes.padding import stack_scenarios
-from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.env import Env, EnvConfig, Policy, Trace, rollout
-from waymax_sim.evaluation.evaluate import columns_of, numbers
-from waymax_sim.evaluation.report import circumstances, write_json
-from waymax_sim.evaluation.sharding import scene_key
-from waymax_sim.evaluation.summary import result_of
+from waymax_sim.env import Trace
+from waymax_sim.evaluation import Evaluation, EvaluationConfig, SceneResult
+from waymax_sim.evaluation.environment import environment_info
+from waymax_sim.evaluation.summary import summarize_rows
 from waymax_sim.evaluation.tables import comparison_table
-from waymax_sim.metrics import MetricValue, summarize
 from waymax_sim.plugins import resolve_policy
-from waymax_sim.pytree import Array, take
+from waymax_sim.pytree import tree_index
+from waymax_sim.results_dir import write_json
 from waymax_sim.viz import animate, draw, viewer
 
-SCENES = "synthetic:0:3"
-NUM_STEPS = 80
-# What is drawn: cars that do not react, when most of them overlap (or at the end), and in motion at the crossing.
-DRAWN: tuple[str, Selector] = ("constant_velocity", "vehicle")
-ANIMATED_SCENE = 1
-RUNS: tuple[tuple[str, Selector], ...] = (
-    ("log_replay", "all"),
-    ("constant_velocity", "sdc"),
-    DRAWN,
-    ("idm", "vehicle"),
-    ("stationary", "sdc"),
-)
-# What is side by side on the page.
-COMPARED = (DRAWN, ("idm", "vehicle"))
-# What a first look needs; all metrics take several times as long to compile.
-SHOWN = ("overlap", "offroad", "log_divergence", "clearance", "red_light_violation")
-ENV = Env(config=EnvConfig(metrics=SHOWN, rewards=()))
+DEMO_SCENES = "synthetic:0:3"
+LOG_REPLAY = "log_replay"
+# Policies by the agents that they control.
+DEMO_RUNS: dict[Selector, tuple[str, ...]] = {
+    "all": (LOG_REPLAY,),
+    "sdc": ("stationary",),
+    "vehicle": ("constant_velocity", "idm"),
+}
+DEMO_METRICS = ("overlap", "road_departure", "log_divergence", "clearance", "red_light_violation")
+# Images and the page show the first and all policies of these agents; the animation and the page show one scene.
+DRAWN_AGENTS: Selector = "vehicle"
+ANIMATED_INDEX = 1
+PAST_STEPS_DRAWN = 10
+# Every second step at 5 frames per second is real time.
+FRAMES = slice(None, None, 2)
+FRAMES_PER_SECOND = 5.0
 
 
 def run_demo(out: Path, console: Console) -> None:
-    """Rolls out the policies of `RUNS`, prints a table, and writes summary.json, a picture per scene, a GIF and a page.
+    """Evaluates the policies of `DEMO_RUNS`; prints a table and writes summary.json, images, an animation and a page.
 
     Args:
-      out: Folder to write to; it must exist.
-      console: Where to print.
+      out: Existing folder to write to.
+      console: Console to print to.
     """
-    scenarios = list(load(SCENES))
-    batch = stack_scenarios(scenarios)
-    keys = jnp.stack([scene_key(0, scenario.scenario_id) for scenario in scenarios])
-    results, written, compared = [], [out / "summary.json"], {}
-    for name, agents in RUNS:
-        console.print(f"simulating {len(scenarios)} scenes: {name} drives {agents}")
-        policy = resolve_policy(name)
-        driven = jax.device_get(jax.vmap(functools.partial(select, who=agents))(batch.agents))
-        trace, values = jax.device_get(_simulate(policy, batch, keys, driven))
-        rows = [{"index": index} | numbers(take(values, index), SHOWN) for index in range(len(scenarios))]
-        about = {"policy": name, "privileged": policy.privileged, "agents": agents, "traffic": "log_replay"}
-        results.append(about | result_of(rows, columns_of(SHOWN)))
-        if (name, agents) == DRAWN:
-            written += _draw(out, batch, trace, driven)
-        if (name, agents) in COMPARED:
-            compared[f"{name} drives every {agents}"] = take(trace, ANIMATED_SCENE)
-    # The batch is padded to common sizes, as the traces are.
-    page = viewer(take(batch, ANIMATED_SCENE), compared)
-    written.append(page.save(out / f"{scenarios[ANIMATED_SCENE].scenario_id}.html"))
-    conditions = {"path": SCENES, "steps": NUM_STEPS, "seeds": [0], **circumstances()}
-    write_json(written[0], {"num_scenes": len(scenarios), "results": results, "conditions": conditions})
+    scenarios, results, evaluations = load(DEMO_SCENES), [], {}
+    for agents, names in DEMO_RUNS.items():
+        console.print(f"simulating {len(scenarios)} scenes: {agents} controlled by {', '.join(names)}")
+        policies = {name: resolve_policy(name) for name in names}
+        config = EvaluationConfig(policies, traffic={LOG_REPLAY: None}, metrics=DEMO_METRICS, agents=agents)
+        evaluations[agents] = Evaluation(scenarios, config)
+        results += _evaluate(evaluations[agents])
+    conditions = {"path": DEMO_SCENES, "seeds": [0], **environment_info()}
+    summary = {"num_scenes": len(scenarios), "results": results, "conditions": conditions}
+    write_json(out / "summary.json", summary)
+    written = [out / "summary.json", *_draw_scenes(out, evaluations[DRAWN_AGENTS])]
     console.print(comparison_table(results))
     console.print("wrote", *written, sep="\n  ")
-    console.print(f"open {written[-1]} in a browser to play with it", soft_wrap=True)
+    console.print(f"open {written[-1]} in a browser to explore the rollouts", soft_wrap=True)
 
 
-# The scenes are one batch of equal shapes and the driven agents a mask: one program per policy.
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0))
-def _simulate(
-    policy: Policy, scenario: Scenario, key: Key[Array, ""], driven: Bool[Array, " N"]
-) -> tuple[Trace, dict[str, MetricValue]]:
-    trace = rollout(ENV, [(policy, driven)], scenario, key, NUM_STEPS, record=("agents", "metrics"))
-    assert trace.metrics is not None  # they were asked for
-    return trace, summarize(trace.metrics, ENV.metrics, trace.active, driven)
+def _evaluate(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One result per policy, with means over scenes."""
+    rows = {policy: [] for policy in evaluation.config.policies}
+    for result in itertools.chain.from_iterable(evaluation.results(range(len(evaluation.scenarios)))):
+        assert isinstance(result, SceneResult), result  # synthetic scenes are valid
+        rows[result.run[0]].append({"index": result.index} | result.values)
+    config, about = evaluation.config, {"agents": evaluation.config.agents, "traffic": LOG_REPLAY}
+    return [
+        {"policy": name, "privileged": policy.privileged} | about | summarize_rows(rows[name], config.columns)
+        for name, policy in config.policies.items()
+    ]
 
 
-def _draw(out: Path, batch: Scenario, trace: Trace, driven: Bool[Array, "B N"]) -> list[Path]:
-    written = []
-    for index in range(len(batch.id_bytes)):
-        scenario, then = take(batch, index), take(trace, index)
-        assert then.agents is not None and then.metrics is not None
-        flags = {name: (then.metrics[name].value > 0) & driven[index] for name in ("overlap", "offroad")}
-        overlaps = flags["overlap"].sum(axis=-1)
-        now = int(overlaps.argmax()) if overlaps.any() else NUM_STEPS - 1
-        picture = draw(
+def _draw_scenes(out: Path, evaluation: Evaluation) -> list[Path]:
+    """Images of all scenes, and of one an animation and, last, a page that compares the policies."""
+    written, page, runs = [], [], evaluation.config.runs
+    for index in range(len(evaluation.scenarios)):
+        scenario, traces = evaluation.traces(index, runs if index == ANIMATED_INDEX else runs[:1])
+        path, agents = out / scenario.scenario_id, traces[0].agents
+        assert agents is not None  # recorded by default
+        controlled = np.asarray(select(scenario.agents, DRAWN_AGENTS))
+        flags = _event_flags(traces[0], controlled)
+        num_overlaps = flags["overlap"].sum(axis=-1)
+        row = int(num_overlaps.argmax()) if num_overlaps.any() else len(num_overlaps) - 1
+        image = draw(
             scenario,
-            take(then.agents, now),
-            step=int(then.step[now]),
-            past=take(then.agents, slice(now - 10, now)),
-            controlled=driven[index],
-            flags={name: flag[now] for name, flag in flags.items()},
-            title=f"{scenario.scenario_id}: {DRAWN[0]} drives every {DRAWN[1]}, {(now + 1) * ENV.config.dt:.1f} s on",
+            tree_index(agents, row),
+            step=int(traces[0].step[row]),
+            past=tree_index(agents, slice(row - PAST_STEPS_DRAWN, row)),
+            controlled=controlled,
+            flags=tree_index(flags, row),
+            title=f"{scenario.scenario_id}: {runs[0][0]} controls every {DRAWN_AGENTS}, step {row + 1} of the rollout",
         )
-        written.append(out / f"{scenario.scenario_id}.png")
-        picture.savefig(written[-1])
-        if index == ANIMATED_SCENE:
-            written.append(out / f"{scenario.scenario_id}.gif")
-            # Every second step at 5 frames a second is real time.
-            half = slice(None, None, 2)
-            animate(
-                scenario,
-                take(then.agents, half),
-                written[-1],
-                steps=then.step[half],
-                flags={name: flag[half] for name, flag in flags.items()},
-                controlled=driven[index],
-                fps=5.0,
-            )
-    return written
+        written.append(path.with_suffix(".png"))
+        image.savefig(written[-1])
+        if index == ANIMATED_INDEX:
+            options = {"steps": traces[0].step[FRAMES], "flags": tree_index(flags, FRAMES), "controlled": controlled}
+            animation = path.with_suffix(".gif")
+            written.append(animate(scenario, tree_index(agents, FRAMES), animation, fps=FRAMES_PER_SECOND, **options))
+            names = [f"{policy} controls every {DRAWN_AGENTS}" for policy, _, _ in runs]
+            page.append(viewer(scenario, dict(zip(names, traces, strict=True))).save(path.with_suffix(".html")))
+    return written + page
+
+
+def _event_flags(trace: Trace, controlled: Bool[np.ndarray, " N"]) -> dict[str, Bool[np.ndarray, "T N"]]:
+    """Controlled agents that overlap another one or are off the road, per step."""
+    assert trace.metrics is not None  # recorded by default
+    metrics = {"overlap": trace.metrics["overlap"], "offroad": trace.metrics["road_departure"]}
+    return {name: (metric.value > 0) & controlled for name, metric in metrics.items()}

@@ -1,4 +1,4 @@
-"""A real browser for tests, driven through the pipe of its developer tools."""
+"""A headless browser for tests, controlled by the DevTools protocol over a pipe."""
 
 import itertools
 import json
@@ -15,18 +15,19 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MAX_SECONDS = 120
 KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}
 SHIFT = 8
-LOCAL = ("file:", "blob:", "data:", "about:")
+# URLs that need no network.
+LOCAL_SCHEMES = ("file:", "blob:", "data:")
 
 
 class Browser:
-    """One headless browser. It counts as wrong whatever a page asks of a network or says on its console."""
+    """One headless browser. Network requests and console messages of a page are collected as problems."""
 
     def __init__(self, folder: Path):
         program = next((path for name in NAMES if (path := shutil.which(name))), None)
         if program is None:
             pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (Debian: apt-get install chromium)")
         self.folder, self.numbers, self.buffer, self.problems, self.session = folder, itertools.count(1), b"", [], None
-        # The browser reads commands from its file 3 and answers on its file 4.
+        # The browser reads commands from file descriptor 3 and answers on file descriptor 4.
         commands, self.write = os.pipe()
         self.read, answers = os.pipe()
         flags = ["--headless", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"]
@@ -51,7 +52,7 @@ class Browser:
         os.close(self.write)
 
     def ask(self, method: str, **params: Any) -> dict:
-        """Sends one command and returns the answer; what the page says in between is kept if it is a problem."""
+        """Sends one command and returns its result; events of the page in between are checked for problems."""
         number = next(self.numbers)
         command = {"id": number, "method": method, "params": params}
         if self.session is not None:
@@ -67,7 +68,7 @@ class Browser:
     def _message(self) -> dict:
         while b"\0" not in self.buffer:
             data = os.read(self.read, 1 << 20)
-            assert data, f"the browser has ended or took longer than {MAX_SECONDS} s"
+            assert data, f"the browser has exited or took longer than {MAX_SECONDS} s"
             self.buffer += data
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
@@ -76,9 +77,7 @@ class Browser:
         method, params = message["method"], message["params"]
         if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.problems.append(params)
-        if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(
-            ("file:", "blob:", "data:")
-        ):
+        if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(LOCAL_SCHEMES):
             self.problems.append(params["request"]["url"])
 
     def open(self, html: str, ready: str) -> None:
@@ -101,18 +100,18 @@ class Browser:
         return answer["result"].get("value")
 
     def settle(self) -> None:
-        """Waits until what has changed is drawn."""
+        """Waits until the page has been redrawn."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
     def press(self, key: str, modifiers: int = 0) -> None:
-        """Presses a key where the focus is."""
+        """Presses a key."""
         text = {"text": key} if len(key) == 1 else {"windowsVirtualKeyCode": KEY_CODES[key]}
         self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, modifiers=modifiers, **text)
         self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers)
         self.settle()
 
     def drag(self, start: list[float], end: list[float]) -> None:
-        """Moves the mouse from one place to another with its button held."""
+        """Moves the mouse from one position to another with its button pressed."""
         button = {"button": "left", "buttons": 1, "clickCount": 1}
         self.ask("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], **button)
         if start != end:
@@ -121,14 +120,14 @@ class Browser:
         self.settle()
 
     def click(self, selector: str) -> None:
-        """Clicks in the middle of an element."""
-        middle = (
+        """Clicks on the center of an element."""
+        center = (
             f"(() => {{ const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
             "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
-        place = self.run(middle)
-        self.drag(place, place)
+        position = self.run(center)
+        self.drag(position, position)
 
-    def wheel(self, place: list[float], delta: float) -> None:
-        self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=place[0], y=place[1], deltaX=0, deltaY=delta)
+    def wheel(self, position: list[float], delta: float) -> None:
+        self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=position[0], y=position[1], deltaX=0, deltaY=delta)
         self.settle()

@@ -1,4 +1,4 @@
-"""Pictures hold what the scene holds: artists are counted and looked up, pixels are not compared with goldens."""
+"""Images of scenes: artists are counted and inspected; pixels are not compared with stored images."""
 
 import itertools
 import subprocess
@@ -22,9 +22,9 @@ from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.roadmap import CROSSWALK, DRIVEWAY, SPEED_BUMP, STOP_SIGN, kind_name
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.geometry import box_corners
-from waymax_sim.pytree import stack, take
+from waymax_sim.pytree import stack, tree_index
 from waymax_sim.viz import draw, style, to_image
-from waymax_sim.viz.road import PIECE_POINTS, cut
+from waymax_sim.viz.road import MAX_PIECE_POINTS, split_features
 
 SQUARE = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [3.0, 3.0, 0.0], [0.0, 3.0, 0.0]])
 
@@ -38,8 +38,13 @@ def num_drawn(figure: Figure, gid: str) -> int:
     return sum(max(len(artist.get_paths()), len(artist.get_offsets())) for artist in artists(figure, gid))
 
 
+def mean_x(artist) -> list[float]:
+    """Mean x of each path of an artist."""
+    return [path.vertices[:, 0].mean() for path in artist.get_paths()]
+
+
 def legend(figure: Figure) -> dict[str, tuple]:
-    """Edge colours by label."""
+    """Edge colors by label."""
     handles = figure.axes[0].get_legend().get_patches()
     texts = figure.axes[0].get_legend().get_texts()
     return {text.get_text(): handle.get_edgecolor() for text, handle in zip(texts, handles, strict=True)}
@@ -85,8 +90,8 @@ def test_asphalt_is_as_wide_as_lanes_in_a_grid_that_is_laid_out_later():
     to_image(figure)
     for ax in axes:
         (asphalt,) = [artist for artist in ax.collections if artist.get_gid() == "asphalt"]
-        metre = ax.bbox.width / 40.0 * 72 / figure.dpi
-        np.testing.assert_allclose(asphalt.get_linewidths(), style.LANE_WIDTH[1] * metre)
+        points_per_meter = ax.bbox.width / 40.0 * 72 / figure.dpi
+        np.testing.assert_allclose(asphalt.get_linewidths(), style.LANE_WIDTH[1] * points_per_meter)
 
 
 def test_every_kind_of_feature_is_drawn_once():
@@ -97,20 +102,20 @@ def test_every_kind_of_feature_is_drawn_once():
     for name in ("lane", "asphalt", "road_edge"):
         assert num_drawn(figure, name) == 2, name
     edges = {tuple(artist.get_colors()[0]) for artist in artists(figure, "road_edge")}
-    assert edges == {to_rgba(style.LINES[15].color), to_rgba(style.LINES[16].color)}
+    assert edges == {to_rgba(style.LINE_STYLES[15].color), to_rgba(style.LINE_STYLES[16].color)}
 
 
 @pytest.mark.parametrize(
     ("kind", "color", "is_broken", "is_double"),
     [
-        (6, style.WHITE, True, False),
-        (7, style.WHITE, False, False),
-        (8, style.WHITE, False, True),
-        (9, style.YELLOW, True, False),
-        (10, style.YELLOW, True, True),
-        (11, style.YELLOW, False, False),
-        (12, style.YELLOW, False, True),
-        (13, style.YELLOW, True, True),
+        (6, style.WHITE_COLOR, True, False),
+        (7, style.WHITE_COLOR, False, False),
+        (8, style.WHITE_COLOR, False, True),
+        (9, style.YELLOW_COLOR, True, False),
+        (10, style.YELLOW_COLOR, True, True),
+        (11, style.YELLOW_COLOR, False, False),
+        (12, style.YELLOW_COLOR, False, True),
+        (13, style.YELLOW_COLOR, True, True),
     ],
 )
 def test_road_lines_look_as_they_are_painted(kind, color, is_broken, is_double):
@@ -145,11 +150,11 @@ def test_lights_show_the_state_of_the_step():
         assert len(lights.get_offsets()) == 1
         color = lights.get_facecolor() if len(lights.get_facecolor()) else lights.get_edgecolor()
         looks[name] = (tuple(color[0]), len(lights.get_facecolor()) > 0, len(lights.get_paths()[0].vertices))
-    assert looks["stop"][:2] == looks["arrow_stop"][:2] == (to_rgba(style.STOP), True)
-    assert looks["caution"][0] == looks["arrow_caution"][0] == to_rgba(style.CAUTION)
-    assert looks["arrow_go"][0] == to_rgba(style.GO)
-    assert looks["unknown"][0] == to_rgba(style.UNKNOWN)
-    assert looks["flashing_stop"][:2] == (to_rgba(style.STOP), False)
+    assert looks["stop"][:2] == looks["arrow_stop"][:2] == (to_rgba(style.STOP_COLOR), True)
+    assert looks["caution"][0] == looks["arrow_caution"][0] == to_rgba(style.CAUTION_COLOR)
+    assert looks["arrow_go"][0] == to_rgba(style.GO_COLOR)
+    assert looks["unknown"][0] == to_rgba(style.UNKNOWN_COLOR)
+    assert looks["flashing_stop"][:2] == (to_rgba(style.STOP_COLOR), False)
     assert looks["arrow_stop"][2] != looks["stop"][2], "arrows have a shape of their own"
     assert num_drawn(draw(scenario, step=6), "light unknown") == 9
 
@@ -161,7 +166,7 @@ def test_boxes_are_where_the_agents_are():
     valid[5, 2] = False
     scenario = scene(num_agents=num_agents, yaw=rng.uniform(-3, 3, (21, num_agents)), valid=valid)
     (boxes,) = artists(draw(scenario), "agents")
-    now = take(scenario.log, 5)
+    now = tree_index(scenario.log, 5)
     expected = box_corners(now.xyz[:, :2], now.yaw, scenario.agents.size[:, :2])[np.array([0, 1, 3, 4])]
     drawn = np.stack([path.vertices[:4] for path in boxes.get_paths()])
     np.testing.assert_allclose(drawn, expected, atol=1e-4)
@@ -175,7 +180,7 @@ def test_noses_point_ahead():
         np.testing.assert_allclose(np.arctan2(ahead[1], ahead[0]), 2.0, atol=1e-5)
 
 
-def test_colours_tell_types_and_roles():
+def test_colors_show_types_and_roles():
     types = np.array([VEHICLE, VEHICLE, PEDESTRIAN, CYCLIST, VEHICLE])
     scenario = scene(num_agents=5, agent_type=types)
     (plain,) = artists(draw(scenario), "agents")
@@ -197,11 +202,11 @@ def test_flagged_agents_are_outlined_and_listed():
         "kinematics": np.zeros(8, bool),
     }
     figure = draw(scene(num_agents=8, valid=valid), flags=flags)
-    listed = legend(figure)
-    assert listed["overlap: 101"] == to_rgba(style.FLAG_COLORS["overlap"])
-    assert listed["offroad: 101, 102, 104, 105 +2"] == to_rgba(style.FLAG_COLORS["offroad"])
-    assert listed["wrong_way: 102"] == to_rgba(style.OTHER_FLAG_COLOR)
-    assert set(listed) - {"overlap: 101", "offroad: 101, 102, 104, 105 +2", "wrong_way: 102"} == {"sdc", "vehicle"}
+    labels = legend(figure)
+    assert labels["overlap: 101"] == to_rgba(style.FLAG_COLORS["overlap"])
+    assert labels["offroad: 101, 102, 104, 105 +2"] == to_rgba(style.FLAG_COLORS["offroad"])
+    assert labels["wrong_way: 102"] == to_rgba(style.OTHER_FLAG_COLOR)
+    assert set(labels) - {"overlap: 101", "offroad: 101, 102, 104, 105 +2", "wrong_way: 102"} == {"sdc", "vehicle"}
     assert [num_drawn(figure, f"flag {name}") for name in flags] == [1, 6, 1, 0]
 
 
@@ -229,7 +234,7 @@ def test_the_scale_bar_is_as_long_as_it_says():
         np.testing.assert_allclose(np.ptp(bar.get_xdata()) * 2 * radius, float(label.split()[0]))
 
 
-def test_a_bridge_covers_what_passes_under_it():
+def test_a_bridge_covers_the_road_below():
     low, high = line((-50, 0, 0), (50, 0, 0)), line((0, -50, 5.5), (0, 50, 5.5))
     xyz = np.zeros((21, 2, 3))
     xyz[:, 0, 2], xyz[:, 1, 2] = 0.75, 6.25
@@ -242,28 +247,27 @@ def test_a_bridge_covers_what_passes_under_it():
     assert bottom_up == sorted(set(bottom_up))
 
 
-def test_nobody_is_under_his_own_road_on_a_slope():
+def test_agents_are_above_a_sloping_road():
     along = line((-200, 0, -20), (200, 0, 20), 801)
     xyz = np.zeros((21, 9, 3))
     xyz[..., 0] = np.linspace(-100, 100, 9)
     xyz[..., 2] = xyz[..., 0] / 10 + 0.75
     figure = draw(scene(num_agents=9, xyz=xyz, **features((7, along))), center="scene")
-    where = lambda artist: [path.vertices[:, 0].mean() for path in artist.get_paths()]  # noqa: E731
-    lines = [(x, artist.get_zorder()) for artist in artists(figure, "road_line") for x in where(artist)]
-    boxes = [(x, artist.get_zorder()) for artist in artists(figure, "agents") for x in where(artist)]
+    lines = [(x, artist.get_zorder()) for artist in artists(figure, "road_line") for x in mean_x(artist)]
+    boxes = [(x, artist.get_zorder()) for artist in artists(figure, "agents") for x in mean_x(artist)]
     assert len(boxes) == 9
     for x, order in boxes:
         nearest = min(lines, key=lambda item: abs(item[0] - x))
         assert nearest[1] < order
 
 
-def test_only_climbing_lines_are_cut_and_the_pieces_hold_together():
+def test_only_climbing_lines_are_split_and_their_pieces_share_endpoints():
     climbing, flat = line((0, 0, 0), (100, 0, 10), 200), line((0, 5, 1.9), (100, 5, 2.1), 200)
     area = SQUARE * [1.0, 1.0, 0.0] + [[0, 0, 0], [0, 0, 9], [0, 0, 9], [0, 0, 0]]
-    pieces = cut(scene(**features((2, climbing), (2, flat), (CROSSWALK, area))).roadmap)
-    assert (pieces.type == 2).sum() == -(-200 // PIECE_POINTS) + 1
+    pieces = split_features(scene(**features((2, climbing), (2, flat), (CROSSWALK, area))).roadmap)
+    assert (pieces.type == 2).sum() == -(-200 // MAX_PIECE_POINTS) + 1
     assert (pieces.type == CROSSWALK).sum() == 1
-    parts = pieces.lines(np.arange(-(-200 // PIECE_POINTS)))
+    parts = pieces.lines(np.arange(-(-200 // MAX_PIECE_POINTS)))
     for one, other in itertools.pairwise(parts):
         np.testing.assert_array_equal(one[-1], other[0])
     assert sum(len(part) for part in parts) == 200 + len(parts) - 1
@@ -279,7 +283,7 @@ def test_past_fades_and_future_is_dashed():
     assert future.get_linestyle()[0][1] is not None
 
 
-def test_trajectories_have_gaps_where_an_agent_is_not_seen():
+def test_trajectories_have_gaps_where_an_agent_is_not_valid():
     valid = np.ones((21, 3), bool)
     valid[3, 1] = valid[[8, 12], 1] = False
     valid[5, 2] = False
@@ -290,15 +294,15 @@ def test_trajectories_have_gaps_where_an_agent_is_not_seen():
 
 def test_trajectories_can_be_given_or_left_out():
     scenario = scene()
-    none = take(scenario.log, slice(0, 0))
+    none = tree_index(scenario.log, slice(0, 0))
     figure = draw(scenario, past=none, future=none)
     assert not artists(figure, "past") and not artists(figure, "future")
-    figure = draw(scenario, past=take(scenario.log, slice(0, 3)), future=take(scenario.log, slice(5, 9)))
+    figure = draw(scenario, past=tree_index(scenario.log, slice(0, 3)), future=tree_index(scenario.log, slice(5, 9)))
     assert num_drawn(figure, "past") == 3 * 2
     assert {len(path.vertices) for path in artists(figure, "future")[0].get_paths()} == {4}
 
 
-def test_the_parked_have_no_trajectory():
+def test_parked_agents_have_no_trajectory():
     xyz = raw_scene().xyz
     xyz[:, 1] = xyz[5, 1] + np.random.default_rng(0).uniform(-0.005, 0.005, (21, 3))
     assert num_drawn(draw(scene(xyz=xyz)), "future") == 2
@@ -306,7 +310,7 @@ def test_the_parked_have_no_trajectory():
 
 def test_agents_can_be_simulated_ones():
     scenario = scene()
-    now = take(scenario.log, 5)
+    now = tree_index(scenario.log, 5)
     moved = replace(now, xyz=jnp.asarray(now.xyz) + jnp.array([[0.0, 50.0, 0.0]]))
     figure = draw(scenario, moved)
     (boxes,) = artists(figure, "agents")
@@ -315,7 +319,7 @@ def test_agents_can_be_simulated_ones():
 
 
 def test_padding_and_the_kind_of_array_change_nothing():
-    exact, padded = (to_scenario(raw_scene(), bucketed=bucketed) for bucketed in (False, True))
+    exact, padded = (to_scenario(raw_scene(), pad_to_bucket=pad_to_bucket) for pad_to_bucket in (False, True))
     flags = {"overlap": np.arange(exact.num_agents) == 1}
     padded_flags = {"overlap": jnp.arange(padded.num_agents) == 1}
     image = to_image(draw(exact, flags=flags, size=4.0))
@@ -336,18 +340,18 @@ NO_LIGHTS = {
     "signal_stop_point": np.zeros((21, 0, 3)),
     "signal_valid": np.zeros((21, 0), bool),
 }
-NOBODY = {"valid": np.zeros((21, 3), bool)}
+NO_VALID_AGENTS = {"valid": np.zeros((21, 3), bool)}
 
 
-@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize("pad_to_bucket", [False, True])
 @pytest.mark.parametrize("center", ["sdc", "scene", 1])
 @pytest.mark.parametrize(
     "changes",
-    [NO_MAP, NO_LIGHTS, NOBODY, {"sdc_index": -1}, NO_MAP | NO_LIGHTS | NOBODY | {"sdc_index": -1}],
-    ids=["no map", "no lights", "nobody", "no sdc", "nothing"],
+    [NO_MAP, NO_LIGHTS, NO_VALID_AGENTS, {"sdc_index": -1}, NO_MAP | NO_LIGHTS | NO_VALID_AGENTS | {"sdc_index": -1}],
+    ids=["no map", "no lights", "no valid agents", "no sdc", "nothing"],
 )
-def test_poor_scenes_are_drawn(changes, center, bucketed):
-    figure = draw(to_scenario(raw_scene(**changes), bucketed=bucketed), center=center, size=2.0)
+def test_incomplete_scenes_are_drawn(changes, center, pad_to_bucket):
+    figure = draw(to_scenario(raw_scene(**changes), pad_to_bucket=pad_to_bucket), center=center, size=2.0)
     assert num_drawn(figure, "agents") == (0 if "valid" in changes else 3)
     assert (figure.axes[0].get_legend() is None) == ("valid" in changes)
     assert to_image(figure).shape == (200, 200, 3)
@@ -361,7 +365,7 @@ def test_titles():
     def texts(**options):
         return [text.get_text() for text in draw(scene(), **options).axes[0].texts]
 
-    assert any("made-up" in text and "step 7" in text and "0.7 s" in text for text in texts(step=7))
+    assert any("synthetic" in text and "step 7" in text and "0.7 s" in text for text in texts(step=7))
     assert "my $own$ title" in texts(title="my $own$ title")
     assert len(texts(title="")) == 1, "only the scale bar has a text"
 
@@ -381,7 +385,7 @@ def test_pictures_are_saved(tmp_path, suffix):
     assert path.stat().st_size > 1000
 
 
-def test_mistakes_are_named():
+def test_errors_name_the_problem():
     with pytest.raises(ValueError, match=r"step 21 is not one of 0\.\.20"):
         draw(scene(), step=21)
     with pytest.raises(ValueError, match="batch"):

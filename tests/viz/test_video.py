@@ -1,4 +1,4 @@
-"""Videos: their frames, and what happens without ffmpeg. A script stands in for ffmpeg."""
+"""Videos: frames, and errors of ffmpeg, which a script replaces."""
 
 import itertools
 import shutil
@@ -12,9 +12,9 @@ from PIL import Image
 
 from tests.scenes import raw_scene, scene
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 from waymax_sim.viz import animate, draw, to_image
-from waymax_sim.viz.draw import views
+from waymax_sim.viz.draw import view_centers
 
 
 def frames(path) -> list[np.ndarray]:
@@ -24,7 +24,7 @@ def frames(path) -> list[np.ndarray]:
 
 def test_a_gif_has_all_frames_and_they_differ(tmp_path):
     scenario = scene()
-    path = animate(scenario, take(scenario.log, slice(0, 6)), tmp_path / "a.gif", size=2.0, fps=20.0)
+    path = animate(scenario, tree_index(scenario.log, slice(0, 6)), tmp_path / "a.gif", size=2.0, fps=20.0)
     assert path == tmp_path / "a.gif"
     images = frames(path)
     assert len(images) == 6 and images[0].shape == (200, 200, 3)
@@ -34,19 +34,21 @@ def test_a_gif_has_all_frames_and_they_differ(tmp_path):
         assert image.info["duration"] == 50 and image.info["loop"] == 0
 
 
-def test_the_view_waits_for_who_is_not_there():
+def test_the_view_stays_while_the_agent_is_not_valid():
     valid = np.ones((21, 3), bool)
     valid[[0, 1, 6, 7, 20], 0] = False
     scenario = scene(valid=valid)
-    middle, radius = views(scenario, scenario.log, "sdc", 30.0)
+    centers, radius = view_centers(scenario, scenario.log, "sdc", 30.0)
     assert radius == 30.0
     x = scenario.log.xyz[:, 0, 0]
-    np.testing.assert_allclose(middle[[0, 1, 2, 5, 6, 7, 8, 20], 0], x[[2, 2, 2, 5, 5, 5, 8, 19]])
+    np.testing.assert_allclose(centers[[0, 1, 2, 5, 6, 7, 8, 20], 0], x[[2, 2, 2, 5, 5, 5, 8, 19]])
 
 
 def test_jax_arrays_are_drawn(tmp_path):
     scenario = jax.device_put(scene())
-    path = animate(scenario, take(scenario.log, slice(4, 6)), tmp_path / "a.GIF", steps=jnp.array([4, 5]), size=2.0)
+    path = animate(
+        scenario, tree_index(scenario.log, slice(4, 6)), tmp_path / "a.GIF", steps=jnp.array([4, 5]), size=2.0
+    )
     assert len(frames(path)) == 2
 
 
@@ -57,23 +59,23 @@ def test_without_ffmpeg_the_remedy_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "a.mp4").exists()
 
 
-def stand_in(tmp_path, monkeypatch, code: str) -> None:
+def replace_ffmpeg(tmp_path, monkeypatch, code: str) -> None:
     script = tmp_path / "ffmpeg"
     script.write_text(f"#!{sys.executable}\nimport sys\n{code}\n")
     script.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(script))
 
 
-def test_every_frame_of_an_mp4_is_what_draw_draws(tmp_path, monkeypatch):
-    """ffmpeg gets every pixel; nothing of earlier frames stays; the map laid out once is all there."""
-    keep_input = "open(sys.argv[-1], 'wb').write(' '.join(sys.argv).encode() + b'|' + sys.stdin.buffer.read())"
-    stand_in(tmp_path, monkeypatch, keep_input)
-    # The second lane comes into view only later.
+def test_frames_of_an_mp4_equal_images_of_draw(tmp_path, monkeypatch):
+    """ffmpeg receives every pixel; no artist of earlier frames remains; the map, drawn once, is complete."""
+    save_input = "open(sys.argv[-1], 'wb').write(' '.join(sys.argv).encode() + b'|' + sys.stdin.buffer.read())"
+    replace_ffmpeg(tmp_path, monkeypatch, save_input)
+    # The second lane is outside of the first view.
     ends = np.array([[-50.0, 0.0, 0.0], [10.0, 0.0, 0.0], [30.0, 0.0, 0.0], [38.0, 0.0, 0.0]])
     table = {"feature_id": np.array([1, 2]), "feature_type": np.array([2, 2]), "speed_limit": np.zeros(2)}
     scenario = scene(point_xyz=ends, point_feature=np.array([0, 0, 1, 1]), **table)
     steps = np.array([3, 9, 10, 20])
-    agents = take(scenario.log, steps)
+    agents = tree_index(scenario.log, steps)
     overlap = np.zeros((4, 3), bool)
     overlap[1, 1] = True
     options = {"size": 3.0, "radius": 25.0, "controlled": np.arange(3) == 1}
@@ -82,32 +84,32 @@ def test_every_frame_of_an_mp4_is_what_draw_draws(tmp_path, monkeypatch):
     assert b"-s 300x300 -r 10.0" in command
     images = np.frombuffer(pixels, np.uint8).reshape(4, 300, 300, 3)
     for index, step in enumerate(steps.tolist()):
-        past = take(agents, slice(0, index + 1))
+        past = tree_index(agents, slice(0, index + 1))
         flags = {"overlap": overlap[index]}
-        frame = draw(scenario, take(agents, index), step=step, past=past, flags=flags, **options)
+        frame = draw(scenario, tree_index(agents, index), step=step, past=past, flags=flags, **options)
         np.testing.assert_array_equal(images[index], to_image(frame))
 
 
 def test_a_failing_ffmpeg_is_quoted(tmp_path, monkeypatch):
-    stand_in(tmp_path, monkeypatch, "sys.exit('no such encoder')")
+    replace_ffmpeg(tmp_path, monkeypatch, "sys.exit('no such encoder')")
     with pytest.raises(DataError, match="no such encoder"):
         animate(scene(), scene().log, tmp_path / "a.mp4", size=2.0)
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_name_the_problem(tmp_path):
     scenario = scene()
     with pytest.raises(DataError, match=r"'\.avi'.*use \.gif or \.mp4"):
         animate(scenario, scenario.log, tmp_path / "a.avi")
-    with pytest.raises(ValueError, match="3 steps do not go with agents at 21"):
+    with pytest.raises(ValueError, match="3 steps for 21 states"):
         animate(scenario, scenario.log, tmp_path / "a.gif", steps=np.arange(3))
     with pytest.raises(ValueError, match="step 21 is not one of"):
         animate(scenario, scenario.log, tmp_path / "a.gif", steps=np.arange(1, 22))
     with pytest.raises(ValueError, match="at least one"):
-        animate(scenario, take(scenario.log, slice(0, 0)), tmp_path / "a.gif")
+        animate(scenario, tree_index(scenario.log, slice(0, 0)), tmp_path / "a.gif")
 
 
-def test_poor_scenes_move_too(tmp_path):
+def test_incomplete_scenes_are_animated(tmp_path):
     raw = raw_scene(valid=np.zeros((21, 3), bool), sdc_index=-1)
     scenario = scene(**{name: getattr(raw, name) for name in ("valid", "sdc_index")})
-    path = animate(scenario, take(scenario.log, slice(0, 3)), tmp_path / "a.gif", size=2.0)
+    path = animate(scenario, tree_index(scenario.log, slice(0, 3)), tmp_path / "a.gif", size=2.0)
     assert len(frames(path)) == 3

@@ -1,11 +1,13 @@
-"""The command `waymax-sim`. Exit codes: 0 done, 1 nothing usable, 2 wrong call, 130 interrupted."""
+"""The command `waymax-sim`. Exit codes: 0 success, 1 no usable data, 2 usage error, 130 interrupted."""
 
 import sys
 
 import tyro
 
+import waymax_sim
 from waymax_sim.cli.commands import plugin_commands
-from waymax_sim.cli.common import DONE, INTERRUPTED, NOTHING_USABLE, WRONG_CALL, WrongCall
+from waymax_sim.cli.common import DONE, INTERRUPTED, NOTHING_USABLE, USAGE_ERROR, UsageError
+from waymax_sim.cli.compilation import announce_compilation, enable_cache
 from waymax_sim.cli.data import convert, draw, generate, info
 from waymax_sim.cli.evaluate import compare, evaluate
 from waymax_sim.cli.simulate import bench, demo, realism
@@ -30,30 +32,37 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     try:
         return _run(arguments)
-    except SystemExit as stop:  # tyro has printed help or what is wrong with the options
-        if isinstance(stop.code, str):  # of a command that ends with `sys.exit("a message")`
-            return _say_error(stop.code, WRONG_CALL)
+    except SystemExit as stop:  # tyro has printed help or an error of the options
+        if isinstance(stop.code, str):  # a plug-in command has called `sys.exit("a message")`
+            return _print_error(stop.code, USAGE_ERROR)
         return stop.code or DONE
-    except (WrongCall, PluginError) as error:
-        return _say_error(error, WRONG_CALL)
+    except (UsageError, PluginError) as error:
+        return _print_error(error, USAGE_ERROR)
     except (DataError, OSError) as error:
-        return _say_error(error, NOTHING_USABLE)
+        return _print_error(error, NOTHING_USABLE)
     except KeyboardInterrupt:
-        return _say_error("interrupted", INTERRUPTED)
+        return _print_error("interrupted", INTERRUPTED)
 
 
 def _run(arguments: list[str]) -> int:
-    """Runs one command; those of plug-ins may return no exit code."""
-    code = tyro.extras.subcommand_cli_from_dict(
-        BUILT_IN | plugin_commands(arguments[0] if arguments else "", BUILT_IN),
-        prog="waymax-sim",
-        description="A multi-agent driving simulator in JAX.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    """Runs one command; plug-in commands may return no exit code."""
+    if arguments == ["--version"]:
+        print(f"waymax-sim {waymax_sim.__version__}")
+        return DONE
+    requested = arguments[0] if arguments else ""
+    # The benchmark measures compilation, and help compiles nothing.
+    cache = None if requested in ("", "bench") or requested.startswith("-") else enable_cache()
+    with announce_compilation(cache):
+        code = tyro.extras.subcommand_cli_from_dict(
+            BUILT_IN | plugin_commands(requested, BUILT_IN),
+            prog="waymax-sim",
+            description="A multi-agent driving simulator in JAX. `waymax-sim --version` prints the version.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     return code if isinstance(code, int) else DONE
 
 
-def _say_error(error: object, code: int) -> int:
+def _print_error(error: object, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code

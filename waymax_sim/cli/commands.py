@@ -1,4 +1,4 @@
-"""Commands of installed packages, beside those built in."""
+"""Commands that installed packages register as entry points."""
 
 import sys
 from collections.abc import Callable, Container
@@ -10,25 +10,25 @@ Command = Callable[..., object]
 
 
 def plugin_commands(requested: str, built_in: Container[str]) -> dict[str, Command]:
-    """The commands that packages register, or the requested one alone; of each, its module is imported.
+    """Commands of plug-ins by name. Only the module of the requested command is imported; without one, all are.
 
-    A package whose command has the name of a built-in one is reported on stderr.
+    A command with the name of a built-in one is ignored and reported on stderr.
 
     Args:
       requested: First argument of the command line, which may be an option; empty if there is none.
-      built_in: Names that packages cannot have.
+      built_in: Names of built-in commands.
 
     Raises:
       PluginError: The requested command cannot be loaded.
     """
-    found = find_entry_points(COMMAND_GROUP)
-    if requested in built_in or requested in found:
-        found = {name: entry_points for name, entry_points in found.items() if name == requested}
-    for name in [name for name in found if name in built_in]:
-        origins = ", ".join(map(origin, found.pop(name)))
-        print(f"ignored: the command {name!r} of {origins}, because a built-in command has this name", file=sys.stderr)
-    load = _load if requested in found else _load_for_help
-    return {name: load(entry_points) for name, entry_points in found.items()}
+    commands = find_entry_points(COMMAND_GROUP)
+    if requested in built_in or requested in commands:
+        commands = {name: entry_points for name, entry_points in commands.items() if name == requested}
+    for name in [name for name in commands if name in built_in]:
+        origins = ", ".join(map(origin, commands.pop(name)))
+        print(f"ignored: command {name!r} of {origins}, because a built-in command has this name", file=sys.stderr)
+    load = _load if requested in commands else _load_for_help
+    return {name: load(entry_points) for name, entry_points in commands.items()}
 
 
 def _load(entry_points: list[EntryPoint]) -> Command:
@@ -39,7 +39,7 @@ def _load(entry_points: list[EntryPoint]) -> Command:
 
 
 def _load_for_help(entry_points: list[EntryPoint]) -> Command:
-    """The command, or where it cannot be loaded a substitute that says so in the list of commands."""
+    """The command; if it cannot be loaded, a substitute that reports it in the list of commands."""
     try:
         return _load(entry_points)
     except PluginError:
@@ -47,4 +47,4 @@ def _load_for_help(entry_points: list[EntryPoint]) -> Command:
 
 
 def _broken_command() -> None:
-    """Cannot be loaded; its own --help says why."""
+    """Cannot be loaded; its own --help prints the reason."""

@@ -1,4 +1,4 @@
-"""What commands share: arguments, exit codes, errors, progress."""
+"""Shared by all commands: arguments, exit codes, errors, progress."""
 
 import contextlib
 import functools
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import tyro
+from rich.console import Console
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
@@ -24,77 +25,93 @@ ScenePath = Annotated[
     ),
 ]
 T = TypeVar("T")
-PICTURES, ANIMATIONS, PAGES = (".png", ".pdf", ".svg"), (".gif", ".mp4"), (".html",)
-# Other names of policies.
-SHORT = {"replay": "log_replay"}
-DONE, NOTHING_USABLE, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+# File formats of `draw`.
+IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
+ANIMATION_SUFFIXES = (".gif", ".mp4")
+PAGE_SUFFIXES = (".html",)
+# Short names of policies.
+POLICY_ALIASES = {"replay": "log_replay"}
+# Exit codes.
+DONE = 0
+NOTHING_USABLE = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
-class WrongCall(Exception):
-    """The command cannot mean anything as it was given."""
+class UsageError(Exception):
+    """Invalid arguments of a command."""
+
+
+@functools.cache
+def stderr_console() -> Console:
+    """The console of progress bars and notices; sharing it keeps notices above the bars."""
+    return Console(stderr=True)
 
 
 def load_scenes(path: str) -> Scenarios:
-    """Opens the scenes at a path."""
+    """Opens the scenes at a path; a malformed name of a synthetic source is a usage error."""
     try:
         return load(path)
     except DataError as error:
-        # A synthetic source is nothing but its name: only the name can be wrong.
-        raise WrongCall(str(error)) if path.startswith("synthetic:") else error from None
+        raise UsageError(str(error)) if path.startswith("synthetic:") else error from None
 
 
 def policy_factories() -> dict[str, Callable[[], Policy]]:
-    """A function for each registered policy that makes it; a policy is imported when it is made."""
+    """A constructor for each registered policy; its module is imported at the call."""
     return {name: functools.partial(resolve_policy, name) for name in policy_names()}
 
 
 def resolve_policies(texts: Iterable[str]) -> dict[str, Policy]:
-    """Policies by the text that the user gave, or by the full name where that is a short one."""
-    return {name: resolve_policy(name) for name in dict.fromkeys(SHORT.get(text, text) for text in texts)}
+    """Policies by the texts of the command line; short names are replaced by full ones."""
+    return {name: resolve_policy(name) for name in dict.fromkeys(POLICY_ALIASES.get(text, text) for text in texts)}
 
 
-def part_of(shard: str) -> tuple[int, int]:
-    """Which of how many parts, from i/n."""
-    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
-    if part is None or not int(part[1]) < int(part[2]):
-        raise WrongCall(f"--shard {shard} is not i/n with i below n")
-    return int(part[1]), int(part[2])
+def parse_shard(shard: str) -> tuple[int, int]:
+    """Index and number of shards from i/n."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise UsageError(f"--shard {shard} is not of the form i/n with i below n")
+    return int(match[1]), int(match[2])
 
 
 @contextlib.contextmanager
-def wrong_if(*errors: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds inside the block are about how the command was called."""
+def usage_error_on(*errors: type[Exception]) -> Iterator[None]:
+    """Turns exceptions of these types into usage errors."""
     try:
         yield
     except errors as error:
-        raise WrongCall(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def until_interrupted(results: Iterator[T]) -> Iterator[T]:
-    """Waits for the end of a scene at the first Ctrl-C: a process stopped while XLA compiles crashes at its exit."""
-    pressed = []
+    """Yields results; the first Ctrl-C takes effect after the current one, the second at any time.
 
-    def press(*_):
-        pressed.append(True)
+    A process that is interrupted while XLA compiles would crash at exit.
+    """
+    is_interrupted = False
+
+    def interrupt(*_):
+        nonlocal is_interrupted
+        is_interrupted = True
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, press)
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         for result in results:
             yield result
-            if pressed:
+            if is_interrupted:
                 raise KeyboardInterrupt
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def dumps(data: Any) -> str:
-    """JSON for scripts."""
+def to_json(data: Any) -> str:
+    """Strict, indented JSON."""
     return json.dumps(data, indent=2, allow_nan=False)
 
 
-def list_failures(failures: list[DataError]) -> None:
-    """Says on stderr which scenes could not be used."""
+def print_failures(failures: list[DataError]) -> None:
+    """Lists unusable scenes on stderr."""
     for error in failures:
         print(f"skipped: {error}", file=sys.stderr)
     if failures:

@@ -1,55 +1,56 @@
-"""Commands about scenes: what is in them, other forms of them, made-up ones, pictures."""
+"""Commands about scenes: description, conversion, generation, drawing."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import Progress, track
 
 from waymax_sim.cli.common import (
-    ANIMATIONS,
+    ANIMATION_SUFFIXES,
     DONE,
+    IMAGE_SUFFIXES,
     NOTHING_USABLE,
-    PAGES,
-    PICTURES,
+    PAGE_SUFFIXES,
     ScenePath,
-    WrongCall,
-    dumps,
-    list_failures,
+    UsageError,
     load_scenes,
-    part_of,
-    wrong_if,
+    parse_shard,
+    print_failures,
+    stderr_console,
+    to_json,
+    usage_error_on,
 )
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load_all
 
 
 def info(path: tyro.conf.Positional[ScenePath], /, json: bool = False) -> int:
-    """Says what is in each record and what is wrong with it.
+    """Describes each record and its problems.
 
     Args:
-      path: Where the scenes are.
+      path: Source of the scenes.
       json: Print a JSON list for scripts.
     """
-    from waymax_sim.evaluation.info import describe
+    from waymax_sim.datasets.scene_info import describe_scene
     from waymax_sim.evaluation.tables import info_text
 
     scenarios = load_scenes(path)
-    console, errors, found = Console(highlight=False), list(scenarios.problems), []
-    for index, ((file, record), outcome) in enumerate(scenarios.attempt()):
+    console, errors, descriptions = Console(highlight=False), list(scenarios.problems), []
+    for index, ((file, record), outcome) in enumerate(scenarios.iter_results()):
         if isinstance(outcome, DataError):
             errors.append(outcome)
             continue
-        lacks = list(scenarios.read(index).lacks)
-        found.append({"file": file, "record": record} | describe(outcome) | {"lacks": lacks})
+        missing = list(scenarios.read(index).missing_fields)
+        descriptions.append({"file": file, "record": record} | describe_scene(outcome) | {"lacks": missing})
         if not json:
-            console.print(info_text(found[-1]), soft_wrap=True)
+            console.print(info_text(descriptions[-1]), soft_wrap=True)
     if json:
-        print(dumps(found))
-    list_failures(errors)
-    return DONE if found else NOTHING_USABLE
+        print(to_json(descriptions))
+    print_failures(errors)
+    return DONE if descriptions else NOTHING_USABLE
 
 
 def convert(
@@ -62,95 +63,98 @@ def convert(
     ],
     /,
     out: Path,
+    compression: Literal["fast", "small"] = "fast",
     workers: int = 1,
     shard: str = "0/1",
 ) -> int:
-    """Converts scenes once to a compact store that is quick to load.
+    """Converts scenes to a store that loads quickly and holds them exactly.
 
-    The same command goes on where it was stopped, however it was stopped.
+    An interrupted conversion is resumed by the same command.
 
     Args:
-      paths: Where the scenes are.
+      paths: Sources of the scenes.
       out: Folder to write to.
+      compression: fast to load (LZ4), or about 15 % smaller on disk (Zstandard).
       workers: Processes to use.
-      shard: i/n to write one of n parts, i from 0, on one of n machines; then once more without it.
+      shard: i/n to write one of n parts, i from 0, on one of n machines; then run once without this option.
     """
     from waymax_sim.datasets.convert import convert as convert_scenes
 
-    part = part_of(shard)
+    shard_index = parse_shard(shard)
     if workers < 1:
-        raise WrongCall(f"--workers {workers} is not a number of processes; give 1 or more")
+        raise UsageError(f"--workers {workers} is not a number of processes; give 1 or more")
     if not paths:
-        raise WrongCall("name what is to be converted")
+        raise UsageError("no PATH of scenes to convert is given")
     scenarios = load_all(paths)
-    with Progress(console=Console(stderr=True)) as bar:
+    with Progress(console=stderr_console()) as bar:
         task = bar.add_task("scenes", total=None)
         manifest = convert_scenes(
             scenarios,
             out,
+            compression=compression,
             workers=workers,
-            shard=part,
+            shard=shard_index,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if manifest is None:
-        print(f"wrote part {shard} to {out}; when all parts are written, run this once more without --shard")
+        print(f"wrote part {shard} to {out}; when all parts are written, run the command once without --shard")
         return DONE
     for problem in manifest["problems"]:
-        print(f"left out: {problem['file']}, record {problem['record']}: {problem['problem']}", file=sys.stderr)
-    print(f"{manifest['num_scenes']} scenes in {out}, {manifest['num_problems']} left out (see manifest.json)")
+        print(f"skipped: {problem['file']}, record {problem['record']}: {problem['problem']}", file=sys.stderr)
+    print(f"{manifest['num_scenes']} scenes in {out}, {manifest['num_problems']} skipped (see manifest.json)")
     return DONE if manifest["num_scenes"] else NOTHING_USABLE
 
 
 def generate(count: int, out: Path, seed: int = 0, workers: int = 1) -> int:
-    """Writes made-up scenes to files of WOMD tf.Examples.
+    """Writes synthetic scenes to files of WOMD tf.Examples.
 
-    The same command goes on from where it was interrupted, file by file.
+    An interrupted run is resumed by the same command, file by file.
 
     Args:
       count: Number of scenes.
       out: Folder for the files synthetic-SEED.tfrecord-00000-of-000NN and so on.
-      seed: Seed of the scenes; they are those of synthetic:SEED:COUNT.
+      seed: Seed of the scenes, which equal those of synthetic:SEED:COUNT.
       workers: Processes to use.
     """
     from waymax_sim.datasets.generate import generate as generate_shards
-    from waymax_sim.datasets.generate import shards_of
+    from waymax_sim.datasets.generate import synthetic_shards
 
-    for name, value, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
-        if value < least:
-            raise WrongCall(f"--{name} {value} is too small; give {least} or more")
-    with wrong_if(OSError):
+    for name, value, minimum in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if value < minimum:
+            raise UsageError(f"--{name} {value} is too small; give {minimum} or more")
+    with usage_error_on(OSError):
         out.mkdir(parents=True, exist_ok=True)
-    shards = shards_of(out, count=count, seed=seed)
+    shards = synthetic_shards(out, count=count, seed=seed)
     done = generate_shards(shards, workers=workers)
-    for _ in track(done, "files", total=len(shards), console=Console(stderr=True)):
+    for _ in track(done, "files", total=len(shards), console=stderr_console()):
         pass
     print(f"wrote {count} scenes to {out / f'synthetic-{seed}.tfrecord@{len(shards)}'}")
     return DONE
 
 
 def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) -> int:
-    """Draws one scene: a picture of now, an animation of the whole record, or a page to play with.
+    """Draws one scene: an image of the current step, an animation of the record, or an interactive page.
 
     Args:
-      path: Where the scenes are.
-      out: File to write: .png, .pdf or .svg for a picture, .gif or .mp4 for an animation, .html for a page.
-      index: Which scene, counted from 0.
+      path: Source of the scenes.
+      out: File to write: .png, .pdf or .svg for an image, .gif or .mp4 for an animation, .html for a page.
+      index: Index of the scene, from 0.
     """
     from waymax_sim.viz import animate, viewer
     from waymax_sim.viz import draw as draw_scene
 
-    form, forms = out.suffix.lower(), PICTURES + ANIMATIONS + PAGES
-    if form not in forms:
-        raise WrongCall(f"cannot write {out}: use one of {', '.join(forms)}")
+    suffix, suffixes = out.suffix.lower(), IMAGE_SUFFIXES + ANIMATION_SUFFIXES + PAGE_SUFFIXES
+    if suffix not in suffixes:
+        raise UsageError(f"cannot write {out}: use one of {', '.join(suffixes)}")
     scenarios = load_scenes(path)
     if not 0 <= index < len(scenarios):
-        raise WrongCall(f"--index {index} is not one of the scenes 0..{len(scenarios) - 1} of {path}")
+        raise UsageError(f"--index {index} is not one of the scenes 0..{len(scenarios) - 1} of {path}")
     scenario = scenarios[index]
-    with wrong_if(DataError, OSError):
+    with usage_error_on(DataError, OSError):
         out.parent.mkdir(parents=True, exist_ok=True)
-        if form in ANIMATIONS:
+        if suffix in ANIMATION_SUFFIXES:
             animate(scenario, scenario.log, out)
-        elif form in PAGES:
+        elif suffix in PAGE_SUFFIXES:
             viewer(scenario).save(out)
         else:
             draw_scene(scenario).savefig(out)

@@ -1,4 +1,4 @@
-"""Commands that judge policies in whole data sets."""
+"""Commands that evaluate policies on whole data sets."""
 
 from pathlib import Path
 
@@ -10,32 +10,34 @@ from waymax_sim.cli.common import (
     DONE,
     NOTHING_USABLE,
     ScenePath,
-    WrongCall,
-    dumps,
-    list_failures,
+    UsageError,
     load_scenes,
-    part_of,
+    parse_shard,
+    print_failures,
     resolve_policies,
+    stderr_console,
+    to_json,
     until_interrupted,
-    wrong_if,
+    usage_error_on,
 )
 from waymax_sim.datatypes.agents import Selector
-from waymax_sim.evaluation.compare import compare as compare_folders
-from waymax_sim.evaluation.evaluate import Evaluation, Plan
-from waymax_sim.evaluation.folder import Folder, error_of
-from waymax_sim.evaluation.page import page
-from waymax_sim.evaluation.report import Json, read_rows, write_text
+from waymax_sim.evaluation.compare import compare_runs
+from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig
+from waymax_sim.evaluation.html_report import html_report
+from waymax_sim.evaluation.run import EvaluationRun, failure_error
 from waymax_sim.evaluation.sharding import use_all_cores
-from waymax_sim.evaluation.summary import worst
+from waymax_sim.evaluation.summary import worst_scenes
 from waymax_sim.evaluation.tables import difference_table, evaluation_table
 from waymax_sim.metrics import METRICS
+from waymax_sim.results_dir import Json, read_rows, write_text
 
-# Who is the log and no policy, where it drives the traffic.
-THE_LOG = "log_replay"
-# Scenes that a report shows, and rollouts of each.
-NUM_WORST, NUM_SHOWN = 3, 4
-# Columns of a terminal that a table takes at least.
-MIN_WIDTH = 150
+# Name of the log as traffic; agents without a policy follow it.
+LOG_POLICY = "log_replay"
+# Worst scenes in a report, and rollouts of each.
+NUM_WORST_SCENES = 3
+NUM_ROLLOUTS_SHOWN = 4
+# Width of tables, characters; narrower tables are not legible.
+MIN_TABLE_WIDTH = 150
 
 
 def evaluate(
@@ -52,90 +54,89 @@ def evaluate(
     shard: str = "0/1",
     memory_budget: float = 2.0,
 ) -> int:
-    """Judges every policy among every kind of traffic in every scene, and reports it.
+    """Evaluates every policy among every kind of traffic in every scene, and writes a report.
 
-    The same command goes on where it was stopped, however it was stopped. Ctrl-C stops after the scenes under way, and
-    again at once.
+    An interrupted run is resumed by the same command. The first Ctrl-C stops after the current scenes, the second
+    immediately.
 
     Args:
-      path: Where the scenes are.
+      path: Source of the scenes.
       policy: Names such as constant_velocity, NAME:key=value,key=value, module:attribute, or checkpoint folders.
       out: Folder for rows.jsonl, summary.json and report.html.
-      traffic: Policies that drive all others, in the same forms; replay is the log.
+      traffic: Policies of all other agents, in the same forms; replay is the log.
       metrics: Metrics to compute; by default all.
-      agents: Who is driven by the policy and judged.
-      seeds: How often each scene is simulated.
-      seed: Seed of all random draws the first time, one more each time.
-      steps: Steps to simulate at most; by default to the end of each record.
-      shard: i/n to do one of n parts, i from 0, in one of n processes that write to the same folder.
-      memory_budget: GiB for scenes under way. Results do not depend on it.
+      agents: Agents that the policy controls and that are evaluated.
+      seeds: Number of seeds, that is of rollouts per scene.
+      seed: First seed.
+      steps: Maximum number of steps; by default to the end of each record.
+      shard: i/n to evaluate shard i (from 0) of n, in one of n processes that write to the same folder.
+      memory_budget: Memory for scenes in flight, GiB. Results do not depend on it.
     """
     if seeds < 1:
-        raise WrongCall(f"--seeds {seeds} is not a number of seeds; give 1 or more")
+        raise UsageError(f"--seeds {seeds} is not a number of seeds; give 1 or more")
     if not memory_budget > 0:
-        raise WrongCall(f"--memory-budget {memory_budget} is not above 0")
-    part = part_of(shard)
+        raise UsageError(f"--memory-budget {memory_budget} is not above 0")
+    shard_index = parse_shard(shard)
     use_all_cores()
     policies, drivers = resolve_policies(policy), resolve_policies(traffic)
-    with wrong_if(ValueError):
-        plan = Plan(
+    with usage_error_on(ValueError):
+        config = EvaluationConfig(
             policies=policies,
-            traffic={name: None if name == THE_LOG else driver for name, driver in drivers.items()},
+            traffic={name: None if name == LOG_POLICY else driver for name, driver in drivers.items()},
             metrics=metrics,
             agents=agents,
             seeds=tuple(range(seed, seed + seeds)),
             max_steps=steps,
         )
-    evaluation = Evaluation(load_scenes(path), plan, int(memory_budget * 2**30))
-    folder = Folder(out, evaluation, path, part)
+    evaluation = Evaluation(load_scenes(path), config, int(memory_budget * 2**30))
+    run = EvaluationRun(out, evaluation, path, shard_index)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with wrong_if(ValueError, OSError):
-        folder.open()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("rows", total=folder.num_runs)
-        for number in until_interrupted(folder.results()):
-            bar.update(task, advance=number)
-    summary = folder.finish()
+    with usage_error_on(ValueError, OSError):
+        run.open()
+    with Progress(*columns, console=stderr_console()) as bar:
+        task = bar.add_task("rows", total=run.num_runs)
+        for num_rows in until_interrupted(run.results()):
+            bar.update(task, advance=num_rows)
+    summary = run.finish()
     if summary is None:
-        print(f"part {shard} is done; {out} has its tables when all parts are")
+        print(f"shard {shard} is done; the last shard writes the tables to {out}")
         return DONE
-    _write_page(folder, summary)
-    # A table squeezed into fewer columns cannot be read.
-    width = max(MIN_WIDTH, Console().width)
+    _write_html_report(run, summary)
+    width = max(MIN_TABLE_WIDTH, Console().width)
     Console(highlight=False, markup=False, width=width).print(evaluation_table(summary))
     print(f"wrote {out / 'rows.jsonl'}, {out / 'summary.json'} and {out / 'report.html'}")
-    list_failures([error_of(failure) for failure in summary["failures"]])
+    print_failures([failure_error(failure) for failure in summary["failures"]])
     return DONE if summary["num_scenes"] else NOTHING_USABLE
 
 
 def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, json: bool = False) -> int:
-    """Says what changed from one evaluation to another, scene by scene.
+    """Compares two evaluations scene by scene.
 
     Args:
       a: Folder of the first evaluation.
       b: Folder of the second.
       json: Print JSON for scripts, with all scenes that changed.
     """
-    with wrong_if(ValueError):
-        found = compare_folders(a, b)
+    with usage_error_on(ValueError):
+        differences = compare_runs(a, b)
     if json:
-        print(dumps(found))
+        print(to_json(differences))
         return DONE
-    for item in found:
+    for item in differences:
         Console(highlight=False, markup=False).print(difference_table(item))
         if item["num_other_content"]:
-            print(f"{item['num_other_content']} scenes are not what they were: the data have changed")
+            print(f"{item['num_other_content']} scenes have other content: the data differ")
     return DONE
 
 
-def _write_page(folder: Folder, summary: Json) -> None:
-    """Writes the report, with the worst scenes to look at: of each the worst rollouts, side by side."""
+def _write_html_report(run: EvaluationRun, summary: Json) -> None:
+    """Writes the HTML report with viewers of the worst scenes, each with its worst rollouts side by side."""
     from waymax_sim.viz.html import viewer
 
-    rows, plan, shown = read_rows(folder.out / "rows.jsonl"), folder.evaluation.plan, []
-    for index, found in worst(rows, plan.columns, NUM_WORST):
-        runs = [(row["policy"], row["traffic"], row["seed"]) for row in found[:NUM_SHOWN]]
-        scenario, traces = folder.evaluation.traces(index, runs)
-        names = [f"{policy} among {traffic}, seed {seed}" for policy, traffic, seed in runs]
+    rows, config, shown = read_rows(run.out / "rows.jsonl"), run.evaluation.config, []
+    for index, worst_rows in worst_scenes(rows, config.columns, NUM_WORST_SCENES):
+        run_keys = [(row["policy"], row["traffic"], row["seed"]) for row in worst_rows[:NUM_ROLLOUTS_SHOWN]]
+        scenario, traces = run.evaluation.traces(index, run_keys)
+        names = [f"{policy} among {traffic}, seed {seed}" for policy, traffic, seed in run_keys]
         shown.append((scenario.scenario_id, viewer(scenario, dict(zip(names, traces, strict=True))).html))
-    write_text(folder.out / "report.html", page(summary, shown))
+    write_text(run.out / "report.html", html_report(summary, shown))

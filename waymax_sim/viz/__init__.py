@@ -1,4 +1,4 @@
-"""For eyes: pictures, videos and pages of scenes."""
+"""Visualization: images, videos and interactive HTML pages of scenes."""
 
 from waymax_sim.viz.draw import draw, to_image
 from waymax_sim.viz.html import Page, viewer

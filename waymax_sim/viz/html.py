@@ -1,4 +1,4 @@
-"""A scene as one page to look at and play with: it holds everything it needs and asks no network for anything."""
+"""Interactive viewer of a scene: one self-contained HTML page without network requests."""
 
 import dataclasses
 import html
@@ -10,10 +10,10 @@ import numpy as np
 
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Trace
-from waymax_sim.viz.draw import on_host
+from waymax_sim.viz.draw import to_host
 from waymax_sim.viz.packing import encode, pack
 
-PARTS = Path(__file__).with_name("page")
+PAGE_DIR = Path(__file__).with_name("page")
 SCRIPTS = ("scene.js", "draw.js", "timeline.js", "controls.js")
 # Height of the page in a notebook, pixels.
 NOTEBOOK_HEIGHT = 720
@@ -21,7 +21,7 @@ NOTEBOOK_HEIGHT = 720
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """A page of the viewer. Notebooks show it where it is the last value of a cell.
+    """A page of the viewer; notebooks display it as the value of a cell.
 
     Attributes:
       html: The whole page.
@@ -43,15 +43,15 @@ class Page:
 
 
 def viewer(scenario: Scenario, traces: Trace | Mapping[str, Trace] | None = None) -> Page:
-    """A scene to play, zoom and click in, with its log beside what was simulated.
+    """An interactive page of a scene that compares rollouts with each other and with the log.
 
-    Places are kept to about 1 cm, headings to 0.01 rad, speeds to 0.1 m/s, and metrics to a thousandth of their
-    largest value. Metrics are kept for the sdc and for the agents that the log does not drive.
+    Positions are stored to about 1 cm, headings to 0.01 rad, speeds to 0.1 m/s, and metrics to a thousandth of their
+    largest value. Metrics are stored for the sdc and for the agents that the log does not control.
 
     Args:
       scenario: One scene, without a batch axis.
-      traces: A rollout of it, or several by name to compare side by side; by default the log alone. A trace has
-        "agents" among what it records, and its events and curves come from "metrics".
+      traces: A rollout of it, or several by name to compare side by side; by default the log alone. A trace must
+        record "agents"; events and curves need "metrics".
 
     Returns:
       The page; `page.save("scene.html")` writes it.
@@ -60,15 +60,15 @@ def viewer(scenario: Scenario, traces: Trace | Mapping[str, Trace] | None = None
       ValueError: The scenario or a trace has a batch axis, a trace has no agents or no active step, or it is of
         another scene.
     """
-    scenario = on_host(scenario)
+    scenario = to_host(scenario)
     traces = {"simulation": traces} if isinstance(traces, Trace) else dict(traces or {})
     for name, trace in traces.items():
         _check(name, trace, scenario)
-    page = (PARTS / "viewer.html").read_text(encoding="utf-8")
+    page = (PAGE_DIR / "viewer.html").read_text(encoding="utf-8")
     parts = {
         "title": html.escape(scenario.scenario_id),
-        "style": (PARTS / "style.css").read_text(encoding="utf-8"),
-        "script": "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "style": (PAGE_DIR / "style.css").read_text(encoding="utf-8"),
+        "script": "\n".join((PAGE_DIR / name).read_text(encoding="utf-8") for name in SCRIPTS),
         "scene": encode(pack(scenario, traces)),
     }
     for name, text in parts.items():
@@ -81,7 +81,7 @@ def _check(name: str, trace: Trace, scenario: Scenario) -> None:
     if trace.agents is None:
         raise ValueError(f"trace {name!r} has no agents; record them: rollout(..., record=('agents', 'metrics'))")
     if trace.step.ndim != 1:
-        raise ValueError(f"trace {name!r} has a batch axis; pick one, as in `take(trace, 0)`")
+        raise ValueError(f"trace {name!r} has a batch axis; pick one, as in `tree_index(trace, 0)`")
     if not np.asarray(trace.active).any():
         raise ValueError(f"trace {name!r} has no active step")
     if trace.agents.valid.shape[-1] != scenario.num_agents or np.max(trace.step) >= scenario.num_steps:

@@ -1,4 +1,4 @@
-"""A scene and its rollouts as a small text for the viewer: whole numbers, their differences, JSON, zlib, base64."""
+"""Compact text encoding of a scene and its rollouts for the viewer: quantization, differences, JSON, zlib, base64."""
 
 import base64
 import json
@@ -11,24 +11,25 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, AgentState
-from waymax_sim.datatypes.roadmap import FAR, RoadMap
+from waymax_sim.datatypes.roadmap import PADDING_COORDINATE, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES, Signals
 from waymax_sim.datatypes.state import LOG
 from waymax_sim.env import Trace
 from waymax_sim.metrics import METRICS, MetricValue
-from waymax_sim.pytree import take
-from waymax_sim.viz.levels import by_level
-from waymax_sim.viz.road import cut
+from waymax_sim.pytree import tree_index
+from waymax_sim.viz.levels import group_by_level
+from waymax_sim.viz.road import split_features
 
-# What the numbers of a track are multiples of: m, rad and m/s. Places on the map are multiples of PLACE, m.
-UNITS = {"x": 0.01, "y": 0.01, "z": 0.1, "yaw": 0.01, "vx": 0.1, "vy": 0.1}
-PLACE = 0.01
-# Lines of the map lose the points that they pass within this distance (m).
-TOLERANCE = 0.03
-# A metric is stored in so many steps between zero and its largest value.
-METRIC_STEPS = 1000
+# Quantization steps of tracks: m, rad and m/s.
+STATE_UNITS = {"x": 0.01, "y": 0.01, "z": 0.1, "yaw": 0.01, "vx": 0.1, "vy": 0.1}
+# Quantization step of map positions, m.
+POSITION_UNIT = 0.01
+# Largest distance of a map point to its simplified line, m.
+SIMPLIFY_TOLERANCE = 0.03
+# Quantization steps of a metric between zero and its largest value.
+NUM_METRIC_LEVELS = 1000
 
 
 def encode(record: dict[str, Any]) -> str:
@@ -38,22 +39,22 @@ def encode(record: dict[str, Any]) -> str:
 
 
 def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
-    """All that the viewer shows, as a record for JSON.
+    """The data of a page as a record for JSON.
 
-    Numbers are whole multiples of a unit, and a list of them holds the first and then the differences. A list named
-    `valid` holds the steps at which validity changes; at first nothing is valid. Padding is left out.
+    Numbers are integer multiples of a unit; a list of them holds the first number and then the differences. A list
+    named `valid` holds the steps at which validity changes, starting from invalid. Padding is left out.
 
     Args:
       scenario: One scene in NumPy arrays.
       traces: Rollouts of it by name, with agents.
     """
     rows = np.flatnonzero(scenario.agents.exists)
-    info = take(scenario.agents, rows)
-    log = _tracks(take(scenario.log, (slice(None), rows)))
+    info = tree_index(scenario.agents, rows)
+    log = _tracks(tree_index(scenario.log, (slice(None), rows)))
     metrics = _metrics(traces)
     return {
         "id": scenario.scenario_id,
-        "units": UNITS | {"place": PLACE},
+        "units": STATE_UNITS | {"position": POSITION_UNIT},
         "times": np.round(scenario.timestamps.astype(float), 3).tolist(),
         "now": int(scenario.current_step),
         "origin": scenario.origin.tolist(),
@@ -78,34 +79,34 @@ def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
 
 
 def simplify(points: Float[np.ndarray, "P 2"], tolerance: float) -> Float[np.ndarray, "Q 2"]:
-    """Leaves out points that the line passes within `tolerance` without them (Douglas and Peucker 1973)."""
-    keep = np.zeros(len(points), bool)
-    keep[[0, -1]] = True
-    left = [(0, len(points) - 1)]
-    while left:
-        first, last = left.pop()
+    """Polyline simplification (Douglas and Peucker 1973): no point is farther than `tolerance` from the result, m."""
+    is_needed = np.zeros(len(points), bool)
+    is_needed[[0, -1]] = True
+    pending = [(0, len(points) - 1)]
+    while pending:
+        first, last = pending.pop()
         if last - first < 2:
             continue
         chord, inner = points[last] - points[first], points[first + 1 : last] - points[first]
-        along = np.clip(inner @ chord / max(chord @ chord, 1e-12), 0.0, 1.0)
-        off = np.linalg.norm(inner - along[:, None] * chord, axis=-1)
-        worst = first + 1 + int(off.argmax())
-        if off[worst - first - 1] > tolerance:
-            keep[worst] = True
-            left += [(first, worst), (worst, last)]
-    return points[keep]
+        fraction = np.clip(inner @ chord / max(chord @ chord, 1e-12), 0.0, 1.0)
+        distance = np.linalg.norm(inner - fraction[:, None] * chord, axis=-1)
+        farthest = first + 1 + int(distance.argmax())
+        if distance[farthest - first - 1] > tolerance:
+            is_needed[farthest] = True
+            pending += [(first, farthest), (farthest, last)]
+    return points[is_needed]
 
 
 def _differences(values: np.ndarray, unit: float) -> list[int]:
     return np.diff(np.rint(values.astype(float) / unit).astype(np.int64), prepend=0).tolist()
 
 
-def _changes(valid: Bool[np.ndarray, " T"]) -> list[int]:
+def _change_steps(valid: Bool[np.ndarray, " T"]) -> list[int]:
     return np.flatnonzero(np.diff(valid, prepend=False)).tolist()
 
 
-def _held(values: Num[np.ndarray, "T N"], valid: Bool[np.ndarray, "T N"]) -> Num[np.ndarray, "T N"]:
-    """Values that stay as they were while they are not valid, so that their differences are zero."""
+def _hold_last_valid(values: Num[np.ndarray, "T N"], valid: Bool[np.ndarray, "T N"]) -> Num[np.ndarray, "T N"]:
+    """Replaces invalid values by the last valid one, so that their differences are zero."""
     values = np.where(valid, values, 0)
     steps = np.arange(len(valid))[:, None]
     latest = np.maximum.accumulate(np.where(valid, steps, -1), axis=0)
@@ -113,33 +114,34 @@ def _held(values: Num[np.ndarray, "T N"], valid: Bool[np.ndarray, "T N"]) -> Num
 
 
 def _tracks(states: AgentState) -> list[dict[str, list[int]]]:
-    """The states [T, N] of each agent. Headings go on beyond half a turn, so that they can be interpolated.
+    """The states [T, N] of each agent. Headings are unwrapped, so that they can be interpolated.
 
-    A diverged simulation may hold states that are not finite or that lie beyond all maps: nothing is there.
+    States of a diverged simulation that are not finite or far outside of all maps are not valid.
     """
     values = np.concatenate([states.xyz, states.yaw[..., None], states.velocity], axis=-1)
-    valid = states.valid & np.all(np.abs(values) < FAR, axis=-1)
-    held = {name: _held(values[..., index], valid) for index, name in enumerate(UNITS)}
-    held["yaw"] = np.unwrap(held["yaw"], axis=0)
+    valid = states.valid & np.all(np.abs(values) < PADDING_COORDINATE, axis=-1)
+    columns = {name: _hold_last_valid(values[..., index], valid) for index, name in enumerate(STATE_UNITS)}
+    columns["yaw"] = np.unwrap(columns["yaw"], axis=0)
     return [
-        {"valid": _changes(valid[:, agent])}
-        | {name: _differences(values[:, agent], UNITS[name]) for name, values in held.items()}
+        {"valid": _change_steps(valid[:, agent])}
+        | {name: _differences(values[:, agent], STATE_UNITS[name]) for name, values in columns.items()}
         for agent in range(valid.shape[1])
     ]
 
 
 def _line(points: np.ndarray) -> list[list[int]]:
-    return [_differences(column, PLACE) for column in simplify(points[:, :2].astype(float), TOLERANCE).T]
+    simplified = simplify(points[:, :2].astype(float), SIMPLIFY_TOLERANCE)
+    return [_differences(column, POSITION_UNIT) for column in simplified.T]
 
 
 def _map(roadmap: RoadMap) -> list[dict[str, Any]]:
-    """Lines of one type and level of height each, lowest first."""
-    pieces = cut(roadmap)
+    """Lines grouped by level of height and feature type, lowest level first."""
+    pieces = split_features(roadmap)
     return [
-        {"level": level, "type": int(kind), "lines": [_line(line) for line in pieces.lines(of_kind)]}
-        for level, rows in by_level(pieces.height)
+        {"level": level, "type": int(kind), "lines": [_line(line) for line in pieces.lines(same_type)]}
+        for level, rows in group_by_level(pieces.height)
         for kind in np.unique(pieces.type[rows])
-        if len(of_kind := rows[pieces.type[rows] == kind])
+        if len(same_type := rows[pieces.type[rows] == kind])
     ]
 
 
@@ -152,63 +154,64 @@ def _routes(routes: Routes) -> list[dict[str, Any]]:
 
 
 def _lights(signals: Signals) -> list[dict[str, Any]]:
-    places = [_held(signals.stop_point[..., axis], signals.valid) for axis in range(2)]
+    position = [_hold_last_valid(signals.stop_point[..., axis], signals.valid) for axis in range(2)]
     return [
         {
             "lane": int(signals.lane_id[light]),
-            "valid": _changes(signals.valid[:, light]),
-            "state": _differences(_held(signals.state, signals.valid)[:, light], 1.0),
-            "x": _differences(places[0][:, light], PLACE),
-            "y": _differences(places[1][:, light], PLACE),
+            "valid": _change_steps(signals.valid[:, light]),
+            "state": _differences(_hold_last_valid(signals.state, signals.valid)[:, light], 1.0),
+            "x": _differences(position[0][:, light], POSITION_UNIT),
+            "y": _differences(position[1][:, light], POSITION_UNIT),
         }
         for light in np.flatnonzero(signals.valid.any(axis=0))
     ]
 
 
 def _metrics(traces: Mapping[str, Trace]) -> list[dict[str, Any]]:
-    """Metrics of all rollouts, in the order of `METRICS`. What is always 0 or 1, the less the better, has events."""
-    found = []
+    """Metrics of all rollouts, in the order of `METRICS`; those with values 0 or 1 of which 0 is better have events."""
+    descriptions = []
     names = {name for trace in traces.values() for name in trace.metrics or {}}
     for name in [*(name for name in METRICS if name in names), *sorted(names - METRICS.keys())]:
-        of_name = [trace.metrics[name] for trace in traces.values() if trace.metrics and name in trace.metrics]
-        values = np.concatenate([np.asarray(item.value)[_defined(item)] for item in of_name]).astype(float)
+        recorded = [trace.metrics[name] for trace in traces.values() if trace.metrics and name in trace.metrics]
+        values = np.concatenate([np.asarray(item.value)[_is_defined(item)] for item in recorded]).astype(float)
         unit, better = (METRICS[name].unit, METRICS[name].better) if name in METRICS else ("1", "lower")
         has_events = (unit, better) == ("1", "lower") and bool(np.isin(values, (0.0, 1.0)).all())
-        quantum = 1.0 if has_events else float(np.abs(values).max(initial=0.0)) / METRIC_STEPS or 1.0
-        found.append({"name": name, "unit": "" if unit == "1" else unit, "events": has_events, "quantum": quantum})
-    return found
+        quantum = 1.0 if has_events else float(np.abs(values).max(initial=0.0)) / NUM_METRIC_LEVELS or 1.0
+        unit_text = "" if unit == "1" else unit
+        descriptions.append({"name": name, "unit": unit_text, "events": has_events, "quantum": quantum})
+    return descriptions
 
 
-def _defined(metric: MetricValue) -> np.ndarray:
+def _is_defined(metric: MetricValue) -> np.ndarray:
     return np.asarray(metric.valid) & np.isfinite(metric.value)
 
 
 def _rollout(
     name: str, trace: Trace, scenario: Scenario, log: list[dict[str, list[int]]], metrics: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """One rollout. Agents that move as in the log have no track of their own; metrics are those of the others."""
+    """One rollout. Agents that move as in the log have no separate track; metrics are those of controlled agents."""
     rows = np.flatnonzero(scenario.agents.exists)
     active = np.asarray(trace.active)
     steps = np.asarray(trace.step)[active]
     states = jax.tree.map(np.copy, scenario.log)
     for whole, simulated in zip(jax.tree.leaves(states), jax.tree.leaves(trace.agents), strict=True):
         whole[steps] = np.asarray(simulated)[active]
-    tracks = _tracks(take(states, (slice(None), rows)))
+    tracks = _tracks(tree_index(states, (slice(None), rows)))
     controller = np.asarray(trace.final.controller)[rows]
-    judged = np.flatnonzero((controller != LOG) | scenario.agents.is_sdc[rows])
+    evaluated = np.flatnonzero((controller != LOG) | scenario.agents.is_sdc[rows])
 
     def series(metric: dict[str, Any]) -> list[dict[str, Any]]:
         if not trace.metrics or metric["name"] not in trace.metrics:
             return []
-        found = trace.metrics[metric["name"]]
-        columns, agents = (rows[judged], judged.tolist()) if found.value.ndim == 2 else ([0], [None])
+        recorded = trace.metrics[metric["name"]]
+        columns, agents = (rows[evaluated], evaluated.tolist()) if recorded.value.ndim == 2 else ([0], [None])
         values = np.zeros((len(states.valid), len(agents)))
         valid = np.zeros(values.shape, bool)
-        values[steps] = np.asarray(found.value)[active].reshape(len(steps), -1)[:, columns]
-        valid[steps] = _defined(found)[active].reshape(len(steps), -1)[:, columns]
-        held = _held(values, valid)
+        values[steps] = np.asarray(recorded.value)[active].reshape(len(steps), -1)[:, columns]
+        valid[steps] = _is_defined(recorded)[active].reshape(len(steps), -1)[:, columns]
+        held = _hold_last_valid(values, valid)
         return [
-            {"agent": agent, "valid": _changes(valid[:, i]), "value": _differences(held[:, i], metric["quantum"])}
+            {"agent": agent, "valid": _change_steps(valid[:, i]), "value": _differences(held[:, i], metric["quantum"])}
             for i, agent in enumerate(agents)
         ]
 

@@ -1,4 +1,4 @@
-"""A scene in motion: GIF with Pillow, MP4 with ffmpeg. The map is laid out once for all frames."""
+"""Animations of a scene: GIF by Pillow, MP4 by ffmpeg. The map is drawn once for all frames."""
 
 import contextlib
 import itertools
@@ -18,20 +18,20 @@ from rich.progress import track
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.pytree import Array, take
+from waymax_sim.pytree import Array, tree_index
 from waymax_sim.viz.draw import (
     PAST_STEPS,
     Center,
     check_step,
-    draw_moment,
-    figure_of,
+    create_axes,
+    draw_dynamic,
+    draw_static,
     logged_future,
-    look_at,
-    new_axes,
-    on_host,
-    set_up,
+    root_figure,
+    set_view,
+    to_host,
     to_image,
-    views,
+    view_centers,
 )
 
 Frames = Iterable[UInt8[np.ndarray, "H W 3"]]
@@ -51,17 +51,17 @@ def animate(
     title: str | None = None,
     size: float = 8.0,
 ) -> Path:
-    """Draws agents over time. Fading lines are the last ten frames, dashed ones what the log has next.
+    """Draws agents over time. Fading lines are the last ten frames, dashed ones the next seconds of the log.
 
     Args:
       scenario: One scene, without a batch axis.
-      agents: Agents in each frame, [T, N]: a rollout, or `scenario.log`.
-      path: Where to write: `.gif`, or `.mp4` if ffmpeg is installed.
+      agents: States in each frame, [T, N]: a rollout, or `scenario.log`.
+      path: File to write: `.gif`, or `.mp4` if ffmpeg is installed.
       steps: Step of each frame in the scenario; 0, 1, 2, ... by default.
       flags: Masks by name per frame; see `draw`.
-      fps: Frames per second; 10 is real time. Times in a GIF are whole hundredths of a second.
+      fps: Frames per second; 10 is real time. Frame durations of a GIF are multiples of 0.01 s.
       controlled: See `draw`.
-      center: See `draw`. The view follows the sdc or an agent; while it is not there the view stands still.
+      center: See `draw`. The view follows the sdc or an agent and stays while it is not valid.
       radius: See `draw`.
       title: See `draw`.
       size: See `draw`.
@@ -82,33 +82,35 @@ def animate(
     agents = jax.tree.map(np.asarray, agents)
     steps = np.arange(len(agents.valid)) if steps is None else np.asarray(steps)
     if not 0 < len(steps) == len(agents.valid):
-        raise ValueError(f"{len(steps)} steps do not go with agents at {len(agents.valid)}; there must be at least one")
+        raise ValueError(
+            f"{len(steps)} steps for {len(agents.valid)} states of agents; give one step per state, and at least one"
+        )
     flags = {name: np.asarray(mask) for name, mask in (flags or {}).items()}
 
-    scenario = on_host(scenario)
+    scenario = to_host(scenario)
     for step in steps.tolist():
         check_step(scenario, step)
-    middle, radius = views(scenario, agents, center, radius)
-    ax = new_axes(size)
-    scale = set_up(ax, scenario, middle, radius)
+    centers, radius = view_centers(scenario, agents, center, radius)
+    ax = create_axes(size)
+    scale = draw_static(ax, scenario, centers, radius)
 
     def frames() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         console = Console(stderr=True)
         for frame in track(range(len(steps)), path.name, console=console, disable=not console.is_terminal):
-            look_at(ax, middle[frame], radius)
-            artists = draw_moment(
+            set_view(ax, centers[frame], radius)
+            artists = draw_dynamic(
                 ax,
                 scenario,
-                take(agents, frame),
+                tree_index(agents, frame),
                 scale,
                 step=int(steps[frame]),
-                past=take(agents, slice(max(frame - PAST_STEPS, 0), frame + 1)),
+                past=tree_index(agents, slice(max(frame - PAST_STEPS, 0), frame + 1)),
                 future=logged_future(scenario, int(steps[frame])),
                 controlled=controlled,
                 flags={name: mask[frame] for name, mask in flags.items()},
                 title=title,
             )
-            yield to_image(figure_of(ax))
+            yield to_image(root_figure(ax))
             for artist in artists:
                 artist.remove()
 
@@ -117,7 +119,7 @@ def animate(
 
 
 def _write_gif(frames: Frames, path: Path, fps: float) -> None:
-    # Without dithering, flat colours stay flat and the file small.
+    # Dithering would make uniform areas noisy and the file large.
     images = (
         Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for frame in frames
     )
@@ -130,15 +132,15 @@ def _write_mp4(frames: Frames, path: Path, fps: float) -> None:
     first = next(frames)
     height, width = first.shape[:2]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    # What every player can show: even sides and halved colour.
-    target = ["-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2", "-pix_fmt", "yuv420p", str(path)]
-    command = [str(shutil.which("ffmpeg")), "-y", "-loglevel", "error", *source, *target]
+    # Players require even sides and yuv420p.
+    encoding = ["-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2", "-pix_fmt", "yuv420p", str(path)]
+    command = [str(shutil.which("ffmpeg")), "-y", "-loglevel", "error", *source, *encoding]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
-        # When ffmpeg gives up early, it has said why on stderr.
+        # ffmpeg that fails early closes the pipe and has written the reason to stderr.
         with contextlib.suppress(BrokenPipeError):
             for frame in itertools.chain([first], frames):
                 process.stdin.write(frame.tobytes())
-        _, problem = process.communicate()
+        _, message = process.communicate()
     if process.returncode:
-        raise DataError(f"ffmpeg failed: {problem.decode(errors='replace').strip()}", file=str(path), remedy="use .gif")
+        raise DataError(f"ffmpeg failed: {message.decode(errors='replace').strip()}", file=str(path), remedy="use .gif")

@@ -1,13 +1,13 @@
 "use strict";
-// The page: panels, buttons, keys, and the clock. What is shown is a function of `view`.
+// Panels, buttons, keys and playback. The page is a function of `view`.
 
 const LAYERS = ["lanes", "lines", "edges", "crosswalks", "lights", "agents", "ids", "routes", "trails", "log"];
 const HIDDEN_AT_FIRST = ["ids", "routes"];
 const STEPS_PER_SECOND = 10;
-const FIRST_RADIUS = 50; // m around the agent in the middle
+const FIRST_RADIUS = 50; // half the side of the view, m
 const ZOOM = 1.25;
 
-const by = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const view = {
   time: 0, playing: false, agent: null, follow: true, x: 0, y: 0, radius: FIRST_RADIUS,
   layers: new Set(LAYERS.filter((layer) => !HIDDEN_AT_FIRST.includes(layer))),
@@ -25,37 +25,37 @@ function draw() {
 }
 
 // The camera of a panel. Each follows the agent of its own rollout.
-function cameraOf({ canvas, rollout }) {
+function panelCamera({ canvas, rollout }) {
   const { width, height } = fitCanvas(canvas);
   const pose = view.follow && view.agent !== null ? agentAt(scene, rollout, view.agent, view.time) : null;
-  // Who is gone leaves the view where it was.
+  // Without a valid pose of the agent the view stays.
   if (pose) [view.x, view.y] = [pose.x, pose.y];
   return { x: view.x, y: view.y, scale: Math.max(Math.min(width, height), 1) / (2 * view.radius), width, height };
 }
 
 function render() {
   const step = Math.floor(view.time);
-  // Before the maps, whose width it changes.
+  // First, because it changes the width of the maps.
   showFacts();
   for (const panel of panels) {
-    panel.camera = cameraOf(panel);
+    panel.camera = panelCamera(panel);
     drawPanel(panel.canvas.getContext("2d"), scene, strokes, panel.rollout, view, panel.camera);
   }
   for (const row of rows) {
     drawRow(scene, row, view.agent);
     row.output.textContent = valuesText(scene, row, view.agent, step);
   }
-  by("timeline").style.setProperty("--progress", view.time / (scene.length - 1));
-  by("time").value = step;
-  by("clock").textContent = `step ${step} of ${scene.length - 1}, ${scene.times[step].toFixed(1)} s`;
-  by("play").textContent = view.playing ? "Pause" : "Play";
-  by("follow").setAttribute("aria-pressed", view.follow);
-  by("agent").value = view.agent ?? "";
-  for (const box of by("layers").querySelectorAll("input")) box.checked = view.layers.has(box.value);
+  byId("timeline").style.setProperty("--progress", view.time / (scene.length - 1));
+  byId("time").value = step;
+  byId("clock").textContent = `step ${step} of ${scene.length - 1}, ${scene.times[step].toFixed(1)} s`;
+  byId("play").textContent = view.playing ? "Pause" : "Play";
+  byId("follow").setAttribute("aria-pressed", view.follow);
+  byId("agent").value = view.agent ?? "";
+  for (const box of byId("layers").querySelectorAll("input")) box.checked = view.layers.has(box.value);
 }
 
 function showFacts() {
-  const facts = by("facts");
+  const facts = byId("facts");
   facts.hidden = view.agent === null;
   if (facts.hidden) return;
   const { id, row, type, size, sdc } = scene.agents[view.agent];
@@ -69,14 +69,14 @@ function showFacts() {
   for (const { rollout, name, color } of columns) {
     const title = element("h3", { textContent: name });
     title.style.setProperty("--color", `var(--${color})`);
-    nodes.push(title, list(stateFacts(rollout)));
+    nodes.push(title, list(agentState(rollout)));
   }
   facts.replaceChildren(...nodes);
 }
 
-function stateFacts(rollout) {
+function agentState(rollout) {
   const pose = agentAt(scene, rollout, view.agent, view.time);
-  if (!pose) return [["not there", ""]];
+  if (!pose) return [["not valid", ""]];
   const turn = 2 * Math.PI;
   const yaw = (((pose.yaw + Math.PI) % turn) + turn) % turn - Math.PI;
   const facts = [
@@ -86,7 +86,7 @@ function stateFacts(rollout) {
   if (!rollout) return facts;
   const logged = poseAt(scene.log[view.agent], view.time);
   const distance = logged ? `${Math.hypot(pose.x - logged.x, pose.y - logged.y).toFixed(2)} m` : "–";
-  const now = happening(scene, rollout, view.agent, Math.floor(view.time)).map((metric) => metric.name).join(", ");
+  const now = activeEvents(scene, rollout, view.agent, Math.floor(view.time)).map((metric) => metric.name).join(", ");
   return [...facts, ["from the log", distance], ["driven by", driverName(rollout, view.agent)], ["now", now || "–"]];
 }
 
@@ -94,7 +94,7 @@ function jump(step, event = null) {
   view.time = Math.min(Math.max(step, 0), scene.length - 1);
   if (event) {
     if (event.agents[0] !== null) view.agent = event.agents[0];
-    by("status").textContent = eventText(scene, event);
+    byId("status").textContent = eventText(scene, event);
   }
   draw();
 }
@@ -104,7 +104,7 @@ function jumpToEvent(direction) {
   const ahead = events.filter((event) => (event.step - step) * direction > 0);
   const event = direction > 0 ? ahead[0] : ahead.at(-1);
   if (event) jump(event.step, event);
-  else by("status").textContent = `no event ${direction > 0 ? "after" : "before"} step ${step}`;
+  else byId("status").textContent = `no event ${direction > 0 ? "after" : "before"} step ${step}`;
 }
 
 function toggle(name) {
@@ -117,7 +117,7 @@ function toggle(name) {
 function play(before) {
   requestAnimationFrame((now) => {
     if (!view.playing) return;
-    view.time += ((now - before) / 1000) * STEPS_PER_SECOND * Number(by("speed").value);
+    view.time += ((now - before) / 1000) * STEPS_PER_SECOND * Number(byId("speed").value);
     if (view.time >= scene.length - 1) [view.time, view.playing] = [scene.length - 1, false];
     draw();
     play(now);
@@ -129,18 +129,18 @@ function toggleLayer(layer) {
   draw();
 }
 
-function choose(agent) {
+function selectAgent(agent) {
   view.agent = agent;
   draw();
 }
 
-function chooseNext(direction) {
+function selectNextAgent(direction) {
   const step = Math.floor(view.time);
-  const there = scene.agents.map((_, index) => index).filter((index) =>
+  const present = scene.agents.map((_, index) => index).filter((index) =>
     panels.some(({ rollout }) => agentAt(scene, rollout, index, step)));
-  const place = there.indexOf(view.agent);
-  const start = place < 0 && direction < 0 ? 0 : place;
-  if (there.length) choose(there[(start + direction + there.length) % there.length]);
+  const selected = present.indexOf(view.agent);
+  const start = selected < 0 && direction < 0 ? 0 : selected;
+  if (present.length) selectAgent(present[(start + direction + present.length) % present.length]);
 }
 
 function zoom(factor) {
@@ -155,7 +155,7 @@ function pan(x, y) {
 }
 
 function fit() {
-  const tracks = scene.log.flatMap((track) => linesOf(track, 0, scene.length - 1));
+  const tracks = scene.log.flatMap((track) => validLines(track, 0, scene.length - 1));
   const lines = [...scene.map.flatMap((group) => group.lines), ...tracks];
   const range = (axis) => lines.reduce(([low, high], one) =>
     one[axis].reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [low, high]), [Infinity, -Infinity]);
@@ -184,8 +184,8 @@ const KEYS = [
   [["End"], "last step", () => jump(scene.length - 1)],
   [["n"], "next event", () => jumpToEvent(1)],
   [["p"], "previous event", () => jumpToEvent(-1)],
-  [["]"], "next agent", () => chooseNext(1)],
-  [["["], "previous agent", () => chooseNext(-1)],
+  [["]"], "next agent", () => selectNextAgent(1)],
+  [["["], "previous agent", () => selectNextAgent(-1)],
   [["f"], "follow the agent", () => toggle("follow")],
   [["+", "="], "zoom in", () => zoom(ZOOM)],
   [["-"], "zoom out", () => zoom(1 / ZOOM)],
@@ -194,7 +194,7 @@ const KEYS = [
   [["a"], "move left", () => pan(-PAN * view.radius, 0)],
   [["s"], "move down", () => pan(0, -PAN * view.radius)],
   [["d"], "move right", () => pan(PAN * view.radius, 0)],
-  [["g"], "log beside the simulation", () => toggleLayer("log")],
+  [["g"], "log over the simulation", () => toggleLayer("log")],
   [["i"], "ids", () => toggleLayer("ids")],
   [["r"], "routes", () => toggleLayer("routes")],
   [["t"], "dark or light", switchTheme],
@@ -204,17 +204,17 @@ function press(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
   // The space bar presses the button that has the focus.
   if (event.key === " " && event.target.matches("button, summary")) return;
-  const found = KEYS.find(([keys]) => keys.includes(event.key));
-  if (!found) return;
+  const binding = KEYS.find(([keys]) => keys.includes(event.key));
+  if (!binding) return;
   event.preventDefault();
-  found[2](event);
+  binding[2](event);
 }
 
-// Dragging moves the view, the wheel zooms around the pointer, a click chooses an agent.
-function listen(panel) {
+// Dragging moves the view, the wheel zooms around the pointer, a click selects an agent.
+function addPointerHandlers(panel) {
   const { canvas } = panel;
   let travelled = 0;
-  const place = (event) => {
+  const mapPosition = (event) => {
     const { x, y, scale, width, height } = panel.camera;
     const px = devicePixelRatio;
     return [x + (event.offsetX * px - width / 2) / scale, y - (event.offsetY * px - height / 2) / scale];
@@ -226,16 +226,16 @@ function listen(panel) {
   canvas.onpointermove = (event) => {
     if (!event.buttons) return;
     travelled += Math.abs(event.movementX) + Math.abs(event.movementY);
-    const metres = devicePixelRatio / panel.camera.scale;
-    if (travelled > 4) pan(-event.movementX * metres, event.movementY * metres);
+    const metersPerPixel = devicePixelRatio / panel.camera.scale;
+    if (travelled > 4) pan(-event.movementX * metersPerPixel, event.movementY * metersPerPixel);
   };
   canvas.onclick = (event) => {
-    const reach = (10 * devicePixelRatio) / panel.camera.scale;
-    if (travelled <= 4) choose(agentNear(scene, panel.rollout, view.time, ...place(event), reach));
+    const radius = (10 * devicePixelRatio) / panel.camera.scale;
+    if (travelled <= 4) selectAgent(nearestAgent(scene, panel.rollout, view.time, ...mapPosition(event), radius));
   };
   canvas.onwheel = (event) => {
     event.preventDefault();
-    const [x, y] = place(event);
+    const [x, y] = mapPosition(event);
     const before = view.radius;
     zoom(ZOOM ** (-event.deltaY / 100));
     const nearer = 1 - view.radius / before;
@@ -245,50 +245,50 @@ function listen(panel) {
 
 function buildPanels() {
   const shown = scene.rollouts.length ? scene.rollouts : [null];
-  by("panels").style.gridTemplateColumns = `repeat(${Math.ceil(Math.sqrt(shown.length))}, minmax(0, 1fr))`;
+  byId("panels").style.gridTemplateColumns = `repeat(${Math.ceil(Math.sqrt(shown.length))}, minmax(0, 1fr))`;
   return shown.map((rollout, index) => {
     const [name, color] = rollout ? [rollout.name, rolloutColor(index)] : ["log", "ghost"];
     const canvas = element("canvas", { tabIndex: 0, role: "img", ariaLabel: `Map of ${name}` });
     const node = element("section", { className: "panel" }, element("h2", { textContent: name }), canvas);
     node.style.setProperty("--color", `var(--${color})`);
-    by("panels").append(node);
+    byId("panels").append(node);
     const panel = { canvas, rollout, name, color, camera: null };
-    listen(panel);
+    addPointerHandlers(panel);
     new ResizeObserver(draw).observe(canvas);
     return panel;
   });
 }
 
 function buildControls() {
-  by("agent").append(element("option", { value: "", textContent: "none" }), ...scene.agents.map((agent, index) =>
+  byId("agent").append(element("option", { value: "", textContent: "none" }), ...scene.agents.map((agent, index) =>
     element("option", { value: index, textContent: `${agent.sdc ? "sdc" : agent.type} ${agent.id}` })));
-  by("layers").append(...LAYERS.map((layer) => {
+  byId("layers").append(...LAYERS.map((layer) => {
     const box = element("input", { type: "checkbox", value: layer, onchange: () => toggleLayer(layer) });
     return element("label", {}, box, ` ${layer}`);
   }));
   const names = { " ": "space", ArrowRight: "→", ArrowLeft: "←" };
-  by("keys").append(...KEYS.flatMap(([[key], text]) =>
+  byId("keys").append(...KEYS.flatMap(([[key], text]) =>
     [element("dt", {}, element("kbd", { textContent: names[key] ?? key })), element("dd", { textContent: text })]));
-  by("time").max = scene.length - 1;
-  by("time").oninput = () => jump(Number(by("time").value));
-  by("agent").onchange = () => choose(by("agent").value === "" ? null : Number(by("agent").value));
+  byId("time").max = scene.length - 1;
+  byId("time").oninput = () => jump(Number(byId("time").value));
+  byId("agent").onchange = () => selectAgent(byId("agent").value === "" ? null : Number(byId("agent").value));
   const buttons = {
     play: () => toggle("playing"), follow: () => toggle("follow"),
     closer: () => zoom(ZOOM), farther: () => zoom(1 / ZOOM), fit,
     theme: switchTheme, previous: () => jumpToEvent(-1), next: () => jumpToEvent(1),
   };
-  for (const [id, action] of Object.entries(buttons)) by(id).onclick = action;
-  for (const id of ["previous", "next"]) by(id).hidden = !events.length;
+  for (const [id, action] of Object.entries(buttons)) byId(id).onclick = action;
+  for (const id of ["previous", "next"]) byId(id).hidden = !events.length;
   document.onkeydown = press;
 }
 
 async function main() {
-  scene = decodeScene(await inflate(by("scene").textContent));
+  scene = decodeScene(await inflate(byId("scene").textContent));
   strokes = mapStrokes(scene);
-  events = eventsOf(scene);
+  events = findEvents(scene);
   rows = buildTimeline(scene, events, jump);
   panels = buildPanels();
-  by("timeline").append(...rows.map((row) => row.node));
+  byId("timeline").append(...rows.map((row) => row.node));
   const sdc = scene.agents.findIndex((agent) => agent.sdc);
   view.agent = sdc < 0 ? null : sdc;
   view.time = scene.now;

@@ -1,13 +1,13 @@
 "use strict";
-// Draws one panel: the map, then what moves. Lengths are metres unless they end with "px".
+// Drawing of one panel: the map, then agents and lights. Lengths are meters unless they end with "px".
 
-// By feature type of the map: its layer, colour, place in the stack of its level, and how it is drawn.
+// By feature type of the map: layer, color, drawing order within a level of height, and stroke or fill.
 const line = (color, width, dash = []) => ({ layer: "lines", color, order: 0.3, width, dash });
 const area = (color) => ({ layer: "crosswalks", color, order: 0.1, fill: true });
 const lane = (color, asphalt) => ({ layer: "lanes", color, order: 0.2, width: 0.15, dash: [], asphalt });
 const edge = (color) => ({ layer: "edges", color, order: 0.4, width: 0.35, dash: [] });
 const BROKEN = [3, 4.5];
-const LOOKS = {
+const FEATURE_STYLES = {
   0: lane("lane", 3.7), 1: lane("lane", 3.7), 2: lane("lane", 3.7), 3: lane("bike", 1.6),
   5: line("white", 0.18), 6: line("white", 0.18, BROKEN), 7: line("white", 0.18), 8: line("white", 0.36),
   9: line("yellow", 0.18, BROKEN), 10: line("yellow", 0.36, BROKEN), 11: line("yellow", 0.18),
@@ -16,7 +16,7 @@ const LOOKS = {
   17: { layer: "lights", color: "stop-sign", order: 0.5, sign: true },
   18: area("crosswalk"), 19: area("bump"), 20: area("driveway"),
 };
-// Asphalt lies this many levels deeper than its lane, so that it covers only what passes well below.
+// Asphalt is drawn this number of levels below its lane, so that it covers only roads well below.
 const ASPHALT_LEVELS = 2;
 const TRAIL_STEPS = 20;
 
@@ -29,7 +29,7 @@ function readColors() {
   });
 }
 
-function pathOf(lines, close) {
+function toPath(lines, close) {
   const path = new Path2D();
   for (const { x, y } of lines) {
     x.forEach((_, index) => (index ? path.lineTo(x[index], y[index]) : path.moveTo(x[index], y[index])));
@@ -38,13 +38,13 @@ function pathOf(lines, close) {
   return path;
 }
 
-// Everything of the map in the order in which it is drawn.
+// The map in drawing order.
 function mapStrokes(scene) {
   const strokes = [];
   for (const { level, type, lines } of scene.map) {
-    const look = LOOKS[type];
+    const look = FEATURE_STYLES[type];
     if (!look) continue;
-    const path = pathOf(lines, look.fill);
+    const path = toPath(lines, look.fill);
     strokes.push({ ...look, path, lines, order: level + look.order });
     if (look.asphalt) {
       const asphalt = { layer: "lanes", color: "asphalt", width: look.asphalt, dash: [] };
@@ -54,7 +54,7 @@ function mapStrokes(scene) {
   return strokes.sort((a, b) => a.order - b.order);
 }
 
-// Draws a panel; `camera` has the place in the middle (x, y), pixels per metre (scale) and the size (width, height).
+// Draws a panel; `camera` has the center of the view (x, y), pixels per meter (scale) and the size (width, height).
 function drawPanel(context, scene, strokes, rollout, view, camera) {
   const { x, y, scale, width, height } = camera;
   context.setTransform(1, 0, 0, 1, 0, 0);
@@ -69,7 +69,7 @@ function drawPanel(context, scene, strokes, rollout, view, camera) {
   if (shown("lights")) drawLights(context, scene, view.time, px);
   if (shown("agents")) {
     if (shown("trails")) drawTrails(context, scene, rollout, view.time, px);
-    if (shown("log")) drawGhosts(context, scene, rollout, view, px);
+    if (shown("log")) drawLog(context, scene, rollout, view, px);
     drawAgents(context, scene, rollout, view, px);
   }
   if (shown("ids")) drawIds(context, scene, rollout, view.time, camera);
@@ -89,7 +89,7 @@ function drawStroke(context, stroke, px) {
 function strokePath(context, path, color, width, dash = []) {
   context.strokeStyle = colors[color];
   context.lineWidth = width;
-  // Round caps would close the gaps.
+  // Round caps would fill the gaps of dashed lines.
   context.lineCap = dash.length ? "butt" : "round";
   context.setLineDash(dash);
   context.stroke(path);
@@ -106,7 +106,7 @@ function drawDot(context, x, y, color, px, hollow = false) {
 function drawRoutes(context, scene, px) {
   for (const route of scene.routes) {
     context.globalAlpha = route.on_route ? 0.8 : 0.35;
-    strokePath(context, pathOf([route]), "route", Math.max(0.3, 1.5 * px), route.on_route ? [] : [2, 2]);
+    strokePath(context, toPath([route]), "route", Math.max(0.3, 1.5 * px), route.on_route ? [] : [2, 2]);
   }
   context.globalAlpha = 1;
 }
@@ -121,7 +121,7 @@ function drawLights(context, scene, time, px) {
     const [x, y] = [light.x[step], light.y[step]];
     if (name.startsWith("arrow")) {
       const size = Math.min(Math.max(1, 4 * px), 9 * px);
-      const path = pathOf([{ x: [x - size, x + size, x], y: [y - size, y - size, y + size] }], true);
+      const path = toPath([{ x: [x - size, x + size, x], y: [y - size, y - size, y + size] }], true);
       context.fillStyle = colors[color];
       context.fill(path);
       strokePath(context, path, "outline", px);
@@ -135,8 +135,8 @@ function agentColor(agent) {
   return agent.sdc ? "sdc" : agent.type in { vehicle: 0, pedestrian: 0, cyclist: 0 } ? agent.type : "other";
 }
 
-// The places of a track over some steps, as one line per time it is there.
-function linesOf(track, first, last) {
+// The positions of a track over a range of steps: one line per interval in which it is valid.
+function validLines(track, first, last) {
   const lines = [];
   for (let step = Math.max(first, 0); step <= last; step++) {
     if (!track.valid[step]) continue;
@@ -152,20 +152,20 @@ function drawTrails(context, scene, rollout, time, px) {
   context.globalAlpha = 0.5;
   scene.agents.forEach((agent, index) => {
     if (!agentAt(scene, rollout, index, step)) return;
-    const trail = pathOf(linesOf(trackOf(scene, rollout, index), step - TRAIL_STEPS, step));
+    const trail = toPath(validLines(getTrack(scene, rollout, index), step - TRAIL_STEPS, step));
     strokePath(context, trail, agentColor(agent), Math.max(0.3, px));
   });
   context.globalAlpha = 1;
 }
 
-// Where agents are in the log that do something else in the rollout, and the whole log of the chosen one.
-function drawGhosts(context, scene, rollout, view, px) {
+// Logged boxes of agents that leave the log in the rollout, and the whole logged path of the selected agent.
+function drawLog(context, scene, rollout, view, px) {
   for (const index of rollout?.tracks.keys() ?? []) {
     const pose = poseAt(scene.log[index], view.time);
     if (pose) strokePath(context, outline(pose, scene.agents[index].size), "ghost", 1.2 * px, [4 * px, 3 * px]);
   }
   if (view.agent === null) return;
-  const path = pathOf(linesOf(scene.log[view.agent], 0, scene.length - 1));
+  const path = toPath(validLines(scene.log[view.agent], 0, scene.length - 1));
   strokePath(context, path, "ghost", px, [4 * px, 4 * px]);
 }
 
@@ -176,7 +176,7 @@ function outline(pose, size, margin = 0) {
   const corners = [[length, width], [-length, width], [-length, -width], [length, -width]];
   const x = corners.map(([forward, left]) => pose.x + forward * cos - left * sin);
   const y = corners.map(([forward, left]) => pose.y + forward * sin + left * cos);
-  return pathOf([{ x, y }], true);
+  return toPath([{ x, y }], true);
 }
 
 function drawAgents(context, scene, rollout, view, px) {
@@ -190,13 +190,13 @@ function drawAgents(context, scene, rollout, view, px) {
     context.fillStyle = colors[agentColor(agent)];
     context.fill(box);
     strokePath(context, box, "outline", (strong ? 1.5 : 0.5) * px);
-    // Longer than small boxes, so that a pedestrian has a visible heading too.
+    // At least 1.5 m long, so that the heading of a pedestrian is visible.
     const nose = Math.max(agent.size[0], 1.5) / 2;
     const [x, y] = [pose.x + nose * Math.cos(pose.yaw), pose.y + nose * Math.sin(pose.yaw)];
-    strokePath(context, pathOf([{ x: [pose.x, x], y: [pose.y, y] }]), "outline", Math.max(0.2, px));
+    strokePath(context, toPath([{ x: [pose.x, x], y: [pose.y, y] }]), "outline", Math.max(0.2, px));
     context.globalAlpha = 1;
-    happening(scene, rollout, index, Math.floor(view.time)).forEach((metric, place) =>
-      strokePath(context, outline(pose, agent.size, 0.3 * (place + 1)), eventColor(metric), Math.max(0.3, 2 * px)));
+    activeEvents(scene, rollout, index, Math.floor(view.time)).forEach((metric, order) =>
+      strokePath(context, outline(pose, agent.size, 0.3 * (order + 1)), eventColor(metric), Math.max(0.3, 2 * px)));
     if (index === view.agent) strokePath(context, outline(pose, agent.size, 0.8), "focus", 2 * px, [6 * px, 4 * px]);
   });
 }
@@ -214,9 +214,9 @@ function drawIds(context, scene, rollout, time, { x, y, scale, width, height }) 
   scene.agents.forEach((agent, index) => {
     const pose = agentAt(scene, rollout, index, time);
     if (!pose) return;
-    const place = [agent.id, width / 2 + scale * (pose.x - x), height / 2 - scale * (pose.y - y)];
-    context.strokeText(...place);
-    context.fillText(...place);
+    const text = [agent.id, width / 2 + scale * (pose.x - x), height / 2 - scale * (pose.y - y)];
+    context.strokeText(...text);
+    context.fillText(...text);
   });
   context.restore();
 }

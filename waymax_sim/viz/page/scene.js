@@ -1,5 +1,5 @@
 "use strict";
-// The scene and what is asked of it. Nothing here touches the document.
+// Decoding of the scene, and queries. No access to the document.
 
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -21,9 +21,9 @@ function flags(changes, length) {
 }
 
 function decodeScene(packed) {
-  const { place, ...units } = packed.units;
+  const { position, ...units } = packed.units;
   const length = packed.times.length;
-  const line = ([x, y]) => ({ x: numbers(x, place), y: numbers(y, place) });
+  const line = ([x, y]) => ({ x: numbers(x, position), y: numbers(y, position) });
   const track = (item) => {
     const fields = Object.entries(units).map(([name, unit]) => [name, numbers(item[name], unit)]);
     return { valid: flags(item.valid, length), ...Object.fromEntries(fields) };
@@ -46,7 +46,7 @@ function decodeScene(packed) {
   };
 }
 
-// Where a track is at a time in steps, straight between two steps; null where it is not there.
+// The pose of a track at a time in steps, interpolated linearly; null where it is not valid.
 function poseAt(track, time) {
   const step = Math.floor(time);
   if (!track.valid[step]) return null;
@@ -56,14 +56,14 @@ function poseAt(track, time) {
   return { x: between(x), y: between(y), z: between(z), yaw: between(yaw), vx: between(vx), vy: between(vy) };
 }
 
-// The track of an agent in a rollout, or in the log where there is no rollout.
-function trackOf(scene, rollout, agent) {
+// The track of an agent in a rollout, or in the log without a rollout.
+function getTrack(scene, rollout, agent) {
   return rollout?.tracks.get(agent) ?? scene.log[agent];
 }
 
-// An agent in a rollout, which shows nothing after its end.
+// The pose of an agent in a rollout; null after the end of the rollout.
 function agentAt(scene, rollout, agent, time) {
-  return rollout && time > rollout.last ? null : poseAt(trackOf(scene, rollout, agent), time);
+  return rollout && time > rollout.last ? null : poseAt(getTrack(scene, rollout, agent), time);
 }
 
 function isDriven(rollout, agent) {
@@ -76,42 +76,44 @@ function driverName(rollout, agent) {
 }
 
 // The values over time of a metric for an agent, or for the scene.
-function seriesOf(rollout, metric, agent) {
+function findSeries(rollout, metric, agent) {
   return rollout.metrics[metric].find((series) => series.agent === agent || series.agent === null);
 }
 
-function isOn(series, step) {
+function isActive(series, step) {
   return Boolean(series.valid[step] && series.value[step]);
 }
 
-// Steps at which a metric with events begins to hold for some agent, in order.
-function eventsOf(scene) {
+// Steps at which an event metric becomes active for an agent, sorted by step.
+function findEvents(scene) {
   const events = [];
   scene.rollouts.forEach((rollout, index) => scene.metrics.forEach((metric, row) => {
     if (!metric.events) return;
     for (let step = rollout.first; step <= rollout.last; step++) {
-      const begun = rollout.metrics[row].filter((series) => isOn(series, step) && !isOn(series, step - 1));
+      const begun = rollout.metrics[row].filter((series) => isActive(series, step) && !isActive(series, step - 1));
       if (begun.length) events.push({ step, rollout: index, metric: row, agents: begun.map((series) => series.agent) });
     }
   }));
   return events.sort((a, b) => a.step - b.step);
 }
 
-// Metrics with events that hold for an agent at a step.
-function happening(scene, rollout, agent, step) {
+// Metrics with events that are active for an agent at a step.
+function activeEvents(scene, rollout, agent, step) {
   if (!rollout) return [];
   return scene.metrics.filter((metric, row) =>
-    metric.events && rollout.metrics[row].some((series) => series.agent === agent && isOn(series, step)));
+    metric.events && rollout.metrics[row].some((series) => series.agent === agent && isActive(series, step)));
 }
 
-// The agent at a place: the one whose centre is nearest, within half its length or `reach` metres.
-function agentNear(scene, rollout, time, x, y, reach) {
-  let found = null;
-  let nearest = Infinity;
+// The agent with the nearest center within half its length or `radius` (m); null if there is none.
+function nearestAgent(scene, rollout, time, x, y, radius) {
+  let nearest = null;
+  let minDistance = Infinity;
   scene.agents.forEach((agent, index) => {
     const pose = agentAt(scene, rollout, index, time);
     const distance = pose ? Math.hypot(pose.x - x, pose.y - y) : Infinity;
-    if (distance < Math.min(nearest, Math.max(agent.size[0] / 2, reach))) [found, nearest] = [index, distance];
+    if (distance < Math.min(minDistance, Math.max(agent.size[0] / 2, radius))) {
+      [nearest, minDistance] = [index, distance];
+    }
   });
-  return found;
+  return nearest;
 }

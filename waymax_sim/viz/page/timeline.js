@@ -1,5 +1,5 @@
 "use strict";
-// Metrics over time: a curve per rollout, or bars and marks for what happens. A mark is a button that leads there.
+// Metrics over time: a curve per rollout, or bars and marks of events. A mark is a button that jumps to its step.
 
 const ROLLOUT_COLORS = 5;
 const MARK_ROW_PX = 14;
@@ -18,8 +18,8 @@ function element(tag, properties = {}, ...children) {
 function eventText(scene, { step, rollout, metric, agents }) {
   const ids = agents.map((agent) => (agent === null ? "the scene" : scene.agents[agent].id));
   const more = ids.length > 3 ? ` and ${ids.length - 3} more` : "";
-  const who = `${ids.slice(0, 3).join(", ")}${more}`;
-  return `${scene.metrics[metric].name} of ${who} in ${scene.rollouts[rollout].name}, step ${step}`;
+  const names = `${ids.slice(0, 3).join(", ")}${more}`;
+  return `${scene.metrics[metric].name} of ${names} in ${scene.rollouts[rollout].name}, step ${step}`;
 }
 
 // One row per metric. `jump` is called with a step, and with the event if there is one.
@@ -65,30 +65,30 @@ function drawRow(scene, { canvas, row, metric }, agent) {
       context.fillStyle = colors[rolloutColor(index)];
       context.globalAlpha = 0.4;
       for (let step = rollout.first; step <= rollout.last; step++) {
-        if (!rollout.metrics[row].some((series) => isOn(series, step))) continue;
+        if (!rollout.metrics[row].some((series) => isActive(series, step))) continue;
         context.fillRect(at(step - 0.5), (index * MARK_ROW_PX + 4) * devicePixelRatio, at(1), 6 * devicePixelRatio);
       }
     });
     return;
   }
-  const curves = scene.rollouts.map((rollout) => seriesOf(rollout, row, agent));
+  const curves = scene.rollouts.map((rollout) => findSeries(rollout, row, agent));
   const values = curves.flatMap((series) => series?.value ?? []);
   const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
   const margin = 3 * devicePixelRatio;
   const up = (value) => height - margin - ((value - low) / (high - low || 1)) * (height - 2 * margin);
   const base = { x: [0, width], y: [up(0), up(0)] };
-  strokePath(context, pathOf([base]), "rule", devicePixelRatio);
+  strokePath(context, toPath([base]), "rule", devicePixelRatio);
   curves.forEach((series, index) => {
     if (!series) return;
     const curve = { valid: series.valid, x: series.value.map((_, step) => at(step)), y: series.value.map(up) };
-    strokePath(context, pathOf(linesOf(curve, 0, scene.length - 1)), rolloutColor(index), 1.5 * devicePixelRatio);
+    strokePath(context, toPath(validLines(curve, 0, scene.length - 1)), rolloutColor(index), 1.5 * devicePixelRatio);
   });
 }
 
-// What a metric is now, rollout by rollout.
+// Values of a metric at a step, one per rollout.
 function valuesText(scene, { row, metric }, agent, step) {
   const texts = scene.rollouts.map((rollout) => {
-    const series = seriesOf(rollout, row, agent);
+    const series = findSeries(rollout, row, agent);
     return series?.valid[step] ? `${Number(series.value[step].toFixed(2))}` : "–";
   });
   return `${texts.join(" | ")} ${metric.unit}`;

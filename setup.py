@@ -1,9 +1,13 @@
 """Installs `waymax-sim`: the simulator and its behavior models, one distribution."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+PACKAGE = (ROOT / "waymax_sim" / "__init__.py").read_text(encoding="utf-8")
+(VERSION,) = re.findall(r'^__version__ = "(.+)"', PACKAGE, re.MULTILINE)
 # The libraries of the adapters.
 RL = ["dm_env>=1.6", "gymnasium>=1.1", "pettingzoo>=1.25"]
 # Linters are pinned: a new release must not turn a green commit red.
@@ -43,9 +47,9 @@ POLICIES = [
 
 setup(
     name="waymax-sim",
-    version="0.1.0",
+    version=VERSION,
     description="A multi-agent driving simulator that replays recorded scenes inside one jitted JAX graph",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The waymax_sim authors",
     license="Apache-2.0",
@@ -61,14 +65,15 @@ setup(
     install_requires=[
         # The format of converted scenes; they are read without it, and it is not made for Windows.
         "array_record>=0.5; platform_system != 'Windows'",
+        # Compresses the arrays of converted scenes.
+        "blosc2>=3.0",
         "chex>=0.1.90",
         "dm-tree>=0.1.9",
         "google-crc32c>=1.6",
-        # What tensorflow-datasets needs and does not ask for.
+        # Required by tensorflow-datasets, which does not declare it.
         "importlib_resources>=6.0",
         "jax>=0.9",
         "jaxtyping>=0.3.2",
-        "lz4>=4.4",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "pillow>=10.3",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 project = "waymax-sim"
 author = copyright = "The waymax_sim authors"
-release = re.search(r'version="([^"]+)"', Path(__file__).parents[1].joinpath("setup.py").read_text(encoding="utf-8"))[1]
+package = Path(__file__).parents[1].joinpath("waymax_sim", "__init__.py").read_text(encoding="utf-8")
+(release,) = re.findall(r'^__version__ = "(.+)"', package, re.MULTILINE)
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
@@ -23,7 +24,7 @@ BOTH_KINDS = re.compile(r"jaxtyping\.(\w+)\[jaxlib\._jax\.Array, ('[^']*')\] \| 
 
 
 def plain_docstring(app, what, name, obj, options, lines):
-    """Docstrings are plain English with code in single backticks; what else means something to Sphinx is escaped."""
+    """Docstrings have code in single backticks; other characters with a meaning in reStructuredText are escaped."""
     for number, line in enumerate(lines):
         line = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line)
         if line.startswith(":vartype"):

@@ -1,6 +1,6 @@
-"""Slow and obvious float64 versions of what the simulator computes, written from the definitions.
+"""Simple float64 implementations of the computations of the simulator, written from the definitions.
 
-Everything here is about one thing at a time (one box, one point, one agent), with plain loops.
+Every function handles one item (one box, one point, one agent), with plain loops.
 """
 
 import itertools
@@ -169,14 +169,14 @@ def project(path: np.ndarray, xy: np.ndarray) -> tuple[float, float]:
     return best, arc
 
 
-def summary(value, valid, active, judged, over_time: str, over_agents: str) -> tuple[float, bool]:
+def summary(value, valid, active, evaluated, over_time: str, over_agents: str) -> tuple[float, bool]:
     """One number for [T, N] values: first over the steps of an agent, then over agents."""
-    reduce = {"mean": lambda items: sum(items) / len(items), "max": max, "last": lambda items: items[-1]}
+    reduce = {"mean": lambda items: sum(items) / len(items), "max": max, "last": lambda items: items[-1], "onset": max}
     per_agent = []
-    for agent in np.flatnonzero(judged):
-        kept = [value[step, agent] for step in range(len(active)) if active[step] and valid[step, agent]]
-        if kept:
-            per_agent.append(reduce[over_time](kept))
+    for agent in np.flatnonzero(evaluated):
+        items = [value[step, agent] for step in range(len(active)) if active[step] and valid[step, agent]]
+        if items and not (over_time == "onset" and items[0] > 0):
+            per_agent.append(reduce[over_time](items))
     return (reduce[over_agents](per_agent), True) if per_agent else (0.0, False)
 
 

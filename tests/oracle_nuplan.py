@@ -10,7 +10,7 @@ def parts(
     covered: float,
     expert: float,
     excess: list[float],
-    discomfort: list[float],
+    comfort_violation: list[float],
     dt: float,
 ) -> dict[str, float | None]:
     """Parts by name; None where the measure was never known. `times` has an entry for every step."""
@@ -31,7 +31,7 @@ def parts(
         "time_to_collision_within_bound": float(min(times) >= 0.95),
         "ego_progress_along_expert_route": ratio,
         "speed_limit_compliance": max(0.0, 1 - sum(excess) * dt / (2.23 * len(times) * dt)) if excess else None,
-        "ego_is_comfortable": float(max(discomfort) <= 1) if discomfort else None,
+        "ego_is_comfortable": float(max(comfort_violation) <= 1) if comfort_violation else None,
     }
 
 

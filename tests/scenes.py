@@ -1,4 +1,4 @@
-"""Small made-up scenes for tests."""
+"""Small synthetic scenes for tests."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ def raw_scene(num_steps: int = 21, num_agents: int = 3, current_step: int = 5, *
     # Lane of the agents, oncoming lane, and an edge on either side with the road to its left.
     lines = [line(0.0, 1), line(3.5, -1), line(-1.75, 1), line(5.25, -1)]
     fields = dict(
-        scenario_id="made-up",
+        scenario_id="synthetic",
         timestamps=0.1 * steps,
         current_step=current_step,
         agent_id=agents + 100,
@@ -61,11 +61,11 @@ def raw_scene(num_steps: int = 21, num_agents: int = 3, current_step: int = 5, *
 
 def scene(**changes) -> Scenario:
     """The same, in its local frame, without padding."""
-    return to_scenario(raw_scene(**changes), bucketed=False)
+    return to_scenario(raw_scene(**changes), pad_to_bucket=False)
 
 
 def agent_state(xyz, yaw=0.0, velocity=(0.0, 0.0), valid=True) -> AgentState:
-    """Agents at places [..., 3] (or [..., 2] at height 0); the rest is broadcast."""
+    """Agents at positions [..., 3] (or [..., 2] at height 0); the rest is broadcast."""
     xyz = np.asarray(xyz, np.float32)
     lead = xyz.shape[:-1]
     if xyz.shape[-1] == 2:
@@ -94,7 +94,7 @@ def measure(
     previous: AgentState | None = None,
     step: int = 5,
 ) -> MetricValue:
-    """A metric when `agents` are in the scene; one step before they were where they are unless told."""
+    """A metric of `agents` in the scene; by default they were at the same positions one step earlier."""
     return _measure(metric, scenario, agents, agents if previous is None else previous, step)
 
 
@@ -112,13 +112,15 @@ def busy_raw_scene(seed: int = 0, num_agents: int = 12) -> RawScene:
     island = np.stack([20 + np.cos(angle), 1.75 + np.sin(angle), 0 * angle], axis=-1)
     lines = [*bridge, island]
     shape = base.valid.shape
-    place = np.stack([rng.uniform(-40, 40, shape), rng.uniform(-6, 9, shape), rng.choice([0.75, 6.75], shape)], axis=-1)
+    position = np.stack(
+        [rng.uniform(-40, 40, shape), rng.uniform(-6, 9, shape), rng.choice([0.75, 6.75], shape)], axis=-1
+    )
     along = np.arange(-80.0, 80.0, 2.0)
     path = np.stack([np.stack([along, np.full_like(along, y), 0 * along], axis=-1) for y in (0.0, 3.5)])
     return dataclasses.replace(
         base,
         agent_type=rng.integers(1, 4, num_agents),
-        xyz=place,
+        xyz=position,
         yaw=rng.uniform(-np.pi, np.pi, shape),
         velocity=rng.normal(0, 5, (*shape, 2)),
         size=np.broadcast_to(rng.uniform((1, 0.5, 1), (9, 2.5, 3), (num_agents, 3)), base.size.shape),

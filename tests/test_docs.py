@@ -1,4 +1,4 @@
-"""The documents build without warnings, and the code in them runs."""
+"""The documents build without warnings, and their code runs."""
 
 import re
 import subprocess
@@ -11,48 +11,50 @@ import behavior_models
 from waymax_sim import cli
 from waymax_sim.metrics import METRICS
 
+pytestmark = [pytest.mark.compile_heavy, pytest.mark.max_programs(300)]
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
-# Pages whose programs take longest to compile.
+# Pages whose programs take longest to compile; the slow tests run them.
 SLOW = {"docs/adapters.md", "docs/batches.md", "docs/evaluation.md", "docs/lanes.md", "docs/metrics.md"}
 SLOW |= {"docs/realism.md", "docs/training_environments.md", "docs/traffic.md", "docs/decisions/derived-routes.md"}
 DECISIONS = [path for path in PAGES if path.parent.name == "decisions" and path.stem != "index"]
 
 
-def code_of(page: Path) -> str:
-    """The Python blocks of a page in order; lines stay where they are, so that errors point into the page."""
-    lines, inside = [], False
+def python_code(page: Path) -> str:
+    """The Python blocks of a page, with its line numbers, so that errors point to the page."""
+    lines, is_python = [], False
     for line in page.read_text(encoding="utf-8").splitlines():
         fence = line.startswith("```")
-        lines.append(line if inside and not fence else "")
-        inside = line == "```python" if fence else inside
+        lines.append(line if is_python and not fence else "")
+        is_python = line == "```python" if fence else is_python
     return "\n".join(lines)
 
 
-def name_of(page: Path) -> str:
+def relative_name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
 def pages_with_code() -> list:
-    named = {name_of(page): page for page in PAGES if code_of(page).strip()}
-    assert named.keys() >= SLOW
-    return [pytest.param(named[name], id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name in named]
+    pages = {relative_name(page): page for page in PAGES if python_code(page).strip()}
+    assert pages.keys() >= SLOW
+    return [pytest.param(page, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, page in pages.items()]
 
 
 @pytest.mark.parametrize("page", pages_with_code())
 def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    exec(compile(code_of(page), str(page), "exec"), {"__name__": "docs"})
+    exec(compile(python_code(page), str(page), "exec"), {"__name__": "docs"})
 
 
-@pytest.mark.parametrize("page", DECISIONS, ids=name_of)
-def test_a_decision_says_what_why_and_proves_it(page):
+@pytest.mark.parametrize("page", DECISIONS, ids=relative_name)
+def test_a_decision_has_all_parts_and_a_check(page):
     text = page.read_text(encoding="utf-8")
     for part in ("**Context.**", "**Decision.**", "**Consequence.**", "**Check.**"):
         assert text.count(part) == 1
-    assert re.search(r"^\s*(assert|with pytest.raises|.*check=True)", code_of(page), re.MULTILINE)
+    assert re.search(r"^\s*(assert|with pytest.raises|.*check=True)", python_code(page), re.MULTILINE)
 
 
 def test_commands_and_options_exist(capsys):
@@ -62,24 +64,24 @@ def test_commands_and_options_exist(capsys):
     assert {command for command, _ in rows} == known
     for command, arguments in rows:
         assert cli.main([command, "--help"]) == 0
-        helped = capsys.readouterr().out
-        assert "PATH" not in arguments or "PATH" in helped
-        assert not [option for option in re.findall(r"--[a-z-]+", arguments) if option not in helped]
+        help_text = capsys.readouterr().out
+        assert "PATH" not in arguments or "PATH" in help_text
+        assert not [option for option in re.findall(r"--[a-z-]+", arguments) if option not in help_text]
 
 
 def test_policies_exist():
     text = (DOCS / "command_line.md").read_text(encoding="utf-8")
-    named = dict(re.findall(r"^\| `([a-z_]+)` \|.*\| (yes|no) \|$", text, re.MULTILINE))
-    assert named == {name: "yes" if make().privileged else "no" for name, make in behavior_models.POLICIES.items()}
+    documented = dict(re.findall(r"^\| `([a-z_]+)` \|.*\| (yes|no) \|$", text, re.MULTILINE))
+    assert documented == {name: "yes" if make().privileged else "no" for name, make in behavior_models.POLICIES.items()}
 
 
-def test_the_table_of_metrics_is_right():
+def test_the_table_of_metrics_is_complete():
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| (\S+) \| (\w+) \|", text, re.MULTILINE)
     assert table == [(metric.name, metric.per, metric.unit, metric.over_time) for metric in METRICS.values()]
 
 
-def test_links_of_the_readme_lead_somewhere():
+def test_links_of_the_readme_exist():
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert local and all((ROOT / link.partition("#")[0]).exists() for link in local)

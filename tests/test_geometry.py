@@ -16,12 +16,12 @@ wrap = jax.jit(geometry.wrap_angle)
 
 @jax.jit
 def overlap(*boxes):
-    return geometry.boxes_gap(geometry.Boxes.of(*boxes[:3]), geometry.Boxes.of(*boxes[3:])) < 0
+    return geometry.box_separation(geometry.Boxes.from_poses(*boxes[:3]), geometry.Boxes.from_poses(*boxes[3:])) < 0
 
 
 @jax.jit
 def distance(*boxes):
-    return geometry.boxes_distance(geometry.Boxes.of(*boxes[:3]), geometry.Boxes.of(*boxes[3:]))
+    return geometry.boxes_distance(geometry.Boxes.from_poses(*boxes[:3]), geometry.Boxes.from_poses(*boxes[3:]))
 
 
 corners = jax.jit(geometry.box_corners)
@@ -51,9 +51,9 @@ def test_wrapping_at_the_boundaries():
 
 @given(floats(-100, 100, 2), floats(-100, 100, 2), floats(-4, 4))
 def test_frames_are_undone_by_their_inverse(xy, origin, yaw):
-    there = to_frame(xy, origin, yaw)
-    np.testing.assert_allclose(from_frame(there, origin, yaw), xy, atol=1e-4)
-    np.testing.assert_allclose(norm(there), np.linalg.norm(xy - origin, axis=-1), rtol=1e-5, atol=1e-4)
+    in_frame = to_frame(xy, origin, yaw)
+    np.testing.assert_allclose(from_frame(in_frame, origin, yaw), xy, atol=1e-4)
+    np.testing.assert_allclose(norm(in_frame), np.linalg.norm(xy - origin, axis=-1), rtol=1e-5, atol=1e-4)
 
 
 def test_frames_keep_precision_far_from_the_origin():
@@ -64,21 +64,21 @@ def test_frames_keep_precision_far_from_the_origin():
         offset[0] * np.cos(yaw) + offset[1] * np.sin(yaw),
         -offset[0] * np.sin(yaw) + offset[1] * np.cos(yaw),
     ]
-    seen = to_frame(jnp.float32(xy), jnp.float32(origin), jnp.float32(yaw))
-    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    local = to_frame(jnp.float32(xy), jnp.float32(origin), jnp.float32(yaw))
+    np.testing.assert_allclose(local, expected, atol=1e-5)
 
 
 def test_left_is_positive():
-    forward, left = geometry.heading(jnp.float32(0.3)), geometry.heading(jnp.float32(0.3 + np.pi / 2))
+    forward, left = geometry.unit_vector(jnp.float32(0.3)), geometry.unit_vector(jnp.float32(0.3 + np.pi / 2))
     assert geometry.cross(forward, left) == pytest.approx(1)
     assert geometry.cross(left, forward) == pytest.approx(-1)
     assert geometry.dot(forward, left) == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(geometry.rotate(forward, jnp.float32(np.pi / 2)), left, atol=1e-6)
 
 
-def test_direction_of_nothing_is_the_other_one():
+def test_heading_without_motion_is_the_fallback():
     vectors = jnp.asarray([[0.0, 0.0], [-0.0, 0.0], [0.0, -2.0], [-1.0, 0.0], [1e-30, 0.0]])
-    directions = geometry.direction(vectors, jnp.full(5, 7.0))
+    directions = geometry.heading_angle(vectors, jnp.full(5, 7.0))
     np.testing.assert_allclose(directions, [7, 7, -np.pi / 2, np.pi, 7], atol=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_corners_equal_the_oracle(xy, yaw, size):
         ((0, 0, 4, 2, 0), (3.2, 2.2, 4, 1, 3 * np.pi / 4), False),
     ],
 )
-def test_overlap_of_two_boxes(a, b, expected):
+def test_two_boxes_overlap(a, b, expected):
     split = [
         (jnp.asarray(box[:2], jnp.float32), jnp.float32(box[4]), jnp.asarray(box[2:4], jnp.float32)) for box in (a, b)
     ]
@@ -131,14 +131,14 @@ def test_overlap_equals_the_oracle_and_is_symmetric(xy_a, yaw_a, size_a, xy_b, y
 
 
 @given(floats(-6, 6, 2), floats(-20, 20), floats(0.5, 5, 2), floats(-20, 20), floats(0.5, 5, 2))
-def test_distances_of_boxes_equal_the_oracle(xy, yaw_a, size_a, yaw_b, size_b):
-    found = np.asarray(distance(np.zeros_like(xy), yaw_a, size_a, xy, yaw_b, size_b))
+def test_box_distances_equal_the_oracle(xy, yaw_a, size_a, yaw_b, size_b):
+    result = np.asarray(distance(np.zeros_like(xy), yaw_a, size_a, xy, yaw_b, size_b))
     for i in range(N):
         a, b = (
-            oracle.corners(*place, *size)
-            for place, size in (((0, 0, yaw_a[i]), size_a[i]), ((*xy[i], yaw_b[i]), size_b[i]))
+            oracle.corners(*center, *size)
+            for center, size in (((0, 0, yaw_a[i]), size_a[i]), ((*xy[i], yaw_b[i]), size_b[i]))
         )
-        assert abs(found[i] - polygons_apart(a, b)) < 2e-5
+        assert abs(result[i] - polygons_apart(a, b)) < 2e-5
 
 
 def test_leading_axes_broadcast_like_vmap():
@@ -161,9 +161,9 @@ def test_gradients_are_finite(scale):
     def total(vector, angle):
         parts = [
             geometry.norm(vector),
-            geometry.direction(vector, angle),
+            geometry.heading_angle(vector, angle),
             geometry.wrap_angle(angle),
-            geometry.heading(angle),
+            geometry.unit_vector(angle),
             geometry.to_frame(vector, vector, angle),
             geometry.from_frame(vector, vector, angle),
             geometry.box_corners(vector, angle, vector),

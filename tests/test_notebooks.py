@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, and hold no outputs in git."""
+"""Notebooks run from top to bottom and are stored without outputs."""
 
 import ast
 import json
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+pytestmark = [pytest.mark.compile_heavy, pytest.mark.max_programs(300)]
+
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-# The others take minutes together; the slow tests run them.
+# The others take minutes; the slow tests run them.
 QUICK = {"quickstart"}
 
 
@@ -18,7 +20,7 @@ def cells(path: Path) -> list[dict]:
 
 
 def run_cell(source: str, name: str, scope: dict[str, Any]) -> Any:
-    """Runs a cell as a notebook does: the value is that of its last line, if that is an expression."""
+    """Runs a cell; its value is that of the last line, if it is an expression."""
     tree = ast.parse(source, name)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, name, "exec"), scope)
@@ -26,18 +28,18 @@ def run_cell(source: str, name: str, scope: dict[str, Any]) -> Any:
 
 
 def show(value: Any) -> None:
-    """Asks a value for what a notebook would show of it."""
-    for form in ("_repr_html_", "_repr_png_"):
-        if hasattr(value, form):
-            assert getattr(value, form)()
+    """Renders a value as a notebook does."""
+    for method in ("_repr_html_", "_repr_png_"):
+        if hasattr(value, method):
+            assert getattr(value, method)()
 
 
-def marks_of(path: Path) -> list:
+def slow_marks(path: Path) -> list:
     return [] if path.stem in QUICK else [pytest.mark.slow]
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, marks=marks_of(path), id=path.stem) for path in NOTEBOOKS])
-def test_it_runs(path, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("path", [pytest.param(path, marks=slow_marks(path), id=path.stem) for path in NOTEBOOKS])
+def test_a_notebook_runs(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"__name__": "notebook"}
     for index, cell in enumerate(cells(path)):
@@ -45,13 +47,13 @@ def test_it_runs(path, tmp_path, monkeypatch, capsys):
             show(run_cell("".join(cell["source"]), f"{path.name}, cell {index}", scope))
 
 
-def test_all_that_are_promised_are_there():
-    promised = {"quickstart", "look_at_scenes", "evaluate_a_planner", "your_own", "realism", "counterfactuals"}
-    assert {path.stem for path in NOTEBOOKS} == promised
+def test_the_documented_notebooks_exist():
+    documented = {"quickstart", "look_at_scenes", "evaluate_a_planner", "your_own", "realism", "counterfactuals"}
+    assert {path.stem for path in NOTEBOOKS} == documented
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_is_stripped(path):
+def test_a_notebook_has_no_outputs(path):
     assert cells(path)[0]["cell_type"] == "markdown"
     for cell in cells(path):
         assert "outputs" not in cell or (cell["outputs"] == [] and cell["execution_count"] is None)

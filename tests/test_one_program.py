@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from behavior_models import ConstantSpeed
 from tests.adapters.roads import roads
-from tests.evaluation.plans import made, plan
+from tests.evaluation.small import small_config, small_scenes
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.adapters.gymnasium import DriveVectorEnv
 from waymax_sim.datatypes.state import CALLER, Action
@@ -19,6 +19,8 @@ from waymax_sim.env.bank import build_bank
 from waymax_sim.evaluation import Evaluation
 from waymax_sim.evaluation.realism.evaluate import evaluate_realism
 from waymax_sim.pytree import Array, pytree, static
+
+pytestmark = pytest.mark.compile_heavy
 
 KEY = jax.random.key(2)
 STEPS = 3
@@ -101,14 +103,14 @@ def test_other_static_settings_are_other_programs(scenes):
 
 @pytest.mark.parametrize("traffic", ["log", "constant_speed", "network"])
 def test_evaluations_of_plans_with_other_weights(traffic):
-    scenarios, found = made(1), []
+    scenarios, results = small_scenes(1), []
     for seed in range(20):
         others = {"log": None, "constant_speed": ConstantSpeed(), "network": network(seed + 100)}[traffic]
         changes = {"policies": {f"network-{seed}": network(seed)}, "traffic": {traffic: others}, "seeds": (0,)}
-        evaluation = Evaluation(scenarios, plan(**changes, metrics=("log_divergence",)))
+        evaluation = Evaluation(scenarios, small_config(**changes, metrics=("log_divergence",)))
         ((result,),) = evaluation.results([0])
-        found.append(result.values["log_divergence"])
-    assert_all_differ(found)
+        results.append(result.values["log_divergence"])
+    assert_all_differ(results)
     # Once for the policy, and once for the traffic where that is a network too.
     assert traced == [(3, Bicycle())] * (1 + (traffic == "network"))
 
@@ -116,8 +118,8 @@ def test_evaluations_of_plans_with_other_weights(traffic):
 def test_one_evaluation_of_many_policies_and_scenes():
     policies = {f"network-{seed}": network(seed) for seed in range(5)}
     changes = {"policies": policies, "traffic": {"one": network(10), "other": network(11)}, "max_steps": STEPS - 1}
-    evaluation = Evaluation(made(2), plan(**changes, metrics=("log_divergence",)))
-    results = [item for found in evaluation.results(range(2)) for item in found]
+    evaluation = Evaluation(small_scenes(2), small_config(**changes, metrics=("log_divergence",)))
+    results = [item for results in evaluation.results(range(2)) for item in results]
     assert len(results) == 2 * 5 * 2 * 2
     # The sdc does not look at the traffic, and nothing is random: its results differ by policy alone.
     for index in range(2):
@@ -130,7 +132,7 @@ def test_one_evaluation_of_many_policies_and_scenes():
 def test_realism_of_networks():
     scores = []
     for seed in range(4):
-        (result,) = evaluate_realism(made(1), policy=network(seed), num_rollouts=2)
+        (result,) = evaluate_realism(small_scenes(1), policy=network(seed), num_rollouts=2)
         scores.append(result.score.likelihoods)
     assert_all_differ(scores)
     assert traced == [(3, Bicycle())]
@@ -139,7 +141,7 @@ def test_realism_of_networks():
 DRIVE_BARE = Env(Bicycle(normalized=True), EnvConfig(**BARE))
 
 
-def everyone(observation):
+def all_positions(observation):
     """Positions of all agents, as one row."""
     return observation.agents.xyz[:, :2].reshape(-1) / 100
 
@@ -147,21 +149,21 @@ def everyone(observation):
 def drive(envs: DriveVectorEnv) -> np.ndarray:
     envs.reset(seed=0)
     for _ in range(STEPS):
-        seen, *_ = envs.step(np.zeros((2, 2), np.float32))
-    return seen
+        observation, *_ = envs.step(np.zeros((2, 2), np.float32))
+    return observation
 
 
 def test_vector_environments_with_other_traffic(scenes):
-    made_anew, replaced = [], []
+    recreated, replaced = [], []
     for seed in range(20):
         traffic = [(network(seed), "others")]
-        made_anew.append(drive(DriveVectorEnv(scenes, 2, env=DRIVE_BARE, observe=everyone, traffic=traffic)))
-    envs = DriveVectorEnv(scenes, 2, env=DRIVE_BARE, observe=everyone, traffic=[(network(0), "others")])
+        recreated.append(drive(DriveVectorEnv(scenes, 2, env=DRIVE_BARE, observe=all_positions, traffic=traffic)))
+    envs = DriveVectorEnv(scenes, 2, env=DRIVE_BARE, observe=all_positions, traffic=[(network(0), "others")])
     for seed in range(20):
-        envs.traffic = Assignment.of([(network(seed), "others")])
+        envs.traffic = Assignment.from_policies([(network(seed), "others")])
         replaced.append(drive(envs))
-    assert_all_differ(made_anew)
-    np.testing.assert_array_equal(made_anew, replaced)
+    assert_all_differ(recreated)
+    np.testing.assert_array_equal(recreated, replaced)
     assert traced == [(3, Bicycle())]
 
 
@@ -169,11 +171,11 @@ def test_functional_steps_with_one_network_for_all_agents(scenes):
     """The traffic and the actions of the caller are of the same network, whose weights are replaced while it runs."""
     chex.clear_trace_counter()
     bank = build_bank(scenes, DRIVE_BARE)
-    env = FunctionalEnv(DRIVE_BARE, everyone)
+    env = FunctionalEnv(DRIVE_BARE, all_positions)
     envs = 2
 
     def traffic_of(net):
-        return Assignment.of([(net, "others")])
+        return Assignment.from_policies([(net, "others")])
 
     @jax.jit
     @chex.assert_max_traces(n=1)
@@ -185,24 +187,24 @@ def test_functional_steps_with_one_network_for_all_agents(scenes):
     def step(net, running):
         def one(running):
             scenario, state = bank.scenario(running.scene), running.episode.state
-            seen = DRIVE_BARE.observe(scenario, state, controller=CALLER)
-            action = net.values(seen)[seen.controlled[0]]
+            observation = DRIVE_BARE.observe(scenario, state, controller=CALLER)
+            action = net.values(observation)[observation.controlled[0]]
             return env.step(bank, running, action, traffic_of(net))
 
         return jax.vmap(one)(running)
 
     keys = jax.random.split(KEY, envs)
-    found = []
+    results = []
     for seed in range(20):
         running, _ = begin(network(seed), keys)
         for _ in range(2):
             running, out = step(network(seed), running)
-        found.append(out.final_observation)
-    assert_all_differ(found)
+        results.append(out.final_observation)
+    assert_all_differ(results)
     assert traced == [(3, Bicycle())]
     # Weights may change within an episode, without a new program.
     running, _ = begin(network(0), keys)
     running, _ = step(network(0), running)
     running, out = step(network(1), running)
-    assert_all_differ([out.final_observation, found[0], found[1]])
+    assert_all_differ([out.final_observation, results[0], results[1]])
     assert traced == [(3, Bicycle())]

@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import Float
 
 from waymax_sim.metrics import MetricValue
-from waymax_sim.pytree import Array, pytree, stack, static, static_record, take
+from waymax_sim.pytree import Array, pytree, stack, static, static_record, tree_index
 
 
 @pytree
@@ -41,7 +41,7 @@ def test_leaves_are_the_fields_in_order_and_paths_name_them():
     assert leaves[1][1].shape == (3,)
 
 
-def test_wrong_shapes_are_refused_but_not_the_placeholders_of_jax():
+def test_wrong_shapes_are_refused_except_for_jax_placeholders():
     values = np.zeros((3, 2), np.float32)
     with pytest.raises(TypeError):
         MetricValue(value=values, valid=np.zeros(4, bool))
@@ -59,10 +59,10 @@ def test_records_pass_through_jit_vmap_and_scan():
 
 
 def test_take_indexes_every_field():
-    last = take(pair(), -1)
+    last = tree_index(pair(), -1)
     np.testing.assert_array_equal(last.first, [4.0, 5.0])
     assert last.second == 2.0
-    assert take(dataclasses.replace(pair(), second=None), slice(0, 2)).first.shape == (2, 2)
+    assert tree_index(dataclasses.replace(pair(), second=None), slice(0, 2)).first.shape == (2, 2)
 
 
 def test_stack_adds_a_leading_axis_that_take_removes():
@@ -70,7 +70,7 @@ def test_stack_adds_a_leading_axis_that_take_removes():
     both = stack(items)
     assert both.first.shape == (2, 3, 2)
     for index, item in enumerate(items):
-        jax.tree.map(np.testing.assert_array_equal, take(both, index), item)
+        jax.tree.map(np.testing.assert_array_equal, tree_index(both, index), item)
 
 
 def scaled(value: float = 1.0, **changes) -> Scaled:
@@ -89,7 +89,7 @@ def test_static_fields_are_structure_and_all_others_leaves():
         assert jax.tree.structure(dataclasses.replace(item, **changes)) != jax.tree.structure(item)
 
 
-def test_programs_are_kept_per_value_of_static_fields_and_trace_the_leaves():
+def test_programs_are_cached_per_static_value_and_trace_the_leaves():
     traced = []
 
     @jax.jit
@@ -107,7 +107,7 @@ def test_programs_are_kept_per_value_of_static_fields_and_trace_the_leaves():
 def test_static_fields_pass_through_vmap_scan_and_gradients():
     batch = scaled(1.0)
     np.testing.assert_array_equal(jax.vmap(lambda item: jnp.sum(item.value) * item.factor)(batch), [4.0, 4.0, 4.0])
-    last, names = jax.lax.scan(lambda carry, item: (item, item.factor), take(jax.device_put(batch), 0), batch)
+    last, names = jax.lax.scan(lambda carry, item: (item, item.factor), tree_index(jax.device_put(batch), 0), batch)
     assert (last.name, last.value.shape, names.shape) == ("a", (2,), (3,))
     gradient = jax.grad(lambda item: jnp.sum(item.value) * item.factor)(scaled(1.0, factor=5.0))
     assert gradient.factor == 5.0

@@ -1,4 +1,4 @@
-"""The promises of the repository itself: strict tests, light imports, short files, true documents."""
+"""Properties of the repository: strict tests, light imports, short files, documents that match the code."""
 
 import functools
 import os
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -40,8 +41,8 @@ OPTIONAL = {
 def project_files(*patterns: str) -> list[Path]:
     folders = ("waymax_sim", "behavior_models", "examples", "tests", "docs", ".ci", ".github")
     inside = [path for folder in folders for pattern in patterns for path in (ROOT / folder).rglob(pattern)]
-    found = [*inside, *(path for pattern in patterns for path in ROOT.glob(pattern))]
-    return [path for path in found if path.is_file() and "_build" not in path.parts]
+    paths = [*inside, *(path for pattern in patterns for path in ROOT.glob(pattern))]
+    return [path for path in paths if path.is_file() and "_build" not in path.parts]
 
 
 def test_mixed_ranks_raise():
@@ -65,7 +66,7 @@ def test_there_are_two_devices():
 
 def test_wrong_shapes_raise():
     with pytest.raises(jaxtyping.TypeCheckError):
-        geometry.heading("north")
+        geometry.unit_vector("north")
     with pytest.raises(jaxtyping.TypeCheckError):
         geometry.dot(np.ones(3, np.float32), np.ones(3, np.float32))
 
@@ -77,16 +78,16 @@ def test_warnings_raise():
 
 def test_compiled_programs_are_kept():
     folder = Path(jax.config.jax_compilation_cache_dir)
-    # Only this test makes this program, so an earlier run or this one has written it.
+    # A program of this test only.
     jax.jit(lambda x: x * 3 + 0.1234567)(jnp.ones(17)).block_until_ready()
     assert any(folder.iterdir())
 
 
 @functools.cache
-def imports_of(code: str) -> set[str]:
-    """Top-level modules, other than those of Python, that are loaded after some code has run in a new process."""
-    ended = f"{code}; import sys; print(); print(*sorted(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", ended], capture_output=True, text=True, check=True, cwd=ROOT)
+def imported_packages(code: str) -> set[str]:
+    """Top-level packages, other than the standard library, that a new process has imported after running the code."""
+    script = f"{code}; import sys; print(); print(*sorted(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     return {name.partition(".")[0] for name in run.stdout.splitlines()[-1].split()} - set(sys.stdlib_module_names)
 
 
@@ -102,11 +103,11 @@ def imports_of(code: str) -> set[str]:
     ],
 )
 def test_imports_load_nothing_but_jax(code, allowed):
-    assert imports_of(code) - imports_of("import jax.experimental, jaxtyping") == allowed
+    assert imported_packages(code) - imported_packages("import jax.experimental, jaxtyping") == allowed
 
 
 def test_help_of_the_command_is_light():
-    loaded = imports_of("from waymax_sim.cli import main; main(['--help'])")
+    loaded = imported_packages("from waymax_sim.cli import main; main(['--help'])")
     assert {"jax", "tyro"} <= loaded
     assert not loaded & OPTIONAL - {"rich", "tyro"}
 
@@ -121,7 +122,7 @@ def test_files_are_short():
 
 
 def test_nothing_is_left_to_do():
-    # Put together from parts, so that this file does not find itself.
+    # Concatenated, so that this file does not match.
     words = ["TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"]
     pattern = re.compile(rf"\b({'|'.join(words)})\b")
     files = project_files("*.py", "*.md", "*.toml", "Makefile", "run")
@@ -146,14 +147,15 @@ def test_every_package_folder_is_installed():
 def test_commands_of_the_readme_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)", "\n".join(re.findall(r"```bash\n(.*?)```|`([^`]+)`", readme)[0])))
-    assert {"demo", "test"} <= named <= targets
+    documented = set(re.findall(r"\bmake ([a-z]+)`", readme))
+    assert {"demo", "test", "pictures"} <= documented <= targets
 
 
 def test_version_is_the_top_of_the_changelog():
-    version = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    import waymax_sim
+
     top = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert version and top and version[1] == top[1]
+    assert top and waymax_sim.__version__ == top[1] == metadata.version("waymax-sim")
 
 
 def test_the_public_names_are_documented():
@@ -165,7 +167,7 @@ def test_the_public_names_are_documented():
     assert len(waymax_sim.__all__) <= 25
 
 
-def test_ci_runs_what_users_run():
+def test_ci_runs_the_commands_of_users():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert "make test" in script.read_text(encoding="utf-8")

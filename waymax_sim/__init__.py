@@ -1,4 +1,4 @@
-"""Accelerator-native, multi-agent driving simulator: recorded scenes in, judged closed-loop rollouts out."""
+"""Closed-loop, multi-agent driving simulator in JAX: rollouts in recorded and synthetic scenarios, with metrics."""
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
@@ -8,8 +8,11 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import Action, State
 from waymax_sim.datatypes.validate import validate
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics, Teleport
-from waymax_sim.env import Env, EnvConfig, Observation, Policy, Trace, View, rollout, view
+from waymax_sim.env import Env, EnvConfig, Observation, Policy, Trace, View, agent_centric_view, rollout
 from waymax_sim.metrics import METRICS, Metric, summarize
+
+# The version of the distribution, read by setup.py.
+__version__ = "0.1.0"
 
 __all__ = [
     "METRICS",
@@ -30,11 +33,11 @@ __all__ = [
     "Teleport",
     "Trace",
     "View",
+    "agent_centric_view",
     "load",
     "rollout",
     "select",
     "stack_scenarios",
     "summarize",
     "validate",
-    "view",
 ]

@@ -17,8 +17,8 @@ else:
     Array = jax.Array | np.ndarray
 
 T = TypeVar("T")
-# Bytes that XLA wants arrays to be aligned to.
-ALIGNED = 64
+# Alignment of arrays that XLA uses without a copy, bytes.
+ALIGNMENT_BYTES = 64
 
 
 def static(**options: Any) -> Any:
@@ -69,20 +69,20 @@ def static_record(cls: type[T]) -> type[T]:
     return jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls))
 
 
-def take(record: T, index: Any) -> T:
+def tree_index(record: T, index: Any) -> T:
     """Indexes every array of a record with `index` (an int, slice, array or tuple of them)."""
     return jax.tree.map(lambda leaf: leaf[index], record, is_leaf=_is_array)
 
 
 def _is_array(item: Any) -> bool:
-    """Whether an item is indexed as a whole, as arrays are, also those that stand for one (`ops.bank`)."""
+    """Whether an item is indexed as a whole: an array, or a lazy row of a bank (`ops.bank`)."""
     return hasattr(item, "__getitem__") and hasattr(item, "shape")
 
 
-def on_device(record: T) -> T:
-    """The record with its host arrays put on the device; what is there already, or traced, stays as it is.
+def to_device(record: T) -> T:
+    """Moves the host arrays of a record to the device; device arrays and tracers are unchanged.
 
-    Not by `jnp.asarray`, which outside of `jit` compiles a program for every shape that it has not seen yet.
+    Uses `device_put`, since `jnp.asarray` outside of `jit` compiles a program for every new shape.
     """
     return jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, record)
 
@@ -90,23 +90,26 @@ def on_device(record: T) -> T:
 def stack(records: list[T]) -> T:
     """Stacks records of equal shapes along a new leading axis, on the host."""
     rows = [[np.asarray(leaf) for leaf in jax.tree.leaves(record)] for record in records]
-    kinds = [np.result_type(*leaves) for leaves in zip(*rows, strict=True)]
-    stacked = host_arrays([(len(rows), *leaf.shape) for leaf in rows[0]], kinds)
+    dtypes = [np.result_type(*leaves) for leaves in zip(*rows, strict=True)]
+    stacked = aligned_host_arrays([(len(rows), *leaf.shape) for leaf in rows[0]], dtypes)
     for array, *leaves in zip(stacked, *rows, strict=True):
         np.stack(leaves, out=array)
     return jax.tree.unflatten(jax.tree.structure(records[0]), stacked)
 
 
-def host_arrays(shapes: Sequence[tuple[int, ...]], kinds: Sequence[np.dtype]) -> list[np.ndarray]:
-    """Arrays on the host that are yet to be filled, in one piece of memory, aligned as XLA wants them.
+def aligned_host_arrays(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype]) -> list[np.ndarray]:
+    """Uninitialized host arrays in one aligned block of memory.
 
-    A large piece comes in large pages, in a quarter of the time that the system takes for many small ones. What is
-    aligned is used on a CPU without a copy, see `jax.device_put`.
+    One large block is allocated in large pages, four times as fast as many small ones. `jax.device_put` uses aligned
+    arrays on a CPU without a copy.
     """
-    lengths = [kind.itemsize * math.prod(shape) for shape, kind in zip(shapes, kinds, strict=True)]
-    *begins, end = itertools.accumulate((-(-length // ALIGNED) * ALIGNED for length in lengths), initial=0)
-    memory = np.empty(end + ALIGNED, np.uint8)
-    first = -memory.ctypes.data % ALIGNED
+    lengths = [dtype.itemsize * math.prod(shape) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    *offsets, end = itertools.accumulate(
+        (-(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for length in lengths), initial=0
+    )
+    memory = np.empty(end + ALIGNMENT_BYTES, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT_BYTES
     return [
-        np.ndarray(shape, kind, memory, first + begin) for shape, kind, begin in zip(shapes, kinds, begins, strict=True)
+        np.ndarray(shape, dtype, memory, first + offset)
+        for shape, dtype, offset in zip(shapes, dtypes, offsets, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What the tests of the adapters share: short scenes that differ, and an observation that compiles quickly."""
+"""Short scenes and a quickly compiled observation for the tests of adapters."""
 
 import dataclasses
 
@@ -14,26 +14,26 @@ LENGTH = 6
 
 
 def roads(count: int, **changes) -> list[Scenario]:
-    """Scenes of 12 steps; in the i-th, everybody drives i * 0.1 m beside the middle of the lane."""
-    found = []
+    """Scenes of 12 steps; in the i-th, all agents drive at a lateral offset of i * 0.1 m."""
+    scenes = []
     for index in range(count):
         base = raw_scene(num_steps=12, **changes)
         xyz = base.xyz + np.array([0.0, 0.1 * index, 0.0])
-        found.append(scene(num_steps=12, **changes, xyz=xyz, scenario_id=f"road-{index}"))
-    return found
+        scenes.append(scene(num_steps=12, **changes, xyz=xyz, scenario_id=f"road-{index}"))
+    return scenes
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Where agents are and at what speed: four numbers in hundreds of metres and m/s, of the sdc or a row each."""
+class Positions:
+    """Position and velocity of the sdc or of each agent: four values in units of 100 m and 100 m/s."""
 
-    who: str = "sdc"
+    observers: str = "sdc"
     limit: float = 10.0
 
     def __call__(self, observation: Observation):
         agents = observation.agents
         rows = jnp.concatenate([agents.xyz[:, :2], agents.velocity], axis=-1) / 100
-        return rows[jnp.argmax(observation.info.is_sdc)] if self.who == "sdc" else rows
+        return rows[jnp.argmax(observation.info.is_sdc)] if self.observers == "sdc" else rows
 
 
-place = Places()
+ego_position = Positions()

@@ -6,9 +6,11 @@ import pytest
 
 import waymax_sim as ws
 from examples import functional_training, ppo_gymnasium
-from tests.adapters.roads import place, roads
+from tests.adapters.roads import ego_position, roads
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.env.bank import build_bank
+
+pytestmark = pytest.mark.compile_heavy
 
 # Episodes of 6 steps on a straight road.
 SHORT = dict(num_envs=4, num_steps=12, seed=1)
@@ -16,7 +18,7 @@ SHORT = dict(num_envs=4, num_steps=12, seed=1)
 
 def test_ppo_runs_through_gymnasium():
     settings = ppo_gymnasium.Settings(**SHORT, updates=2, epochs=2, minibatches=2, width=8)
-    params, returns = ppo_gymnasium.train(roads(4), settings, observe=place)
+    params, returns = ppo_gymnasium.train(roads(4), settings, observe=ego_position)
     assert len(returns) == 2 and np.isfinite(returns).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
@@ -37,7 +39,7 @@ def test_advantages_are_those_of_the_definition():
 
 
 def test_training_in_the_graph_runs():
-    env = FunctionalEnv(observe=place)
+    env = FunctionalEnv(observe=ego_position)
     settings = functional_training.Settings(**SHORT, updates=3, width=8)
     params, rewards = functional_training.train(env, settings, build_bank(roads(2), env.env))
     assert rewards.shape == (3,) and np.isfinite(rewards).all()
@@ -51,7 +53,7 @@ def test_self_play_is_trained_and_evaluated(monkeypatch, capsys):
     sizes = {"DECISIONS": 3, "NUM_ENVS": 2, "CAPACITY": 16, "MINIBATCH": 8, "EPOCHS": 2}
     for name, value in sizes.items():
         monkeypatch.setattr(train_ppo, name, value)
-    monkeypatch.setattr(ws, "load", lambda path, bucketed: roads(2))
+    monkeypatch.setattr(ws, "load", lambda path, pad_to_bucket: roads(2))
     # The schedules of optax mix whole numbers and floats.
     with jax.numpy_dtype_promotion("standard"):
         train_ppo.main("train", "test", updates=10)

@@ -1,6 +1,7 @@
-"""What gymnasium documents holds, and many scenes side by side are the same as one after another."""
+"""The gymnasium adapter: conformance, episodes, and parallel environments against sequential ones."""
 
 import importlib
+import subprocess
 import sys
 import time
 
@@ -13,11 +14,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
 import waymax_sim as ws
-from tests.adapters.roads import LENGTH, place, roads
+from tests.adapters.roads import LENGTH, ego_position, roads
 from tests.programs import equal
-from waymax_sim.adapters.gymnasium import ID, DriveEnv, DriveVectorEnv
-from waymax_sim.adapters.loop import DRIVE
-from waymax_sim.pytree import take
+from waymax_sim.adapters.gymnasium import ENV_ID, DriveEnv, DriveVectorEnv
+from waymax_sim.adapters.loop import EGO_ENV
+from waymax_sim.pytree import tree_index
+
+pytestmark = pytest.mark.compile_heavy
 
 NUM_ENVS = 3
 
@@ -29,36 +32,36 @@ def scenes():
 
 @pytest.fixture
 def single(scenes):
-    return DriveEnv(scenes, observe=place)
+    return DriveEnv(scenes, observe=ego_position)
 
 
 @pytest.fixture
 def vector(scenes):
-    return DriveVectorEnv(scenes, num_envs=NUM_ENVS, observe=place)
+    return DriveVectorEnv(scenes, num_envs=NUM_ENVS, observe=ego_position)
 
 
-def same(ours, theirs, path="infos"):
-    """The same nested records: the same keys, types of numbers and values."""
-    if isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys(), path
-        for key, value in theirs.items():
-            same(ours[key], value, f"{path}[{key!r}]")
-    elif theirs.dtype == object:
-        for mine, other in zip(ours, theirs, strict=True):
-            assert (mine is None) == (other is None)
+def same(vector_step, reference_step, path="infos"):
+    """Checks that nested records have equal keys, dtypes and values."""
+    if isinstance(reference_step, dict):
+        assert vector_step.keys() == reference_step.keys(), path
+        for key, value in reference_step.items():
+            same(vector_step[key], value, f"{path}[{key!r}]")
+    elif reference_step.dtype == object:
+        for ours, other in zip(vector_step, reference_step, strict=True):
+            assert (ours is None) == (other is None)
             if other is not None:
-                equal(mine, other)
+                equal(ours, other)
     else:
-        assert ours.dtype == theirs.dtype or path.endswith("['scene']")
-        np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=path)
+        assert vector_step.dtype == reference_step.dtype or path.endswith("['scene']")
+        np.testing.assert_allclose(vector_step, reference_step, atol=1e-6, err_msg=path)
 
 
-def test_the_checker_of_gymnasium_is_content(scenes):
-    check_env(gymnasium.make(ID, scenarios=scenes, observe=place).unwrapped)
+def test_the_environment_checker_reports_nothing(scenes):
+    check_env(gymnasium.make(ENV_ID, scenarios=scenes, observe=ego_position).unwrapped)
 
 
-def test_the_checker_is_content_with_the_default_view(scenes):
-    check_env(gymnasium.make(ID, scenarios=scenes[:1]).unwrapped, skip_render_check=True)
+def test_the_environment_checker_reports_nothing_about_the_default_view(scenes):
+    check_env(gymnasium.make(ENV_ID, scenarios=scenes[:1]).unwrapped, skip_render_check=True)
 
 
 def test_numbers_without_a_limit_have_an_endless_space(scenes):
@@ -69,14 +72,14 @@ def test_numbers_without_a_limit_have_an_endless_space(scenes):
 def test_spaces_follow_from_dynamics_and_observation(scenes, single):
     assert single.action_space == gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     assert single.observation_space == gymnasium.spaces.Box(-10, 10, (4,), np.float32)
-    wide = DriveEnv(scenes, env=ws.Env(ws.Bicycle(), DRIVE.config), observe=place)
+    wide = DriveEnv(scenes, env=ws.Env(ws.Bicycle(), EGO_ENV.config), observe=ego_position)
     low, high = ws.Bicycle().bounds
     assert wide.action_space == gymnasium.spaces.Box(low, high, dtype=np.float32)
 
 
 def test_discrete_dynamics_give_a_discrete_space(scenes):
     dynamics = ws.Discrete(ws.Bicycle(), (2, 2))
-    env = DriveEnv(scenes, env=ws.Env(dynamics, DRIVE.config), observe=place)
+    env = DriveEnv(scenes, env=ws.Env(dynamics, EGO_ENV.config), observe=ego_position)
     assert env.action_space == gymnasium.spaces.Discrete(9)
 
 
@@ -85,14 +88,14 @@ def test_episodes_go_from_scene_to_scene(scenes, single):
     assert info == {"scene": 0}
     ends = [single.step(np.zeros(2))[2:4] for _ in range(LENGTH)]
     assert ends == [(False, False)] * (LENGTH - 1) + [(False, True)]
-    seen, info = single.reset()
-    assert info == {"scene": 1} and seen[1] == pytest.approx(0.001)
+    observation, info = single.reset()
+    assert info == {"scene": 1} and observation[1] == pytest.approx(0.001)
     assert single.reset(options={"scene": 4})[1] == {"scene": 4}
     assert single.reset(seed=0)[1] == {"scene": 0}
     single.reset(options={"scene": len(scenes) - 1})
 
 
-def test_the_reward_is_the_share_of_the_way_and_crashes_cost(single):
+def test_the_reward_is_the_progress_minus_penalties(single):
     single.reset(seed=0)
     rewards = [single.step(np.zeros(2))[1] for _ in range(LENGTH)]
     np.testing.assert_allclose(rewards, 1 / LENGTH, atol=1e-5)
@@ -104,61 +107,62 @@ def test_the_reward_is_the_share_of_the_way_and_crashes_cost(single):
 
 
 def test_pictures(scenes):
-    env = DriveEnv(scenes, observe=place, render_mode="rgb_array")
+    env = DriveEnv(scenes, observe=ego_position, render_mode="rgb_array")
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.render()
     env.reset(seed=0)
     picture = env.render()
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 0
-    assert DriveEnv(scenes, observe=place).render() is None
+    assert DriveEnv(scenes, observe=ego_position).render() is None
 
 
-def test_side_by_side_is_the_same_as_gymnasiums_own_vector_env(scenes, vector):
+def test_parallel_environments_equal_the_vector_environment_of_gymnasium(scenes, vector):
     """The reference is `SyncVectorEnv` with the same autoreset mode, over single environments."""
     reference = SyncVectorEnv(
-        [lambda i=i: DriveEnv(scenes[i::NUM_ENVS], observe=place) for i in range(NUM_ENVS)],
+        [lambda i=i: DriveEnv(scenes[i::NUM_ENVS], observe=ego_position) for i in range(NUM_ENVS)],
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     rng = np.random.default_rng(0)
     for seed in (7, None):
-        ours, theirs = vector.reset(seed=seed), reference.reset(seed=seed)
-        np.testing.assert_array_equal(ours[0], theirs[0])
+        vector_step, reference_step = vector.reset(seed=seed), reference.reset(seed=seed)
+        np.testing.assert_array_equal(vector_step[0], reference_step[0])
         for _ in range(4 * LENGTH):
-            # One of them turns hard, so that they do not all end together.
+            # One environment turns sharply, so that not all end together.
             actions = rng.uniform(-0.1, 0.1, (NUM_ENVS, 2)).astype(np.float32)
             actions[rng.integers(NUM_ENVS)] = (1.0, -1.0)
-            ours, theirs = vector.step(actions), reference.step(actions)
-            for mine, other in zip(ours[:4], theirs[:4], strict=True):
-                assert mine.dtype == other.dtype
-                np.testing.assert_allclose(mine, other, atol=1e-6)
-            for infos in (ours[4], theirs[4], ours[4].get("final_info", {}), theirs[4].get("final_info", {})):
+            vector_step, reference_step = vector.step(actions), reference.step(actions)
+            for ours, other in zip(vector_step[:4], reference_step[:4], strict=True):
+                assert ours.dtype == other.dtype
+                np.testing.assert_allclose(ours, other, atol=1e-6)
+            infos = [vector_step[4], reference_step[4]]
+            for info in (*infos, *(info.get("final_info", {}) for info in infos)):
                 # Single environments count their own scenes.
-                infos.pop("scene", None), infos.pop("_scene", None)
-            same(ours[4], theirs[4])
+                info.pop("scene", None), info.pop("_scene", None)
+            same(*infos)
 
 
-def test_what_ends_is_followed_within_the_same_step(vector):
+def test_environments_reset_within_the_step_that_ends_them(vector):
     first, infos = vector.reset(seed=0)
     assert vector.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     np.testing.assert_array_equal(infos["scene"], [0, 1, 2])
     for _ in range(LENGTH - 1):
-        seen, _, terminated, truncated, infos = vector.step(np.zeros((NUM_ENVS, 2), np.float32))
+        observation, _, terminated, truncated, infos = vector.step(np.zeros((NUM_ENVS, 2), np.float32))
         assert not (terminated | truncated).any() and "final_obs" not in infos
     ended, _, terminated, truncated, infos = vector.step(np.zeros((NUM_ENVS, 2), np.float32))
     assert truncated.all() and not terminated.any()
     np.testing.assert_array_equal(infos["scene"], [3, 4, 5])
-    # What is seen is the start of the next scene: elsewhere on the lane, and where scenes start along it.
+    # The observation is the start of the next scene: another lateral offset, and the initial arc length.
     np.testing.assert_allclose(ended[:, 1] - first[:, 1], 0.003, atol=1e-6)
     np.testing.assert_allclose(ended[:, 0], first[:, 0], atol=1e-6)
-    # What was seen at the end is one step further than before it.
+    # The final observation is one step beyond the previous one.
     final = np.stack(list(infos["final_obs"]))
-    np.testing.assert_allclose(final[:, 0] - seen[:, 0], 0.01, atol=1e-6)
+    np.testing.assert_allclose(final[:, 0] - observation[:, 0], 0.01, atol=1e-6)
     np.testing.assert_allclose(infos["final_info"]["log_progress"], 1 / LENGTH, atol=1e-5)
     assert infos["_final_obs"].all() and infos["_final_info"].all() and "log_progress" not in infos
 
 
-def test_seeds_are_of_each_environment(scenes):
-    env = DriveVectorEnv(scenes, num_envs=2, observe=place)
+def test_each_environment_has_its_own_seed(scenes):
+    env = DriveVectorEnv(scenes, num_envs=2, observe=ego_position)
     env.reset(seed=[5, 6])
     keys = jax.random.key_data(env._keys)
     env.reset(seed=5)
@@ -173,21 +177,37 @@ def test_seeds_are_of_each_environment(scenes):
         env.reset(seed=[1, 2, 3])
 
 
-def test_made_by_name(scenes):
-    env = gymnasium.make_vec(ID, num_envs=2, scenarios=scenes, observe=place)
+# Run without an import of the package; gymnasium imports the module that the id names.
+MAKE = """
+import sys, gymnasium
+name = "waymax_sim.adapters.gymnasium:waymax_sim/Drive-v0"
+assert "waymax_sim" not in sys.modules
+env = gymnasium.make(name, scenarios="synthetic:3:1", render_mode="rgb_array")
+assert env.render_mode == "rgb_array" and env.observation_space.shape == (1269,)
+envs = gymnasium.make_vec(name, num_envs=2, scenarios="synthetic:3:1")
+assert envs.observation_space.shape == (2, 1269)
+"""
+
+
+def test_an_environment_is_made_by_id_alone():
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", MAKE], check=True, timeout=600)
+
+
+def test_an_environment_is_made_by_its_registered_id(scenes):
+    env = gymnasium.make_vec(ENV_ID, num_envs=2, scenarios=scenes, observe=ego_position)
     assert isinstance(env, DriveVectorEnv) and env.num_envs == 2
     assert env.observation_space == batch_space(env.single_observation_space, 2)
-    assert gymnasium.make(ID, scenarios=scenes, observe=place).spec.id == ID
+    assert gymnasium.make(ENV_ID, scenarios=scenes, observe=ego_position).spec.id == ENV_ID
 
 
-def test_mistakes_are_named(scenes, single, vector):
+def test_invalid_arguments_are_rejected(scenes, single, vector):
     for env in (single, vector):
         with pytest.raises(gymnasium.error.ResetNeeded):
             env.step(env.action_space.sample())
-    everyone = ws.Env(config=ws.EnvConfig(controlled="all"))
+    all_controlled = ws.Env(config=ws.EnvConfig(controlled="all"))
     for make in (DriveEnv, DriveVectorEnv):
         with pytest.raises(ValueError, match="drives the sdc, but the environment has controlled='all'"):
-            make(scenes, env=everyone)
+            make(scenes, env=all_controlled)
         with pytest.raises(ValueError, match="no scenarios"):
             make([])
     with pytest.raises(ValueError, match="num_envs=0"):
@@ -199,12 +219,12 @@ def test_mistakes_are_named(scenes, single, vector):
 
 
 def take_steps(scenario):
-    log, signals = take(scenario.log, slice(10)), scenario.signals
+    log, signals = tree_index(scenario.log, slice(10)), scenario.signals
     return ws.Scenario(**{**scenario.__dict__, "log": log, "signals": signals, "timestamps": scenario.timestamps[:10]})
 
 
 @pytest.mark.parametrize("library", ["gymnasium", "pettingzoo", "dm_env"])
-def test_what_is_missing_is_named(library, monkeypatch):
+def test_a_missing_library_is_named(library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, f"waymax_sim.adapters.{library}", raising=False)
     with pytest.raises(ImportError, match=rf"needs {library}.*pip install 'waymax-sim\[rl\]'"):
@@ -212,9 +232,9 @@ def test_what_is_missing_is_named(library, monkeypatch):
 
 
 @pytest.mark.slow
-def test_side_by_side_is_many_times_faster():
+def test_parallel_environments_are_faster_than_single_ones():
     """64 environments in one call against a Python loop over single ones: time per environment and step."""
-    # Nobody crashes on the first road, so nothing but steps is measured.
+    # No episode ends early on the first road, so only steps are measured.
     scenes = 64 * roads(1)
     single, vector = DriveEnv(scenes), DriveVectorEnv(scenes, num_envs=64)
     actions = np.zeros((64, 2), np.float32)

@@ -7,11 +7,11 @@ import pytest
 
 import waymax_sim as ws
 from behavior_models import ConstantVelocity, Random
-from tests.adapters.roads import LENGTH, place, roads
-from waymax_sim.adapters.loop import DRIVE, SimulationLoop
-from waymax_sim.adapters.scenes import scenes_of
+from tests.adapters.roads import LENGTH, ego_position, roads
+from waymax_sim.adapters.loop import EGO_ENV, SimulationLoop
+from waymax_sim.adapters.scenes import load_scenes
 from waymax_sim.env import Assignment
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
 
 @pytest.fixture(scope="module")
@@ -20,30 +20,30 @@ def scenes():
 
 
 def test_traffic_is_driven_as_in_a_rollout(scenes):
-    scenario, key = take(scenes, 1), jax.random.key(4)
+    scenario, key = tree_index(scenes, 1), jax.random.key(4)
     traffic, ego = Random(), ConstantVelocity()
-    env = ws.Env(DRIVE.dynamics, ws.EnvConfig(metrics=(), rewards=()))
+    env = ws.Env(EGO_ENV.dynamics, ws.EnvConfig(metrics=(), rewards=()))
     drivers = [(traffic, "others"), (ego, "sdc")]
     trace = jax.jit(lambda: ws.rollout(env, drivers, scenario, key, LENGTH, record=("agents",)))()
-    loop, others = SimulationLoop(env, place), Assignment.of(traffic)
+    loop, others = SimulationLoop(env, ego_position), Assignment.from_policies(traffic)
     episode, _, _ = jax.jit(loop.reset)(scenario, key, others)
     step = jax.jit(loop.step_ego)
     for index in range(LENGTH):
-        # No acceleration and no curvature is constant velocity here, where everybody drives straight.
-        episode, seen, out = step(scenario, episode, jnp.zeros(2), others)
-        now = take(trace.agents, index)
-        for mine, other in zip(jax.tree.leaves(episode.state.agents), jax.tree.leaves(now), strict=True):
-            np.testing.assert_allclose(mine, other, atol=1e-4)
-        np.testing.assert_allclose(seen[:2], now.xyz[0, :2] / 100, atol=1e-5)
+        # Zero acceleration and curvature are constant velocity here, as all agents drive straight.
+        episode, observation, out = step(scenario, episode, jnp.zeros(2), others)
+        now = tree_index(trace.agents, index)
+        for ours, other in zip(jax.tree.leaves(episode.state.agents), jax.tree.leaves(now), strict=True):
+            np.testing.assert_allclose(ours, other, atol=1e-4)
+        np.testing.assert_allclose(observation[:2], now.xyz[0, :2] / 100, atol=1e-5)
         assert out.truncated == (index == LENGTH - 1)
     assert np.ptp(trace.agents.xyz[-1, 1:, 1]) > 0.01
 
 
 def test_scenes_get_a_common_size():
     small, large = roads(1, num_agents=3), roads(1, num_agents=5)
-    found = scenes_of(small + large)
-    assert [scenario.num_agents for scenario in found] == [5, 5] and len(found) == 2
-    with pytest.raises(ValueError, match="larger than asked in N"):
-        scenes_of(large, pad_to=scenes_of(small).pad_to)[0]
-    # With a size given, nothing is read before it is asked for.
-    assert len(scenes_of("synthetic:0:1000000", pad_to=found.pad_to)) == 1_000_000
+    scenes = load_scenes(small + large)
+    assert [scenario.num_agents for scenario in scenes] == [5, 5] and len(scenes) == 2
+    with pytest.raises(ValueError, match="axes N are longer"):
+        load_scenes(large, pad_to=load_scenes(small).pad_to)[0]
+    # With given lengths, scenes are read on access.
+    assert len(load_scenes("synthetic:0:1000000", pad_to=scenes.pad_to)) == 1_000_000

@@ -7,15 +7,17 @@ import pytest
 from pettingzoo.test import parallel_api_test
 
 import waymax_sim as ws
-from tests.adapters.roads import LENGTH, Places, roads
-from waymax_sim.adapters.pettingzoo import DRIVE_ALL, DriveParallelEnv
+from tests.adapters.roads import LENGTH, Positions, roads
+from waymax_sim.adapters.pettingzoo import MULTI_AGENT_ENV, DriveParallelEnv
 
-PLACES = Places("all")
-BY_LOG = ws.Env(DRIVE_ALL.dynamics, dataclasses.replace(DRIVE_ALL.config, despawn="log"))
+pytestmark = pytest.mark.compile_heavy
+
+POSITIONS = Positions("all")
+BY_LOG = ws.Env(MULTI_AGENT_ENV.dynamics, dataclasses.replace(MULTI_AGENT_ENV.config, despawn="log"))
 
 
 def comes_and_goes():
-    """Agent 1 is first seen at step 7 of 12, agent 2 is last seen at step 8; now is step 5."""
+    """Agent 1 is valid from step 7 of 12, agent 2 until step 8; the current step is 5."""
     valid = np.ones((12, 3), bool)
     valid[:7, 1], valid[9:, 2] = False, False
     return roads(1, valid=valid)[0]
@@ -28,32 +30,32 @@ def scenes():
 
 @pytest.fixture
 def env(scenes):
-    return DriveParallelEnv(scenes, env=BY_LOG, observe=PLACES)
+    return DriveParallelEnv(scenes, env=BY_LOG, observe=POSITIONS)
 
 
 def idle(env):
     return {name: np.zeros(2, np.float32) for name in env.agents}
 
 
-def test_the_test_of_pettingzoo_is_content():
-    parallel_api_test(DriveParallelEnv(roads(2), env=BY_LOG, observe=PLACES), num_cycles=40)
+def test_conformance_with_the_parallel_api():
+    parallel_api_test(DriveParallelEnv(roads(2), env=BY_LOG, observe=POSITIONS), num_cycles=40)
 
 
 def test_agents_appear_where_the_log_has_them(env):
-    seen, infos = env.reset(seed=0)
+    observation, infos = env.reset(seed=0)
     assert env.possible_agents == ["agent_0", "agent_1", "agent_2"]
-    assert env.agents == ["agent_0", "agent_2"] == list(seen) == list(infos)
+    assert env.agents == ["agent_0", "agent_2"] == list(observation) == list(infos)
     present = []
     for _ in range(3):
-        seen, rewards, terminated, truncated, infos = env.step(idle(env))
+        observation, rewards, terminated, truncated, infos = env.step(idle(env))
         present.append(env.agents)
-        assert seen.keys() == rewards.keys() == terminated.keys() == truncated.keys() == infos.keys()
+        assert observation.keys() == rewards.keys() == terminated.keys() == truncated.keys() == infos.keys()
     # The first of these steps leads to step 6.
     assert present == [["agent_0", "agent_2"], ["agent_0", "agent_1", "agent_2"], ["agent_0", "agent_1", "agent_2"]]
-    np.testing.assert_allclose(seen["agent_1"][:2], [(3 - 20) / 100, 0], atol=1e-6)
+    np.testing.assert_allclose(observation["agent_1"][:2], [(3 - 20) / 100, 0], atol=1e-6)
 
 
-def test_all_leave_where_the_record_ends(env):
+def test_all_agents_leave_at_the_end_of_the_record(env):
     env.reset(seed=0)
     for _ in range(LENGTH - 1):
         env.step(idle(env))
@@ -63,7 +65,7 @@ def test_all_leave_where_the_record_ends(env):
     assert truncated == {"agent_0": True, "agent_1": True}
 
 
-def test_agents_leave_with_the_log_if_they_should(env):
+def test_agents_leave_with_the_log_if_configured(env):
     env.reset(seed=0)
     left = []
     for _ in range(LENGTH - 1):
@@ -73,29 +75,29 @@ def test_agents_leave_with_the_log_if_they_should(env):
     assert env.agents == ["agent_0", "agent_1"]
 
 
-def test_who_crashes_leaves_and_coasts(env):
+def test_a_terminated_agent_leaves_and_coasts(env):
     env.reset(seed=0, options={"scene": 1})
     ends, lasts = {}, None
     for step in range(LENGTH):
         actions = idle(env)
         if "agent_0" in actions:
             actions["agent_0"] = np.array([1.0, -1.0], np.float32)
-        seen, rewards, terminated, _, infos = env.step(actions)
+        observation, rewards, terminated, _, infos = env.step(actions)
         ends |= {name: step for name, flag in terminated.items() if flag}
         if terminated.get("agent_0"):
             assert infos["agent_0"]["offroad"] == 1 and rewards["agent_0"] < -0.5
             assert infos["agent_1"]["offroad"] == 0 and rewards["agent_1"] > 0
             lasts = np.asarray(env._episode.state.agents.velocity[0])
     assert list(ends) == ["agent_0"] and ends["agent_0"] < LENGTH - 1
-    assert "agent_0" not in seen and "agent_1" in seen
-    # It is still there, and keeps the velocity that it had.
+    assert "agent_0" not in observation and "agent_1" in observation
+    # It remains valid, and keeps its velocity.
     now = env._episode.state.agents
     assert bool(now.valid[0])
     np.testing.assert_allclose(now.velocity[0], lasts, atol=1e-6)
 
 
 def test_rewards_are_of_each_agent(env):
-    """Agent 2 brakes, so it makes less of its way."""
+    """Agent 2 brakes, so it makes less progress."""
     env.reset(seed=0, options={"scene": 1})
     actions = idle(env) | {"agent_2": np.array([-1.0, 0.0], np.float32)}
     rewards = env.step(actions)[1]
@@ -103,10 +105,10 @@ def test_rewards_are_of_each_agent(env):
     np.testing.assert_allclose(list(rewards.values()), expected, atol=1e-5)
 
 
-def test_who_is_not_asked_coasts(env):
+def test_agents_without_an_action_coast(env):
     env.reset(seed=0, options={"scene": 1})
-    seen = env.step({})[0]
-    assert seen["agent_0"][0] == pytest.approx(0.01) and list(seen) == ["agent_0", "agent_1", "agent_2"]
+    observation = env.step({})[0]
+    assert observation["agent_0"][0] == pytest.approx(0.01) and list(observation) == ["agent_0", "agent_1", "agent_2"]
 
 
 def test_spaces_are_the_same_object_each_time(env):
@@ -115,9 +117,9 @@ def test_spaces_are_the_same_object_each_time(env):
     assert env.observation_space("agent_1").shape == (4,)
 
 
-def test_mistakes_are_named(scenes, env):
+def test_invalid_arguments_are_rejected(scenes, env):
     with pytest.raises(RuntimeError, match="reset before step"):
         env.step({})
-    config = dataclasses.replace(DRIVE_ALL.config, evaluated="sdc")
+    config = dataclasses.replace(MULTI_AGENT_ENV.config, evaluated="sdc")
     with pytest.raises(ValueError, match="use evaluated='all'"):
         DriveParallelEnv(scenes, env=ws.Env(config=config))

@@ -1,4 +1,4 @@
-"""Writes small records by hand, so that tests can break them in any way without data files."""
+"""Encoders of small records that are independent of the package, so that tests can damage them without data files."""
 
 import struct
 
@@ -11,7 +11,7 @@ PAST = 2
 
 
 def small_scene() -> RawScene:
-    """Three agents, five steps, five features and two lights, with what is known to trip readers.
+    """Three agents, five steps, five features and two lights, with content that readers are known to mishandle.
 
     Every number is exact in float32. Agent 7 has headings beyond pi, a size that changes, and a late birth before
     which its states hold nonsense; there is a lane of one point, a closed road edge and ids beyond 2**24.
@@ -144,7 +144,7 @@ def features_of(scene: RawScene, slots: int = 4, samples: int = 20, lights: int 
     }
     micros = np.round(scene.timestamps * 1e6).astype(np.int64)[:, None]
     now = scene.current_step
-    # Each step fills the light slots from the left with the lights it saw, as the format does.
+    # The observed lights of a step have the first slots, as in the format.
     order = np.argsort(~scene.signal_valid, axis=1, kind="stable")
     seen = np.take_along_axis(scene.signal_valid, order, axis=1)
     signals = {"id": np.broadcast_to(scene.signal_lane_id, seen.shape), "state": scene.signal_state, "valid": seen}

@@ -1,4 +1,4 @@
-"""Writes a small scenario of Argoverse 2 by hand."""
+"""A small scenario of Argoverse 2."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,7 +7,7 @@ NUM_STEPS, OBSERVED = 6, 4
 
 
 def rows(track, kind="vehicle", category=1, steps=range(NUM_STEPS), x=5.0, y=0.0):
-    """Rows of one track that drives along x at 10 m/s."""
+    """Rows of one track that moves along x at 10 m/s."""
     return [
         {
             "observed": step < OBSERVED,
@@ -28,7 +28,7 @@ def rows(track, kind="vehicle", category=1, steps=range(NUM_STEPS), x=5.0, y=0.0
 
 
 def records():
-    """Five tracks: one in full, one with a gap, the ego, and two whose ids are no plain numbers."""
+    """Five tracks: a complete one, one with a gap, the ego, and two whose ids are not integers."""
     return [
         *rows("12", category=3),
         *rows("7", "pedestrian", category=2, steps=[1, 2, 4], y=4.0),
@@ -59,10 +59,10 @@ def lane(lane_id, center, left, right, marks=("NONE", "NONE"), kind="VEHICLE", *
 
 
 def archive():
-    """A road along x from 0 to 40, cut at 20, with a bike lane on its right, an oncoming lane on its left; a yard."""
+    """A road along x from 0 to 40, split at 20, with a bike lane on its right, an oncoming lane on its left; a yard."""
     up = [(20, 2, 12), (40, 2, 14)]
     lanes = [
-        # Heights of the boundaries are 10 to 12 and 20 to 22, with points at other places.
+        # Heights of the boundaries are 10 to 12 and 20 to 22, with points at other positions.
         lane(
             1,
             [(0, 0, 0), (5, 0, 0), (20, 0, 0)],

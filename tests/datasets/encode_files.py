@@ -1,4 +1,4 @@
-"""Writes small records of formats with one scene a file, so that tests can break them in any way."""
+"""Encoders of small records of formats with one scene per file, so that tests can damage them."""
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def nocturne_of(scene: RawScene) -> dict:
 
 
 def scenarionet_of(scene: RawScene) -> dict:
-    """A scene as ScenarioNet's converter of Waymo Open Motion writes it."""
+    """A scene as written by ScenarioNet's converter of Waymo Open Motion."""
     tracks = {}
     for i, agent in enumerate(scene.agent_id.tolist()):
         state = {"position": scene.xyz[:, i], "heading": scene.yaw[:, i], "velocity": scene.velocity[:, i]}

@@ -1,4 +1,4 @@
-"""Scenes at random, for writers: any number of anything, with numbers that float32 and microseconds hold exactly."""
+"""Random scenes for writers: any sizes, with numbers that are exact in float32 and microseconds."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ SIZES = {"steps": (1, 12), "agents": (0, 140), "features": (0, 12), "lights": (0
 
 
 def scene_arguments(**given: int) -> st.SearchStrategy[dict[str, int]]:
-    """What to call `random_scene` with: sizes at random, but for those given."""
+    """Arguments of `random_scene`: random sizes, except for the given ones."""
     sizes = {name: st.integers(*limits) for name, limits in SIZES.items()}
     return st.fixed_dictionaries(
         {"seed": st.integers(0, 2**32), **sizes, **{name: st.just(size) for name, size in given.items()}}
@@ -18,7 +18,7 @@ def scene_arguments(**given: int) -> st.SearchStrategy[dict[str, int]]:
 
 
 def random_scene(seed: int, steps: int, agents: int, features: int, lights: int, paths: int) -> RawScene:
-    """The last agent, if any, is valid at all steps, and so is each light at one step at least."""
+    """The last agent, if any, is valid at all steps, each light at one step or more."""
     rng = np.random.default_rng(seed)
 
     def numbers(limit, *shape):

@@ -8,7 +8,7 @@ from waymax_sim.datasets.scene import RawScene
 
 
 def assert_same(found: RawScene, expected: RawScene, ignore: tuple[str, ...] = ()) -> None:
-    """All fields are equal, except what states that are not valid hold."""
+    """All fields are equal, except for the values of invalid states."""
     for field in dataclasses.fields(RawScene):
         if field.name in ignore:
             continue
@@ -22,7 +22,7 @@ def assert_same(found: RawScene, expected: RawScene, ignore: tuple[str, ...] = (
 
 
 def in_order(raw: RawScene) -> RawScene:
-    """The same scene with lights in the order of lane ids, and links in order, as readers of WOMD have them."""
+    """The same scene with lights in the order of lane ids, and sorted links, as readers of WOMD return them."""
     order = np.argsort(raw.signal_lane_id)
     return dataclasses.replace(
         raw,

@@ -1,4 +1,4 @@
-"""Scenes of all sorts, drawn at random."""
+"""Random scenes of all formats of content."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -37,7 +37,7 @@ def random_scene(
     paths: int,
     scenario_id: str,
 ) -> RawScene:
-    """A small scene with and without everything; points repeat, lie far apart and pile up."""
+    """A small scene with random optional content; points repeat, are far apart or coincide."""
     rng = np.random.default_rng(seed)
     samples = 3 * paths
     centre = distance * rng.uniform(-1, 1, 3)

@@ -1,4 +1,4 @@
-"""Argoverse 2: a scenario written by hand, a recorded one, and damaged ones."""
+"""Argoverse 2: an encoded scenario, a recorded one, and damaged ones."""
 
 import collections
 import json
@@ -21,7 +21,7 @@ from waymax_sim.maps.nearest import signed_distance
 
 
 def write(folder, columns=None, roads=None):
-    """Writes both files and gives the path of the table."""
+    """Writes both files and returns the path of the table."""
     (folder / "log_map_archive_abc.json").write_text(json.dumps(archive() if roads is None else roads))
     path = folder / "scenario_abc.parquet"
     path.write_bytes(table_bytes(records() if columns is None else columns))
@@ -41,7 +41,7 @@ def test_tracks(tmp_path):
     assert (raw.scenario_id, raw.current_step, len(raw.timestamps)) == ("abc", OBSERVED - 1, NUM_STEPS)
     np.testing.assert_allclose(raw.timestamps, 0.1 * np.arange(NUM_STEPS))
     by_id = dict(zip(raw.agent_id.tolist(), range(5), strict=True))
-    # "007", "AV" and "x-1" are no plain numbers and come after 12.
+    # "007", "AV" and "x-1" are not integers and come after 12.
     assert by_id.keys() == {12, 7, 13, 14, 15}
     assert raw.agent_id[raw.sdc_index] == 14
     assert raw.agent_type[[by_id[each] for each in (12, 7, 13, 14, 15)]].tolist() == [1, 2, 4, 1, 1]
@@ -53,7 +53,7 @@ def test_tracks(tmp_path):
     np.testing.assert_array_equal(raw.xyz[:, ego, :2], [[5 + step, 0] for step in range(NUM_STEPS)])
     np.testing.assert_array_equal(raw.velocity[:, ego], [[10, -0.5]] * NUM_STEPS)
     np.testing.assert_array_equal(raw.yaw[:, ego], [0.25] * NUM_STEPS)
-    assert "box sizes" in raw.lacks
+    assert "box sizes" in raw.missing_fields
 
 
 def test_boxes_stand_on_the_nearest_lane_point(tmp_path):
@@ -128,7 +128,7 @@ def changed(column, value, index=3):
     return found
 
 
-@pytest.mark.parametrize("column", argoverse2.COLUMNS)
+@pytest.mark.parametrize("column", argoverse2.SCENARIO_COLUMNS)
 def test_missing_columns_and_values_are_named(tmp_path, column):
     for columns in (without(column), changed(column, None)):
         with pytest.raises(DataError) as caught:
@@ -156,7 +156,7 @@ def test_impossible_values_are_refused(tmp_path, column, value):
         read(tmp_path, changed(column, value))
 
 
-@pytest.mark.parametrize("column", argoverse2.COLUMNS)
+@pytest.mark.parametrize("column", argoverse2.SCENARIO_COLUMNS)
 def test_wrong_types_are_refused(tmp_path, column):
     wrong = [[1.5]] * len(records())
     table = pa.Table.from_pylist(records())
@@ -174,12 +174,12 @@ def test_huge_declared_counts_and_no_rows_are_refused(tmp_path):
     for columns in ([row | {"num_timestamps": 9_000_000} for row in records()], pa.Table.from_pylist(records())[:0]):
         with pytest.raises(DataError):
             read(tmp_path, columns)
-    with pytest.raises(DataError, match="no step is observed"):
+    with pytest.raises(DataError, match="no observed step"):
         read(tmp_path, [row | {"observed": False} for row in records()])
 
 
 def test_text_that_is_repeated_takes_its_space_once(tmp_path):
-    """A small file could otherwise fill any memory."""
+    """A small file could otherwise expand to any size."""
     count = 20_000
     table = pa.table({name: [value] * count for name, value in records()[0].items()})
     wide = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array(["w" * 2**20]))
@@ -243,14 +243,14 @@ def test_odd_maps_load(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "nul", "\ud800"])
-def test_what_is_not_json_is_refused(tmp_path, text):
+def test_files_that_are_not_json_are_refused(tmp_path, text):
     path = write(tmp_path)
     (tmp_path / "log_map_archive_abc.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(DataError, match="log_map_archive_abc"):
         load(path).read(0)
 
 
-def test_a_missing_map_is_named_with_what_to_do(tmp_path):
+def test_a_missing_map_is_named_with_a_remedy(tmp_path):
     path = write(tmp_path)
     (tmp_path / "log_map_archive_abc.json").unlink()
     with pytest.raises(DataError, match=r"log_map_archive_abc\.json.*: no such file \(put the map") as caught:
@@ -258,7 +258,7 @@ def test_a_missing_map_is_named_with_what_to_do(tmp_path):
     assert caught.value.file == str(tmp_path / "log_map_archive_abc.json")
 
 
-def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkeypatch):
     path = write(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"pip install 'waymax-sim\[argoverse\]'"):
@@ -278,7 +278,7 @@ def damage(folder, mutations):
     for damaged in SOUND:
         for name, data in SOUND.items():
             (folder / name).write_bytes(mutate(data, mutations) if name == damaged else data)
-        for _, outcome in load(folder / "scenario_abc.parquet", bucketed=False).attempt():
+        for _, outcome in load(folder / "scenario_abc.parquet", pad_to_bucket=False).iter_results():
             assert not isinstance(outcome, DataError) or outcome.file.startswith(str(folder))
 
 
@@ -312,14 +312,14 @@ def test_numbers_of_the_recorded_scene(sample):
     first = int(np.flatnonzero(raw.agent_id == 138902)[0])
     np.testing.assert_allclose(raw.xyz[0, first, :2], [-436.0898832937501, 1311.1898651654426], rtol=1e-15)
     kinds = collections.Counter(kind_name(code) for code in raw.feature_type.tolist())
-    # Of 142 boundaries, 121 are different ones, and 37 of these are painted.
+    # 121 of 142 boundaries are distinct, and 37 of these are painted.
     assert (kinds["lane"], kinds["crosswalk"], kinds["road_line"]) == (71, 6, 37)
     assert raw.point_xyz[:, 2].min() > 21 and raw.point_xyz[:, 2].max() < 26
     np.testing.assert_allclose(raw.xyz[..., 2][raw.valid], 24, atol=2.5)
 
 
 def test_the_recorded_scene_drives_on_its_road(sample):
-    """The ego follows a lane, and lanes lie inside of the edges nearest to them."""
+    """The ego follows a lane, and lanes are inside of the nearest edges."""
     scenario = sample[0]
     log, lanes = scenario.log, scenario.lanes
     ego = int(np.argmax(scenario.agents.is_sdc))

@@ -1,4 +1,4 @@
-"""Batches: order, shares, filters, shapes, and going on exactly where one left off."""
+"""Batches: order, shards, filters, shapes, and exact resumption."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ from tests.datasets.test_loader import flip
 from waymax_sim.datasets.batches import Batches, Position
 from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.padding import sizes, stack_scenarios
-from waymax_sim.pytree import take
+from waymax_sim.datatypes.padding import axis_lengths, stack_scenarios
+from waymax_sim.pytree import tree_index
 
 ROOT = Path(__file__).parents[2]
 NAMES = "abcdefghijk"
@@ -55,22 +55,22 @@ def test_a_seed_gives_an_order_that_differs_by_epoch(path):
     assert all_names(load(path, batch_size=11, shuffle_seed=4, num_epochs=3)) != orders
 
 
-def test_what_is_left_of_an_epoch_waits_for_the_next(path):
+def test_an_incomplete_batch_is_completed_in_the_next_epoch(path):
     got = all_names(load(path, batch_size=4, shuffle_seed=0, num_epochs=2))
     assert [len(batch) for batch in got] == [4, 4, 4, 4, 4, 2]
     assert sorted("".join(got)) == sorted(2 * NAMES)
 
 
-def test_without_an_end(path):
+def test_infinite_epochs(path):
     batches = iter(load(path, batch_size=8, num_epochs=None))
     assert [names(next(batches)) for _ in range(4)] == ["abcdefgh", "ijkabcde", "fghijkab", "cdefghij"]
     batches.close()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])
-def test_processes_share_every_epoch(path, count):
+def test_processes_shard_every_epoch(path, count):
     for epoch in range(2):
-        options = {"shuffle_seed": 1, "start": Position(epoch), "num_epochs": epoch + 1}
+        options = {"shuffle_seed": 1, "resume_from": Position(epoch), "num_epochs": epoch + 1}
         shares = ["".join(all_names(load(path, batch_size=2, shard=(i, count), **options))) for i in range(count)]
         assert sorted("".join(shares)) == list(NAMES)
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -92,9 +92,9 @@ def test_two_processes_cover_the_data_once(path):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_pass_goes_on_exactly_where_it_was_left(path, several):
+def test_a_pass_resumes_exactly(path, several):
     scenarios = load(path)
-    small, large = sizes(scenarios[0]), sizes(scenarios[1]) | {"N": 16}
+    small, large = axis_lengths(scenarios[0]), axis_lengths(scenarios[1]) | {"N": 16}
     pad_to = [small | {"N": 8}, large] if several else None
     options = {"shuffle_seed": 5, "num_epochs": 3, "shard": (1, 2), "pad_to": pad_to}
     passing = iter(load(path, batch_size=2, **options))
@@ -104,15 +104,15 @@ def test_a_pass_goes_on_exactly_where_it_was_left(path, several):
         positions.append(passing.position)
     for done, position in enumerate(positions):
         saved = Position(**json.loads(json.dumps(dataclasses.asdict(position))))
-        assert all_names(load(path, batch_size=2, start=saved, **options)) == got[done:]
+        assert all_names(load(path, batch_size=2, resume_from=saved, **options)) == got[done:]
 
 
-def test_scenes_are_kept_by_facts(path):
-    assert all_names(load(path, batch_size=8, keep=lambda info: info.num_agents > 1)) == ["bcefhik"]
-    assert all_names(load(path, batch_size=2, keep=lambda info: False, num_epochs=None)) == []
+def test_scenes_are_filtered_by_facts(path):
+    assert all_names(load(path, batch_size=8, filter=lambda info: info.num_agents > 1)) == ["bcefhik"]
+    assert all_names(load(path, batch_size=2, filter=lambda info: False, num_epochs=None)) == []
 
 
-def test_bad_scenes_are_left_out_and_named(path, tmp_path):
+def test_invalid_scenes_are_skipped_and_named(path, tmp_path):
     broken = tmp_path / "broken.tfrecord"
     broken.write_bytes(path.read_bytes())
     flip(broken, 40)
@@ -122,25 +122,25 @@ def test_bad_scenes_are_left_out_and_named(path, tmp_path):
     assert [names(batch) for batch in passing] == ["fghi", "jk"]
 
 
-def test_all_batches_have_one_shape_where_it_is_given(path):
-    to = {axis: size + 8 for axis, size in sizes(load(path)[1]).items()}
+def test_all_batches_have_the_given_shape(path):
+    to = {axis: size + 8 for axis, size in axis_lengths(load(path)[1]).items()}
     batches = list(load(path, batch_size=3, pad_to=to))
-    assert {axis: size for axis, size in to.items() if axis != "G"} == sizes(take(batches[0], 0))
+    assert {axis: size for axis, size in to.items() if axis != "G"} == axis_lengths(tree_index(batches[0], 0))
     assert len({tuple(leaf.shape[1:] for leaf in jax.tree.leaves(batch)) for batch in batches}) == 1
 
 
 def test_scenes_of_many_sizes_are_padded_to_the_largest_of_a_batch(path):
-    """Also where those before it were smaller."""
-    scenes = load(path, bucketed=False)
-    for number, batch in enumerate(load(path, batch_size=4, bucketed=False)):
+    """Also if the previous scenes of the batch are smaller."""
+    scenes = load(path, pad_to_bucket=False)
+    for number, batch in enumerate(load(path, batch_size=4, pad_to_bucket=False)):
         expected = stack_scenarios([*scenes[4 * number : 4 * number + 4]])
         jax.tree.map(np.testing.assert_array_equal, batch, expected)
 
 
 def test_scenes_go_with_the_first_sizes_that_hold_them(path):
-    unpadded = load(path, bucketed=False)
-    small, large = sizes(unpadded[0]), sizes(unpadded[1])
-    batches = list(load(path, batch_size=3, pad_to=[small, large], bucketed=False))
+    unpadded = load(path, pad_to_bucket=False)
+    small, large = axis_lengths(unpadded[0]), axis_lengths(unpadded[1])
+    batches = list(load(path, batch_size=3, pad_to=[small, large], pad_to_bucket=False))
     assert [(names(batch), batch.agents.id.shape[1]) for batch in batches] == [
         ("bce", 3),
         ("adg", 1),
@@ -151,14 +151,14 @@ def test_scenes_go_with_the_first_sizes_that_hold_them(path):
 
 
 def test_scenes_that_are_too_large_are_named(path):
-    unpadded = load(path, bucketed=False)
-    passing = iter(load(path, batch_size=8, pad_to=sizes(unpadded[0]), bucketed=False))
+    unpadded = load(path, pad_to_bucket=False)
+    passing = iter(load(path, batch_size=8, pad_to=axis_lengths(unpadded[0]), pad_to_bucket=False))
     assert [names(batch) for batch in passing] == ["adgj"]
     assert len(passing.problems) == 7 and "larger" in str(passing.problems[0])
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"shard": (2, 2)}, {"shard": (0, 0)}, {"shard": (-1, 2)}])
-def test_wrong_options_are_refused(path, options):
+def test_invalid_options_are_refused(path, options):
     with pytest.raises(ValueError):
         load(path, **({"batch_size": 2} | options))
 

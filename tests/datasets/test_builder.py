@@ -1,4 +1,4 @@
-"""The TFDS builder, as one process runs it; `tests/beam` has the other way."""
+"""The TFDS builder, in one process; `tests/beam` tests it with Beam."""
 
 import json
 import sys
@@ -36,10 +36,10 @@ def test_features_are_described_as_tfds_does(builder):
 
 
 @pytest.mark.filterwarnings("default")
-def test_bad_scenes_are_left_out(tmp_path, caplog):
+def test_invalid_scenes_are_skipped(tmp_path, caplog):
     from waymax_sim.datasets.builder import examples
     from waymax_sim.datasets.encoding import tfrecord
 
     tfrecord.write_records(tmp_path / "bad", [b"\x08\x01"])
     assert list(examples(load(tmp_path / "bad"), 0)) == []
-    assert "left out" in caplog.text
+    assert "skipped" in caplog.text

@@ -1,4 +1,4 @@
-"""CommonRoad: scenarios of both versions written by hand, a recorded one, and damaged ones."""
+"""CommonRoad: encoded scenarios of both versions, a recorded one, and damaged ones."""
 
 import collections
 import tracemalloc
@@ -15,8 +15,8 @@ from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
 
 
-def points(*places):
-    return "".join(f"<point><x>{x}</x><y>{y}</y></point>" for x, y in places)
+def points(*coordinates):
+    return "".join(f"<point><x>{x}</x><y>{y}</y></point>" for x, y in coordinates)
 
 
 def lanelet(lane_id, left, right, rest="", marks=("", "")):
@@ -141,7 +141,7 @@ def test_lanelets_of_2018b(read):
     assert raw.speed_limit[:4].tolist() == [13.5, 0, 0, 0]
     assert feature(raw, 1) == [[0, 1], [10, 1]]
     assert feature(raw, 4) == [[10, 3], [0, 3]]
-    # Three points on the left and two on the right: by share of the length, 0, 1/2 and 1.
+    # Three points on the left and two on the right: at relative arc lengths 0, 1/2 and 1.
     assert feature(raw, 3) == [[10, 1], [15, 1], [20, 1]]
     rows = {lane: row for row, lane in enumerate(raw.feature_id.tolist())}
     expected = [(1, 3, SUCCESSOR), (1, 2, RIGHT_NEIGHBOR), (2, 1, LEFT_NEIGHBOR)]
@@ -158,7 +158,7 @@ def test_lanelets_of_2020a(read):
     lines = {
         raw.point_xyz[raw.point_feature == row][0, 1]: code for row, code in enumerate(raw.feature_type) if code > 4
     }
-    # At y: solid; dashed on one side and unknown on the other; the bike lane knows nothing of the bound at -2.
+    # At y: solid; dashed on one side and unknown on the other; the bike lane has no marking of the bound at -2.
     assert {y: lines[y] for y in (2, 0, -2, -3)} == {2: 7, 0: 6, -2: 5, -3: 5}
     assert collections.Counter(raw.feature_type.tolist())[6] == 1
 
@@ -167,7 +167,7 @@ def test_shapes(read):
     raw = read(NEW)
     assert raw.agent_type.tolist() == [2, 4, 4]
     np.testing.assert_allclose(raw.size[0, :, :2], [[3, 3], [2, 4], [3, 1]], atol=1e-12)
-    # Centres of shapes are in the frame of the obstacle, which looks along y.
+    # Centers of shapes are in the frame of the obstacle, whose heading is y.
     np.testing.assert_allclose(raw.xyz[0, :, :2], [[1, 1], [0.5, 2], [2.5, 1.5]], atol=1e-12)
 
 
@@ -214,20 +214,20 @@ def test_document_types_are_refused(tmp_path, text, encoding):
     ("old", "new", "problem"),
     [
         ('timeStepSize="0.2"', "", "timeStepSize"),
-        ('timeStepSize="0.2"', 'timeStepSize="0"', "no time step"),
+        ('timeStepSize="0.2"', 'timeStepSize="0"', "not a valid time step"),
         ('timeStepSize="0.2"', 'timeStepSize="nan"', "timeStepSize"),
         ("<time><exact>1</exact>", "<time><exact>0</exact>", "two states at 0"),
-        ("<time><exact>1</exact>", "<time><exact>-1</exact>", "no whole number"),
-        ("<time><exact>1</exact>", "<time><exact>1.5</exact>", "no whole number"),
+        ("<time><exact>1</exact>", "<time><exact>-1</exact>", "not a nonnegative integer"),
+        ("<time><exact>1</exact>", "<time><exact>1.5</exact>", "not a nonnegative integer"),
         ("<time><exact>1</exact>", "<time><exact>2000000000</exact>", "too many"),
-        ("<time><exact>1</exact>", f"<time><exact>{'9' * 5000}</exact>", "no whole number"),
-        ("<time><exact>1</exact>", "<time><intervalStart>1</intervalStart>", "no whole number"),
-        ("<exact>6.0</exact>", "<exact>fast</exact>", "'fast' is no number"),
+        ("<time><exact>1</exact>", f"<time><exact>{'9' * 5000}</exact>", "not a nonnegative integer"),
+        ("<time><exact>1</exact>", "<time><intervalStart>1</intervalStart>", "not a nonnegative integer"),
+        ("<exact>6.0</exact>", "<exact>fast</exact>", "'fast' is not a number"),
         ("<velocity><exact>6.0</exact></velocity>", "", "velocity/exact"),
-        ("<x>4</x>", "<x>NaN</x>", "'NaN' is no number"),
-        ("<x>4</x>", "<x>1e300</x>", "absurdly large"),
+        ("<x>4</x>", "<x>NaN</x>", "'NaN' is not a number"),
+        ("<x>4</x>", "<x>1e300</x>", "not a number or too large"),
         ("<x>4</x>", "", "field position/point/x"),
-        ('lanelet id="2"', 'lanelet id="1"', "1 is used twice"),
+        ('lanelet id="2"', 'lanelet id="1"', "has id 1 twice"),
         ('lanelet id="2"', "lanelet", r"field lanelet\.id"),
         ('lanelet id="2"', 'lanelet id="3000000000"', r"field lanelet\.id"),
         ('obstacle id="12"', 'obstacle id="x"', r"field obstacle\.id"),
@@ -260,7 +260,7 @@ def test_the_order_of_states_does_not_matter(read):
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 99, b'<?xml version="1.0" encoding="nonsense"?><commonRoad/>', b"<a>" * 99_999]
 )
-def test_what_is_not_xml_is_refused(tmp_path, data):
+def test_files_that_are_not_xml_are_refused(tmp_path, data):
     path = tmp_path / "scenario.xml"
     path.write_bytes(data)
     with pytest.raises(DataError, match="not XML"):
@@ -272,7 +272,7 @@ def test_elements_and_bytes_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(commonroad_xml, "MAX_ELEMENTS", 50)
     with pytest.raises(DataError, match="more than 50 elements"):
         load(path).read(0)
-    monkeypatch.setattr(commonroad, "LARGEST", 100)
+    monkeypatch.setattr(commonroad, "MAX_COMMONROAD_BYTES", 100)
     with pytest.raises(DataError, match="more than 100"):
         load(path).read(0)
 
@@ -311,14 +311,14 @@ def test_numbers_of_the_recorded_scene(sample):
     assert (raw.scenario_id, raw.sdc_index, raw.current_step) == ("USA_Lanker-1_1_T-1", -1, 0)
     np.testing.assert_allclose(raw.timestamps, 0.1 * np.arange(41))
     assert raw.agent_type.tolist() == [1] * 24
-    # All are there at first; one leaves after step 8 and one after step 26.
+    # All are valid at first; one ends after step 8 and one after step 26.
     assert raw.valid.sum(axis=1).tolist() == [24] * 9 + [23] * 18 + [22] * 14
     assert (raw.agent_id[0], raw.size[0, 0].tolist()) == (1213, [3.1699, 2.0726, 1.5])
     np.testing.assert_allclose(raw.xyz[1, 0], [7.1255, 15.1052, 0.75])
     np.testing.assert_allclose(raw.velocity[1, 0], 9.6774 * np.array([np.cos(1.0983), np.sin(1.0983)]))
     kinds = collections.Counter(kind_name(code) for code in raw.feature_type.tolist())
-    # The 182 bounds of 91 lanelets hold 880 points; 58 are shared, so 124 lines with 636 points remain, and each centre
-    # line has as many points as either of its bounds.
+    # The 182 bounds of 91 lanelets hold 880 points; 58 are shared, so 124 lines with 636 points remain, and each
+    # centerline has as many points as either of its bounds.
     assert kinds == {"lane": 91, "road_line": 124}
     assert len(raw.point_xyz) == 636 + 880 // 2
     assert collections.Counter(raw.speed_limit[:91].tolist()) == {13.4112: 74, 11.176: 17}
@@ -335,7 +335,7 @@ def test_recorded_traffic_drives_along_lanes(sample):
 
 
 def test_lanes_of_the_recorded_scene_are_linked(sample):
-    """Successors begin where their predecessor ends."""
+    """Successors start at the end of their predecessor."""
     raw = sample.read(0)
     rows = [raw.point_xyz[raw.point_feature == row] for row in range(len(raw.feature_id))]
     for before, after, kind in raw.links:

@@ -1,4 +1,4 @@
-"""Damaged files: whatever happens to their bytes, the outcome is a scenario or a `DataError`."""
+"""Damaged files: for any bytes, the outcome is a scenario or a `DataError`."""
 
 import time
 import tracemalloc
@@ -14,7 +14,7 @@ from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.scenario import Scenario
 
 RECORDS = {"scenario_proto": message(scenario_of(small_scene())), "tf_example": example(features_of(small_scene()))}
-# Far above what a sound record of a few kilobytes needs; one trusted length would exceed both.
+# Far above the needs of a valid record of a few kilobytes; one unchecked length would exceed both.
 MAX_SECONDS = 5.0
 MAX_BYTES = 64 * 2**20
 
@@ -47,10 +47,10 @@ def mutate(data: bytes, mutations) -> bytes:
 
 
 def check(path) -> None:
-    """Loads whatever can be loaded, in bounded time of this process: others may be busy."""
+    """Loads all valid records, in bounded CPU time of this process."""
     started = time.process_time()
     try:
-        for (file, _), outcome in load(path, bucketed=False).attempt():
+        for (file, _), outcome in load(path, pad_to_bucket=False).iter_results():
             assert isinstance(outcome, (Scenario, DataError))
             assert file == str(path)
     except DataError as error:
@@ -70,7 +70,7 @@ def test_the_sound_records_load(path):
 
 
 def damage_file(path, mutations) -> None:
-    path.write_bytes(mutate(b"".join(tfrecord.frame(data) for data in RECORDS.values()), mutations))
+    path.write_bytes(mutate(b"".join(tfrecord.encode_record(data) for data in RECORDS.values()), mutations))
     check(path)
 
 
@@ -95,7 +95,7 @@ def test_damaged_records_with_sound_checksums(path, record, mutations):
 @pytest.mark.slow
 @settings(max_examples=5000)
 @given(mutations=MUTATIONS)
-def test_files_damaged_in_many_ways(path, mutations):
+def test_files_with_many_mutations(path, mutations):
     damage_file(path, mutations)
 
 
@@ -103,7 +103,7 @@ def test_files_damaged_in_many_ways(path, mutations):
 @pytest.mark.parametrize("record", RECORDS)
 @settings(max_examples=5000)
 @given(mutations=MUTATIONS)
-def test_records_damaged_in_many_ways(path, record, mutations):
+def test_records_with_many_mutations(path, record, mutations):
     damage_record(path, record, mutations)
 
 

@@ -1,4 +1,4 @@
-"""Damaged files with one scene each: whatever happens to bytes or structure, a scenario or a `DataError` comes out."""
+"""Damaged files with one scene each: for any bytes or structure, the outcome is a scenario or a `DataError`."""
 
 import copy
 import json
@@ -52,7 +52,7 @@ CHANGES = st.lists(
 
 
 def change(record, changes, junk):
-    """Replaces parts of a record by junk, or removes them; a part is found by turns taken at each level."""
+    """Replaces parts of a record by junk, or removes them; a part is given by the index at each level."""
     record = copy.deepcopy(record)
     for turns, which, removed in changes:
         inside, key = record, None
@@ -107,7 +107,7 @@ def test_damaged_structure(folder, name, changes):
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=5000)
 @given(mutations=MUTATIONS)
-def test_bytes_damaged_in_many_ways(folder, name, mutations):
+def test_bytes_with_many_mutations(folder, name, mutations):
     damage_bytes(folder, name, mutations)
 
 
@@ -115,7 +115,7 @@ def test_bytes_damaged_in_many_ways(folder, name, mutations):
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=5000)
 @given(changes=CHANGES)
-def test_structure_damaged_in_many_ways(folder, name, changes):
+def test_structure_with_many_mutations(folder, name, changes):
     damage_structure(folder, name, changes)
 
 

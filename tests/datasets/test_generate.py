@@ -1,4 +1,4 @@
-"""Made-up scenes as files."""
+"""Files of synthetic scenes."""
 
 import os
 
@@ -9,7 +9,7 @@ from tests.scenes import raw_scene
 from waymax_sim import cli
 from waymax_sim.datasets import generate as generate_module
 from waymax_sim.datasets.encoding import tfrecord
-from waymax_sim.datasets.generate import Shard, generate, shards_of
+from waymax_sim.datasets.generate import SyntheticShard, generate, synthetic_shards
 from waymax_sim.datasets.scene import RawScene
 
 
@@ -17,21 +17,21 @@ def name_of(raw: RawScene) -> bytes:
     return raw.scenario_id.encode()
 
 
-def ids(shard: Shard) -> list[str]:
-    index = tfrecord.index(shard.path)
-    return [tfrecord.read(index, record).decode() for record in range(len(index))]
+def ids(shard: SyntheticShard) -> list[str]:
+    index = tfrecord.index_records(shard.path)
+    return [tfrecord.read_record(index, record).decode() for record in range(len(index))]
 
 
 @pytest.fixture
 def few(monkeypatch, tmp_path):
-    """Five scenes in files of two; what is in them does not matter here."""
+    """Five scenes in files of two, with arbitrary content."""
 
     def made(seed: int, index: int) -> RawScene:
         return raw_scene(scenario_id=f"synthetic-{seed}-{index}")
 
     monkeypatch.setattr(generate_module, "synthetic_scene", made)
-    monkeypatch.setattr(generate_module, "SCENES_PER_SHARD", 2)
-    return shards_of(tmp_path, count=5, seed=3)
+    monkeypatch.setattr(generate_module, "SYNTHETIC_SHARD_SIZE", 2)
+    return synthetic_shards(tmp_path, count=5, seed=3)
 
 
 def test_files_hold_the_scenes_in_order(few):
@@ -40,7 +40,7 @@ def test_files_hold_the_scenes_in_order(few):
     assert [name for shard in few for name in ids(shard)] == [f"synthetic-3-{index}" for index in range(5)]
 
 
-def test_what_is_there_is_not_made_again(few):
+def test_complete_shards_are_not_written_again(few):
     list(generate(few, encode=name_of))
     before = few[0].path.stat().st_mtime_ns
     few[1].path.unlink()
@@ -58,7 +58,7 @@ def test_an_interrupted_file_does_not_count(few):
 
     with pytest.raises(KeyboardInterrupt):
         list(generate(few, encode=stop))
-    assert not any(shard.is_done for shard in few)
+    assert not any(shard.is_complete for shard in few)
 
 
 def test_processes_make_the_same_files(tmp_path):
@@ -66,7 +66,7 @@ def test_processes_make_the_same_files(tmp_path):
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         folder.mkdir()
-        shards = [Shard(folder / f"{index}", 3, range(index, index + 1)) for index in range(2)]
+        shards = [SyntheticShard(folder / f"{index}", 3, range(index, index + 1)) for index in range(2)]
         list(generate(shards, workers=workers, encode=name_of))
         folders.append([shard.path.read_bytes() for shard in shards])
         assert sorted(os.listdir(folder)) == ["0", "1"]
@@ -75,11 +75,11 @@ def test_processes_make_the_same_files(tmp_path):
 
 @pytest.mark.parametrize("options", ["--count 0", "--count 1 --workers 0", "--count 1 --seed -1"])
 def test_wrong_calls_are_refused(options, tmp_path, capsys):
-    assert cli.main(["generate", "--out", str(tmp_path), *options.split()]) == cli.WRONG_CALL
+    assert cli.main(["generate", "--out", str(tmp_path), *options.split()]) == cli.USAGE_ERROR
     assert "give" in capsys.readouterr().err
 
 
-def test_the_command_says_what_it_wrote(tmp_path, capsys, monkeypatch):
+def test_the_command_reports_its_files(tmp_path, capsys, monkeypatch):
     given = {}
     monkeypatch.setattr(generate_module, "generate", lambda shards, **options: given.update(options) or iter(shards))
     assert cli.main(["generate", "--count", "120", "--out", str(tmp_path / "new"), "--workers", "2"]) == 0

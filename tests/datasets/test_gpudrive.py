@@ -1,4 +1,4 @@
-"""GPUDrive and Nocturne JSON: every schema that was found, and what is refused."""
+"""GPUDrive and Nocturne JSON: all known schemas, and malformed files."""
 
 import json
 
@@ -9,11 +9,11 @@ from tests.datasets.encode import PAST, small_scene
 from tests.datasets.encode_files import gpudrive_of, nocturne_of
 from tests.datasets.same import assert_same
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.formats.gpudrive import LARGEST, scene_from_file, scene_from_record
+from waymax_sim.datasets.formats.gpudrive import MAX_GPUDRIVE_BYTES, scene_from_file, scene_from_record
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.validate import validate
 
-NOT_IN_GPUDRIVE = ("timestamps", "current_step", "size", "speed_limit", "links", "lacks")
+NOT_IN_GPUDRIVE = ("timestamps", "current_step", "size", "speed_limit", "links", "missing_fields")
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def record():
 def test_the_current_schema_holds_the_scene(record):
     raw = scene_from_record(record)
     assert_same(raw, small_scene(), ignore=NOT_IN_GPUDRIVE)
-    assert raw.lacks == ("timestamps", "sizes over time", "speed limits", "lane links", "routes")
+    assert raw.missing_fields == ("timestamps", "sizes over time", "speed limits", "lane links", "routes")
 
 
-def test_what_the_format_lacks_is_by_convention(record):
+def test_missing_fields_have_conventional_values(record):
     raw = scene_from_record(record)
     np.testing.assert_allclose(raw.timestamps, np.arange(5) * 0.1)
     assert raw.current_step == 0
@@ -56,7 +56,7 @@ def test_nocturne_has_degrees_and_neither_heights_nor_ids_nor_an_ego():
     assert raw.feature_type.tolist() == [0, 0, 14, 18, 17]
     assert raw.agent_id.tolist() == [0, 1, 2]
     missing = {"sdc", "tracks to predict", "agent ids", "z", "heights", "map ids", "map types"}
-    assert missing <= set(raw.lacks) and "lights" not in raw.lacks
+    assert missing <= set(raw.missing_fields) and "lights" not in raw.missing_fields
     assert "no agent is marked as the sdc" in validate(to_scenario(raw))
 
 
@@ -78,11 +78,11 @@ def test_degrees_with_heights_and_lights_and_any_sentinel(record, sentinel):
     raw = scene_from_record(record)
     ignore = (*NOT_IN_GPUDRIVE, "sdc_index", "to_predict", "of_interest")
     assert_same(raw, small_scene(), ignore=ignore)
-    assert "sdc" in raw.lacks
+    assert "sdc" in raw.missing_fields
 
 
 def test_large_sentinels_are_not_degrees(record):
-    """Only valid headings tell the unit; those here reach 9.25 rad."""
+    """The unit follows from valid headings only; those here reach 9.25 rad."""
     assert any(heading == -10000 for track in record["objects"] for heading in track["heading"])
     np.testing.assert_array_equal(scene_from_record(record).yaw[PAST], small_scene().yaw[PAST])
 
@@ -104,7 +104,7 @@ def test_roads_of_unknown_kinds_are_left_out(record):
 def test_an_empty_map_and_no_lights(record):
     record["roads"], record["tl_states"] = [], {}
     raw = scene_from_record(record)
-    assert "lights" in raw.lacks
+    assert "lights" in raw.missing_fields
     assert "there is no map" in validate(to_scenario(raw))
 
 
@@ -115,7 +115,7 @@ def test_no_agents_are_no_scene(record):
         to_scenario(scene_from_record(record))
 
 
-def test_ids_used_twice_are_told(record):
+def test_duplicate_ids_are_reported(record):
     record["objects"][1]["id"] = 3
     assert "1 agent ids are used twice" in validate(to_scenario(scene_from_record(record)))
 
@@ -126,12 +126,12 @@ def test_coordinates_that_are_not_finite_are_refused(record):
         to_scenario(scene_from_record(record))
 
 
-def spoil(place, value):
-    """Puts a value at a path in a record."""
+def spoil(path, value):
+    """A function that sets the value at a path in a record."""
 
     def apply(record):
-        *way, last = place
-        for key in way:
+        *parents, last = path
+        for key in parents:
             record = record[key]
         record[last] = value
 
@@ -143,20 +143,20 @@ BAD = {
     "field objects: missing": spoil(["objects"], None),
     r"objects\[0\].heading: has 4 steps": spoil(["objects", 0, "heading"], [0.0] * 4),
     r"objects\[0\].position: missing": spoil(["objects", 0], {}),
-    r"objects\[1\]: is of type list": spoil(["objects", 1], []),
-    "objects.valid: is no list of numbers": spoil(["objects", 0, "valid"], ["yes"] * 5),
-    "objects.type: 'plane' is none of": spoil(["objects", 0, "type"], "plane"),
+    r"objects\[1\]: has type list": spoil(["objects", 1], []),
+    "objects.valid: is not a list of numbers": spoil(["objects", 0, "valid"], ["yes"] * 5),
+    "objects.type: 'plane' is not one of": spoil(["objects", 0, "type"], "plane"),
     "objects.length: missing": spoil(["objects", 0, "length"], None),
     "objects.position: has points without x, y, z": spoil(["objects", 0, "position", 1], {"x": 0.0, "y": 0.0}),
-    "objects.velocity: is no list of rows": spoil(["objects", 0, "velocity", 1], {"x": 0.0, "y": "fast"}),
-    "objects.id: is no list of whole numbers": spoil(["objects", 0, "id"], 1.5),
-    "roads.geometry: is no list of rows": spoil(["roads", 0, "geometry", 0, "x"], 10**400),
-    "roads: is of type str": spoil(["roads", 0], "lane"),
-    "roads.id: is no list": spoil(["roads", 0, "id"], 2**70),
+    "objects.velocity: is not a list of rows": spoil(["objects", 0, "velocity", 1], {"x": 0.0, "y": "fast"}),
+    "objects.id: is not a list of 64-bit integers": spoil(["objects", 0, "id"], 1.5),
+    "roads.geometry: is not a list of rows": spoil(["roads", 0, "geometry", 0, "x"], 10**400),
+    "roads: has type str": spoil(["roads", 0], "lane"),
+    "roads.id: is not a list": spoil(["roads", 0, "id"], 2**70),
     "metadata.sdc_track_index: has unexpected type": spoil(["metadata", "sdc_track_index"], "0"),
     "tracks_to_predict: 3 is not one of 3": spoil(["metadata", "tracks_to_predict", 0, "track_index"], 3),
     "tl_states.10: has unknown states": spoil(["tl_states", "10", "state", 0], "green"),
-    "tl_states.lane: has unknown states, or no lane": spoil(
+    "tl_states.lane: has unknown states, or its key is not a lane id": spoil(
         ["tl_states", "lane"], {"time_index": [0], "state": ["go"]}
     ),
     "tl_states.10: has lists of different": spoil(["tl_states", "10", "x"], [0.0]),
@@ -165,7 +165,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_what_is_refused(record, message):
+def test_malformed_fields_are_refused(record, message):
     BAD[message](record)
     with pytest.raises(DataError, match=message):
         to_scenario(scene_from_record(record))
@@ -183,8 +183,8 @@ def test_files_that_are_not_json_are_refused(tmp_path, data):
 def test_files_beyond_any_scene_are_not_read(tmp_path):
     path = tmp_path / "scene.json"
     with open(path, "wb") as file:
-        file.truncate(LARGEST + 1)
-    with pytest.raises(DataError, match=f"more than {LARGEST}"):
+        file.truncate(MAX_GPUDRIVE_BYTES + 1)
+    with pytest.raises(DataError, match=f"more than {MAX_GPUDRIVE_BYTES}"):
         scene_from_file(str(path))
 
 

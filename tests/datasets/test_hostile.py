@@ -16,8 +16,8 @@ from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.validate import validate
 
 FORMATS = {
-    "example.tfrecord": lambda raw: tfrecord.frame(example(features_of(raw))),
-    "proto.tfrecord": lambda raw: tfrecord.frame(message(scenario_of(raw))),
+    "example.tfrecord": lambda raw: tfrecord.encode_record(example(features_of(raw))),
+    "proto.tfrecord": lambda raw: tfrecord.encode_record(message(scenario_of(raw))),
     "gpudrive.json": lambda raw: json.dumps(gpudrive_of(raw)).encode(),
     "nocturne.json": lambda raw: json.dumps(nocturne_of(raw)).encode(),
     "scenarionet.pkl": lambda raw: pickle.dumps(scenarionet_of(raw)),
@@ -48,23 +48,23 @@ def without_map(raw):
 
 
 REFUSED = {
-    "a position that is no number": (changed("xyz", (3, 0), np.nan), "xyz"),
-    "a heading without end": (changed("yaw", (3, 0), np.inf), "yaw"),
-    "a velocity that is no number": (changed("velocity", (3, 0, 1), np.nan), "velocity"),
-    "a map point that is no number": (changed("point_xyz", 0, np.nan), "point_xyz"),
-    "a map point beyond the earth": (changed("point_xyz", 0, 1e12), "point_xyz"),
+    "a position that is NaN": (changed("xyz", (3, 0), np.nan), "xyz"),
+    "an infinite heading": (changed("yaw", (3, 0), np.inf), "yaw"),
+    "a velocity that is NaN": (changed("velocity", (3, 0, 1), np.nan), "velocity"),
+    "a map point that is NaN": (changed("point_xyz", 0, np.nan), "point_xyz"),
+    "a map point that is too far": (changed("point_xyz", 0, 1e12), "point_xyz"),
 }
-# What `validate` says, and of which formats: others have no place for the fault.
-TOLD = {
+# Fault -> (change, message of `validate`, formats that can express it).
+REPORTED = {
     "an id used twice": (
         changed("agent_id", 1, 3),
         "1 agent ids are used twice",
         {"example.tfrecord", "proto.tfrecord", "gpudrive.json"},
     ),
-    "times that run backwards": (
+    "decreasing timestamps": (
         changed("timestamps", 3, -5.0),
         "timestamps do not increase",
-        # The reader of tf.Examples, which have a clock per agent, takes regular steps instead.
+        # The reader of tf.Examples, which have a clock per agent, takes uniform steps instead.
         {"proto.tfrecord", "scenarionet.pkl"},
     ),
     "no ego": (
@@ -83,30 +83,32 @@ def written(folder, name, data):
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("fault", REFUSED)
-def test_numbers_that_mean_nothing_are_refused(tmp_path, name, fault):
+def test_invalid_numbers_are_refused(tmp_path, name, fault):
     change, field = REFUSED[fault]
     scenarios = written(tmp_path, name, FORMATS[name](change(small_scene())))
-    with pytest.raises(DataError, match="not finite or absurdly large") as caught:
+    with pytest.raises(DataError, match="not finite or too large") as caught:
         scenarios[0]
     assert (caught.value.file, caught.value.field) == (str(tmp_path / name), field)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("fault", TOLD)
-def test_what_is_odd_is_told(tmp_path, name, fault):
-    change, line, told_of = TOLD[fault]
+@pytest.mark.parametrize("fault", REPORTED)
+def test_odd_scenes_are_reported(tmp_path, name, fault):
+    change, line, formats = REPORTED[fault]
     scenario = written(tmp_path, name, FORMATS[name](change(small_scene())))[0]
-    assert (line in validate(scenario)) == (name in told_of)
+    assert (line in validate(scenario)) == (name in formats)
 
 
-def of_a_million(name: str) -> tuple[bytes, str]:
-    """A record that declares a million objects, and what is said of it."""
+def million_objects(name: str) -> tuple[bytes, str]:
+    """A record that declares a million objects, and the expected message."""
     raw = small_scene()
     if name == "example.tfrecord":
         features = features_of(raw) | {"state/id": np.zeros(MILLION, np.float32)}
-        return tfrecord.frame(example(features)), "no rows of 1000000"
+        return tfrecord.encode_record(example(features)), "not a multiple of 1000000"
     if name == "proto.tfrecord":
-        return tfrecord.frame(message(scenario_of(raw)) + b"\x12\x00" * MILLION), "has 0 states where there are 5"
+        return tfrecord.encode_record(
+            message(scenario_of(raw)) + b"\x12\x00" * MILLION
+        ), "has 0 states for 5 timestamps"
     if name == "scenarionet.pkl":
         record = scenarionet_of(raw) | {"tracks": {str(index): {} for index in range(MILLION)}}
         return pickle.dumps(record), "more than"
@@ -117,10 +119,10 @@ def of_a_million(name: str) -> tuple[bytes, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_million_objects_are_refused_in_bounded_memory(tmp_path, name):
-    data, said = of_a_million(name)
+    data, message = million_objects(name)
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             written(tmp_path, name, data)[0]
         assert tracemalloc.get_traced_memory()[1] < 600 * 2**20
     finally:
@@ -132,7 +134,7 @@ def test_a_message_that_announces_more_than_there_is(tmp_path):
     huge = b"\x12" + b"\x80" * 8 + b"\x10"
     for record in (huge, b"\x0a" + huge[1:], message(scenario_of(small_scene())) + huge):
         with pytest.raises(DataError):
-            written(tmp_path, "scenes.tfrecord", tfrecord.frame(record))[0]
+            written(tmp_path, "scenes.tfrecord", tfrecord.encode_record(record))[0]
 
 
 class Trick:

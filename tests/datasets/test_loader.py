@@ -1,4 +1,4 @@
-"""Paths, sequences, and what is left of damaged files."""
+"""Paths, sequences, and damaged files."""
 
 import dataclasses
 import pickle
@@ -77,9 +77,9 @@ def test_sources_and_raw_scenes(folder):
     np.testing.assert_array_equal(raw.point_xyz, small_scene().point_xyz)
 
 
-def test_padding_is_on_demand(folder):
+def test_padding_is_optional(folder):
     assert load(f"{folder}/scenes@2")[0].num_agents == 8
-    assert load(f"{folder}/scenes@2", bucketed=False)[1:][0].num_agents == 3
+    assert load(f"{folder}/scenes@2", pad_to_bucket=False)[1:][0].num_agents == 3
 
 
 def test_scenarios_can_be_sent_to_other_processes(folder):
@@ -95,7 +95,7 @@ def test_a_bad_record_is_named_and_can_be_skipped(folder):
     with pytest.raises(DataError) as caught:
         scenarios[0]
     assert (caught.value.file, caught.value.record) == (str(path), 0)
-    outcomes = list(scenarios.attempt())
+    outcomes = list(scenarios.iter_results())
     assert [source for source, _ in outcomes] == [
         (str(path), 0),
         (str(path), 1),
@@ -105,7 +105,7 @@ def test_a_bad_record_is_named_and_can_be_skipped(folder):
     assert ids(scenario for _, scenario in outcomes[1:]) == ["b", "c"]
 
 
-def test_impossible_values_are_named_with_their_place(tmp_path):
+def test_invalid_values_are_named_with_their_location(tmp_path):
     fields = scenario_of(small_scene())
     fields[2][0][3][2][2] = float("nan")
     tfrecord.write_records(tmp_path / "scene", [message(fields)])
@@ -114,7 +114,7 @@ def test_impossible_values_are_named_with_their_place(tmp_path):
         scenarios[0]
 
 
-def test_broken_framing_loses_only_what_comes_after(folder):
+def test_broken_framing_loses_only_later_records(folder):
     path = folder / "scenes-00000-of-00002"
     flip(path, 12 + len(proto("a")) + 4)
     scenarios = load(f"{folder}/scenes@2")
@@ -138,7 +138,7 @@ def test_other_records_are_refused(tmp_path, data):
         load(tmp_path / "other")[0]
 
 
-def test_what_is_not_there_is_refused_with_a_remedy(tmp_path, folder):
+def test_missing_or_empty_files_are_refused_with_a_remedy(tmp_path, folder):
     (tmp_path / "empty").touch()
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF" * 9)
     for name in ("absent", "absent-*", "empty", "photo.jpg", "scenes@3", "scenes@0", "scenes@99999", ""):

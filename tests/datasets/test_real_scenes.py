@@ -1,4 +1,4 @@
-"""Recorded scenes: the numbers an independent reader found, and logged futures that an official tool used."""
+"""Recorded scenes: numbers of an independent reader, and logged futures of an official tool."""
 
 import collections
 
@@ -107,7 +107,7 @@ def test_recorded_scenes_become_scenarios(name):
 
 
 def test_recorded_traffic_drives_along_lanes():
-    """Vehicles that move head along a lane nearby: positions, headings and map are in one frame."""
+    """Moving vehicles are aligned with a near lane: positions, headings and map are in one frame."""
     scenario = scenes("scenario_637f20cafde22ff8")[0]
     lanes, now = scenario.lanes, 10
     moving = (np.linalg.norm(scenario.log.velocity[now], axis=-1) > 3) & (scenario.agents.type == 1)
@@ -121,7 +121,7 @@ def test_recorded_traffic_drives_along_lanes():
         assert np.cos(turn).max(initial=-1) > 0.95
 
 
-def test_the_logged_future_is_what_the_official_converter_copies():
+def test_the_logged_future_equals_that_of_the_official_converter():
     raw = scenes("scenario_637f20cafde22ff8").read(0)
     rollout = np.load(recorded("wosac/637f20cafde22ff8/rollouts_log_raw_copy.npz"))
     now = raw.valid[10]
@@ -135,7 +135,7 @@ def test_the_logged_future_is_what_the_official_converter_copies():
 
 
 def test_lanes_of_recorded_scenes_are_linked():
-    """Most successors begin where their predecessor ends."""
+    """Most successors start at the end of their predecessor."""
     raw = scenes("scenario_637f20cafde22ff8").read(0)
     links = raw.links
     assert {*links[:, 2]} == {SUCCESSOR, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, CONTROLS}
@@ -150,7 +150,7 @@ def test_lanes_of_recorded_scenes_are_linked():
 def test_invalid_states_of_recorded_scenes_hold_values_that_are_masked():
     raw = scenes("scenario_637f20cafde22ff8").read(0)
     assert raw.xyz[~raw.valid].any()
-    log = to_scenario(raw, bucketed=False).log
+    log = to_scenario(raw, pad_to_bucket=False).log
     assert not log.xyz[~raw.valid].any()
 
 

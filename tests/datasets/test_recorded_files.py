@@ -13,7 +13,7 @@ from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
 from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
 
-# Numbers that an independent reader found.
+# Numbers of an independent reader.
 FACTS = {
     "gpudrive/1c365f15b70ebdbf.json": {
         "agents": {"vehicle": 23, "pedestrian": 2},
@@ -93,7 +93,7 @@ FACTS = {
         },
         "lights": 14,
     },
-    # 25 agents are valid at step 0, which is now, and 26 from step 10 on.
+    # 25 agents are valid at step 0, the current step, and 26 from step 10 on.
     "scenarionet/sd_nuscenes_v1.0-mini_scene-1100.pkl": {
         "agents": {"vehicle": 19, "pedestrian": 11, "cyclist": 3},
         "valid_now": 25,
@@ -105,17 +105,17 @@ FACTS = {
     },
 }
 
-# The same scene in two formats; the second is the reference. Fields that the first lacks, and how far values may be
-# apart: GPUDrive wraps headings, and the rebuilt proto has no neighbours of lanes.
+# The same scene in two formats; the second is the reference. Fields that the first lacks, and tolerances: GPUDrive
+# wraps headings, and the rebuilt proto has no lane neighbors.
 PAIRS = {
     "scenarionet/sd_2a1e44d405a6833f.pkl": {
         "reference": "womd/scenario_2a1e44d405a6833f.tfrecord",
-        "lacking": {"links", "lacks"},
+        "lacking": {"links", "missing_fields"},
         "apart": {},
     },
     "gpudrive/2a173b334be3d32c_lights.json": {
         "reference": "womd/scenario_2a173b334be3d32c.tfrecord",
-        "lacking": {"links", "lacks"},
+        "lacking": {"links", "missing_fields"},
         "apart": {"yaw": 1e-7},
     },
 }
@@ -152,7 +152,7 @@ def test_recorded_scenes_become_scenarios(name):
 
 @pytest.mark.parametrize("name", FACTS)
 def test_recorded_vehicles_head_where_they_go(name):
-    """Headings are in radians, counter-clockwise from x, as the velocities say."""
+    """Headings are in radians, counterclockwise from x, as the velocities show."""
     raw = read(name)
     speed = np.linalg.norm(raw.velocity, axis=-1)
     moving = raw.valid & (speed > 3) & (raw.agent_type == 1)
@@ -190,8 +190,8 @@ def test_successors_are_the_same_in_both_formats():
     np.testing.assert_array_equal(*successors)
 
 
-def test_recorded_neighbours_are_on_their_side():
-    """Seen from where each lane is closest to its neighbour; lanes that merge are on no side."""
+def test_recorded_neighbors_are_on_their_side():
+    """At the point where each lane is closest to its neighbor; merging lanes have no side."""
     raw = read("scenarionet/sd_2a1e44d405a6833f.pkl")
     lines = [raw.point_xyz[raw.point_feature == row, :2] for row in range(len(raw.feature_id))]
     for kind, sign in ((LEFT_NEIGHBOR, 1), (RIGHT_NEIGHBOR, -1)):

@@ -1,4 +1,4 @@
-"""Pickles as data: what is read equals what was written, and what does more is refused and does nothing."""
+"""Pickles as data: plain data are restored, other pickles are refused and not executed."""
 
 import builtins
 import collections
@@ -77,7 +77,7 @@ def test_a_defaultdict_becomes_a_dict():
     assert found == {"x": {"a": 1}} and type(found["x"]) is dict
 
 
-def test_a_value_in_two_places_is_one_value():
+def test_a_shared_value_is_one_value():
     inner: list = [1]
     found = loads(pickle.dumps([inner, inner]))
     assert found[0] is found[1]
@@ -130,15 +130,15 @@ A_DTYPE = DTYPE + text("f8") + pickle.TUPLE1 + pickle.REDUCE
 AN_ARRAY = RECONSTRUCT + NDARRAY + SHAPE_0 + pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE3 + pickle.REDUCE
 HUGE = pickle.BININT + (2**31 - 1).to_bytes(4, "little")
 MALICIOUS = {
-    f"names {os.name}.system": pickle.dumps(Calls(os.system, "exit 1")),
-    "names builtins.eval": pickle.dumps(Calls(builtins.eval, "1")),
-    "names tests.datasets.test_safe_pickle.touch": pickle.dumps(Calls(touch, 1)),
-    "names os.system": b"cos\nsystem\n(S'exit 1'\ntR.",
-    "names numpy.load": called(named("numpy", "load"), text("a")),
-    "names builtins.getattr": called(named("builtins", "getattr"), NDARRAY, text("dump")),
-    "names numpy.ndarray.tofile": called(named("numpy", "ndarray.tofile"), text("a")),
-    "names functools.partial": called(named("functools", "partial"), NDARRAY),
-    "names torch.storage._load_from_bytes": called(named("torch.storage", "_load_from_bytes"), BYTES_8),
+    f"refers to {os.name}.system": pickle.dumps(Calls(os.system, "exit 1")),
+    "refers to builtins.eval": pickle.dumps(Calls(builtins.eval, "1")),
+    "refers to tests.datasets.test_safe_pickle.touch": pickle.dumps(Calls(touch, 1)),
+    "refers to os.system": b"cos\nsystem\n(S'exit 1'\ntR.",
+    "refers to numpy.load": called(named("numpy", "load"), text("a")),
+    "refers to builtins.getattr": called(named("builtins", "getattr"), NDARRAY, text("dump")),
+    "refers to numpy.ndarray.tofile": called(named("numpy", "ndarray.tofile"), text("a")),
+    "refers to functools.partial": called(named("functools", "partial"), NDARRAY),
+    "refers to torch.storage._load_from_bytes": called(named("torch.storage", "_load_from_bytes"), BYTES_8),
     "calls numpy.ndarray": called(NDARRAY, HUGE + pickle.TUPLE1),
     "calls builtins.list": called(named("builtins", "list"), BYTES_8),
     "calls numpy._core.multiarray._reconstruct": called(
@@ -153,11 +153,11 @@ MALICIOUS = {
     "sets the state of a dict": b"\x80\x04" + pickle.EMPTY_DICT * 2 + pickle.BUILD + b".",
     "sets the state of a Float64DType": b"\x80\x04" + A_DTYPE + pickle.MARK + ZERO + text(">") + pickle.TUPLE + b"b.",
     "sets the state of a ndarray": b"\x80\x04" + AN_ARRAY + pickle.EMPTY_LIST + pickle.BUILD + b".",
-    "shape does not fit its bytes": called(FROM_BUFFER, BYTES_8, A_DTYPE, HUGE + pickle.TUPLE1, text("C")),
-    "shape does not fit its bytes ": called(
+    "shape does not match its bytes": called(FROM_BUFFER, BYTES_8, A_DTYPE, HUGE + pickle.TUPLE1, text("C")),
+    "shape does not match its bytes ": called(
         FROM_BUFFER, pickle.SHORT_BINBYTES + b"\0", A_DTYPE, HUGE + ZERO + pickle.TUPLE2, text("C")
     ),
-    "shape does not fit its bytes  ": called(SCALAR, A_DTYPE, pickle.SHORT_BINBYTES + b"\x01a"),
+    "shape does not match its bytes  ": called(SCALAR, A_DTYPE, pickle.SHORT_BINBYTES + b"\x01a"),
     "as a key": b"\x80\x04" + pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.NONE + pickle.SETITEM + b".",
     "as a key ": b"\x80\x04" + pickle.EMPTY_SET + pickle.MARK + pickle.EMPTY_TUPLE + pickle.ADDITEMS + b".",
     "more than 64 bits": pickle.dumps(2**63),
@@ -171,15 +171,15 @@ MALICIOUS = {
 
 
 @pytest.mark.parametrize("message", MALICIOUS)
-def test_whatever_does_more_is_refused_and_does_nothing(message):
+def test_other_opcodes_and_names_are_refused_and_not_executed(message):
     with pytest.raises(DataError, match=message.rstrip()):
         loads(MALICIOUS[message])
     assert not RAN
 
 
 def test_the_standard_library_would_have_run_it():
-    """The trap of the test above is armed."""
-    pickle.loads(MALICIOUS["names tests.datasets.test_safe_pickle.touch"])
+    """The malicious pickles above are effective."""
+    pickle.loads(MALICIOUS["refers to tests.datasets.test_safe_pickle.touch"])
     assert RAN.pop() == (1,)
 
 
@@ -230,8 +230,8 @@ BOMBS = {
     "a length that is not there": pickle.BINBYTES8 + (2**40).to_bytes(8, "little") + b"abc.",
     "a buffer that is not there": pickle.BYTEARRAY8 + (2**40).to_bytes(8, "little") + b"abc.",
     "a frame that is not there": pickle.FRAME + (2**60).to_bytes(8, "little") + b".",
-    "a far place in the memo": pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + pickle.POP + b".",
-    "one value in a billion places": b"]"
+    "a large index of the memo": pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + pickle.POP + b".",
+    "a billion references to one value": b"]"
     + b"(" * 9
     + b"]q\0"
     + b"".join(b"(" + b"h\0" * 10 + b"t\x94" for _ in range(9)),
@@ -245,7 +245,7 @@ def test_small_bombs_stay_small(name):
 
 
 def test_one_piece_of_bytes_is_no_thousand_arrays():
-    """Arrays are filled from one piece of a megabyte, again and again."""
+    """All arrays refer to one buffer of a megabyte."""
     piece = pickle.BINBYTES + (10**6).to_bytes(4, "little") + bytes(10**6) + pickle.BINPUT + b"\0"
     size = pickle.BININT + (125_000).to_bytes(4, "little") + pickle.TUPLE1
     fill = AN_ARRAY + pickle.MARK + pickle.BININT1 + b"\1" + size + A_DTYPE + pickle.NEWFALSE + pickle.BINGET + b"\0"
@@ -266,11 +266,11 @@ def test_deep_nesting_ends():
 
 
 def test_reading_imports_nothing():
-    """Not even NumPy's pickle helpers, and certainly not what a file names."""
+    """Neither NumPy's pickle helpers nor names of a file are called."""
     code = (
         "import sys; from waymax_sim.datasets.encoding import safe_pickle; before = set(sys.modules)\n"
         "try: safe_pickle.loads(b'\\x80\\x04\\x8c\\x04this\\x8c\\x01s\\x93.')\n"
         "except ValueError as error: print(error, sorted(set(sys.modules) - before))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "names this.s" in run.stdout and "[]" in run.stdout
+    assert "refers to this.s" in run.stdout and "[]" in run.stdout

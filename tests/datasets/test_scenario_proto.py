@@ -1,4 +1,4 @@
-"""Scenario protos: the same content as a tf.Example, links between lanes, and what is refused."""
+"""Scenario protos: the same content as a tf.Example, links between lanes, and malformed messages."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from tests.datasets.encode import example, features_of, map_feature, message, pa
 from tests.datasets.same import assert_same
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.scenario_proto import scene_from_proto
-from waymax_sim.datasets.formats.traffic_lights import by_lane
+from waymax_sim.datasets.formats.traffic_lights import lights_by_lane
 from waymax_sim.datasets.scenarios import parse
 from waymax_sim.datatypes.roadmap import CONTROLS, SUCCESSOR, kind_name
 
@@ -95,7 +95,7 @@ def test_types_outside_the_format_are_refused(fields, number, bad):
 
 def test_tracks_need_a_state_for_every_step(fields):
     fields[2][1][3].pop()
-    with pytest.raises(DataError, match=r"tracks\[1\].states: has 4 states where there are 5 timestamps"):
+    with pytest.raises(DataError, match=r"tracks\[1\].states: has 4 states for 5 timestamps"):
         read(fields)
 
 
@@ -120,7 +120,7 @@ def test_fewer_light_states_than_steps_are_lights_not_seen(fields):
 
 def test_more_light_states_than_steps_are_refused(fields):
     fields[7].append({})
-    with pytest.raises(DataError, match="6 for 5 timestamps"):
+    with pytest.raises(DataError, match="6 states for 5 timestamps"):
         read(fields)
 
 
@@ -138,8 +138,8 @@ def test_a_light_without_a_state_is_seen_but_unknown(fields):
 
 def test_lights_cannot_outgrow_the_input():
     many = np.arange(50_000)
-    with pytest.raises(DataError, match="50000 lights over 1000 steps"):
-        by_lane(1000, many % 1000, many, many, np.zeros((50_000, 3)))
+    with pytest.raises(DataError, match="50000 over 1000 steps"):
+        lights_by_lane(1000, many % 1000, many, many, np.zeros((50_000, 3)))
 
 
 def test_a_map_feature_is_written_as_it_was_read():

@@ -1,4 +1,4 @@
-"""ScenarioNet records: two generations, several datasets, and what is refused."""
+"""ScenarioNet records: two generations, several datasets, and malformed records."""
 
 import pickle
 
@@ -28,8 +28,8 @@ def test_a_file_holds_the_scene(tmp_path, record, protocol):
     path = tmp_path / "scene.pkl"
     path.write_bytes(pickle.dumps(record, protocol))
     raw = scene_from_file(str(path))
-    assert_same(raw, small_scene(), ignore=("lacks",))
-    assert raw.lacks == ("routes",)
+    assert_same(raw, small_scene(), ignore=("missing_fields",))
+    assert raw.missing_fields == ("routes",)
 
 
 def test_the_older_generation_holds_the_same(record):
@@ -42,7 +42,7 @@ def test_the_older_generation_holds_the_same(record):
     for column, light in enumerate(record["dynamic_map_states"].values()):
         light["state"]["object_state"] = scene.signal_state[:, column]
         light["stop_point"] = scene.signal_stop_point[:, column]
-    assert_same(scene_from_record(record), scene, ignore=("lacks",))
+    assert_same(scene_from_record(record), scene, ignore=("missing_fields",))
 
 
 def test_single_numbers_may_have_an_axis_and_valid_may_be_a_float(record):
@@ -52,7 +52,7 @@ def test_single_numbers_may_have_an_axis_and_valid_may_be_a_float(record):
             state[name] = state[name][:, None]
         state["valid"] = state["valid"].astype(float)
         state["heading"] = state["heading"].tolist()
-    assert_same(scene_from_record(record), small_scene(), ignore=("lacks",))
+    assert_same(scene_from_record(record), small_scene(), ignore=("missing_fields",))
 
 
 def test_lists_of_points_of_two_numbers(record):
@@ -62,14 +62,14 @@ def test_lists_of_points_of_two_numbers(record):
     raw = scene_from_record(record)
     np.testing.assert_array_equal(raw.point_xyz[:, :2], small_scene().point_xyz[:, :2])
     assert not raw.point_xyz[raw.feature_type[raw.point_feature] <= 15][:, 2].any()
-    assert "z" in raw.lacks
+    assert "z" in raw.missing_fields
 
 
 def test_the_third_number_of_lane_points_of_nuscenes_is_no_height(record):
     record["metadata"]["dataset"] = "nuscenes"
     raw = scene_from_record(record)
     assert not raw.point_xyz[:, 2].any()
-    assert "z" in raw.lacks
+    assert "z" in raw.missing_fields
 
 
 def test_the_ego_of_nuscenes_is_longer_than_wide(record):
@@ -122,23 +122,23 @@ def test_lights_of_metadrive(record):
     assert raw.signal_stop_point[0, 0].tolist() == [8002.5, -3000, 0]
 
 
-def test_neighbours_may_be_plain_ids_and_exits_text(record):
+def test_neighbors_may_be_plain_ids_and_exits_strings(record):
     lane = record["map_features"][LANE]
     lane["exit_lanes"], lane["left_neighbor"] = [OTHER_LANE, "99"], [OTHER_LANE]
     assert scene_from_record(record).links.tolist() == small_scene().links.tolist()
 
 
-def test_limits_in_kilometres_per_hour(record):
+def test_speed_limits_in_km_per_hour(record):
     del record["map_features"][LANE]["speed_limit_mph"]
     record["map_features"][OTHER_LANE] |= {"speed_limit_mph": None, "speed_limit_kmh": 36}
     np.testing.assert_allclose(scene_from_record(record).speed_limit, [25 * 0.44704, 10, 0, 0, 0])
 
 
-def test_lanes_without_links_and_limits_are_told(record):
+def test_missing_links_and_speed_limits_are_reported(record):
     for name in (LANE, OTHER_LANE):
         feature = record["map_features"][name]
         record["map_features"][name] = {key: feature[key] for key in ("type", "polyline")}
-    assert {"lane links", "speed limits"} <= set(scene_from_record(record).lacks)
+    assert {"lane links", "speed limits"} <= set(scene_from_record(record).missing_fields)
 
 
 def test_kinds_that_womd_lacks(record):
@@ -159,17 +159,17 @@ def test_without_metadata_of_waymo(record):
     raw = scene_from_record(record)
     assert (raw.sdc_index, raw.current_step) == (-1, 0)
     np.testing.assert_allclose(raw.timestamps, np.arange(5) * 0.1)
-    assert {"sdc", "timestamps", "tracks to predict"} <= set(raw.lacks)
+    assert {"sdc", "timestamps", "tracks to predict"} <= set(raw.missing_fields)
 
 
 def test_an_empty_scene_of_some_length(record):
     record |= {"tracks": {}, "map_features": {}, "dynamic_map_states": {}}
     raw = scene_from_record(record)
-    assert raw.xyz.shape == (5, 0, 3) and {"lights", "sdc"} <= set(raw.lacks)
+    assert raw.xyz.shape == (5, 0, 3) and {"lights", "sdc"} <= set(raw.missing_fields)
     assert "there is no map" in validate(to_scenario(raw))
 
 
-def test_times_that_run_backwards_are_told(record):
+def test_decreasing_timestamps_are_reported(record):
     record["metadata"]["ts"] = record["metadata"]["ts"][::-1]
     assert "timestamps do not increase" in validate(to_scenario(scene_from_record(record)))
 
@@ -186,38 +186,38 @@ BAD = {
     "field metadata: missing": spoil(["metadata"], None),
     "field tracks: has unexpected type list": spoil(["tracks"], []),
     "field tracks: has an id twice": spoil(["tracks", 3], None),
-    "field metadata.ts: is no list of numbers": spoil(["metadata", "ts"], {}),
-    "field tracks: 3 tracks of 4000000 steps are too many": spoil(["metadata", "ts"], np.zeros(4_000_000)),
+    "field metadata.ts: is not a list of numbers": spoil(["metadata", "ts"], {}),
+    "field tracks: has too many states, 3 tracks of 4000000 steps": spoil(["metadata", "ts"], np.zeros(4_000_000)),
     "tracks.3.state.heading: missing": spoil([*STATE, "heading"], None),
     r"tracks.3.state.position: has shape \(2, 3\)": spoil([*STATE, "position"], FEW),
     r"tracks.3.state.velocity: has shape \(5, 4\)": spoil([*STATE, "velocity"], np.zeros((5, 4))),
-    "tracks.3.state.valid: is no list of numbers": spoil([*STATE, "valid"], np.array(["yes"] * 5)),
+    "tracks.3.state.valid: is not a list of numbers": spoil([*STATE, "valid"], np.array(["yes"] * 5)),
     "tracks.3.type: has unexpected type int": spoil(["tracks", "3", "type"], 1),
-    "map_features.10: is no list of rows of 2 numbers": spoil(["map_features", LANE, "polyline"], [(1, 2), (3,)]),
+    "map_features.10: is not a list of rows of 2 numbers": spoil(["map_features", LANE, "polyline"], [(1, 2), (3,)]),
     "map_features.10: has points that are not rows": spoil(["map_features", LANE, "polyline"], np.zeros((2, 5))),
     "map_features.10: has points that are not": spoil(["map_features", LANE, "polyline"], [1.0, 2.0]),
-    "map_features.14.position: is no list": spoil(["map_features", "14", "position"], None),
-    "map_features.10.exit_lanes: is no list of ids": spoil(["map_features", LANE, "exit_lanes"], [None]),
+    "map_features.14.position: is not a list": spoil(["map_features", "14", "position"], None),
+    "map_features.10.exit_lanes: is not a list of ids": spoil(["map_features", LANE, "exit_lanes"], [None]),
     "10.speed_limit_mph: has unexpected type": spoil(["map_features", LANE, "speed_limit_mph"], "fast"),
-    "10.state.object_state: is no list of 5": spoil([*LIGHT, "state", "object_state"], ["LANE_STATE_GO"]),
+    "10.state.object_state: is not a list of 5": spoil([*LIGHT, "state", "object_state"], ["LANE_STATE_GO"]),
     "10.state.object_state: has unknown states": spoil([*LIGHT, "state", "object_state"], ["GO"] * 5),
     "10.stop_point: missing": spoil([*LIGHT, "stop_point"], None),
     "10.stop_point: is neither a point nor one": spoil([*LIGHT, "stop_point"], FEW),
     "10.lane: has unexpected type": spoil([*LIGHT, "lane"], [10]),
-    "objects_of_interest: is no list of ids": spoil(["metadata", "objects_of_interest"], [3.5]),
+    "objects_of_interest: is not a list of ids": spoil(["metadata", "objects_of_interest"], [3.5]),
     "field current_step: 5 is not a step": spoil(["metadata", "current_time_index"], 5),
 }
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_what_is_refused(record, message):
+def test_malformed_fields_are_refused(record, message):
     BAD[message](record)
     with pytest.raises(DataError, match=message):
         to_scenario(scene_from_record(record))
 
 
-def test_one_part_in_many_places_takes_no_memory(record):
-    """A pickle may hold one array in a million places; what they add up to is counted first."""
+def test_many_references_to_one_value_take_no_memory(record):
+    """A pickle may refer to one array a million times; the total is checked first."""
     track, lane, light = record["tracks"]["3"], record["map_features"][LANE], record["dynamic_map_states"][LANE]
     many = {
         "tracks": [track] * 900_000,

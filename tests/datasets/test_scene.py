@@ -1,4 +1,4 @@
-"""From a raw scene to a scenario: origin, masks, wrapping, sizes, segments, and what is refused."""
+"""Conversion of a raw scene to a scenario: origin, masks, wrapping, sizes, segments, and invalid scenes."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def changed(raw, field, index, value):
     return dataclasses.replace(raw, **{field: values})
 
 
-def test_the_origin_is_the_ego_now_in_whole_metres(raw):
+def test_the_origin_is_the_current_ego_position_in_whole_meters(raw):
     scenario = to_scenario(raw)
     np.testing.assert_array_equal(scenario.origin, np.round(raw.xyz[PAST, 0]))
     assert np.abs(scenario.log.xyz[PAST, 0]).max() <= 0.5
@@ -36,13 +36,13 @@ def test_without_an_ego_the_origin_is_amid_the_agents(raw):
 
 
 def test_without_agents_the_origin_is_amid_the_map(raw):
-    nobody = dataclasses.replace(raw, valid=np.zeros_like(raw.valid))
-    np.testing.assert_array_equal(to_scenario(nobody).origin, np.round(raw.point_xyz.mean(axis=0)))
+    no_agent = dataclasses.replace(raw, valid=np.zeros_like(raw.valid))
+    np.testing.assert_array_equal(to_scenario(no_agent).origin, np.round(raw.point_xyz.mean(axis=0)))
 
 
-def test_world_positions_come_back_within_a_millimetre(raw):
+def test_world_positions_are_restored_within_a_millimeter(raw):
     far = dataclasses.replace(raw, xyz=raw.xyz + 90_000.123, point_xyz=raw.point_xyz + 90_000.123)
-    scenario = to_scenario(far, bucketed=False)
+    scenario = to_scenario(far, pad_to_bucket=False)
     world = scenario.log.xyz.astype(np.float64) + scenario.origin
     np.testing.assert_allclose(world[far.valid], far.xyz[far.valid], atol=1e-3, rtol=0)
     map_world = scenario.roadmap.xyz.astype(np.float64) + scenario.origin
@@ -51,13 +51,13 @@ def test_world_positions_come_back_within_a_millimetre(raw):
 
 def test_invalid_states_hold_zeros(raw):
     raw = changed(raw, "yaw", (0, 1), np.nan)
-    log = to_scenario(raw, bucketed=False).log
+    log = to_scenario(raw, pad_to_bucket=False).log
     for values in (log.xyz, log.yaw, log.velocity):
         assert not values[~raw.valid].any()
 
 
 def test_headings_are_wrapped(raw):
-    yaw = to_scenario(raw, bucketed=False).log.yaw
+    yaw = to_scenario(raw, pad_to_bucket=False).log.yaw
     assert ((yaw >= -np.pi) & (yaw < np.pi)).all()
     np.testing.assert_allclose(np.cos(yaw[PAST]), np.cos(raw.yaw[PAST]), atol=1e-6)
     np.testing.assert_allclose(np.sin(yaw[PAST]), np.sin(raw.yaw[PAST]), atol=1e-6)
@@ -85,14 +85,14 @@ def test_ids_are_exact_beyond_float32(raw):
 
 
 def test_a_lane_of_one_point_has_no_segment_and_keeps_its_row(raw):
-    scenario = to_scenario(raw, bucketed=False)
+    scenario = to_scenario(raw, pad_to_bucket=False)
     assert scenario.lanes.feature[scenario.lanes.valid].tolist() == [0, 0, 0]
     assert scenario.roadmap.feature_type.tolist() == [2, 1, 15, 18, 17]
     assert (scenario.roadmap.feature == 1).sum() == 1
 
 
 def test_a_closed_edge_is_a_ring(raw):
-    edges = to_scenario(raw, bucketed=False).edges
+    edges = to_scenario(raw, pad_to_bucket=False).edges
     count = int(edges.valid.sum())
     assert count >= 3  # long sides are cut
     assert edges.next[edges.valid].tolist() == [*range(1, count), 0]
@@ -100,20 +100,20 @@ def test_a_closed_edge_is_a_ring(raw):
 
 
 def test_an_open_lane_has_two_ends(raw):
-    lanes = to_scenario(raw, bucketed=False).lanes
+    lanes = to_scenario(raw, pad_to_bucket=False).lanes
     assert lanes.next[lanes.valid].tolist() == [1, 2, -1]
     assert lanes.previous[lanes.valid].tolist() == [-1, 0, 1]
 
 
 def test_repeated_points_make_no_segments(raw):
     raw = changed(raw, "point_xyz", 2, raw.point_xyz[1])
-    lanes = to_scenario(raw, bucketed=False).lanes
+    lanes = to_scenario(raw, pad_to_bucket=False).lanes
     lengths = np.linalg.norm(lanes.end - lanes.start, axis=-1)[lanes.valid.reshape(-1)]
     np.testing.assert_allclose(lengths, [1, 2])
 
 
 def test_padding_adds_nothing(raw):
-    exact, padded = to_scenario(raw, bucketed=False), to_scenario(raw)
+    exact, padded = to_scenario(raw, pad_to_bucket=False), to_scenario(raw)
     assert exact.num_agents == 3 and padded.num_agents == 8
     assert padded.agents.exists.sum() == 3 and padded.agents.is_sdc.sum() == 1
     assert padded.log.valid.sum() == exact.log.valid.sum()
@@ -165,9 +165,9 @@ def test_indices_outside_the_scene_are_refused(raw, field, value):
     assert caught.value.field == field
 
 
-def test_errors_name_their_place():
+def test_errors_name_their_location():
     error = DataError("is wrong", field="x", remedy="try y")
     assert str(error) == "field x: is wrong (try y)"
-    placed = error.at(file="a.tfrecord", record=3)
-    assert str(placed) == "a.tfrecord, record 3, field x: is wrong (try y)"
-    assert str(placed.at(file="b", record=4)) == str(placed)
+    located = error.with_location(file="a.tfrecord", record=3)
+    assert str(located) == "a.tfrecord, record 3, field x: is wrong (try y)"
+    assert str(located.with_location(file="b", record=4)) == str(located)

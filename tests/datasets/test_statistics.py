@@ -1,4 +1,4 @@
-"""Statistics of scenes, against scenes whose numbers are known."""
+"""Statistics of scenes with known numbers."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ def test_a_row_of_cars_by_hand():
     assert set(found["acceleration of a moving vehicle, m/s²"].values()) == {0.0}
     assert set(found["distance to the nearest agent now, m"].values()) == {20.0}
     assert set(found["agents per scene"].values()) == {4.0}
-    assert set(found["steps that an agent is seen"].values()) == {21.0}
+    assert set(found["valid steps of an agent"].values()) == {21.0}
     assert found["share of vehicles"]["50 %"] == 1.0
     assert math.isnan(found["speed of a moving pedestrian, m/s"]["50 %"])
 
@@ -36,7 +36,7 @@ def test_only_valid_states_count():
     assert set(found["speed of a moving vehicle, m/s"].values()) == {10.0}
     assert set(found["acceleration of a moving vehicle, m/s²"].values()) == {0.0}
     assert found["distance to the nearest agent now, m"]["99 %"] > 20.0
-    assert found["steps that an agent is seen"]["1 %"] < 17.0
+    assert found["valid steps of an agent"]["1 %"] < 17.0
 
 
 def test_kinds_and_turns_by_hand():
@@ -55,14 +55,14 @@ def test_the_table_has_a_column_per_source():
     assert len(lines) == 2 + len(one)
 
 
-def test_made_up_scenes_are_like_a_recorded_one():
+def test_synthetic_scenes_resemble_a_recorded_one():
     theirs = statistics([load(recorded("womd/scenario_637f20cafde22ff8.tfrecord")).read(0)])
     ours = statistics(load("synthetic:3:10").read(index) for index in range(10))
     for name, factor in (
         ("speed of a moving vehicle, m/s", 2.5),
         ("speed of a moving pedestrian, m/s", 1.5),
         ("distance to the nearest agent now, m", 2.0),
-        ("steps that an agent is seen", 2.5),
+        ("valid steps of an agent", 2.5),
         ("map points per scene", 3.0),
     ):
         ratio = ours[name]["50 %"] / theirs[name]["50 %"]

@@ -17,9 +17,9 @@ from waymax_sim.datasets.formats.sim_agents_submission import (
     RolloutFile,
     decode_rollouts,
     encode_rollouts,
-    file_of,
     read_npz,
     read_rollouts,
+    rollouts_path,
     unpack_submission,
     write_submission,
 )
@@ -44,7 +44,7 @@ def trajectory(agent, columns, steps=3, packed=True):
     return {number: data for number in columns} | {6: agent}
 
 
-def test_what_is_written_is_read():
+def test_a_written_submission_is_read():
     same(decode_rollouts(encode_rollouts(rollouts())), rollouts())
 
 
@@ -77,7 +77,7 @@ def test_submissions_of_many_shards_are_read_back(tmp_path):
     names = [f"scene{index}" for index in range(5)] + ["../odd"]
     sources = []
     for name in names:
-        sources.append(file_of(tmp_path, name))
+        sources.append(rollouts_path(tmp_path, name))
         sources[-1].write_bytes(encode_rollouts(rollouts(name)))
     assert all(source.parent == tmp_path for source in sources)
     archive = tmp_path / "submission.tar.gz"
@@ -117,8 +117,8 @@ def test_broken_files_are_refused(tmp_path):
 
 
 def test_a_shard_that_claims_to_be_huge_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(submission, "LARGEST", 100)
-    source = file_of(tmp_path, "a")
+    monkeypatch.setattr(submission, "MAX_MESSAGE_BYTES", 100)
+    source = rollouts_path(tmp_path, "a")
     source.write_bytes(encode_rollouts(rollouts("a")))
     write_submission(tmp_path / "x.tar.gz", [source], 1)
     with pytest.raises(DataError, match="larger than"):
@@ -138,7 +138,7 @@ def test_damage_raises_only_data_errors(place, flip, cut):
 @pytest.mark.parametrize(
     ("changes", "expected", "reason"),
     [
-        ({}, [3, 7], "1 agents are not there"),
+        ({}, [3, 7], "1 agents that are not valid at the current step"),
         ({}, [3, 7, 9, 2**31 + 5], "1 agents are missing: 9"),
         ({"object_id": np.array([3, 3, 7])}, [3, 7], "twice"),
         ({"heading": np.full((2, 3, 4), np.nan, np.float32)}, [3, 7, 2**31 + 5], "not finite"),
@@ -153,9 +153,9 @@ def test_counts_and_lengths_are_checked():
     ids = rollouts().object_id
     rollouts().check(ids, num_steps=4)
     rollouts(num_rollouts=32, num_steps=80).check(ids, num_rollouts=32)
-    with pytest.raises(DataError, match="2 rollouts where 32"):
+    with pytest.raises(DataError, match="2 rollouts, expected 32"):
         rollouts(num_steps=80).check(ids, num_rollouts=32)
-    with pytest.raises(DataError, match="4 steps where 80"):
+    with pytest.raises(DataError, match="4 steps, expected 80"):
         rollouts().check(ids)
 
 
@@ -198,6 +198,6 @@ def test_the_official_example_is_read(tmp_path):
     order = [found.object_id.tolist().index(agent) for agent in expected.object_id.tolist()]
     np.testing.assert_array_equal(found.xyz[:, order], expected.xyz)
     np.testing.assert_array_equal(found.heading[:, order], expected.heading)
-    # Written again, it is the same message.
+    # Encoded again, it is the same message.
     (message_file,) = tmp_path.iterdir()
     assert encode_rollouts(found) == message_file.read_bytes()

@@ -1,4 +1,4 @@
-"""TFRecord framing: checksums, offsets, and what each kind of damage does."""
+"""TFRecord framing: checksums, offsets, and effects of each kind of damage."""
 
 import struct
 
@@ -41,45 +41,45 @@ def test_checksum_equals_bit_by_bit(data):
 
 
 def test_written_records_come_back(path):
-    index = tfrecord.index(path)
+    index = tfrecord.index_records(path)
     assert index.problem is None
     assert index.length.tolist() == [len(record) for record in RECORDS]
-    assert [tfrecord.read(index, record) for record in range(3)] == RECORDS
+    assert [tfrecord.read_record(index, record) for record in range(3)] == RECORDS
 
 
 def test_a_bad_record_leaves_the_others(path):
-    index = tfrecord.index(path)
+    index = tfrecord.index_records(path)
     damage(path, int(index.offset[0]) + 2, b"X")
     with pytest.raises(DataError, match=r"three.tfrecord, record 0, field data checksum"):
-        tfrecord.read(index, 0)
-    assert tfrecord.index(path).problem is None
-    assert tfrecord.read(index, 2) == RECORDS[2]
+        tfrecord.read_record(index, 0)
+    assert tfrecord.index_records(path).problem is None
+    assert tfrecord.read_record(index, 2) == RECORDS[2]
 
 
 def test_a_bad_data_checksum_is_found(path):
-    index = tfrecord.index(path)
+    index = tfrecord.index_records(path)
     damage(path, int(index.offset[2] + index.length[2]), b"\0\0\0\0")
     with pytest.raises(DataError, match="record 2, field data checksum"):
-        tfrecord.read(index, 2)
+        tfrecord.read_record(index, 2)
 
 
 @pytest.mark.parametrize("position", [0, 7, 8, 11])
 def test_after_a_bad_length_only_earlier_records_count(path, position):
-    index = tfrecord.index(path)
-    damage(path, int(index.offset[1]) - tfrecord.HEADER.size + position, b"\x99")
-    damaged = tfrecord.index(path)
+    index = tfrecord.index_records(path)
+    damage(path, int(index.offset[1]) - tfrecord.RECORD_HEADER.size + position, b"\x99")
+    damaged = tfrecord.index_records(path)
     assert len(damaged) == 1
     assert (damaged.problem.file, damaged.problem.record) == (str(path), 1)
     assert damaged.problem.field == "length checksum"
-    assert "what comes after is not" in str(damaged.problem)
-    assert tfrecord.read(damaged, 0) == RECORDS[0]
+    assert "damaged from here on, earlier records are usable" in str(damaged.problem)
+    assert tfrecord.read_record(damaged, 0) == RECORDS[0]
 
 
 @pytest.mark.parametrize(("cut", "field"), [(1, "data"), (200, "data"), (324 + 5, "length")])
-def test_a_cut_file_keeps_what_is_whole(path, cut, field):
+def test_a_truncated_file_keeps_its_complete_records(path, cut, field):
     content = path.read_bytes()
     path.write_bytes(content[:-cut])
-    index = tfrecord.index(path)
+    index = tfrecord.index_records(path)
     assert len(index) == 2
     assert (index.problem.record, index.problem.field) == (2, field)
 
@@ -88,7 +88,7 @@ def test_a_huge_length_allocates_nothing(tmp_path):
     length = struct.pack("<Q", 2**63)
     header = length + struct.pack("<I", tfrecord.masked_crc32c(length))
     (tmp_path / "huge").write_bytes(header + b"data")
-    index = tfrecord.index(tmp_path / "huge")
+    index = tfrecord.index_records(tmp_path / "huge")
     assert len(index) == 0
     assert index.problem.field == "data"
 
@@ -98,35 +98,35 @@ def test_a_huge_length_allocates_nothing(tmp_path):
 )
 def test_other_files_are_refused_with_a_hint(tmp_path, content, hint):
     (tmp_path / "other").write_bytes(content)
-    problem = tfrecord.index(tmp_path / "other").problem
+    problem = tfrecord.index_records(tmp_path / "other").problem
     assert problem.record == 0
     assert hint in problem.remedy
 
 
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "empty").touch()
-    with pytest.raises(DataError, match="the file is empty"):
-        tfrecord.index(tmp_path / "empty")
+    with pytest.raises(DataError, match="empty: is empty"):
+        tfrecord.index_records(tmp_path / "empty")
 
 
-def test_what_cannot_be_opened_is_refused(tmp_path):
+def test_files_that_cannot_be_opened_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(DataError, match="cannot be read"):
-            tfrecord.index(path)
+            tfrecord.index_records(path)
 
 
 def test_a_file_that_shrinks_after_indexing_is_noticed(path):
-    index = tfrecord.index(path)
+    index = tfrecord.index_records(path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DataError, match="record 2, field data"):
-        tfrecord.read(index, 2)
+        tfrecord.read_record(index, 2)
     path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        tfrecord.read(index, 0)
+        tfrecord.read_record(index, 0)
 
 
 def test_offsets_point_at_the_data(path):
-    index, content = tfrecord.index(path), path.read_bytes()
+    index, content = tfrecord.index_records(path), path.read_bytes()
     found = [content[o : o + n] for o, n in zip(index.offset, index.length, strict=True)]
     assert found == RECORDS
     assert index.offset.dtype == np.int64

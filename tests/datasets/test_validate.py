@@ -1,4 +1,4 @@
-"""What `validate` tells a user about a scene."""
+"""Messages of `validate` about a scene."""
 
 import dataclasses
 
@@ -25,9 +25,9 @@ def changed(raw, field, index, value):
     return dataclasses.replace(raw, **{field: values})
 
 
-@pytest.mark.parametrize("bucketed", [True, False])
-def test_a_sound_scene_has_no_problems(raw, bucketed):
-    assert validate(to_scenario(raw, bucketed=bucketed)) == []
+@pytest.mark.parametrize("pad_to_bucket", [True, False])
+def test_a_sound_scene_has_no_problems(raw, pad_to_bucket):
+    assert validate(to_scenario(raw, pad_to_bucket=pad_to_bucket)) == []
 
 
 CASES = {
@@ -49,21 +49,21 @@ CASES = {
 
 
 @pytest.mark.parametrize("problem", CASES)
-def test_problems_are_told(raw, problem):
+def test_problems_are_reported(raw, problem):
     assert any(line.startswith(problem) for line in validate(to_scenario(CASES[problem](raw))))
 
 
-def test_a_lane_of_one_point_is_told():
+def test_a_lane_of_one_point_is_reported():
     assert "1 lanes, lines or edges have a single point" in validate(to_scenario(small_scene()))
 
 
-def test_a_cut_map_is_told(raw):
+def test_a_truncated_map_is_reported(raw):
     points = np.tile(raw.point_xyz[:1], (20_000, 1)) + np.arange(20_000)[:, None] * 0.5
     cut = dataclasses.replace(raw, point_xyz=points, point_feature=np.arange(20_000) * 5 // 20_000)
     assert "the map has exactly 20000 points: the source cut it there" in validate(to_scenario(cut))
 
 
-def test_no_map_is_told(raw):
+def test_a_missing_map_is_reported(raw):
     bare = dataclasses.replace(
         raw,
         point_xyz=np.zeros((0, 3)),

@@ -1,4 +1,4 @@
-"""WOMD tf.Examples: slots, sentinels, and every way a feature can be missing or wrong."""
+"""WOMD tf.Examples: slots, sentinels, and missing or invalid features."""
 
 import dataclasses
 
@@ -55,19 +55,19 @@ def test_a_feature_of_a_wrong_size_is_named(features, key):
     features[key] = features[key].ravel()[:-1]
     with pytest.raises(DataError, match=r"\d") as caught:
         read(features)
-    # A shorter list of ids cannot be told from longer lists of all else.
+    # A shorter list of ids is indistinguishable from longer lists of all other features.
     assert key in (caught.value.field, "state/id", "roadgraph_samples/id", "traffic_light_state/current/id")
 
 
 def test_a_wrong_size_names_both_sizes(features):
     features["state/current/x"] = np.zeros(7, np.float32)
-    with pytest.raises(DataError, match="state/current/x: has 7 values where 4 are expected"):
+    with pytest.raises(DataError, match="state/current/x: has 7 values, expected 4"):
         read(features)
 
 
 def test_bytes_are_not_numbers(features):
     features["state/current/x"] = [b"12"]
-    with pytest.raises(DataError, match="bytes where numbers are expected"):
+    with pytest.raises(DataError, match="bytes, expected numbers"):
         read(features)
 
 
@@ -103,13 +103,13 @@ def test_no_slots_are_refused(features):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1.5])
 def test_ids_that_are_no_whole_numbers_are_refused(features, bad):
     features["state/id"][0] = bad
-    with pytest.raises(DataError, match="state/id: has values that are not whole numbers"):
+    with pytest.raises(DataError, match="state/id: has values that are not integers"):
         read(features)
 
 
 def test_two_egos_are_refused(features):
     features["state/is_sdc"][1] = 1
-    with pytest.raises(DataError, match="2 agents are marked as the sdc"):
+    with pytest.raises(DataError, match="marks 2 agents as the sdc"):
         read(features)
 
 
@@ -144,7 +144,7 @@ def test_a_scene_without_an_id_gets_one_from_its_content(features):
 
 
 def test_lights_that_change_slots_stay_in_their_column(features):
-    # Lane 10 is alone in slot 0 at the first step; at the fourth, the other lane is there.
+    # Lane 10 is alone in slot 0 at the first step; at the fourth, the other lane is observed.
     ids = features["traffic_light_state/past/id"], features["traffic_light_state/future/id"]
     assert ids[0][0, 0] != ids[1][0, 0]
     raw = read(features)
@@ -191,7 +191,7 @@ def test_routes_are_read_where_present(features):
     raw = read(features)
     np.testing.assert_array_equal(raw.routes.xyz, xyz.reshape(2, 3, 3))
     assert raw.routes.valid.tolist() == [[True] * 3, [True, False, False]]
-    routes = to_scenario(raw, bucketed=False).routes
+    routes = to_scenario(raw, pad_to_bucket=False).routes
     assert routes.arc_length.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert routes.on_route.tolist() == [True, False]
     features["path_samples/valid"] = valid[:-1]
@@ -215,5 +215,5 @@ def test_the_last_feature_of_a_name_counts():
 
 def test_a_feature_of_two_kinds_is_refused():
     data = message({1: {1: {1: "a", 2: {3: {1: packed([1])}, 2: {1: [np.float32(1)]}}}}})
-    with pytest.raises(DataError, match="field a: has values of more than one kind"):
+    with pytest.raises(DataError, match="field a: has values of several types"):
         decode_example(data)

@@ -1,4 +1,4 @@
-"""Writing Scenario protos: what is read back, by our reader and by protobuf itself."""
+"""Encoder of Scenario protos: scenes restored by our decoder and by protobuf."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from tests.datasets.random_scenes import random_scene, scene_arguments
 from tests.datasets.same import assert_same, in_order
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.scenario_proto import scene_from_proto
-from waymax_sim.datasets.formats.write_scenario_proto import proto_of
+from waymax_sim.datasets.formats.write_scenario_proto import encode_scenario_proto
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scenarios import parse
 from waymax_sim.datasets.synthetic import synthetic_scene
@@ -22,24 +22,26 @@ RECORDED = ("scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f", "scenario_
 
 
 def test_a_scene_comes_back():
-    assert_same(parse(proto_of(small_scene())), small_scene())
+    assert_same(parse(encode_scenario_proto(small_scene())), small_scene())
 
 
 def test_the_slow_encoder_says_the_same():
-    assert_same(scene_from_proto(proto_of(small_scene())), scene_from_proto(message(scenario_of(small_scene()))))
+    assert_same(
+        scene_from_proto(encode_scenario_proto(small_scene())), scene_from_proto(message(scenario_of(small_scene())))
+    )
 
 
 @settings(max_examples=40)
 @given(scene_arguments(paths=0))
 def test_any_scene_comes_back(arguments):
     raw = random_scene(**arguments)
-    assert_same(parse(proto_of(raw)), raw)
+    assert_same(parse(encode_scenario_proto(raw)), raw)
 
 
 @pytest.mark.parametrize("name", [*RECORDED, "tf_example_a3bb37c25ce56418"])
 def test_recorded_scenes_come_back_exactly(name):
     raw = load(recorded(f"womd/{name}.tfrecord")).read(0)
-    found = parse(proto_of(raw))
+    found = parse(encode_scenario_proto(raw))
     for field in dataclasses.fields(raw):
         got, expected = getattr(found, field.name), getattr(raw, field.name)
         if field.name in ("xyz", "yaw", "velocity", "size"):
@@ -49,7 +51,7 @@ def test_recorded_scenes_come_back_exactly(name):
 
 def test_synthetic_scenes_come_back():
     raw = in_order(synthetic_scene(3, 1))
-    found = parse(proto_of(raw))
+    found = parse(encode_scenario_proto(raw))
     for name in ("timestamps", "point_xyz", "signal_stop_point", "agent_id", "feature_id", "links", "signal_state"):
         np.testing.assert_array_equal(getattr(found, name), getattr(raw, name), err_msg=name)
     np.testing.assert_array_equal(found.xyz[raw.valid], raw.xyz[raw.valid])
@@ -64,19 +66,19 @@ def test_features_without_points_stay():
     raw = small_scene()
     keep = raw.point_feature != 1
     raw = dataclasses.replace(raw, point_xyz=raw.point_xyz[keep], point_feature=raw.point_feature[keep])
-    assert_same(parse(proto_of(raw)), raw)
+    assert_same(parse(encode_scenario_proto(raw)), raw)
 
 
 def test_points_need_not_be_in_the_order_of_features():
     raw = small_scene()
     order = np.argsort(-raw.point_feature, kind="stable")
     turned = dataclasses.replace(raw, point_xyz=raw.point_xyz[order], point_feature=raw.point_feature[order])
-    assert_same(parse(proto_of(turned)), raw)
+    assert_same(parse(encode_scenario_proto(turned)), raw)
 
 
 def test_features_of_unknown_type_are_left_out():
     raw = dataclasses.replace(small_scene(), feature_type=np.array([2, 1, -1, 18, 17]))
-    found = parse(proto_of(raw))
+    found = parse(encode_scenario_proto(raw))
     assert found.feature_id.tolist() == [10, 2**24 + 11, 13, 14]
     assert_same(
         found,
@@ -95,18 +97,18 @@ def test_features_of_unknown_type_are_left_out():
 def test_links_between_lanes_of_one_id_are_refused():
     raw = dataclasses.replace(small_scene(), feature_id=np.array([10, 10, 12, 13, 14]))
     with pytest.raises(DataError, match="lanes share an id"):
-        proto_of(raw)
+        encode_scenario_proto(raw)
     unlinked = dataclasses.replace(raw, links=np.zeros((0, 3), int))
-    assert parse(proto_of(unlinked)).feature_id.tolist() == [10, 10, 12, 13, 14]
+    assert parse(encode_scenario_proto(unlinked)).feature_id.tolist() == [10, 10, 12, 13, 14]
 
 
 def test_impossible_numbers_are_refused():
     raw = random_scene(0, steps=2, agents=2, features=1, lights=0, paths=0)
     with pytest.raises(DataError, match="timestamps"):
-        proto_of(dataclasses.replace(raw, timestamps=np.array([0.0, np.nan])))
+        encode_scenario_proto(dataclasses.replace(raw, timestamps=np.array([0.0, np.nan])))
 
 
-# name: [(field, number, type, repeated)] as in scenario.proto and map.proto, as far as it is written.
+# name: [(field, number, type, repeated)] as in scenario.proto and map.proto, for the fields that are written.
 MESSAGES = {
     "MapPoint": [("x", 1, "double", 0), ("y", 2, "double", 0), ("z", 3, "double", 0)],
     "LaneNeighbor": [("feature_id", 1, "int64", 0)],
@@ -156,7 +158,7 @@ MESSAGES = {
 
 
 def official_scenario(data: bytes):
-    """The record as protobuf reads it."""
+    """The record decoded by protobuf."""
     descriptor = pytest.importorskip("google.protobuf.descriptor_pb2", reason="protobuf is not installed")
     from google.protobuf import descriptor_pool, message_factory
 
@@ -179,7 +181,7 @@ def official_scenario(data: bytes):
 
 
 def unknown_fields(item) -> int:
-    """Fields in a message, and in those inside, that are not in its description."""
+    """Unknown fields of a message and of its submessages."""
     from google.protobuf import unknown_fields
 
     inside = [value for field, values in item.ListFields() if field.message_type for value in _each(values)]
@@ -190,9 +192,9 @@ def _each(values):
     return values if hasattr(values, "__len__") else [values]
 
 
-def test_protobuf_reads_what_was_written():
+def test_protobuf_reads_a_written_scene():
     raw = small_scene()
-    scene = official_scenario(proto_of(raw))
+    scene = official_scenario(encode_scenario_proto(raw))
     assert not unknown_fields(scene)
     assert list(scene.timestamps_seconds) == raw.timestamps.tolist()
     assert (scene.scenario_id, scene.sdc_track_index, scene.current_time_index) == (raw.scenario_id, 0, 2)

@@ -11,10 +11,12 @@ from tests.scenes import agent_state
 from tests.strategies import N, floats
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.dynamics import Bicycle
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
 DT = 0.1
-CAR, REVERSING, NORMALIZED = Bicycle(), Bicycle(allow_reverse=True), Bicycle(normalized=True)
+CAR = Bicycle()
+REVERSING = Bicycle(allow_reverse=True)
+NORMALIZED = Bicycle(normalized=True)
 
 
 step = jax.jit(lambda model, agents, value: model.apply(agents, value, DT), static_argnums=0)
@@ -88,19 +90,19 @@ def test_the_inverse_recovers_actions(model, speed, yaw, x, accelerate, turn):
     scale = [1.0, 1.0] if model.normalized else [6.0, 0.3]
     value = np.stack([accelerate, turn], axis=-1) * np.float32(scale)
     before = moving(speed, yaw, np.stack([x, -x], axis=-1))
-    found = invert(model, before, step(model, before, jnp.asarray(value)))
-    assert np.asarray(found.valid).all()
-    np.testing.assert_allclose(np.asarray(found.value) / scale, value / scale, atol=1e-3)
+    result = invert(model, before, step(model, before, jnp.asarray(value)))
+    assert np.asarray(result.valid).all()
+    np.testing.assert_allclose(np.asarray(result.value) / scale, value / scale, atol=1e-3)
 
 
 @given(speed=floats(-40, -1.5), yaw=floats(-3.1, 3.1), acceleration=floats(-5.7, 5.7), curvature=floats(-0.29, 0.29))
 def test_the_inverse_recovers_reversing(speed, yaw, acceleration, curvature):
     before, value = moving(speed, yaw), action(acceleration, curvature)
-    found = invert(REVERSING, before, step(REVERSING, before, value)).value
-    np.testing.assert_allclose(np.asarray(found) / [6.0, 0.3], np.asarray(value) / [6.0, 0.3], atol=1e-3)
+    result = invert(REVERSING, before, step(REVERSING, before, value)).value
+    np.testing.assert_allclose(np.asarray(result) / [6.0, 0.3], np.asarray(value) / [6.0, 0.3], atol=1e-3)
 
 
-def test_limits_hold_both_ways():
+def test_limits_hold_in_apply_and_invert():
     before = moving([10.0, 10.0], [0.0, 3.0])
     wild = step(CAR, before, action([50.0, -50.0], [-9.0, 9.0]))
     jax.tree.map(np.testing.assert_array_equal, wild, step(CAR, before, action([6.0, -6.0], [-0.3, 0.3])))
@@ -108,8 +110,8 @@ def test_limits_hold_both_ways():
     jax.tree.map(np.testing.assert_array_equal, wild, step(NORMALIZED, before, action([7.0, -7.0], [-7.0, 7.0])))
     impossible = moving([20.0, 0.0], [2.0, -3.0], [(5.0, 5.0), (-50.0, 0.0)])
     for model, limit in ((CAR, (6.0, 0.3)), (NORMALIZED, (1.0, 1.0))):
-        found = np.abs(invert(model, before, impossible).value)
-        assert (found <= np.float32(limit)).all() and found[:, 0] == pytest.approx(limit[0])
+        result = np.abs(invert(model, before, impossible).value)
+        assert (result <= np.float32(limit)).all() and result[:, 0] == pytest.approx(limit[0])
         np.testing.assert_array_equal(model.bounds, np.float32([np.negative(limit), limit]))
 
 
@@ -117,8 +119,8 @@ def test_limits_hold_both_ways():
 def test_braking_never_moves_backwards(speed, yaw, brake):
     before = moving(speed, yaw)
     forward = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1)
-    _, places = jax.lax.scan(_brake, before, jnp.asarray(np.stack([brake, 0 * brake], axis=-1)))
-    along = np.sum(np.asarray(places) * forward, axis=-1)
+    _, positions = jax.lax.scan(_brake, before, jnp.asarray(np.stack([brake, 0 * brake], axis=-1)))
+    along = np.sum(np.asarray(positions) * forward, axis=-1)
     assert (np.diff(along, axis=0) >= -1e-5).all() and (along >= 0).all()
 
 
@@ -159,12 +161,12 @@ def test_yaw_is_wrapped(yaw, speed, curvature):
     assert (after >= -np.float32(np.pi)).all() and (after < np.float32(np.pi)).all()
 
 
-def test_what_is_invalid_asks_for_nothing():
+def test_invalid_states_give_no_action():
     here = dataclasses.replace(moving([5.0, 5.0, 5.0]), valid=jnp.asarray([True, False, True]))
-    there = dataclasses.replace(moving([9.0, 9.0, 9.0]), valid=jnp.asarray([False, True, True]))
-    found = invert(CAR, here, there)
-    np.testing.assert_array_equal(found.valid, [False, False, True])
-    np.testing.assert_array_equal(found.value[:2], 0)
+    valid_mask = dataclasses.replace(moving([9.0, 9.0, 9.0]), valid=jnp.asarray([False, True, True]))
+    result = invert(CAR, here, valid_mask)
+    np.testing.assert_array_equal(result.valid, [False, False, True])
+    np.testing.assert_array_equal(result.value[:2], 0)
     np.testing.assert_array_equal(step(CAR, here, action([1.0] * 3)).valid, here.valid)
 
 
@@ -174,7 +176,7 @@ def test_heights_stay_and_agents_are_independent():
     after = step(CAR, before, value)
     np.testing.assert_array_equal(after.xyz[:, 2], before.xyz[:, 2])
     for i in range(2):
-        alone = step(CAR, take(before, slice(i, i + 1)), value[i : i + 1])
+        alone = step(CAR, tree_index(before, slice(i, i + 1)), value[i : i + 1])
         np.testing.assert_allclose(pose(alone)[0], pose(after)[i], atol=1e-6)
 
 
@@ -189,8 +191,8 @@ def test_gradients_are_finite(model):
 
     def total(agents, value):
         after = model.apply(agents, value, DT)
-        found = [model.invert(agents, other, DT).value for other in (after, agents, rest)]
-        return sum(jnp.sum(leaf) for leaf in (after.xyz, after.yaw, after.velocity, *found))
+        result = [model.invert(agents, other, DT).value for other in (after, agents, rest)]
+        return sum(jnp.sum(leaf) for leaf in (after.xyz, after.yaw, after.velocity, *result))
 
     gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), allow_int=True))
     for value in values:

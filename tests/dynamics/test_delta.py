@@ -9,7 +9,8 @@ from tests.scenes import agent_state
 from tests.strategies import N, floats
 from waymax_sim.dynamics import Delta
 
-DT, PI = 0.1, np.float32(np.pi)
+DT = 0.1
+PI = np.float32(np.pi)
 MODELS = pytest.mark.parametrize("model", [Delta(), Delta(frame="body")], ids=["world", "body"])
 
 
@@ -46,17 +47,17 @@ def test_the_inverse_reproduces_poses(model, xy, yaw, moved, new_yaw):
 
 
 @MODELS
-def test_limits_hold_both_ways_in_the_frame_of_the_action(model):
+def test_limits_hold_in_the_action_frame(model):
     yaw = np.pi / 4
     before = agent_state([(0, 0)], yaw)
     after = step(model, before, jnp.asarray([[100.0, 0.0, 9.0]]))
-    way = (6, 0) if model.frame == "world" else (6 * np.cos(yaw), 6 * np.sin(yaw))
-    np.testing.assert_allclose(after.xyz[0, :2], way, atol=1e-6)
+    expected_motion = (6, 0) if model.frame == "world" else (6 * np.cos(yaw), 6 * np.sin(yaw))
+    np.testing.assert_allclose(after.xyz[0, :2], expected_motion, atol=1e-6)
     np.testing.assert_allclose(after.yaw, [yaw - np.pi], atol=1e-6)
     # 8 m straight ahead: beyond the limit in the body frame, within it along both axes of the world.
     far = agent_state([(8 * np.cos(yaw), 8 * np.sin(yaw))], yaw)
-    found = (8 * np.cos(yaw), 8 * np.sin(yaw), 0) if model.frame == "world" else (6, 0, 0)
-    np.testing.assert_allclose(invert(model, before, far).value, [found], atol=1e-6)
+    result = (8 * np.cos(yaw), 8 * np.sin(yaw), 0) if model.frame == "world" else (6, 0, 0)
+    np.testing.assert_allclose(invert(model, before, far).value, [result], atol=1e-6)
     narrow = Delta(frame=model.frame, max_displacement=1.0, max_turn=0.1)
     np.testing.assert_allclose(narrow.bounds[1], [1, 1, 0.1])
     assert np.abs(invert(narrow, before, agent_state([(50, -50)], -1.0)).value).max() <= 1
@@ -65,10 +66,10 @@ def test_limits_hold_both_ways_in_the_frame_of_the_action(model):
 def test_invalid_states_ask_for_nothing_and_heights_stay():
     before = agent_state([(0, 0, 3), (1, 1, 4), (2, 2, 5)], valid=[True, False, True])
     after = agent_state([(1, 0, 9), (2, 1, 9), (3, 2, 9)], valid=[False, True, True])
-    found = invert(Delta(), before, after)
-    np.testing.assert_array_equal(found.valid, [False, False, True])
-    np.testing.assert_array_equal(found.value, [(0, 0, 0), (0, 0, 0), (1, 0, 0)])
-    np.testing.assert_array_equal(step(Delta(), before, found.value).xyz[:, 2], [3, 4, 5])
+    result = invert(Delta(), before, after)
+    np.testing.assert_array_equal(result.valid, [False, False, True])
+    np.testing.assert_array_equal(result.value, [(0, 0, 0), (0, 0, 0), (1, 0, 0)])
+    np.testing.assert_array_equal(step(Delta(), before, result.value).xyz[:, 2], [3, 4, 5])
 
 
 @MODELS
@@ -77,8 +78,8 @@ def test_gradients_are_finite(model):
 
     def total(agents, value):
         after = model.apply(agents, value, DT)
-        found = model.invert(agents, after, DT).value + model.invert(agents, agents, DT).value
-        return sum(jnp.sum(leaf) for leaf in (after.xyz, after.yaw, after.velocity, found))
+        result = model.invert(agents, after, DT).value + model.invert(agents, agents, DT).value
+        return sum(jnp.sum(leaf) for leaf in (after.xyz, after.yaw, after.velocity, result))
 
     gradient = jax.jit(jax.grad(total, argnums=(0, 1), allow_int=True))
     for value in (jnp.zeros((3, 3)), jnp.full((3, 3), 6.0), jnp.full((3, 3), -99.0)):

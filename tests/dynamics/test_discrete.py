@@ -38,7 +38,7 @@ def every_index(model: Discrete) -> jnp.ndarray:
     return jnp.arange(model.num_actions, dtype=jnp.int32)[:, None]
 
 
-def test_the_grid_of_waymax():
+def test_the_waymax_grid():
     assert WAYMAX.num_actions == 273
     assert WAYMAX.encode(jnp.zeros((1, 2))) == 136
     assert WAYMAX.encode(jnp.asarray([[1.3, -0.05]])) == 155
@@ -61,17 +61,17 @@ def test_unbounded_models_are_refused():
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        (((0.0, 1.0),), "1 levels for 2 action numbers"),
+        (((0.0, 1.0),), "1 levels for 2 action components"),
         (((0.0, 1.0), (0.0,), (0.0,)), "3 levels for 2"),
-        (((-1.0, 0.0, np.nan), (0.0,)), "number 0.*finite"),
-        (((0.0,), (-np.inf, 0.0)), "number 1.*finite"),
-        (((-1.0, 0.0, 2.0, 1.0), (0.0,)), "number 0.*ascending"),
-        (((0.0,), (0.0, 0.0)), "number 1.*ascending"),
+        (((-1.0, 0.0, np.nan), (0.0,)), "component 0.*finite"),
+        (((0.0,), (-np.inf, 0.0)), "component 1.*finite"),
+        (((-1.0, 0.0, 2.0, 1.0), (0.0,)), "component 0.*ascending"),
+        (((0.0,), (0.0, 0.0)), "component 1.*ascending"),
         (((0.0, 1.0, 1.0 + 1e-9), (0.0,)), "ascending.*float32"),
-        (((-6.1, 0.0), (0.0,)), "number 0.*bounds.*-6.0 to 6.0"),
-        (((0.0,), (0.0, 0.31)), "number 1.*bounds"),
-        (((-1.0, 1.0), (0.0,)), "number 0.*contain 0"),
-        (((0.0,), ()), "number 1.*contain 0"),
+        (((-6.1, 0.0), (0.0,)), "component 0.*bounds.*-6.0 to 6.0"),
+        (((0.0,), (0.0, 0.31)), "component 1.*bounds"),
+        (((-1.0, 1.0), (0.0,)), "component 0.*contain 0"),
+        (((0.0,), ()), "component 1.*contain 0"),
     ],
 )
 def test_unusable_levels_are_refused(levels, message):
@@ -79,7 +79,7 @@ def test_unusable_levels_are_refused(levels, message):
         Discrete(Bicycle(), levels=levels)
 
 
-def test_exactly_one_of_bins_and_levels_is_needed():
+def test_either_bins_or_levels_are_needed():
     with pytest.raises(ValueError, match="exactly one"):
         Discrete(Bicycle())
     with pytest.raises(ValueError, match="exactly one"):
@@ -129,9 +129,9 @@ def test_levels_equal_a_slow_search(first, second, share):
 
 
 def test_sequences_become_tuples():
-    listed = Discrete(Bicycle(), levels=[list(ACCELERATIONS), list(CURVATURES)])
-    assert listed == CUSTOM and hash(listed) == hash(CUSTOM) and listed != WAYMAX
-    assert listed.levels == (ACCELERATIONS, CURVATURES)
+    grid_points = Discrete(Bicycle(), levels=[list(ACCELERATIONS), list(CURVATURES)])
+    assert grid_points == CUSTOM and hash(grid_points) == hash(CUSTOM) and grid_points != WAYMAX
+    assert grid_points.levels == (ACCELERATIONS, CURVATURES)
     assert hash(Discrete(Bicycle(), [12, 20])) == hash(WAYMAX)
     assert str(Discrete(Bicycle(), levels=((-0.0, 1.0), (0.0,))).levels[0]) == "(0.0, 1.0)"
 
@@ -166,7 +166,7 @@ def test_encoding_is_to_the_nearest_point(model, share):
     value = share[:, : len(high)] * high
     grid = oracle.grid(low, high, model.bins)
     chosen = grid[np.asarray(model.encode(value))[:, 0]]
-    # Per action number nothing on the grid is nearer.
+    # Per action component nothing on the grid is nearer.
     step = (high - low) / model.bins
     inside = np.clip(value, low, high)
     assert (np.abs(chosen - inside) <= step * 0.5001 + 1e-6).all()
@@ -188,10 +188,10 @@ def test_acting_is_through_the_wrapped_model(model, index):
 
 
 @pytest.mark.parametrize(("model", "nothing"), [(WAYMAX, 136), (CUSTOM, 31)], ids=["bins", "levels"])
-def test_what_is_invalid_does_nothing(model, nothing):
+def test_invalid_states_give_the_zero_action(model, nothing):
     here, gone = agent_state([(0, 0)]), agent_state([(9, 9)], valid=False)
-    found = invert(model, here, gone)
-    assert found.value[0, 0] == nothing and not found.valid[0]
+    result = invert(model, here, gone)
+    assert result.value[0, 0] == nothing and not result.valid[0]
 
 
 @pytest.mark.parametrize("model", [WAYMAX, CUSTOM], ids=["bins", "levels"])

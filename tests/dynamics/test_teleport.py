@@ -7,7 +7,8 @@ from tests.scenes import agent_state
 from tests.strategies import N, floats
 from waymax_sim.dynamics import Teleport
 
-DT, PI = 0.1, np.float32(np.pi)
+DT = 0.1
+PI = np.float32(np.pi)
 MODEL = Teleport()
 
 step = jax.jit(lambda agents, value: MODEL.apply(agents, value, DT))
@@ -40,9 +41,9 @@ def test_the_inverse_is_bit_exact(value):
 
 def test_only_the_later_state_must_be_valid():
     before = agent_state([(0, 0), (0, 0)], valid=[False, True])
-    found = MODEL.invert(before, agent_state([(4, 5), (6, 7)], valid=[True, False]), DT)
-    np.testing.assert_array_equal(found.valid, [True, False])
-    np.testing.assert_array_equal(found.value, [(4, 5, 0, 0, 0), (0, 0, 0, 0, 0)])
+    result = MODEL.invert(before, agent_state([(4, 5), (6, 7)], valid=[True, False]), DT)
+    np.testing.assert_array_equal(result.valid, [True, False])
+    np.testing.assert_array_equal(result.value, [(4, 5, 0, 0, 0), (0, 0, 0, 0, 0)])
     assert not np.isfinite(MODEL.bounds).any()
 
 

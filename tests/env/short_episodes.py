@@ -1,28 +1,30 @@
-"""Short episodes that the tests of interactions share: small scenes, metrics that compile at once, one program."""
+"""Short episodes for the tests of interactions: small scenes, quickly compiled metrics, one program."""
 
 import jax
 import numpy as np
 
+from tests.programs import compiled_rollout
 from tests.scenes import scene
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.env import Env, EnvConfig, rollout
+from waymax_sim.env import Env, EnvConfig
 from waymax_sim.metrics import Metric
 from waymax_sim.metrics.metric import flag, masked_value
 
 KEY = jax.random.key(11)
-# Steps of the record, agents, the current step, and the coordinate of a line across the road (m).
-STEPS, N, START = 12, 4, 5
-LINE = 3.5
+STEPS = 12  # steps of the record
+N = 4  # agents
+START = 5  # current step
+LINE = 3.5  # coordinate of a line across the road, m
 
 
 def along(snapshot):
     """Coordinate of an agent along the road (m)."""
-    return masked_value(snapshot.subjects.xyz[:, 0], snapshot.subjects.valid)
+    return masked_value(snapshot.evaluated_agents.xyz[:, 0], snapshot.evaluated_agents.valid)
 
 
 def beyond(snapshot):
     """Whether an agent is beyond the line."""
-    return flag(snapshot.subjects.xyz[:, 0] > LINE, snapshot.subjects.valid)
+    return flag(snapshot.evaluated_agents.xyz[:, 0] > LINE, snapshot.evaluated_agents.valid)
 
 
 ALONG = Metric("along", along, per="agent", unit="m", over_time="mean")
@@ -32,7 +34,7 @@ REWARDED = {"metrics": (ALONG,), "rewards": (("along", 1.0),)}
 PER_AGENT = {"metrics": (BEYOND,), "terminate_on": ("beyond",), "ends": "agent", "despawn": "log"}
 RECORD = ("agents", "metrics", "reward", "terminated", "actions", "ended", "invalid_action")
 
-run = jax.jit(rollout, static_argnames=("env", "num_steps", "record"))
+run = compiled_rollout
 
 
 def env_of(**changes) -> Env:

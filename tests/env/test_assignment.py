@@ -1,4 +1,4 @@
-"""Assignments: which parts are data and which are structure, and controllers of agents against tables in NumPy."""
+"""Assignments: leaves and structure, and controllers of agents against tables in NumPy."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action
 from waymax_sim.dynamics import Bicycle, Delta, Dynamics
-from waymax_sim.env import Assignment, Policy, Travelling, select_agents
+from waymax_sim.env import Assignment, Policy, Traveling, select_agents
 from waymax_sim.pytree import Array, pytree, static
 
 MASK = np.array([True, False, True, False, True, False])
@@ -35,7 +35,7 @@ class Linear(Policy):
 
 @dataclasses.dataclass(frozen=True)
 class Plain(Policy):
-    """A policy that JAX knows nothing about."""
+    """A policy that is not a pytree."""
 
     acceleration: float = 1.0
 
@@ -49,7 +49,7 @@ def linear(value: float, **changes) -> Linear:
 
 
 def several(value: float = 1.0) -> Assignment:
-    return Assignment([linear(value), Plain(), Random(), Stationary()], [MASK, "sdc", Travelling(2.0), "none"])
+    return Assignment([linear(value), Plain(), Random(), Stationary()], [MASK, "sdc", Traveling(2.0), "none"])
 
 
 def structure(assignment: Assignment):
@@ -71,18 +71,18 @@ def test_a_round_trip_keeps_policies_and_agents():
     again = jax.tree.unflatten(tree, leaves)
     assert isinstance(again, Assignment) and len(again) == 4
     assert again.policies[1:] == (Plain(), Random(), Stationary())
-    assert again.agents[1:] == ("sdc", Travelling(2.0), "none") and again.agents[0] is MASK
+    assert again.agents[1:] == ("sdc", Traveling(2.0), "none") and again.agents[0] is MASK
     assert isinstance(again.policies[0], Linear) and again.policies[0].dynamics == Bicycle()
     np.testing.assert_array_equal(again.policies[0].weight, [1, 1])
 
 
 def test_weights_and_masks_are_the_leaves():
     assignment = several()
-    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(assignment)}
+    result = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(assignment)}
     weights = assignment.policies[0]
     expected = {".policies[0].weight": weights.weight, ".policies[0].bias": weights.bias, ".agents[0]": MASK}
-    assert found.keys() == expected.keys()
-    assert all(found[name] is leaf for name, leaf in expected.items())
+    assert result.keys() == expected.keys()
+    assert all(result[name] is leaf for name, leaf in expected.items())
 
 
 def test_mapping_over_leaves_changes_weights_and_nothing_else():
@@ -101,7 +101,7 @@ def test_equal_structures_have_equal_tree_definitions_and_hashes():
     [
         (linear(1.0, dynamics=Delta()), "sdc"),
         (linear(1.0), "others"),
-        (linear(1.0), Travelling()),
+        (linear(1.0), Traveling()),
         (linear(1.0), MASK),
         (Plain(), "sdc"),
         (Random(), "sdc"),
@@ -112,11 +112,11 @@ def test_other_settings_selectors_and_policies_are_another_structure(policy, age
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(Plain(1.0), Plain(2.0)), (Random(), Random(Delta())), (Travelling(1.0), Travelling(2.0))]
+    ("one", "other"), [(Plain(1.0), Plain(2.0)), (Random(), Random(Delta())), (Traveling(1.0), Traveling(2.0))]
 )
 def test_values_of_static_policies_and_selectors_are_structure(one, other):
     def assignment(item):
-        return Assignment([ConstantSpeed()], [item]) if isinstance(item, Travelling) else Assignment([item], ["all"])
+        return Assignment([ConstantSpeed()], [item]) if isinstance(item, Traveling) else Assignment([item], ["all"])
 
     assert structure(assignment(one)) != structure(assignment(other))
     assert structure(assignment(one)) == structure(assignment(dataclasses.replace(one)))
@@ -141,13 +141,13 @@ def test_programs_are_shared_by_weights_and_not_by_structure():
 
 
 def test_assignments_are_made_of_none_one_policy_pairs_or_themselves():
-    assert len(Assignment.of(None)) == 0
-    one = Assignment.of(Stationary())
+    assert len(Assignment.from_policies(None)) == 0
+    one = Assignment.from_policies(Stationary())
     assert (one.policies, one.agents) == ((Stationary(),), ("all",))
-    assert Assignment.of(Stationary(), "vehicle").agents == ("vehicle",)
-    pairs = Assignment.of([(Stationary(), "sdc"), (Random(), MASK)], "vehicle")
+    assert Assignment.from_policies(Stationary(), "vehicle").agents == ("vehicle",)
+    pairs = Assignment.from_policies([(Stationary(), "sdc"), (Random(), MASK)], "vehicle")
     assert pairs.policies == (Stationary(), Random()) and pairs.agents[0] == "sdc" and pairs.agents[1] is MASK
-    assert Assignment.of(pairs, "vehicle") is pairs
+    assert Assignment.from_policies(pairs, "vehicle") is pairs
 
 
 def test_each_policy_needs_its_agents():
@@ -165,9 +165,9 @@ MASKS = {
     "pedestrian": [0, 0, 1, 0, 0, 0],
     "cyclist": [0, 0, 0, 1, 0, 0],
     # Everybody drives 6 m from step 5 to the end of the record.
-    "travelling": [1, 1, 0, 0, 0, 0],
-    Travelling(5.9, "all"): [1, 1, 1, 1, 0, 0],
-    Travelling(6.1, "all"): [0, 0, 0, 0, 0, 0],
+    "traveling": [1, 1, 0, 0, 0, 0],
+    Traveling(5.9, "all"): [1, 1, 1, 1, 0, 0],
+    Traveling(6.1, "all"): [0, 0, 0, 0, 0, 0],
 }
 
 
@@ -183,20 +183,20 @@ MASKS = {
         ("none", "all"),
         ("all", "none", "none"),
         ("sdc", "none", "pedestrian"),
-        ("travelling", "cyclist"),
+        ("traveling", "cyclist"),
     ],
     ids=str,
 )
 def test_controllers_of_selectors_are_those_of_a_table(mixed, agents, caller):
     assignment = Assignment([Stationary()] * len(agents), agents)
-    mine = None if caller is None else np.array(MASKS[caller], bool)
+    caller_mask = None if caller is None else np.array(MASKS[caller], bool)
     expected = np.full(6, LOG)
     for index, selector in enumerate(agents):
-        # The first number is kept for the evaluated agents, which are those of the caller where there is one.
+        # With a caller, `POLICY` itself is unused: it marks the evaluated agents.
         expected[np.array(MASKS[selector], bool)] = POLICY + index + (caller is not None)
     if caller is not None:
-        expected[mine] = CALLER
-    np.testing.assert_array_equal(assignment.controllers(mixed, mine), expected)
+        expected[caller_mask] = CALLER
+    np.testing.assert_array_equal(assignment.controllers(mixed, caller_mask), expected)
 
 
 def test_controllers_of_masks_leave_out_padding(mixed):
@@ -212,9 +212,9 @@ def test_controllers_of_masks_leave_out_padding(mixed):
 
 def test_controllers_are_the_same_under_jit_with_masks_as_arguments(mixed):
     assignment = Assignment([linear(1.0), ConstantVelocity()], [MASK, "none"])
-    found = jax.jit(lambda item, given: item.controllers(given))(assignment, mixed)
-    np.testing.assert_array_equal(found, assignment.controllers(mixed))
-    assert np.asarray(found).max() == POLICY
+    result = jax.jit(lambda item, given: item.controllers(given))(assignment, mixed)
+    np.testing.assert_array_equal(result, assignment.controllers(mixed))
+    assert np.asarray(result).max() == POLICY
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_controllers_are_the_same_under_jit_with_masks_as_arguments(mixed):
         (("sdc", "vehicle"), [0]),
         (("all", "pedestrian"), [2]),
         (("vehicle", MASK), [0, 4]),
-        (("to_predict", "travelling"), [1]),
+        (("to_predict", "traveling"), [1]),
     ],
 )
 def test_two_policies_must_not_share_an_agent(mixed, agents, shared):
@@ -242,7 +242,7 @@ def test_masks_that_are_arguments_of_jit_cannot_be_checked(mixed, other):
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
-def test_masks_that_are_known_are_checked_while_the_scenario_is_traced(mixed, kind):
+def test_concrete_masks_are_checked_while_the_scenario_is_traced(mixed, kind):
     fits = Assignment([Stationary(), Random()], [kind(MASK), kind(~MASK)])
     assert jax.eval_shape(fits.controllers, mixed).shape == (6,)
     shares = Assignment([Stationary(), Random()], [kind(MASK), kind(MASK)])
@@ -256,19 +256,19 @@ def test_selectors_that_exclude_each_other_need_no_check(mixed):
         assert shape.shape == (6,) and shape.dtype == jnp.int32
 
 
-def slow_travelling(scenario, min_distance: float, types: tuple[int, ...]) -> list[bool]:
-    """Agents that are valid now and farther than a distance from their goal, one after the other."""
-    now, log, found = int(scenario.current_step), scenario.log, []
+def slow_traveling(scenario, min_distance: float, types: tuple[int, ...]) -> list[bool]:
+    """Agents that are valid now and more than a distance from their goal, sequentially."""
+    now, log, result = int(scenario.current_step), scenario.log, []
     for agent in range(scenario.num_agents):
         here = bool(log.valid[now, agent]) and bool(scenario.agents.exists[agent])
         if scenario.goals is not None:
             goal = scenario.goals.xy[agent] if scenario.goals.valid[agent] else None
         else:
-            seen = [step for step in range(now, scenario.num_steps) if log.valid[step, agent]]
-            goal = log.xyz[seen[-1], agent, :2] if seen else None
+            valid_steps = [step for step in range(now, scenario.num_steps) if log.valid[step, agent]]
+            goal = log.xyz[valid_steps[-1], agent, :2] if valid_steps else None
         travels = here and goal is not None and int(scenario.agents.type[agent]) in types
-        found.append(travels and np.linalg.norm(log.xyz[now, agent, :2] - goal) > min_distance)
-    return found
+        result.append(travels and np.linalg.norm(log.xyz[now, agent, :2] - goal) > min_distance)
+    return result
 
 
 select_jitted = jax.jit(select_agents, static_argnums=1)
@@ -276,19 +276,19 @@ select_jitted = jax.jit(select_agents, static_argnums=1)
 
 @pytest.mark.parametrize(
     ("selector", "min_distance", "types"),
-    [("travelling", 4.0, (1,)), (Travelling(30.0, "all"), 30.0, (1, 2, 3)), (Travelling(20.0, "cyclist"), 20.0, (3,))],
+    [("traveling", 4.0, (1,)), (Traveling(30.0, "all"), 30.0, (1, 2, 3)), (Traveling(20.0, "cyclist"), 20.0, (3,))],
 )
-def test_travelling_agents_are_far_from_their_goal_now(selector, min_distance, types):
+def test_traveling_agents_are_far_from_their_goal_now(selector, min_distance, types):
     chosen = []
     for seed in range(6):
         rng, raw = np.random.default_rng(seed), busy_raw_scene(seed)
         # Some agents stand where they are.
         parked = rng.random(12) < 0.3
         xyz = np.where(parked[None, :, None], raw.xyz[raw.current_step][None], raw.xyz)
-        without = to_scenario(dataclasses.replace(raw, xyz=xyz), bucketed=False)
+        without = to_scenario(dataclasses.replace(raw, xyz=xyz), pad_to_bucket=False)
         goals = Goals(rng.uniform(-60, 60, (12, 2)).astype(np.float32), rng.random(12) < 0.7)
         for scenario in (without, dataclasses.replace(without, goals=goals)):
-            expected = slow_travelling(scenario, min_distance, types)
+            expected = slow_traveling(scenario, min_distance, types)
             np.testing.assert_array_equal(select_jitted(scenario, selector), expected)
             chosen += expected
         # No agent that is parked travels, unless its goal is elsewhere.

@@ -1,4 +1,4 @@
-"""Scenario banks: scenarios in place equal those on their own, and parts of a bank are replaced without a new shape."""
+"""Scenario banks: scenarios of a bank equal separate ones, and are replaced without a change of shape."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from behavior_models import IDM, ConstantSpeed
 from tests.scenes import busy_raw_scene, raw_scene
-from waymax_sim import Env, EnvConfig, rollout, stack_scenarios, view
+from waymax_sim import Env, EnvConfig, agent_centric_view, rollout, stack_scenarios
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.state import CALLER
@@ -20,17 +20,19 @@ from waymax_sim.env import PRESETS
 from waymax_sim.env.auto_reset import draw_scenario, reset_where
 from waymax_sim.env.bank import build_bank
 from waymax_sim.env.bank_loader import BankLoader
-from waymax_sim.maps.nearby import nearest_elements
-from waymax_sim.maps.nearest import nearest_segment, right_of, signed_distance
-from waymax_sim.maps.paths import frenet, nearest_lane
+from waymax_sim.maps.nearest import is_on_right_side, nearest_segment, signed_distance
+from waymax_sim.maps.nearest_polylines import nearest_polylines
+from waymax_sim.maps.paths import nearest_lane, segment_frenet
 from waymax_sim.ops.bank import BankArray
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
+
+pytestmark = pytest.mark.compile_heavy
 
 
 def scenes() -> list:
     """Scenarios of different sizes: a plain road, roads with a bridge and an island, more and fewer agents."""
     raw = [raw_scene(num_agents=4), busy_raw_scene(1, 12), busy_raw_scene(2, 5), raw_scene(num_agents=2)]
-    return [to_scenario(one, bucketed=False) for one in raw]
+    return [to_scenario(one, pad_to_bucket=False) for one in raw]
 
 
 SCENES = scenes()
@@ -45,9 +47,10 @@ def bank():
 ROWS = st.lists(st.integers(0, 6), min_size=1, max_size=5)
 
 
+@pytest.mark.max_programs(600)  # the shapes of each example are its own
 @given(lengths=ROWS, data=st.data())
 def test_a_row_of_a_bank_is_the_padded_array(lengths, data):
-    """Arrays of different lengths; any index gives what the padded and stacked array gives."""
+    """Arrays of different lengths: any index gives the values of the padded and stacked array."""
     longest = max(*lengths, 1)
     arrays = [np.arange(3 * n, dtype=np.float32).reshape(n, 3) + 100 * i for i, n in enumerate(lengths)]
     padded = np.stack([np.pad(a, ((0, longest - len(a)), (0, 0)), constant_values=-1) for a in arrays])
@@ -68,57 +71,57 @@ def test_a_row_of_a_bank_is_the_padded_array(lengths, data):
         at = np.array(data.draw(st.lists(st.integers(0, lengths[index] - 1), min_size=1, max_size=3)))
         np.testing.assert_array_equal(row[jnp.asarray(at)], expected[at])
         np.testing.assert_array_equal(row[int(at[0]), 2], expected[at[0], 2])
-        np.testing.assert_array_equal(take({"a": row}, at)["a"], expected[at])
+        np.testing.assert_array_equal(tree_index({"a": row}, at)["a"], expected[at])
 
 
 def everything(scenario, key, policy):
     """Queries of all kinds, at random points in the map and far from it, and a rollout with views."""
     xyz = jax.random.uniform(key, (40, 3), minval=-60.0, maxval=60.0) * jnp.array([[1.0, 0.2, 0.05]])
     far = jnp.array([[9000.0, 5.0, 0.0], [0.0, 0.0, 400.0]])
-    points, asked = jnp.concatenate([xyz, far]), jnp.ones(42, bool)
+    points, mask = jnp.concatenate([xyz, far]), jnp.ones(42, bool)
     yaw = jax.random.uniform(jax.random.fold_in(key, 1), (42,), minval=-3.0, maxval=3.0)
-    lane, found = nearest_lane(scenario.lanes, scenario.graph, points, yaw, asked, asked)
-    poses = frenet(scenario.lanes, scenario.graph, lane, points[:, :2], yaw)
-    nearest, _ = nearest_segment(scenario.edges, points, asked)
-    edge = jnp.asarray(scenario.edges.ends)[nearest // 8, :, nearest % 8]
-    elements, there = nearest_elements(scenario.elements, points[:, :2], asked, 16)
-    first = jnp.asarray(scenario.elements.first).reshape(-1)[elements]
+    lane, exists = nearest_lane(scenario.lanes, scenario.graph, points, yaw, mask, mask)
+    poses = segment_frenet(scenario.lanes, scenario.graph, lane, points[:, :2], yaw)
+    nearest, _ = nearest_segment(scenario.edges, points, mask)
+    edge = jnp.asarray(scenario.edges.endpoints)[nearest // 8, :, nearest % 8]
+    polylines, has_polyline = nearest_polylines(scenario.polylines, points[:, :2], mask, 16)
+    first = jnp.asarray(scenario.polylines.first_point).reshape(-1)[polylines]
     env = Env(config=BARE)
     trace = rollout(env, policy, scenario, key, 5)
     observation = env.observe(scenario, trace.final)
     return {
         "edge": edge,
-        "right": right_of(scenario.edges, points, asked),
-        "distance": signed_distance(scenario.edges, points, asked),
-        "lane": jnp.where(found, lane, -1),
-        "frenet": jax.tree.map(lambda x: jnp.where(found, x, 0), poses),
-        "elements": jnp.where(there, first, -1),
-        "view": view(observation, jnp.arange(2, dtype=jnp.int32), num_agents=3, num_elements=9),
-        "agents": take(trace.agents, (slice(None), slice(2))),
-        "metrics": take(trace.metrics, (slice(None), slice(2))),
+        "right": is_on_right_side(scenario.edges, points, mask),
+        "distance": signed_distance(scenario.edges, points, mask),
+        "lane": jnp.where(exists, lane, -1),
+        "frenet": jax.tree.map(lambda x: jnp.where(exists, x, 0), poses),
+        "polylines": jnp.where(has_polyline, first, -1),
+        "view": agent_centric_view(observation, jnp.arange(2, dtype=jnp.int32), num_agents=3, num_polylines=9),
+        "agents": tree_index(trace.agents, (slice(None), slice(2))),
+        "metrics": tree_index(trace.metrics, (slice(None), slice(2))),
     }
 
 
 @pytest.mark.parametrize("policy", [ConstantSpeed(), pytest.param(IDM(), marks=pytest.mark.slow)])
-def test_a_scenario_in_a_bank_is_the_scenario(bank, policy):
-    """All kinds of queries and rollouts, batched over environments, some of which share a scenario."""
+def test_a_scenario_in_a_bank_equals_the_scenario(bank, policy):
+    """All kinds of queries and rollouts, batched over environments that partly share a scenario."""
     index = jnp.array([0, 1, 2, 3, 1], jnp.int32)
     keys = jax.random.split(jax.random.key(0), len(index))
     in_bank = jax.jit(lambda bank: jax.vmap(lambda i, key: everything(bank.scenario(i), key, policy))(index, keys))(
         bank
     )
-    padded = take(stacked(), index)
+    padded = tree_index(stacked(), np.asarray(index))
     alone = jax.jit(jax.vmap(lambda *args: everything(*args, policy)))(padded, keys)
-    for (path, mine), other in zip(jax.tree_util.tree_leaves_with_path(in_bank), jax.tree.leaves(alone), strict=True):
-        if np.issubdtype(mine.dtype, np.floating):
-            np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+    for (path, ours), other in zip(jax.tree_util.tree_leaves_with_path(in_bank), jax.tree.leaves(alone), strict=True):
+        if np.issubdtype(ours.dtype, np.floating):
+            np.testing.assert_allclose(ours, other, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
         else:
-            np.testing.assert_array_equal(mine, other, err_msg=jax.tree_util.keystr(path))
+            np.testing.assert_array_equal(ours, other, err_msg=jax.tree_util.keystr(path))
 
 
 @functools.cache
 def stacked():
-    return jax.device_put(stack_scenarios(SCENES))
+    return stack_scenarios(SCENES)
 
 
 def test_maps_are_not_padded(bank):
@@ -133,16 +136,18 @@ def test_goals_and_controlled_agents_are_part_of_the_bank():
     # Nothing spawns: absent agents take no slot.
     present = [int(scene.log.valid[5].sum()) for scene in SCENES]
     assert bank.num_agents == max(present)
+    scenario_at = jax.jit(lambda bank, index: bank.scenario(index))
+    mask_and_goals = jax.jit(lambda scenario: (env.controlled_mask(scenario), env.prepare(scenario).goals.xy))
     for index, scene in enumerate(SCENES):
         rows = np.flatnonzero(scene.log.valid[5])
-        mask = np.asarray(env.controlled_mask(scene))[rows]
-        np.testing.assert_array_equal(bank.controlled[index, : len(rows)], mask)
-        one = jax.jit(lambda i: bank.scenario(i))(index)
-        np.testing.assert_allclose(one.goals.xy[: len(rows)], env.prepare(scene).goals.xy[rows], atol=1e-5)
+        mask, goals = jax.device_get(mask_and_goals(scene))
+        np.testing.assert_array_equal(bank.controlled[index, : len(rows)], mask[rows])
+        one = jax.device_get(scenario_at(bank, index))
+        np.testing.assert_allclose(one.goals.xy[: len(rows)], goals[rows], atol=1e-5)
     chosen = [np.arange(scene.num_agents) == 1 for scene in SCENES]
     bank = build_bank(SCENES, env, controlled=chosen)
     assert bank.controlled.sum() == sum(bool(scene.log.valid[5][1]) for scene in SCENES)
-    # No more agents than there are rows.
+    # At most as many agents as rows.
     few = Env(config=dataclasses.replace(BARE, max_controlled=2))
     bank = build_bank(SCENES, few, controlled=[np.ones(scene.num_agents, bool) for scene in SCENES])
     np.testing.assert_array_equal(bank.controlled, np.broadcast_to(np.arange(12) < 2, (4, 12)))
@@ -165,7 +170,7 @@ def test_bad_banks_are_refused(changes, message):
 def test_banks_need_scenarios_of_one_kind():
     with pytest.raises(ValueError, match="no scenarios"):
         build_bank([], Env())
-    short = to_scenario(raw_scene(num_steps=12), bucketed=False)
+    short = to_scenario(raw_scene(num_steps=12), pad_to_bucket=False)
     with pytest.raises(ValueError, match="different numbers of steps"):
         build_bank([SCENES[0], short], Env())
     with pytest.raises(ValueError, match="with routes"):
@@ -202,11 +207,11 @@ def test_only_the_environments_that_ended_start_again(size):
     done = jnp.asarray(rng.random(size) < 0.4)
     shared = jnp.float32(3.0)
     batched = jax.jit(jax.vmap(lambda *args: reset_where(start, *args), in_axes=(None, 0, 0, 0)))
-    found = batched(shared, own, done, current)
-    np.testing.assert_array_equal(found["a"], np.where(done, 3.0 * np.asarray(own["x"]), 0.0))
-    np.testing.assert_array_equal(found["b"], np.where(done, np.arange(size) + 1, -5))
-    one = reset_where(start, shared, take(own, 0), done[0], take(current, 0))
-    jax.tree.map(np.testing.assert_array_equal, one, take(found, 0))
+    result = batched(shared, own, done, current)
+    np.testing.assert_array_equal(result["a"], np.where(done, 3.0 * np.asarray(own["x"]), 0.0))
+    np.testing.assert_array_equal(result["b"], np.where(done, np.arange(size) + 1, -5))
+    one = reset_where(start, shared, tree_index(own, 0), done[0], tree_index(current, 0))
+    jax.tree.map(np.testing.assert_array_equal, one, tree_index(result, 0))
     slope = jax.grad(lambda current: jnp.sum(batched(shared, own, done, {**current, "b": own["n"]})["a"]))(
         {"a": jnp.zeros(size)}
     )
@@ -214,7 +219,7 @@ def test_only_the_environments_that_ended_start_again(size):
 
 
 class Source(list):
-    """Scenarios, one of which cannot be read."""
+    """Scenarios, one of them unreadable."""
 
     def __getitem__(self, index):
         if index == 2:
@@ -223,8 +228,8 @@ class Source(list):
 
 
 def test_part_of_a_bank_is_replaced_without_a_new_shape():
-    sized = [to_scenario(raw_scene(num_agents=3, scenario_id=f"road-{i}"), bucketed=False) for i in range(9)]
-    large = to_scenario(busy_raw_scene(0, 30), bucketed=False)
+    sized = [to_scenario(raw_scene(num_agents=3, scenario_id=f"road-{i}"), pad_to_bucket=False) for i in range(9)]
+    large = to_scenario(busy_raw_scene(0, 30), pad_to_bucket=False)
     env = Env(config=EnvConfig(metrics=("overlap",), rewards=()))
     loader = BankLoader(Source([*sized[:8], large]), env, 4, seed=3)
 

@@ -1,4 +1,4 @@
-"""Encoders of observations: specifications that checkpoints compare, and values of the flat view by hand."""
+"""Observation encoders: specifications that checkpoints compare, and values of the flat view by hand."""
 
 import dataclasses
 import json
@@ -11,21 +11,27 @@ import pytest
 from tests.scenes import scene
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.env import Env, EnvConfig
-from waymax_sim.env.encoder import Feature, ObservationEncoder, ObservationSpec
-from waymax_sim.env.flat_view import AGENT_SIZE, ELEMENT_SIZE, FlatView
+from waymax_sim.env.encoder import ObservationEncoder, ObservationFeature, ObservationSpec
+from waymax_sim.env.flat_view import NUM_AGENT_VALUES, NUM_POLYLINE_VALUES, FlatView
 from waymax_sim.env.observation import Observation
+
+pytestmark = pytest.mark.compile_heavy
 
 SPEC = ObservationSpec(
     "small",
     3,
-    (Feature("speed", (), 0.0, 1.0, "10 m/s"), Feature("agents", (4, 2), -1.5, 1e10), Feature("id", (3,), 0.0, 9.0)),
+    (
+        ObservationFeature("speed", (), 0.0, 1.0, "10 m/s"),
+        ObservationFeature("agents", (4, 2), -1.5, 1e10),
+        ObservationFeature("id", (3,), 0.0, 9.0),
+    ),
 )
 STEPS, N, START = 12, 4, 5
 ENV = Env(config=EnvConfig(controlled="all", metrics=(), rewards=()))
 K, E = 3, 2
 ALL = FlatView("all", K, E)
 # Where the features of a row begin.
-GOAL = K * AGENT_SIZE + E * ELEMENT_SIZE
+GOAL = K * NUM_AGENT_VALUES + E * NUM_POLYLINE_VALUES
 TIME, ROUTE = GOAL + 6, GOAL + 7
 NOT_ENDED = np.zeros(N, bool)
 
@@ -55,7 +61,7 @@ def observation(road):
 
 
 def stored(spec: ObservationSpec) -> dict:
-    """A specification as a checkpoint has it."""
+    """A specification as stored in a checkpoint."""
     return json.loads(json.dumps(spec.to_dict()))
 
 
@@ -90,7 +96,7 @@ def test_sizes_are_numbers_of_values_per_agent():
         (changed(unit="m"), ["feature 'agents'", "'1'", "'m'"]),
         (dataclasses.replace(SPEC, features=SPEC.features[:2]), ["feature 'id'", "stored is None"]),
         (
-            dataclasses.replace(SPEC, features=(*SPEC.features, Feature("lights", (2,), 0.0, 1.0))),
+            dataclasses.replace(SPEC, features=(*SPEC.features, ObservationFeature("lights", (2,), 0.0, 1.0))),
             ["stored features ['lights'] do not exist"],
         ),
         (
@@ -100,8 +106,8 @@ def test_sizes_are_numbers_of_values_per_agent():
     ],
 )
 def test_the_first_difference_from_another_specification_is_named(other, parts):
-    found = SPEC.difference(stored(other))
-    assert found is not None and all(part in found for part in parts), found
+    result = SPEC.difference(stored(other))
+    assert result is not None and all(part in result for part in parts), result
 
 
 def test_a_stored_specification_without_an_entry_differs():
@@ -120,14 +126,14 @@ def test_the_flat_view_is_an_encoder_that_can_be_hashed():
 
 
 @pytest.mark.parametrize("observers", ["controlled", "all"])
-@pytest.mark.parametrize(("num_agents", "num_elements"), [(1, 1), (2, 40), (9, 3), (16, 32)])
-def test_the_size_of_the_specification_is_the_width_of_rows(observation, observers, num_agents, num_elements):
-    encoder = FlatView(observers, num_agents, num_elements)
-    for rows in (1, 2, N):
-        seen = dataclasses.replace(observation, controlled=np.zeros(rows, np.int32))
-        found = jax.eval_shape(encoder, seen)
-        assert found.shape == (N if observers == "all" else rows, encoder.spec().size)
-        assert found.dtype == jnp.float32
+@pytest.mark.parametrize(("num_agents", "num_polylines"), [(1, 1), (2, 40), (9, 3), (16, 32)])
+def test_the_size_of_the_specification_is_the_width_of_rows(observation, observers, num_agents, num_polylines):
+    encoder = FlatView(observers, num_agents, num_polylines)
+    for rows in (1, 2, N) if observers == "controlled" else (2,):
+        widened = dataclasses.replace(observation, controlled=np.zeros(rows, np.int32))
+        result = jax.eval_shape(encoder, widened)
+        assert result.shape == (N if observers == "all" else rows, encoder.spec().size)
+        assert result.dtype == jnp.float32
     names = [feature.name for feature in encoder.spec().features]
     assert names == ["agents", "elements", "goal", "remaining_time", "route"]
 
@@ -202,7 +208,7 @@ def test_a_goal_at_the_agent_has_no_direction(observation):
     np.testing.assert_array_equal(rows[[0, 1, 3]], np.eye(6)[[0, 0, 0]])
 
 
-def test_features_of_what_is_not_valid_are_zero(observation):
+def test_features_of_invalid_entries_are_zero(observation):
     valid = np.array([True, False, True, True])
     no_goal = dataclasses.replace(observation, goals=dataclasses.replace(observation.goals, valid=valid))
     rows = np.asarray(encode(ALL, no_goal))
@@ -213,15 +219,15 @@ def test_features_of_what_is_not_valid_are_zero(observation):
     )
     rows = np.asarray(encode(ALL, alone))
     assert np.any(rows, axis=1).tolist() == [True, False, False, False]
-    agents = rows[0, : K * AGENT_SIZE].reshape(K, AGENT_SIZE)
+    agents = rows[0, : K * NUM_AGENT_VALUES].reshape(K, NUM_AGENT_VALUES)
     assert np.any(agents, axis=1).tolist() == [True, False, False]
     assert agents[0].tolist() == pytest.approx([1, 0, 0, 0, 1, 0, 1, 0, 0.8, 0.4, 1, 0, 0])
 
 
-def test_elements_are_zero_where_the_map_has_none(observation):
+def test_polylines_are_zero_without_a_map(observation):
     empty = jax.tree.map(lambda leaf: leaf[:0], observation.roadmap)
     rows = np.asarray(encode(ALL, dataclasses.replace(observation, roadmap=empty)))
-    assert not rows[:, K * AGENT_SIZE : GOAL].any() and rows[:, : K * AGENT_SIZE].any()
+    assert not rows[:, K * NUM_AGENT_VALUES : GOAL].any() and rows[:, : K * NUM_AGENT_VALUES].any()
 
 
 def test_a_route_that_ends_has_no_points_beyond_its_end(observation):

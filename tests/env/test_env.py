@@ -1,4 +1,4 @@
-"""The environment: who moves how, who is there, and what is judged when."""
+"""The environment: motion of agents, their validity, and the evaluation of states."""
 
 import dataclasses
 
@@ -15,8 +15,10 @@ from waymax_sim.datatypes.state import CALLER, LOG, Action
 from waymax_sim.dynamics import Bicycle, Delta, Teleport
 from waymax_sim.env import Env, EnvConfig
 
+pytestmark = pytest.mark.compile_heavy
+
 KEY = jax.random.key(0)
-# Not judged, which takes long to compile.
+# No metrics, which take long to compile.
 BARE = {"metrics": (), "rewards": ()}
 PLAIN = Env(config=EnvConfig(**BARE))
 reset, step = (jax.jit(method, static_argnums=0) for method in (Env.reset, Env.step))
@@ -27,30 +29,30 @@ def bicycle(*rows, valid=True) -> Action:
     return Action(value=value, valid=jnp.broadcast_to(jnp.asarray(valid), (len(rows),)))
 
 
-def validity(now, following, num_agents=5, **changes):
-    """A scene of three steps whose agents are there as told; "now" is step 1."""
-    valid = np.stack([now, now, following])
-    return scene(num_steps=3, num_agents=num_agents, current_step=1, valid=valid, **changes)
+def validity(now, following, num_agents=5):
+    """A scene of the usual shape with the given validity of agents until step 1, the current one, and after it."""
+    valid = np.stack([now, now, *[following] * 19])
+    return scene(num_agents=num_agents, current_step=1, valid=valid)
 
 
 @pytest.mark.parametrize(
-    ("birth", "expected"), [("log", [True, True, True, False, False]), ("never", [True, False, True, False, False])]
+    ("spawn", "expected"), [("log", [True, True, True, False, False]), ("never", [True, False, True, False, False])]
 )
-def test_births_and_deaths(birth, expected):
-    """Hand-made table: controlled agents stay, others come and go with the log, births only if allowed."""
+def test_spawn_and_despawn(spawn, expected):
+    """Table by hand: controlled agents stay, others follow the validity of the log, agents spawn only if allowed."""
     s = validity([True, False, True, True, False], [True, True, False, False, False])
-    env = Env(config=EnvConfig(spawn=birth, **BARE))
+    env = Env(config=EnvConfig(spawn=spawn, **BARE))
     controller = jnp.where(jnp.asarray([True, True, True, False, True]), CALLER, LOG).astype(jnp.int32)
     state, _ = reset(env, s, KEY, controller)
     state, _ = step(env, s, state, bicycle(*[(0.0, 0.0)] * 5))
     np.testing.assert_array_equal(state.agents.valid, expected)
 
 
-def test_death_with_the_log():
+def test_despawn_with_the_log():
     s = validity([True, True, True], [True, False, True], num_agents=3)
     controller = jnp.full(3, CALLER, jnp.int32)
-    for death, expected in (("never", [True, True, True]), ("log", [True, False, True])):
-        env = Env(config=EnvConfig(despawn=death, **BARE))
+    for despawn, expected in (("never", [True, True, True]), ("log", [True, False, True])):
+        env = Env(config=EnvConfig(despawn=despawn, **BARE))
         state, _ = reset(env, s, KEY, controller)
         state, _ = step(env, s, state, bicycle(*[(0.0, 0.0)] * 3))
         np.testing.assert_array_equal(state.agents.valid, expected)
@@ -63,7 +65,7 @@ def test_absent_agents_hold_zeros():
     assert not np.any(state.agents.xyz[1]) and not np.any(state.agents.velocity[1])
 
 
-def test_late_controlled_agent_is_born_where_the_log_has_it():
+def test_late_controlled_agent_spawns_at_its_logged_pose():
     s = validity([True, False, True], [True, True, True], num_agents=3)
     state, _ = reset(PLAIN, s, KEY, jnp.full(3, CALLER, jnp.int32))
     state, _ = step(PLAIN, s, state, bicycle(*[(6.0, 0.3)] * 3))
@@ -71,7 +73,7 @@ def test_late_controlled_agent_is_born_where_the_log_has_it():
     np.testing.assert_array_equal(state.agents.velocity[1], s.log.velocity[2, 1])
 
 
-def test_only_controlled_agents_obey():
+def test_actions_apply_to_controlled_agents_only():
     s = scene()
     state, _ = reset(PLAIN, s, KEY)
     np.testing.assert_array_equal(state.controller, [CALLER, LOG, LOG])
@@ -91,21 +93,21 @@ def test_agent_without_a_valid_action_coasts():
     np.testing.assert_array_equal(state.agents.yaw[0], before.yaw[0])
 
 
-def test_nothing_moves_past_the_end():
+def test_states_are_constant_after_the_end_of_the_record():
     s = scene(current_step=18)
     env = Env()
     state, out = reset(env, s, KEY)
-    seen = []
+    results = []
     for _ in range(4):
         state, out = step(env, s, state, bicycle(*[(-6.0, 0.0)] * 3))
-        seen.append((int(state.step), bool(out.truncated), float(state.agents.xyz[0, 0])))
-    assert [step for step, _, _ in seen] == [19, 20, 20, 20]
-    assert [end for _, end, _ in seen] == [False, True, True, True]
-    assert seen[1][2] == seen[2][2] == seen[3][2]
-    assert not np.any(out.reward), "a step that did not happen is worth nothing"
+        results.append((int(state.step), bool(out.truncated), float(state.agents.xyz[0, 0])))
+    assert [step for step, _, _ in results] == [19, 20, 20, 20]
+    assert [end for _, end, _ in results] == [False, True, True, True]
+    assert results[1][2] == results[2][2] == results[3][2]
+    assert not np.any(out.reward), "no reward after the end of the record"
 
 
-def test_history_before_the_record_is_unknown():
+def test_history_before_the_record_is_invalid():
     """A window before the first step must not wrap around to the end of the record."""
     s = scene(current_step=1)
     state, _ = reset(Env(config=EnvConfig(num_history_steps=4, **BARE)), s, KEY)
@@ -114,8 +116,8 @@ def test_history_before_the_record_is_unknown():
     assert not np.any(state.history.xyz[:2])
 
 
-def test_judged_after_the_step():
-    """The sdc jumps onto the agent behind it: the very step that does so is penalised."""
+def test_evaluation_follows_the_step():
+    """The sdc jumps onto the agent behind it: that very step is penalized."""
     s = scene()
     env = Env(dynamics=Teleport(), config=EnvConfig(terminate_on=("overlap",)))
     state, out = reset(env, s, KEY)
@@ -136,7 +138,7 @@ def test_scene_metrics_reward_the_sdc():
     assert not out.metrics["route_progression"].valid and not np.any(out.reward)
 
 
-def test_config_must_know_what_it_rewards():
+def test_rewards_and_termination_need_their_metrics():
     with pytest.raises(ValueError, match="unknown metric 'overlaps'"):
         EnvConfig(metrics=("overlaps",))
     with pytest.raises(ValueError, match="'offroad' is rewarded or terminates"):
@@ -151,12 +153,12 @@ def test_env_is_hashable_and_holds_no_arrays():
 
 
 def sloped(grade: float, **changes):
-    """The made-up road with a slope along x; agents' wheels are on the road."""
+    """The synthetic road with a slope along x; the boxes stand on the road."""
     raw = raw_scene(**changes)
     points, xyz = raw.point_xyz.copy(), raw.xyz.copy()
     points[:, 2] = grade * points[:, 0]
     xyz[..., 2] = grade * xyz[..., 0] + 0.75
-    return to_scenario(raw_scene(**changes, point_xyz=points, xyz=xyz), bucketed=False)
+    return to_scenario(raw_scene(**changes, point_xyz=points, xyz=xyz), pad_to_bucket=False)
 
 
 def test_height_follows_the_map():

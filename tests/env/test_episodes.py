@@ -1,4 +1,4 @@
-"""Episodes of single agents: returns computed by hand, and what becomes of an agent at the end of its episode."""
+"""Episodes of single agents: returns computed by hand, and states of agents after their episode."""
 
 import dataclasses
 import functools
@@ -15,7 +15,9 @@ from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.state import Action
 from waymax_sim.env import PRESETS, select_agents
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.pytree import Array, pytree, tree_index
+
+pytestmark = pytest.mark.compile_heavy
 
 STEPS, NOW, DT, SPEED, LENGTH = 21, 5, 0.1, 9.0, 4.0
 AHEAD = STEPS - 1 - NOW  # steps of an episode
@@ -40,7 +42,7 @@ def scenario(x=(0.0, -20.0, -40.0), speed=(SPEED,) * 3, log_speed=(SPEED,) * 3):
     xyz, velocity = base.xyz.copy(), base.velocity.copy()
     xyz[..., 0] = np.array(x) + DT * (np.arange(STEPS)[:, None] - NOW) * np.array(log_speed)
     velocity[..., 0] = speed
-    return to_scenario(dataclasses.replace(base, xyz=xyz, velocity=velocity), bucketed=False)
+    return to_scenario(dataclasses.replace(base, xyz=xyz, velocity=velocity), pad_to_bucket=False)
 
 
 @functools.cache
@@ -91,9 +93,9 @@ def five():
     return scenes, play(GOAL, scenes, actions)
 
 
-def test_constant_speed_reaches_the_goal_and_is_paid_once(five):
+def test_constant_speed_reaches_the_goal_and_is_rewarded_once(five):
     # The goal is 13.5 m ahead; after 13 steps of 0.9 m it is 1.8 m away.
-    trace = take(five[1], 0)
+    trace = tree_index(five[1], 0)
     np.testing.assert_allclose(trace.reward.sum(axis=0), 1 + 0.01 * 11.7, atol=1e-5)
     np.testing.assert_array_equal(trace.ended[:, 0], np.arange(1, AHEAD + 1) >= 13)
     assert (trace.metrics["goal_reached"].value[:, 0] > 0).sum() == 1
@@ -101,20 +103,20 @@ def test_constant_speed_reaches_the_goal_and_is_paid_once(five):
 
 
 def test_standing_still_earns_nothing(five):
-    trace = take(five[1], 1)
+    trace = tree_index(five[1], 1)
     np.testing.assert_array_equal(trace.reward, 0)
     assert not trace.ended.any() and not trace.terminated.any()
 
 
-def test_braking_is_paid_for_the_approach(five):
+def test_braking_is_rewarded_for_the_approach(five):
     # From 9 m/s to rest at -6 m/s^2 within 6.75 m.
-    trace = take(five[1], 2)
+    trace = tree_index(five[1], 2)
     np.testing.assert_allclose(trace.reward.sum(axis=0), 0.01 * 6.75, atol=1e-5)
     assert not trace.ended.any()
 
 
 def test_a_collision_ends_both_agents_and_costs_each(five):
-    trace = take(five[1], 3)
+    trace = tree_index(five[1], 3)
     ahead, behind = drive(0.0, SPEED, -6.0)[:, 0], drive(-6.0, SPEED, 6.0)[:, 0]
     hit = int(np.argmax(ahead - behind < LENGTH))
     expected = [-0.75 + 0.01 * (ahead[hit] - 0.0), -0.75 + 0.01 * (behind[hit] + 6.0)]
@@ -125,7 +127,7 @@ def test_a_collision_ends_both_agents_and_costs_each(five):
 
 
 def test_leaving_the_road_ends_the_agent_and_costs(five):
-    trace = take(five[1], 4)
+    trace = tree_index(five[1], 4)
     poses = drive(0.0, SPEED, 0.0, -0.1)
     off = next(index for index, pose in enumerate(poses) if is_off_road(pose))
     to_goal = np.hypot(13.5 - poses[off, 0], poses[off, 1])
@@ -134,15 +136,15 @@ def test_leaving_the_road_ends_the_agent_and_costs(five):
     np.testing.assert_allclose(trace.reward[:, 1:].sum(axis=0), 1.117, atol=1e-5)
 
 
-def test_parked_agents_are_in_no_rate():
+def test_parked_agents_are_excluded_from_rates():
     parked = scenario(log_speed=(SPEED, 0.0, 0.3), speed=(SPEED, 0.0, 0.3))
-    np.testing.assert_array_equal(select_agents(parked, "travelling"), [True, False, False])
-    trace = take(play(GOAL, [parked] * 5, 0.0), 0)
+    np.testing.assert_array_equal(select_agents(parked, "traveling"), [True, False, False])
+    trace = tree_index(play(GOAL, [parked] * 5, 0.0), 0)
     np.testing.assert_array_equal(trace.metrics["goal_reached"].valid.any(axis=0), [True, False, False])
     np.testing.assert_array_equal(trace.final.controller > 0, [True, False, False])
     # With all vehicles controlled, the parked one has no value, and is neither paid nor ended at its goal.
     everyone = dataclasses.replace(GOAL, controlled="vehicle", evaluated="all", max_controlled=None)
-    trace = take(play(everyone, [parked] * 5, 0.0), 0)
+    trace = tree_index(play(everyone, [parked] * 5, 0.0), 0)
     assert not trace.metrics["goal_reached"].valid[:, 1:].any()
     np.testing.assert_array_equal(trace.reward[:, 1], 0)
     np.testing.assert_array_equal(trace.ended[-1], [True, False, False])
@@ -165,10 +167,10 @@ def at_end(mode: str, **changes):
     config = EnvConfig(controlled="all", spawn="never", ends="agent", at_end=mode, **{**NEAR, **changes})
     one = scenario(x=(0.0, -6.0, -40.0))
     goals = Goals(xy=np.float32([[5, 0], [60, 0], [60, 0]]), valid=np.ones(3, bool))
-    return take(play(config, [dataclasses.replace(one, goals=goals)], 0.0), 0)
+    return tree_index(play(config, [dataclasses.replace(one, goals=goals)], 0.0), 0)
 
 
-def test_stay_goes_on_without_reward():
+def test_stay_continues_without_reward():
     trace = at_end("stay")
     np.testing.assert_array_equal(trace.reward[:, 0], np.arange(1, AHEAD + 1) == 4)
     np.testing.assert_allclose(trace.agents.xyz[:, 0, 0], SPEED * DT * np.arange(1, AHEAD + 1), atol=1e-4)
@@ -192,7 +194,7 @@ def test_remove_takes_the_agent_out_of_the_scenario():
     np.testing.assert_array_equal(trace.agents.xyz[4:, 0], 0)
 
 
-def test_respawn_waits_until_the_start_is_free_and_pays_again():
+def test_respawn_waits_until_the_start_is_free_and_rewards_again():
     trace = at_end("respawn")
     # Agent 1 is nearer than 4.5 m to the start of agent 0, center to center, until it is 4.8 m beyond, after 12 steps.
     np.testing.assert_array_equal(trace.agents.valid[:, 0].nonzero()[0] + 1, [1, 2, 3, 4, 13, 14, 15])
@@ -201,20 +203,22 @@ def test_respawn_waits_until_the_start_is_free_and_pays_again():
     assert trace.reward[:, 0].sum() == 1 and not trace.terminated.any()
 
 
-def test_an_episode_of_the_scenario_pays_nothing_after_its_end():
+def test_an_episode_of_the_scenario_earns_nothing_after_its_end():
     config = EnvConfig(controlled="all", **NEAR)
     one = scenario(x=(0.0, -6.0, -40.0))
     goals = Goals(xy=np.float32([[5, 0], [2, 0], [60, 0]]), valid=np.ones(3, bool))
-    trace = take(play(config, [dataclasses.replace(one, goals=goals)], 0.0), 0)
+    trace = tree_index(play(config, [dataclasses.replace(one, goals=goals)], 0.0), 0)
     np.testing.assert_array_equal(trace.reward.sum(axis=0), [1, 0, 0])
     np.testing.assert_array_equal(trace.terminated.nonzero()[0], [3])
     # Without a terminating metric each goal is paid once, however long the agent is at it.
-    trace = take(play(dataclasses.replace(config, terminate_on=()), [dataclasses.replace(one, goals=goals)], 0.0), 0)
+    trace = tree_index(
+        play(dataclasses.replace(config, terminate_on=()), [dataclasses.replace(one, goals=goals)], 0.0), 0
+    )
     np.testing.assert_array_equal(trace.reward.sum(axis=0), [1, 1, 0])
     assert (trace.metrics["goal_reached"].value[:, 0] > 0).sum() > 1 and not trace.terminated.any()
 
 
-def test_configurations_that_contradict_themselves_are_refused():
+def test_contradictory_configurations_are_rejected():
     with pytest.raises(ValueError, match="set ends='agent'"):
         EnvConfig(at_end="remove")
     with pytest.raises(ValueError, match="steps_per_action=0"):

@@ -1,6 +1,7 @@
 """One decision of all policies: the loop body of rollouts, held actions, recorded observations, controlled rows."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +39,19 @@ from waymax_sim.env import (
 from waymax_sim.env.flat_view import FlatView
 from waymax_sim.metrics import Metric
 from waymax_sim.metrics.metric import masked_value
-from waymax_sim.pytree import static_record, take
+from waymax_sim.pytree import static_record, tree_index
+
+pytestmark = pytest.mark.compile_heavy
 
 start = jax.jit(begin_episode, static_argnames="env")
 decide = jax.jit(interact, static_argnames=("env", "evaluate"))
+scatter = jax.jit(scatter_actions)
+
+
+@functools.partial(jax.jit, static_argnames="env")
+def observe(env, scenario):
+    """The first observation."""
+    return env.observe(scenario, env.initial_state(scenario, KEY))
 
 
 def along_sdc(snapshot):
@@ -51,10 +61,10 @@ def along_sdc(snapshot):
 
 @static_record
 class Follow(Policy):
-    """Accelerates and turns by what it sees, by how many decisions it has made, and at random.
+    """Actions that depend on the observation, on the number of previous decisions, and on the random key.
 
     Attributes:
-      hold: Calls for which an action is repeated.
+      hold: Number of calls with the same action.
     """
 
     hold: int = 1
@@ -85,15 +95,17 @@ def test_interactions_one_by_one_are_a_rollout(road):
     trace = run(env, PAIR, road, KEY, 6, record=RECORD)
     episode = start(env, road, PAIR, KEY)
     for index in range(6):
-        episode, seen = decide(env, road, episode, PAIR)
-        out = combine_outputs(env, seen)
-        assert seen.step.tolist() == [trace.step[index]] == [START + 1 + index] and seen.active.tolist() == [True]
-        close(take(seen.agents, 0), take(trace.agents, index))
-        close(out.metrics, take(trace.metrics, index))
+        episode, interaction = decide(env, road, episode, PAIR)
+        out = combine_outputs(env, interaction)
+        assert interaction.step.tolist() == [trace.step[index]] == [
+            START + 1 + index
+        ] and interaction.active.tolist() == [True]
+        close(tree_index(interaction.agents, 0), tree_index(trace.agents, index))
+        close(out.metrics, tree_index(trace.metrics, index))
         close(out.reward, trace.reward[index])
-        close(seen.actions, take(trace.actions, index))
+        close(interaction.actions, tree_index(trace.actions, index))
         np.testing.assert_array_equal(out.terminated, trace.terminated[index])
-        np.testing.assert_array_equal(seen.ended[0], trace.ended[index])
+        np.testing.assert_array_equal(interaction.ended[0], trace.ended[index])
         assert bool(out.truncated) == (index == 5) and not np.any(out.invalid_action)
     close(episode.state.history, trace.final.history)
     # The recurrent state of the first policy has counted its decisions, and the sdc has ended the scenario.
@@ -102,16 +114,16 @@ def test_interactions_one_by_one_are_a_rollout(road):
     assert np.ptp(trace.agents.xyz[-1, 1:, 1]) > 0.001
 
 
-def test_what_the_caller_decides_moves_its_agents_like_a_policy(road):
-    """The actions of a recorded policy, given from outside; the traffic has other numbers of controllers then."""
+def test_actions_of_the_caller_apply_like_those_of_a_policy(road):
+    """Recorded actions of a policy, given by the caller; the controllers of the traffic are shifted by one."""
     env, traffic = env_of(), Assignment([ConstantSpeed()], ["others"])
     both = Assignment([Follow(), ConstantSpeed()], ["sdc", "others"])
     trace = run(env, both, road, KEY, 4, record=("agents", "actions"))
     episode = start(env, road, traffic, KEY, road.agents.is_sdc)
     np.testing.assert_array_equal(episode.state.controller, [CALLER, *[POLICY + 1] * 3])
     for index in range(4):
-        episode, _ = decide(env, road, episode, traffic, take(trace.actions[0], index), evaluate=False)
-        close(episode.state.agents, take(trace.agents, index))
+        episode, _ = decide(env, road, episode, traffic, tree_index(trace.actions[0], index), evaluate=False)
+        close(episode.state.agents, tree_index(trace.agents, index))
 
 
 OVER_TIME = ("mean", "sum", "min", "max", "last")
@@ -131,18 +143,18 @@ def late(road):
 
 @pytest.fixture(scope="module")
 def held(late):
-    return run(TWICE, Assignment.of(Follow()), late, KEY, 6, record=RECORD)
+    return run(TWICE, Assignment.from_policies(Follow()), late, KEY, 6, record=RECORD)
 
 
 @pytest.fixture(scope="module")
 def repeated(late):
-    return run(ONCE, Assignment.of(Follow(hold=2)), late, KEY, 6, record=RECORD)
+    return run(ONCE, Assignment.from_policies(Follow(hold=2)), late, KEY, 6, record=RECORD)
 
 
 def test_an_action_is_held_as_if_the_policy_repeated_it(held, repeated):
     for name in ("agents", "metrics", "reward", "terminated", "ended", "invalid_action", "step", "active"):
         close(getattr(held, name), getattr(repeated, name))
-    close(held.actions, take(repeated.actions, slice(None, None, 2)))
+    close(held.actions, tree_index(repeated.actions, slice(None, None, 2)))
     assert np.ptp(held.actions[0].value[..., 0], axis=0).min() > 0.01
 
 
@@ -153,10 +165,10 @@ def test_a_trace_has_an_entry_per_simulated_step_and_an_action_per_decision(held
     assert held.actions[0].value.shape == (3, N, 2)
 
 
-def test_holding_an_action_differs_from_deciding_anew(late, held):
-    anew = run(ONCE, Assignment.of(Follow()), late, KEY, 6, record=RECORD)
-    close(take(anew.agents, 0), take(held.agents, 0))
-    assert np.abs(anew.agents.xyz[-1] - held.agents.xyz[-1]).max() > 1e-3
+def test_holding_an_action_differs_from_a_new_decision(late, held):
+    renewed = run(ONCE, Assignment.from_policies(Follow()), late, KEY, 6, record=RECORD)
+    close(tree_index(renewed.agents, 0), tree_index(held.agents, 0))
+    assert np.abs(renewed.agents.xyz[-1] - held.agents.xyz[-1]).max() > 1e-3
 
 
 def slow_over_time(rule: str, values: list[float]) -> float:
@@ -167,18 +179,18 @@ def slow_over_time(rule: str, values: list[float]) -> float:
 
 
 def test_the_results_of_an_interaction_are_combined_by_the_rules_of_metrics(late, repeated):
-    episode, whole = start(TWICE, late, Assignment.of(Follow()), KEY), repeated
+    episode, whole = start(TWICE, late, Assignment.from_policies(Follow()), KEY), repeated
     for index in range(3):
-        episode, seen = decide(TWICE, late, episode, Assignment.of(Follow()))
-        out, steps = combine_outputs(TWICE, seen), slice(2 * index, 2 * index + 2)
+        episode, interaction = decide(TWICE, late, episode, Assignment.from_policies(Follow()))
+        out, steps = combine_outputs(TWICE, interaction), slice(2 * index, 2 * index + 2)
         np.testing.assert_allclose(out.reward, np.sum(whole.reward[steps], axis=0), atol=1e-5)
-        for name, found in out.metrics.items():
+        for name, combined in out.metrics.items():
             value = np.asarray(whole.metrics[name].value[steps]).reshape(2, -1)
             valid = np.asarray(whole.metrics[name].valid[steps]).reshape(2, -1) & whole.active[steps, None]
             counted = [column[ok].tolist() for column, ok in zip(value.T, np.asarray(valid).T, strict=True)]
             expected = [slow_over_time(name.split("_")[1], column) for column in counted]
-            np.testing.assert_allclose(np.reshape(found.value, -1), expected, atol=1e-5, err_msg=f"{name}, {index}")
-            np.testing.assert_array_equal(np.reshape(found.valid, -1), [len(column) > 0 for column in counted])
+            np.testing.assert_allclose(np.reshape(combined.value, -1), expected, atol=1e-5, err_msg=f"{name}, {index}")
+            np.testing.assert_array_equal(np.reshape(combined.valid, -1), [len(column) > 0 for column in counted])
         assert bool(out.truncated) == (index == 2)
     # The last agent vanishes between the steps of an action; time ends between those of the last one.
     assert whole.metrics["agent_last"].valid[:, 3].tolist() == [True, True, False, False, False, False]
@@ -199,10 +211,10 @@ def test_recorded_observations_are_encoded_states(late, held):
     assert trace.observations["view"].shape == (3, N, VIEW.spec().size)
     close(trace.metrics, held.metrics)
     encode = jax.jit(lambda state: VIEW(TWICE.observe(late, state)))
-    episode = start(TWICE, late, Assignment.of(Follow()), KEY)
+    episode = start(TWICE, late, Assignment.from_policies(Follow()), KEY)
     for index in range(3):
         np.testing.assert_allclose(trace.observations["view"][index], encode(episode.state), atol=1e-5)
-        episode, _ = decide(TWICE, late, episode, Assignment.of(Follow()))
+        episode, _ = decide(TWICE, late, episode, Assignment.from_policies(Follow()))
     # The encoded values change, and the row of the agent that vanished becomes zero.
     assert np.ptp(trace.observations["view"], axis=0).max() > 0.1
     assert np.any(trace.observations["view"][0, 3]) and not np.any(trace.observations["view"][2, 3])
@@ -271,30 +283,30 @@ def test_the_sdc_has_one_row(changing):
 
 
 def test_policies_observe_the_rows_of_their_own_agents(changing):
-    seen = {}
+    row_shapes = {}
 
     @static_record
     class Look(Policy):
         name: str = ""
 
         def act(self, observation, carry, key):
-            seen[self.name] = observation.controlled.shape
+            row_shapes[self.name] = observation.controlled.shape
             is_own = jnp.any(observation.controlled[:, None] == jnp.arange(5)[None], axis=0)
             return Action(jnp.stack([is_own.astype(jnp.float32)] * 2, axis=-1), observation.agents.valid), carry
 
     pairs = [(Look("ego"), "sdc"), (Look("others"), "others"), (Look("none"), "none")]
     trace = jax.jit(lambda s: rollout(env_of(), pairs, s, KEY, 3, record=("actions",)))(changing)
-    assert seen == {"ego": (1,), "others": (5,), "none": (5,)}
+    assert row_shapes == {"ego": (1,), "others": (5,), "none": (5,)}
     first = [np.flatnonzero(action.value[0, :, 0]).tolist() for action in trace.actions]
     assert first == [[0], [2, 4], []]
 
 
 def test_actions_of_rows_are_scattered_to_their_agents(road):
     env = env_of()
-    observation = env.observe(road, env.initial_state(road, KEY))
+    observation = observe(env, road)
     for rows, count in (([2, -1, 0], 3), ([-1, -1], 2), ([3], 1), ([0, 1, 2, 3], 4)):
         value = np.arange(1.0, 2 * count + 1, dtype=np.float32).reshape(count, 2)
-        action = scatter_actions(dataclasses.replace(observation, controlled=np.array(rows, np.int32)), value)
+        action = scatter(dataclasses.replace(observation, controlled=np.array(rows, np.int32)), value)
         expected, valid = np.zeros((N, 2)), np.zeros(N, bool)
         for row, own in zip(rows, value, strict=True):
             if row >= 0:
@@ -302,7 +314,7 @@ def test_actions_of_rows_are_scattered_to_their_agents(road):
         np.testing.assert_array_equal(action.value, expected)
         np.testing.assert_array_equal(action.valid, valid)
     discrete = dataclasses.replace(observation, controlled=np.array([1], np.int32))
-    whole = scatter_actions(discrete, np.ones((1, 1), np.int32))
+    whole = scatter(discrete, np.ones((1, 1), np.int32))
     assert whole.value.dtype == jnp.int32
 
 
@@ -320,7 +332,7 @@ class Braking(Policy):
         now = observation.agents
         if not self.by_rows:
             return Action(self._values(now), now.valid), carry
-        own = take(now, jnp.maximum(observation.controlled, 0))
+        own = tree_index(now, jnp.maximum(observation.controlled, 0))
         return scatter_actions(observation, self._values(own)), carry
 
     def _values(self, agents):
@@ -354,7 +366,7 @@ def test_random_policies_draw_from_the_key_of_the_step_and_of_their_index(road):
     """The key is that of the state: the draw of a step does not depend on how the step was reached."""
     env, policies = env_of(), Assignment([Random(), Random()], ["sdc", "others"])
     trace = run(env, policies, road, KEY, 3, record=("actions",))
-    observation = env.observe(road, env.initial_state(road, KEY))
+    observation = observe(env, road)
     for step in range(3):
         for index in range(2):
             key = jax.random.fold_in(jax.random.fold_in(KEY, START + step), index)

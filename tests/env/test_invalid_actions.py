@@ -1,4 +1,4 @@
-"""Actions that are not finite: they count as not given, are reported, earn nothing, and spoil no gradient."""
+"""Non-finite actions: they are ignored and reported, earn nothing, and do not affect gradients."""
 
 import dataclasses
 
@@ -27,7 +27,9 @@ from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Delta, Dynamics, Teleport
 from waymax_sim.env import PRESETS, Assignment, Env, Policy, rollout
-from waymax_sim.pytree import Array, pytree, static, take
+from waymax_sim.pytree import Array, pytree, static, tree_index
+
+pytestmark = pytest.mark.compile_heavy
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def road():
 
 @pytree
 class Table(Policy):
-    """Actions from a table over steps and agents, which are its weights; some have no number added but NaN.
+    """Actions from a table over steps and agents, the weights; faults add NaN.
 
     Attributes:
       value: Actions, [T, N, A].
@@ -78,10 +80,10 @@ def table(dynamics: Dynamics, bad: float | None, seed: int = 0) -> Table:
 @DYNAMICS
 def test_an_action_that_is_not_finite_counts_as_not_given(road, dynamics):
     env = env_of(**REWARDED)
-    expected = run(env, Assignment.of(table(dynamics, None)), road, KEY, 6, record=RECORD)
+    expected = run(env, Assignment.from_policies(table(dynamics, None)), road, KEY, 6, record=RECORD)
     assert not np.any(expected.invalid_action)
     for bad in (np.nan, np.inf, -np.inf):
-        trace = run(env, Assignment.of(table(dynamics, bad)), road, KEY, 6, record=RECORD)
+        trace = run(env, Assignment.from_policies(table(dynamics, bad)), road, KEY, 6, record=RECORD)
         np.testing.assert_array_equal(trace.invalid_action, FAULTS)
         for leaf in jax.tree.leaves((trace.agents, trace.metrics, trace.reward, trace.final.history)):
             assert np.isfinite(leaf).all()
@@ -90,16 +92,18 @@ def test_an_action_that_is_not_finite_counts_as_not_given(road, dynamics):
         np.testing.assert_array_equal(trace.reward, np.where(FAULTS, np.minimum(expected.reward, 0), expected.reward))
     # Without a fault everything would be different, and some of the rewards that are lost are positive.
     assert (np.asarray(expected.reward)[FAULTS] > 0).any() and (np.asarray(expected.reward)[FAULTS] < 0).any()
-    whole = run(env, Assignment.of(table(dynamics, 0.0)), road, KEY, 6, record=RECORD)
+    whole = run(env, Assignment.from_policies(table(dynamics, 0.0)), road, KEY, 6, record=RECORD)
     assert np.abs(whole.agents.xyz - expected.agents.xyz).max(axis=(0, 2)).min() > 1e-4
 
 
 @DYNAMICS
 def test_an_agent_without_a_finite_action_coasts(road, dynamics):
-    agents = run(env_of(**REWARDED), Assignment.of(table(dynamics, np.nan)), road, KEY, 6, record=RECORD).agents
+    agents = run(
+        env_of(**REWARDED), Assignment.from_policies(table(dynamics, np.nan)), road, KEY, 6, record=RECORD
+    ).agents
     for step, agent in np.argwhere(FAULTS):
-        log = take(road.log, START) if step == 0 else None
-        before, after = log or take(agents, step - 1), take(agents, step)
+        log = tree_index(road.log, START) if step == 0 else None
+        before, after = log or tree_index(agents, step - 1), tree_index(agents, step)
         moved = before.xyz[agent, :2] + np.float32(0.1) * before.velocity[agent]
         np.testing.assert_allclose(after.xyz[agent, :2], moved, atol=1e-5)
         np.testing.assert_array_equal(after.velocity[agent], before.velocity[agent])
@@ -113,7 +117,7 @@ def test_values_from_which_agents_would_coast_beyond_all_numbers_count_as_not_fi
     value[1, 1] = [1e12, 0, 0, 1e12, 0]
     value[2:, 1] = np.nan
     fast = dataclasses.replace(weights, value=value, valid=np.ones((6, N), bool))
-    trace = run(env_of(**REWARDED), Assignment.of(fast), road, KEY, 6, record=RECORD)
+    trace = run(env_of(**REWARDED), Assignment.from_policies(fast), road, KEY, 6, record=RECORD)
     for leaf in jax.tree.leaves((trace.agents, trace.metrics, trace.reward)):
         assert np.isfinite(leaf).all()
     np.testing.assert_allclose(np.asarray(trace.agents.xyz)[1:, 1, 0] / 1e12, [1.0, 1.1, 1.2, 1.3, 1.4], rtol=1e-6)
@@ -135,7 +139,7 @@ def test_dynamics_that_diverge_are_reported_and_do_not_enter_the_state(road):
     value = np.zeros_like(weights.value)
     value[2, 1] = [2.0, 0.0]
     policy = dataclasses.replace(weights, value=value, valid=np.ones((6, N), bool), dynamics=Diverging())
-    trace = run(env_of(**REWARDED), Assignment.of(policy), road, KEY, 6, record=RECORD)
+    trace = run(env_of(**REWARDED), Assignment.from_policies(policy), road, KEY, 6, record=RECORD)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((trace.agents, trace.reward)))
     assert np.argwhere(trace.invalid_action).tolist() == [[2, 1]]
     np.testing.assert_allclose(trace.agents.velocity[-1, 1], [10.0, 0.0], atol=1e-5)
@@ -144,17 +148,17 @@ def test_dynamics_that_diverge_are_reported_and_do_not_enter_the_state(road):
 def test_actions_of_absent_and_ended_agents_are_not_flagged():
     env, changing = env_of(**PER_AGENT, at_end="stay"), coming_and_going()
     weights = Table(*(np.full((6, 5, 2), number, np.float32) for number in (0, np.nan)), np.ones((6, 5), bool))
-    trace = run(env, Assignment.of(weights), changing, KEY, 6, record=("invalid_action", "ended"))
+    trace = run(env, Assignment.from_policies(weights), changing, KEY, 6, record=("invalid_action", "ended"))
     np.testing.assert_array_equal(trace.invalid_action, ROWS >= 0)
     never = dataclasses.replace(weights, valid=np.zeros((6, 5), bool))
-    trace = run(env, Assignment.of(never), changing, KEY, 6, record=("invalid_action", "ended"))
+    trace = run(env, Assignment.from_policies(never), changing, KEY, 6, record=("invalid_action", "ended"))
     assert not np.any(trace.invalid_action)
 
 
 def test_actions_after_the_end_of_the_record_are_not_flagged(road):
     late = dataclasses.replace(road, current_step=np.array(START + 1, np.int32))
     weights = Table(*(np.full((7, N, 2), number, np.float32) for number in (0, np.nan)), np.ones((7, N), bool))
-    trace = run(env_of(**REWARDED), Assignment.of(weights), late, KEY, 6, record=("invalid_action",))
+    trace = run(env_of(**REWARDED), Assignment.from_policies(weights), late, KEY, 6, record=("invalid_action",))
     assert np.asarray(trace.invalid_action).all(axis=1).tolist() == [True] * 5 + [False]
 
 
@@ -162,11 +166,12 @@ def test_no_agent_is_paid_for_reaching_its_goal_without_a_usable_action():
     env = Env(config=PRESETS["goal"])
     raw = raw_scene(num_steps=STEPS, num_agents=N, current_step=START)
     xyz, velocity = raw.xyz * [2.0, 1.0, 1.0], raw.velocity * 2
-    road = to_scenario(dataclasses.replace(raw, xyz=xyz, velocity=velocity), bucketed=False)
+    road = to_scenario(dataclasses.replace(raw, xyz=xyz, velocity=velocity), pad_to_bucket=False)
     drives = Table(*(np.zeros((6, N, 2), np.float32) for _ in range(2)), np.ones((6, N), bool))
     broken = dataclasses.replace(drives, noise=np.full((6, N, 2), np.nan, np.float32))
     paid, trace = (
-        run(env, Assignment.of(policy, "travelling"), road, KEY, 6, record=RECORD) for policy in (drives, broken)
+        run(env, Assignment.from_policies(policy, "traveling"), road, KEY, 6, record=RECORD)
+        for policy in (drives, broken)
     )
     acts = ~np.concatenate([np.zeros((1, N), bool), np.asarray(paid.ended)[:-1]])
     assert (np.asarray(paid.reward)[acts] > 0).all() and np.asarray(paid.reward).sum() > N
@@ -192,8 +197,8 @@ def test_gradients_of_weights_are_finite_next_to_actions_that_are_not(road, dyna
     assert np.isfinite(expected).all() and not np.any(expected[FAULTS])
     np.testing.assert_array_equal(np.abs(expected).sum(axis=-1)[-1] > 0, ~FAULTS[-1])
     for bad in (np.nan, np.inf):
-        found = np.asarray(gradient(table(dynamics, 0.0).value, table(dynamics, bad)))
-        np.testing.assert_array_equal(found, expected)
+        result = np.asarray(gradient(table(dynamics, 0.0).value, table(dynamics, bad)))
+        np.testing.assert_array_equal(result, expected)
     # Not even where the rows that hold NaN are not given.
     hidden = dataclasses.replace(table(dynamics, np.nan), valid=~FAULTS)
     np.testing.assert_array_equal(gradient(hidden.value, hidden), expected)

@@ -1,4 +1,4 @@
-"""Rewards and ends of the presets, of one step that is made up."""
+"""Rewards and terminations of the presets in synthetic steps."""
 
 import dataclasses
 import functools
@@ -8,40 +8,44 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.metrics.rules import place as placed
-from tests.metrics.rules import track
+from tests.metrics.rules import make_case, track
 from waymax_sim.datatypes.state import CALLER, LOG, State
 from waymax_sim.env import PRESETS, Env, EnvConfig
-from waymax_sim.maps.goals import end_of_log, point_on_route
+from waymax_sim.maps.goals import log_end_goals, point_on_route
 from waymax_sim.metrics import METRICS
 from waymax_sim.metrics.goal import goal_reached
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
 AT = 12
 
 
 @functools.cache
-def judging(config: EnvConfig):
+def evaluator(config: EnvConfig):
     env = Env(config=config)
 
     @jax.jit
-    def judge(scenario, agents, controller):
-        history = take(agents, slice(AT + 1 - env.num_history_steps, AT + 1))
-        nobody = jnp.zeros(controller.shape, bool)
+    def evaluate(scenario, agents, controller):
+        history = tree_index(agents, slice(AT + 1 - env.num_history_steps, AT + 1))
+        no_agent = jnp.zeros(controller.shape, bool)
         step = jnp.asarray(AT, jnp.int32)
         state = State(
-            step=step, history=history, controller=controller, ended=nobody, goal_reached=nobody, key=jax.random.key(0)
+            step=step,
+            history=history,
+            controller=controller,
+            ended=no_agent,
+            goal_reached=no_agent,
+            key=jax.random.key(0),
         )
         return env.evaluate_state(scenario, state, has_advanced=jnp.asarray(True))
 
-    return judge
+    return evaluate
 
 
 def outcome(config: EnvConfig, tracks, **changes):
-    """What a step leads to when the caller moves all agents but the third."""
-    scenario, agents = placed(tracks, **changes)
+    """Evaluation of a step in which the caller controls all agents but the third."""
+    scenario, agents = make_case(tracks, **changes)
     controller = jnp.asarray([CALLER, CALLER, LOG, CALLER, CALLER, CALLER], jnp.int32)
-    return judging(config)(jax.device_put(scenario), agents, controller)
+    return evaluator(config)(jax.device_put(scenario), agents, controller)
 
 
 def test_safety():
@@ -56,10 +60,10 @@ def test_safety():
 
 
 def test_nuplan():
-    # Alone in the lane at the limit of 13.4 m/s: a 35th of the logged way. A window of history is as long as it needs.
-    good = outcome(PRESETS["nuplan"], [track(x=-40, speed=13.3), track(x=-80, speed=1)])
-    np.testing.assert_allclose(good.reward[:2], 5 / 16 / 35, atol=1e-5)
-    assert not good.terminated
+    # Alone in the lane at the limit of 13.4 m/s: 1/35 of the logged path. The history covers the window of each metric.
+    compliant = outcome(PRESETS["nuplan"], [track(x=-40, speed=13.3), track(x=-80, speed=1)])
+    np.testing.assert_allclose(compliant.reward[:2], 5 / 16 / 35, atol=1e-5)
+    assert not compliant.terminated
     # 2.23 m/s too fast, and 0.5 s from the rear of one that is as far from being hit.
     late = outcome(PRESETS["nuplan"], [track(x=-40, speed=15.63), track(x=-24.5, speed=4)], log=[track(speed=1)] * 2)
     assert float(late.metrics["time_to_collision"].value[0]) < 0.95
@@ -81,9 +85,9 @@ def test_goal():
     np.testing.assert_allclose(near.reward[:2], 0.01, atol=1e-5)
     assert not near.terminated
     # At the end of the log, where it stays; the one that stands and the one that leaves are not.
-    there = outcome(PRESETS["goal"], [track(x=-5.5, speed=0), track(x=-80, speed=0)], log=log)
-    np.testing.assert_allclose(there.reward[:2], [1, 0], atol=1e-5)
-    np.testing.assert_array_equal(there.agent_terminated[:2], [True, False])
+    at_goal = outcome(PRESETS["goal"], [track(x=-5.5, speed=0), track(x=-80, speed=0)], log=log)
+    np.testing.assert_allclose(at_goal.reward[:2], [1, 0], atol=1e-5)
+    np.testing.assert_array_equal(at_goal.agent_terminated[:2], [True, False])
     # The second is beyond its goal by now.
     hit = outcome(PRESETS["goal"], [track(x=-40), track(x=-38)], log=log)
     np.testing.assert_allclose(hit.reward[:2], 0.01 * np.array([1, -1]) - 0.75, atol=1e-5)
@@ -92,16 +96,16 @@ def test_goal():
 def test_goals_of_ones_own_and_another_radius():
     far = dataclasses.replace(METRICS["goal_reached"], compute=functools.partial(goal_reached, radius=8.0))
     config = EnvConfig(metrics=(far,), rewards=(("goal_reached", 1.0),), terminate_on=("goal_reached",))
-    scenario, agents = placed([track(x=-40), track(x=-80)])
+    scenario, agents = make_case([track(x=-40), track(x=-80)])
     xy = np.asarray(agents.xyz[AT, :, :2]) + np.float32([[7.0, 0], [9.0, 0], [0, 0], [0, 0], [0, 0], [0, 0]])
-    goals = dataclasses.replace(end_of_log(scenario), xy=xy)
+    goals = dataclasses.replace(log_end_goals(scenario), xy=xy)
     scenario = jax.device_put(dataclasses.replace(scenario, goals=goals))
-    out = judging(config)(scenario, agents, jnp.full(6, CALLER, jnp.int32))
+    out = evaluator(config)(scenario, agents, jnp.full(6, CALLER, jnp.int32))
     np.testing.assert_array_equal(out.reward[:2], [1, 0])
 
 
 def test_a_point_on_the_route_is_for_the_sdc():
-    scenario, _ = placed([track(), track(x=-20)])
+    scenario, _ = make_case([track(), track(x=-20)])
     goals = point_on_route(scenario, 30.0)
     np.testing.assert_array_equal(goals.valid, np.asarray(scenario.agents.is_sdc) & (scenario.routes is not None))
     # The sdc stands at the origin and its lane goes along x.

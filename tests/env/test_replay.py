@@ -8,12 +8,13 @@ import pytest
 
 from behavior_models import LogReplay
 from tests.data import recorded
+from tests.programs import compiled_rollout
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.agents import VEHICLE
 from waymax_sim.dynamics import Bicycle, Delta, Teleport
-from waymax_sim.env import Env, EnvConfig, rollout
+from waymax_sim.env import Env, EnvConfig
 from waymax_sim.metrics.divergence import displacement
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
 FILES = [
     "womd/scenario_637f20cafde22ff8.tfrecord",
@@ -32,9 +33,8 @@ def replay(path, dynamics):
     """The scenario, the simulated and the logged agents of the 8 s after now, as NumPy."""
     scenario = first_scene(path)
     env = Env(config=EnvConfig(controlled="all", height_source="log", metrics=("log_divergence",), rewards=()))
-    run = jax.jit(lambda scenario: rollout(env, LogReplay(dynamics), scenario, jax.random.key(0), 80))
-    trace = run(jax.device_put(scenario))
-    logged = take(scenario.log, slice(11, None))
+    trace = compiled_rollout(env, LogReplay(dynamics), scenario, jax.random.key(0), 80)
+    logged = tree_index(scenario.log, slice(11, None))
     return scenario, trace, logged
 
 
@@ -58,7 +58,7 @@ def test_teleport_is_exact(file):
 )
 def test_vehicles_stay_near_the_log(file, dynamics, limit):
     scenario, trace, logged = replay(recorded(file), dynamics)
-    error = displacement(trace.agents, jax.device_put(logged))
+    error = jax.jit(displacement)(trace.agents, logged)
     counted = np.asarray(error.valid) & (np.asarray(scenario.agents.type) == VEHICLE)
     assert counted.sum() > 500
     assert np.asarray(error.value)[counted].mean() <= limit

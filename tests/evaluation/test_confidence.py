@@ -1,23 +1,25 @@
 import numpy as np
 
-from waymax_sim.evaluation.confidence import NUM_SAMPLES, bootstrap
+from waymax_sim.evaluation.confidence import NUM_BOOTSTRAP_SAMPLES, bootstrap
 
 
-def test_intervals_are_those_of_drawing_scenes_one_by_one():
+def test_intervals_equal_those_of_single_draws():
     rng = np.random.default_rng(1)
     table = rng.normal(size=(30, 3))
     table[rng.random(table.shape) < 0.3] = np.nan
     means, low, high = bootstrap(table)
-    rows = [rng.integers(0, 30, 30) for _ in range(4 * NUM_SAMPLES)]
+    rows = [rng.integers(0, 30, 30) for _ in range(4 * NUM_BOOTSTRAP_SAMPLES)]
     for column, values in enumerate(table.T):
-        drawn = [np.nanmean(values[row]) for row in rows]
+        sampled = [np.nanmean(values[row]) for row in rows]
         np.testing.assert_allclose(means[column], np.nanmean(values), rtol=1e-12)
         np.testing.assert_allclose(
-            [low[column], high[column]], np.quantile(drawn, [0.025, 0.975]), atol=0.1 * np.std(values[values == values])
+            [low[column], high[column]],
+            np.quantile(sampled, [0.025, 0.975]),
+            atol=0.1 * np.std(values[values == values]),
         )
 
 
-def test_nothing_defined_has_no_mean_and_one_scene_no_interval():
+def test_undefined_columns_have_no_mean_and_single_scenes_no_interval():
     means, low, high = bootstrap(np.array([[1.0, np.nan, 2.0], [3.0, np.nan, np.nan]]))
     np.testing.assert_array_equal(means, [2.0, np.nan, 2.0])
     np.testing.assert_array_equal(np.isnan(low), [False, True, True])
@@ -26,7 +28,7 @@ def test_nothing_defined_has_no_mean_and_one_scene_no_interval():
         assert all(np.isnan(ends).all() for ends in bootstrap(some)[1:])
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_coverage_of_intervals_is_about_their_confidence():
     rng = np.random.default_rng(2)
     samples = rng.exponential(1.0, size=(100, 200))
     _, low, high = bootstrap(samples)

@@ -13,6 +13,8 @@ import pytest
 from tests.datasets.encode import message, scenario_of, small_scene
 from waymax_sim.datasets.encoding.tfrecord import write_records
 
+pytestmark = pytest.mark.compile_heavy
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 400
 SMALL = ("--policy", "random", "--metrics", "log_divergence", "--steps", "3")
@@ -46,7 +48,7 @@ def processes():
         process.communicate()
 
 
-def test_two_processes_write_what_one_writes(tmp_path, processes):
+def test_two_processes_write_the_same_as_one(tmp_path, processes):
     ids = ["a", "b", "c", "", "d"]
     good = [message(scenario_of(dataclasses.replace(small_scene(), scenario_id=name))) for name in ids]
     write_records(

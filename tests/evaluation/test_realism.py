@@ -8,15 +8,17 @@ import pytest
 
 from behavior_models import POLICIES
 from tests.data import recorded
-from tests.programs import AS_FOR_USERS
+from tests.programs import FULLY_OPTIMIZED
+from waymax_sim import results_dir
 from waymax_sim.cli import main
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.sim_agents_submission import read_rollouts, unpack_submission
 from waymax_sim.datasets.loader import load
-from waymax_sim.evaluation import report
-from waymax_sim.evaluation.realism.evaluate import check_scene, evaluate_realism, to_file, to_rollouts
+from waymax_sim.evaluation.realism.evaluate import check_scene, evaluate_realism, from_rollout_file, to_rollout_file
 from waymax_sim.evaluation.realism.report import summarize
 from waymax_sim.metrics.realism import CONFIGS
+
+pytestmark = pytest.mark.compile_heavy
 
 SCENES = "synthetic:0:2"
 
@@ -42,16 +44,16 @@ def submitted(tmp_path_factory):
 
 
 def test_rows_and_their_means_are_written(submitted):
-    found, total = rows(submitted / "out"), summary(submitted / "out")
-    assert [row["record"] for row in found] == [0, 1]
+    scored, total = rows(submitted / "out"), summary(submitted / "out")
+    assert [row["record"] for row in scored] == [0, 1]
     assert (total["num_scenes"], total["num_failed"], total["undefined"]) == (2, 0, [])
     assert (total["config"], total["parity"]) == ("2025", True)
-    for row in found:
+    for row in scored:
         assert (row["policy"], row["num_rollouts"], row["privileged"]) == ("random", 32, False)
         assert len(row["likelihoods"]) == 10 and len(row["buckets"]) == len(row["simulated_rates"]) == 3
     for group in ("likelihoods", "buckets", "simulated_rates"):
         for name, value in total[group].items():
-            values = [row[group][name] for row in found]
+            values = [row[group][name] for row in scored]
             assert value == pytest.approx(np.mean(values))
             low, high = total["confidence"][group][name]
             assert min(values) - 1e-9 <= low <= value + 1e-9 and value - 1e-9 <= high <= max(values) + 1e-9
@@ -67,24 +69,24 @@ def test_a_submission_scores_the_same_when_it_is_read_back(submitted, capsys):
     assert realism(out, "--from-submission", submitted / "x.tar.gz") == 0
     shown = capsys.readouterr().out
     assert "meta_metric" in shown and "parity" in shown
-    for mine, theirs in zip(rows(out), rows(submitted / "out"), strict=True):
+    for again, expected in zip(rows(out), rows(submitted / "out"), strict=True):
         for name in ("likelihoods", "meta_metric", "buckets", "ade", "min_ade", "simulated_rates", "num_evaluated"):
-            assert mine[name] == (theirs[name] if AS_FOR_USERS else pytest.approx(theirs[name], rel=1e-6))
+            assert again[name] == (expected[name] if FULLY_OPTIMIZED else pytest.approx(expected[name], rel=1e-6))
 
 
-def test_rollouts_of_a_submission_are_those_of_the_agents_of_now(submitted, tmp_path):
+def test_a_submission_has_the_rollouts_of_the_current_agents(submitted, tmp_path):
     assert unpack_submission(submitted / "x.tar.gz", tmp_path) == 2
     for scenario in load(SCENES):
         found = read_rollouts(tmp_path, scenario.scenario_id)
-        there = scenario.log.valid[int(scenario.current_step)]
-        assert sorted(found.object_id.tolist()) == sorted(scenario.agents.id[there].tolist())
-        assert found.heading.shape == (32, there.sum(), 80)
-        again = to_file(to_rollouts(found, scenario), scenario)
+        valid = scenario.log.valid[int(scenario.current_step)]
+        assert sorted(found.object_id.tolist()) == sorted(scenario.agents.id[valid].tolist())
+        assert found.heading.shape == (32, valid.sum(), 80)
+        again = to_rollout_file(from_rollout_file(found, scenario), scenario)
         np.testing.assert_array_equal(again.xyz, found.xyz)
         np.testing.assert_array_equal(again.heading, found.heading)
 
 
-def test_arrays_are_scored_and_corrections_are_labelled(submitted, tmp_path, capsys):
+def test_arrays_are_scored_and_corrections_are_labeled(submitted, tmp_path, capsys):
     unpack_submission(submitted / "x.tar.gz", tmp_path)
     scenario = load("synthetic:0:1")[0]
     found = read_rollouts(tmp_path, scenario.scenario_id)
@@ -104,18 +106,18 @@ def test_arrays_are_scored_and_corrections_are_labelled(submitted, tmp_path, cap
     assert realism(tmp_path / "third", *options) == 2
 
 
-def test_an_interrupted_run_goes_on(submitted, tmp_path, monkeypatch, capsys):
-    out, append = tmp_path / "out", report.append_rows
+def test_an_interrupted_run_is_resumed(submitted, tmp_path, monkeypatch, capsys):
+    out, append = tmp_path / "out", results_dir.append_rows
     options = ("--from-submission", submitted / "x.tar.gz")
 
     def interrupted(out, rows):
         append(out, rows)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(report, "append_rows", interrupted)
+    monkeypatch.setattr(results_dir, "append_rows", interrupted)
     assert realism(out, *options) == 130
     assert [row["record"] for row in rows(out)] == [0] and not (out / "summary.json").exists()
-    monkeypatch.setattr(report, "append_rows", append)
+    monkeypatch.setattr(results_dir, "append_rows", append)
     assert realism(out, *options) == 0
     assert [row["record"] for row in rows(out)] == [0, 1]
     assert realism(out, *options, "--seed", 1) == 2
@@ -153,14 +155,14 @@ def test_scenes_that_cannot_be_scored_are_refused():
     scenario = load(SCENES)[0]
     assert check_scene(scenario) >= 1
     now, agents = int(scenario.current_step), scenario.agents
-    gone = np.array(scenario.log.valid)
-    gone[now, np.argmax(agents.is_sdc)] = False
+    valid = np.array(scenario.log.valid)
+    valid[now, np.argmax(agents.is_sdc)] = False
     no_edges = dataclasses.replace(scenario.edges, valid=np.zeros_like(scenario.edges.valid))
-    nobody = dataclasses.replace(agents, is_sdc=agents.is_sdc & False, to_predict=agents.to_predict & False)
+    no_agents = dataclasses.replace(agents, is_sdc=agents.is_sdc & False, to_predict=agents.to_predict & False)
     broken = {
         "road edges": dataclasses.replace(scenario, edges=no_edges),
-        "not there": dataclasses.replace(scenario, log=dataclasses.replace(scenario.log, valid=gone)),
-        "no agent": dataclasses.replace(scenario, agents=nobody),
+        "not valid": dataclasses.replace(scenario, log=dataclasses.replace(scenario.log, valid=valid)),
+        "no agent": dataclasses.replace(scenario, agents=no_agents),
         "no step": dataclasses.replace(scenario, current_step=np.array(scenario.num_steps - 1, np.int32)),
     }
     for reason, scene in broken.items():
@@ -182,7 +184,7 @@ def test_scenes_without_a_number_are_listed_and_left_out(submitted):
 def test_replay_follows_the_log():
     (result,) = evaluate_realism(load("synthetic:0:1"), policy=POLICIES["log_replay"](), num_rollouts=2)
     assert not isinstance(result, DataError)
-    # Agents whose log ends coast; where it goes on they are where it is.
+    # Agents coast after the end of their log.
     assert result.score.ade < 0.5
     assert result.score.likelihoods["linear_speed"] > 0.3 and math.isfinite(result.score.meta_metric)
 

@@ -11,8 +11,10 @@ from tests.scenes import busy_raw_scene, scene
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import stack_scenarios
 from waymax_sim.env import Env, EnvConfig, rollout
-from waymax_sim.evaluation import map_scenes, scenes_at_once
-from waymax_sim.pytree import take
+from waymax_sim.evaluation import fit_chunk_size, map_scenes
+from waymax_sim.pytree import tree_index
+
+pytestmark = pytest.mark.compile_heavy
 
 if len(jax.devices()) < 2:
     pytest.skip("these tests compare one device with two", allow_module_level=True)
@@ -38,14 +40,14 @@ def nearest_point(scenario, key):
 
 @functools.cache
 def batch():
-    scenes = [to_scenario(busy_raw_scene(seed), bucketed=False) for seed in range(MANY)]
+    scenes = [to_scenario(busy_raw_scene(seed), pad_to_bucket=False) for seed in range(MANY)]
     return stack_scenarios(scenes), jax.random.split(jax.random.key(0), MANY)
 
 
 @functools.cache
 def one_by_one():
     run, (scenarios, keys) = jax.jit(simulate), batch()
-    return jax.device_get([run(take(scenarios, index), keys[index]) for index in range(MANY)])
+    return jax.device_get([run(tree_index(scenarios, index), keys[index]) for index in range(MANY)])
 
 
 def num_bytes(tree) -> int:
@@ -77,18 +79,18 @@ def assert_same_world(results, expected):
 )
 def test_scenes_come_out_as_if_simulated_alone(num, mesh):
     scenarios, keys = batch()
-    results = map_scenes(simulate, take(scenarios, slice(num)), keys[:num], mesh=mesh)
+    results = jax.device_get(map_scenes(simulate, tree_index(scenarios, slice(num)), keys[:num], mesh=mesh))
     assert all(len(leaf) == num for leaf in jax.tree.leaves(results))
     for index in range(num):
-        assert_same_world(take(results, index), one_by_one()[index])
+        assert_same_world(tree_index(results, index), one_by_one()[index])
 
 
-def test_one_and_two_devices_see_the_same_events():
-    def judge(scenario, key):
+def test_one_and_two_devices_give_the_same_events():
+    def simulate_metrics(scenario, key):
         trace = rollout(ENV, Random(), scenario, key, num_steps=8)
         return trace.agents, trace.metrics
 
-    one, two = (jax.device_get(map_scenes(judge, *batch(), mesh=mesh)) for mesh in (ONE, TWO))
+    one, two = (jax.device_get(map_scenes(simulate_metrics, *batch(), mesh=mesh)) for mesh in (ONE, TWO))
     assert_same_world(two, one)
     for name in ("overlap", "offroad"):
         assert set(np.unique(one[1][name].value)) == {0.0, 1.0}
@@ -96,7 +98,7 @@ def test_one_and_two_devices_see_the_same_events():
 
 def test_the_batch_lies_on_all_devices():
     scenarios, keys = batch()
-    results = map_scenes(nearest_point, take(scenarios, slice(4)), keys[:4], mesh=TWO)
+    results = map_scenes(nearest_point, tree_index(scenarios, slice(4)), keys[:4], mesh=TWO)
     for leaf in jax.tree.leaves(results):
         assert [(shard.device, len(shard.data)) for shard in leaf.addressable_shards] == [
             (device, 2) for device in jax.devices()[:2]
@@ -106,7 +108,7 @@ def test_the_batch_lies_on_all_devices():
 def repeated():
     """The batch three times."""
     scenarios, keys = batch()
-    return take(scenarios, np.arange(3 * MANY) % MANY), jnp.tile(keys, 3)
+    return tree_index(scenarios, np.arange(3 * MANY) % MANY), jnp.tile(keys, 3)
 
 
 def test_chunks_stay_within_the_memory_budget():
@@ -116,7 +118,7 @@ def test_chunks_stay_within_the_memory_budget():
     stats = memory(nearest_point, many, more_keys, mesh=ONE, memory_budget=budget)
     assert stats.argument_size_in_bytes > 2.9 * whole.argument_size_in_bytes
     assert stats.temp_size_in_bytes <= budget
-    assert 1 <= scenes_at_once(nearest_point, many, more_keys, budget, mesh=ONE) <= MANY
+    assert 1 <= fit_chunk_size(nearest_point, many, more_keys, budget, mesh=ONE) <= MANY
     chunked = map_scenes(nearest_point, many, more_keys, mesh=ONE, memory_budget=budget)
     alone = jax.vmap(nearest_point)(jax.device_put(scenarios), keys)
     np.testing.assert_allclose(chunked, jnp.tile(alone, (3, 1)), rtol=1e-6)
@@ -125,19 +127,21 @@ def test_chunks_stay_within_the_memory_budget():
 def test_rollouts_in_equal_chunks_have_the_same_bits_on_one_and_two_devices():
     # Enough for one scene at a time, and a little for counting chunks.
     budget = memory(simulate, *batch(), mesh=ONE).temp_size_in_bytes + 1000
-    at_once = [scenes_at_once(simulate, *repeated(), budget, mesh=mesh) for mesh in (ONE, TWO)]
+    at_once = [fit_chunk_size(simulate, *repeated(), budget, mesh=mesh) for mesh in (ONE, TWO)]
     assert at_once[0] == at_once[1] < MANY
-    one, two = (map_scenes(simulate, *repeated(), mesh=mesh, memory_budget=budget) for mesh in (ONE, TWO))
+    one, two = (
+        jax.device_get(map_scenes(simulate, *repeated(), mesh=mesh, memory_budget=budget)) for mesh in (ONE, TWO)
+    )
     for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for index in range(3 * MANY):
-        assert_same_world(take(one, index), one_by_one()[index % MANY])
+        assert_same_world(tree_index(one, index), one_by_one()[index % MANY])
 
 
 def test_a_budget_for_everything_needs_one_chunk():
     scenarios, keys = batch()
-    assert scenes_at_once(nearest_point, scenarios, keys, 2**40, mesh=ONE) == MANY
-    assert scenes_at_once(nearest_point, scenarios, keys, 2**40, mesh=TWO) == 3
+    assert fit_chunk_size(nearest_point, scenarios, keys, 2**40, mesh=ONE) == MANY
+    assert fit_chunk_size(nearest_point, scenarios, keys, 2**40, mesh=TWO) == 3
 
 
 def test_a_budget_too_small_for_one_scene_is_refused():
@@ -151,7 +155,7 @@ def test_scenes_and_keys_must_match():
     with pytest.raises(ValueError, match="3 keys for 5 scenarios"):
         map_scenes(nearest_point, scenarios, keys[:3])
     with pytest.raises(ValueError, match="no scenes"):
-        map_scenes(nearest_point, take(scenarios, slice(0)), keys[:0])
+        map_scenes(nearest_point, tree_index(scenarios, slice(0)), keys[:0])
 
 
 def test_a_program_is_made_once():

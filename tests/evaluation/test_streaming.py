@@ -12,9 +12,11 @@ from waymax_sim.datasets.encoding.tfrecord import write_records
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scenarios import Scenarios
-from waymax_sim.datatypes.padding import sizes
+from waymax_sim.datatypes.padding import axis_lengths
 from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.evaluation import SceneOutput, scene_key, stream_scenes
+
+pytestmark = pytest.mark.compile_heavy
 
 
 @dataclasses.dataclass
@@ -73,7 +75,7 @@ def test_scenes_of_equal_shapes_share_a_program_and_chunks():
 
 def test_padding_to_given_sizes_makes_one_program_and_changes_nothing():
     scenarios = Scenarios([Crowds((3, 20, 25, 5))])
-    common, traced = sizes(scenarios[1]), []
+    common, traced = axis_lengths(scenarios[1]), []
 
     def count(scenario, key):
         traced.append(scenario.num_agents)

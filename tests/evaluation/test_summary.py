@@ -1,4 +1,4 @@
-"""From rows to tables: means, worst scenes, differences and the page. No scene is simulated."""
+"""Summaries of rows: means, worst scenes, differences, tables and the HTML report. No scene is simulated."""
 
 import re
 from pathlib import Path
@@ -7,33 +7,40 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from waymax_sim.evaluation import compare, page, report
-from waymax_sim.evaluation.evaluate import Column
-from waymax_sim.evaluation.summary import by_scene, headlines, result_of, worst
+from waymax_sim.evaluation import compare_runs, html_report
+from waymax_sim.evaluation.evaluate import MetricInfo
+from waymax_sim.evaluation.summary import headlines, scene_means, summarize_rows, worst_scenes
 from waymax_sim.evaluation.tables import difference_table, evaluation_table
+from waymax_sim.results_dir import write_json, write_rows
 
-COLUMNS = {"nuplan_score": Column("1", "higher"), "speeding": Column("m/s", "lower")}
+COLUMNS = {"nuplan_score": MetricInfo("1", "higher"), "speeding": MetricInfo("m/s", "lower")}
 
 
 def row(index: int, score: float | None, speeding: float | None, policy="idm", traffic="log_replay", seed=0) -> dict:
-    place = {"index": index, "file": "folder/f", "record": index, "scenario_id": f"scene {index}", "digest": f"{index}"}
+    source = {
+        "index": index,
+        "file": "folder/f",
+        "record": index,
+        "scenario_id": f"scene {index}",
+        "digest": f"{index}",
+    }
     run = {"policy": policy, "traffic": traffic, "seed": seed}
-    return place | run | {"nuplan_score": score, "speeding": speeding}
+    return source | run | {"nuplan_score": score, "speeding": speeding}
 
 
 def write(folder: Path, rows: list[dict]) -> Path:
     folder.mkdir()
-    report.write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder / "rows.jsonl", rows)
     metrics = {name: column._asdict() for name, column in COLUMNS.items()}
-    report.write_json(folder / "summary.json", {"conditions": {"metrics": metrics}})
+    write_json(folder / "summary.json", {"conditions": {"metrics": metrics}})
     return folder
 
 
-def summary_of(*rows: dict) -> dict:
+def summarize_all(*rows: dict) -> dict:
     pairs = dict.fromkeys((item["policy"], item["traffic"]) for item in rows)
     results = [
         {"policy": policy, "traffic": traffic, "privileged": policy == "log_replay", "agents": "sdc"}
-        | result_of([item for item in rows if (item["policy"], item["traffic"]) == (policy, traffic)], COLUMNS)
+        | summarize_rows([item for item in rows if (item["policy"], item["traffic"]) == (policy, traffic)], COLUMNS)
         for policy, traffic in pairs
     ]
     return {
@@ -61,12 +68,12 @@ def summary_of(*rows: dict) -> dict:
     }
 
 
-def test_each_scene_counts_once_whatever_its_seeds():
+def test_each_scene_counts_once_for_any_number_of_seeds():
     rows = [row(0, 1.0, 2.0), row(0, 0.0, None, seed=1), row(1, 0.9, None), row(2, None, None)]
-    scenes, table = by_scene(rows, COLUMNS)
+    scenes, table = scene_means(rows, COLUMNS)
     assert scenes == [0, 1, 2]
     np.testing.assert_array_equal(table, [[0.5, 2.0], [0.9, np.nan], [np.nan, np.nan]])
-    found = result_of(rows, COLUMNS)
+    found = summarize_rows(rows, COLUMNS)
     assert found["num_scenes"] == 3
     score, speeding = found["metrics"]["nuplan_score"], found["metrics"]["speeding"]
     assert (score["value"], score["num_valid_scenes"], score["valid_fraction"]) == (0.7, 2, 2 / 3)
@@ -74,30 +81,32 @@ def test_each_scene_counts_once_whatever_its_seeds():
     assert (speeding["value"], speeding["low"], speeding["unit"], speeding["better"]) == (2.0, None, "m/s", "lower")
 
 
-def test_where_nothing_is_valid_the_value_is_null():
+def test_without_valid_values_the_mean_is_null():
     for rows in ([], [row(0, None, None)]):
-        item = result_of(rows, COLUMNS)["metrics"]["nuplan_score"]
+        item = summarize_rows(rows, COLUMNS)["metrics"]["nuplan_score"]
         assert (item["value"], item["low"], item["valid_fraction"]) == (None, None, 0.0)
 
 
 def test_worst_scenes_come_first_and_the_worst_run_of_each():
     rows = [row(0, 0.9, 0.0), row(1, 0.1, 0.0), row(1, 0.0, 0.0, seed=1), row(2, 0.5, 0.0), row(3, None, 0.0)]
-    found = worst(rows, COLUMNS, 2)
+    found = worst_scenes(rows, COLUMNS, 2)
     assert [(index, [item["seed"] for item in rows]) for index, rows in found] == [(1, [1, 0]), (2, [0])]
-    ((index, _),) = worst([row(0, None, 1.0), row(1, None, 3.0)], {"speeding": COLUMNS["speeding"]}, 1)
+    ((index, _),) = worst_scenes([row(0, None, 1.0), row(1, None, 3.0)], {"speeding": COLUMNS["speeding"]}, 1)
     assert index == 1
 
 
-def test_what_is_shown_first():
+def test_headlines():
     assert headlines(["speeding", "overlap", "nuplan_score"]) == ["nuplan_score", "overlap"]
-    assert headlines(["speeding", "mine"]) == ["speeding", "mine"]
+    assert headlines(["speeding", "custom"]) == ["speeding", "custom"]
+    assert headlines(["offroad", "overlap"]) == ["overlap", "offroad"]
+    assert headlines(["offroad", "road_departure"]) == ["road_departure"]
 
 
 def test_differences_are_paired(tmp_path):
     a = write(tmp_path / "a", [row(0, 0.5, 1.0), row(1, 0.5, None), row(2, 0.2, 3.0), row(7, 0.0, 0.0)])
     changed = row(2, 0.1, 1.0) | {"digest": "other", "file": "elsewhere/f"}
     b = write(tmp_path / "b", [row(0, 0.5 + 1e-9, 1.0), row(1, 0.9, 2.0), changed, row(8, 0.0, 0.0)])
-    (found,) = compare(a, b)
+    (found,) = compare_runs(a, b)
     assert found["a"] == found["b"] == {"policy": "idm", "traffic": "log_replay"}
     assert (found["num_scenes"], found["num_other_content"]) == (3, 1)
     score, speeding = found["metrics"]["nuplan_score"], found["metrics"]["speeding"]
@@ -111,16 +120,16 @@ def test_differences_are_paired(tmp_path):
     assert [(item["record"], item["a"]) for item in speeding["changed"]] == [(2, 3.0), (1, None)]
 
 
-def test_runs_of_one_policy_each_are_compared_whatever_they_are(tmp_path):
+def test_runs_of_one_policy_each_are_compared_even_with_different_names(tmp_path):
     a = write(tmp_path / "a", [row(0, 0.5, 1.0)])
     b = write(tmp_path / "b", [row(0, 0.6, 1.0, policy="pdm")])
-    (found,) = compare(a, b)
+    (found,) = compare_runs(a, b)
     assert (found["a"]["policy"], found["b"]["policy"]) == ("idm", "pdm")
     several = write(tmp_path / "c", [row(0, 0.6, 1.0, policy="pdm"), row(0, 0.6, 1.0, policy="mppi")])
     with pytest.raises(ValueError, match="in common"):
-        compare(a, several)
+        compare_runs(a, several)
     with pytest.raises(ValueError, match="no finished evaluation"):
-        compare(a, tmp_path)
+        compare_runs(a, tmp_path)
 
 
 def test_tables_show_policies_among_traffic(tmp_path):
@@ -131,28 +140,28 @@ def test_tables_show_policies_among_traffic(tmp_path):
         for t in ("idm", "log_replay")
     ]
     console = Console(width=150, record=True)
-    console.print(evaluation_table(summary_of(*rows)))
-    console.print(evaluation_table(summary_of(*rows[:1])))
-    (found,) = compare(write(tmp_path / "a", rows[::4]), write(tmp_path / "b", rows[1::4]))
+    console.print(evaluation_table(summarize_all(*rows)))
+    console.print(evaluation_table(summarize_all(*rows[:1])))
+    (found,) = compare_runs(write(tmp_path / "a", rows[::4]), write(tmp_path / "b", rows[1::4]))
     console.print(difference_table(found))
     text = console.export_text()
     assert text.count("0.150 ± 0.") == 4
     assert "log_replay*" in text
-    assert "idm drives sdc in 1 scenes, idm the others" in text
+    assert "idm controls sdc in 1 scenes, idm the others" in text
     assert "from idm among idm to idm among log_replay, 4 scenes" in text
 
 
-def test_the_page_is_whole_and_needs_no_network():
+def test_the_html_report_is_self_contained():
     rows = [
         row(i, 0.1 * i, 1.0, policy, t)
         for i in range(4)
         for policy in ("idm", "log_replay")
         for t in ("idm", "log_replay")
     ]
-    text = page(summary_of(*rows), [("<scene>", "<p>viewer & more</p>")])
+    text = html_report(summarize_all(*rows), [("<scene>", "<p>viewer & more</p>")])
     assert not re.findall(r"(?:src|href)=|https?://|@import", text)
     assert text.count("0.150 ± 0.") == 8
     assert "among log_replay" in text
     assert '<iframe title="&lt;scene&gt;" loading="lazy" srcdoc="&lt;p&gt;viewer &amp; more' in text
-    assert "&lt;f&gt;" in text and "What could not be used" in text
-    assert "<h2>Worst scenes</h2>" not in page(summary_of(*rows))
+    assert "&lt;f&gt;" in text and "<h2>Failures</h2>" in text
+    assert "<h2>Worst scenes</h2>" not in html_report(summarize_all(*rows))

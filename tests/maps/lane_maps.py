@@ -8,7 +8,7 @@ import numpy as np
 from waymax_sim.datatypes.lanes import LaneGraph
 from waymax_sim.datatypes.roadmap import LANE_SURFACE_STREET, LANE_TYPES, STOP_SIGN, RoadMap, Segments
 from waymax_sim.datatypes.signals import Signals
-from waymax_sim.maps.centrelines import Centrelines, centrelines
+from waymax_sim.maps.centerlines import Centerlines, extract_centerlines
 from waymax_sim.maps.lanes import build_lane_graph
 from waymax_sim.maps.segments import build_segments
 
@@ -20,8 +20,8 @@ class LaneMap(NamedTuple):
     signals: Signals
 
     @property
-    def lines(self) -> Centrelines:
-        return centrelines(self.lanes, len(self.roadmap.feature_type))
+    def lines(self) -> Centerlines:
+        return extract_centerlines(self.lanes, len(self.roadmap.feature_type))
 
 
 def straight(start, end, spacing: float = 0.5) -> np.ndarray:
@@ -30,16 +30,16 @@ def straight(start, end, spacing: float = 0.5) -> np.ndarray:
     return np.linspace(start, end, max(2, round(np.linalg.norm(np.subtract(end, start)) / spacing) + 1))
 
 
-def arc(centre, radius: float, begin: float, finish: float, spacing: float = 0.5) -> np.ndarray:
+def arc(center, radius: float, begin: float, finish: float, spacing: float = 0.5) -> np.ndarray:
     """Points of a circle from one angle to another (degrees), [n, 3]."""
     begin, finish = np.radians(begin), np.radians(finish)
     angle = np.linspace(begin, finish, round(abs(finish - begin) * radius / spacing) + 1)
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle), 0 * angle], axis=-1)
-    return points + (*centre, 0.0)
+    return points + (*center, 0.0)
 
 
 def lane_map(*lines, types=None, links=(), limits=0.0, signs=(), lights=()) -> LaneMap:
-    """A map of lanes [n, 3], then of stop signs at places (x, y, z).
+    """A map of lanes [n, 3], then of stop signs at positions (x, y, z).
 
     `lights` are pairs of a lane and a stop point (x, y, z). A lane has the row of its line; its id is 100 more.
     """
@@ -68,7 +68,7 @@ def lane_map(*lines, types=None, links=(), limits=0.0, signs=(), lights=()) -> L
 
 
 def fork() -> list[np.ndarray]:
-    """A lane of 20 m along x, and on from it: 0 left, 1 straight, 2 right, in that order of rows after the lane."""
+    """A lane of 20 m along x, and its three successors: left, straight, right, in the rows after the lane."""
     return [
         straight((0, 0), (20, 0)),
         arc((20, 10), 10, -90, 0),

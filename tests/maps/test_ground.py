@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.scenes import segments
-from waymax_sim.maps.ground import REACH, height_change
+from waymax_sim.maps.ground import MAX_LANE_DISTANCE, terrain_height_change
 
 
 @jax.jit
 def change(lanes, before, after):
-    return height_change(lanes, before, after, jnp.ones(before.shape[:-1], bool))
+    return terrain_height_change(lanes, before, after, jnp.ones(before.shape[:-1], bool))
 
 
 def rise(lanes, before, after) -> float:
@@ -26,25 +26,25 @@ def test_the_ground_rises_along_the_lane_and_falls_back():
 
 
 def test_many_small_moves_follow_the_lane_up_and_down():
-    def move(place, x):
-        z = place[2] + change(RAMP, place, jnp.stack([x, place[1]]))
-        return jnp.stack([x, place[1], z]), z
+    def move(position, x):
+        z = position[2] + change(RAMP, position, jnp.stack([x, position[1]]))
+        return jnp.stack([x, position[1], z]), z
 
     _, heights = jax.lax.scan(move, jnp.asarray([0.0, 1.0, 0.0]), jnp.arange(1.0, 100.0))
     x = np.arange(1.0, 100.0)
     np.testing.assert_allclose(heights, np.minimum(x, 100 - x) / 10, atol=1e-4)
 
 
-def test_the_grade_is_that_of_the_own_level():
+def test_the_grade_is_taken_from_the_own_level():
     lanes = segments([(0, 0, 0), (100, 0, 0)], [(40, 0, 6), (60, 0, 8)])
     assert rise(lanes, (50, 0, 0), (51, 0)) == 0
     assert np.isclose(rise(lanes, (50, 0, 7), (51, 0)), 0.1)
 
 
 def test_far_from_lanes_the_ground_is_level():
-    assert np.isclose(rise(RAMP, (10, 0, 0), (12, REACH - 0.1)), 0.2)
-    assert rise(RAMP, (10, 0, 0), (12, REACH + 0.1)) == 0
-    assert rise(RAMP, (100 + REACH, 0, 0), (101 + REACH, 0)) == 0
+    assert np.isclose(rise(RAMP, (10, 0, 0), (12, MAX_LANE_DISTANCE - 0.1)), 0.2)
+    assert rise(RAMP, (10, 0, 0), (12, MAX_LANE_DISTANCE + 0.1)) == 0
+    assert rise(RAMP, (100 + MAX_LANE_DISTANCE, 0, 0), (101 + MAX_LANE_DISTANCE, 0)) == 0
 
 
 def test_without_lanes_the_ground_is_level():

@@ -1,4 +1,4 @@
-"""The index finds what a scan over all segments finds."""
+"""The segment index against a scan over all segments."""
 
 import dataclasses
 
@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import recorded
-from tests.programs import jit_for_users
+from tests.programs import jit_optimized
 from tests.scenes import segments
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.roadmap import FAR, Segments
-from waymax_sim.maps.nearest import distance2_to_all, nearest_segment, right_of, signed_distance
+from waymax_sim.datatypes.roadmap import PADDING_COORDINATE, Segments
+from waymax_sim.maps.nearest import is_on_right_side, nearest_segment, signed_distance, squared_distance_to_all
 
 FILES = [
     "womd/scenario_637f20cafde22ff8.tfrecord",
@@ -26,16 +26,16 @@ FILES = [
 FEW = [FILES[0], *(pytest.param(file, marks=pytest.mark.slow) for file in FILES[1:3]), FILES[3]]
 
 
-@jit_for_users
+@jit_optimized
 def compare(segments: Segments, points):
-    """Excess distance (m) of what the index finds over the least of all, and whether it is the same segment."""
+    """Excess distance (m) of the indexed result over the minimum, and whether it is the same segment."""
     index, _ = nearest_segment(segments, points, jnp.ones(len(points), bool))
-    distance2 = distance2_to_all(segments, points)
-    found = jnp.take_along_axis(distance2, index[:, None], axis=-1)[:, 0]
-    return jnp.sqrt(found) - jnp.sqrt(distance2.min(axis=-1)), index == jnp.argmin(distance2, axis=-1)
+    distance2 = squared_distance_to_all(segments, points)
+    nearest = jnp.take_along_axis(distance2, index[:, None], axis=-1)[:, 0]
+    return jnp.sqrt(nearest) - jnp.sqrt(distance2.min(axis=-1)), index == jnp.argmin(distance2, axis=-1)
 
 
-def questions(segments: Segments, count: int, seed: int = 0) -> np.ndarray:
+def query_points(segments: Segments, count: int, seed: int = 0) -> np.ndarray:
     """Points everywhere, near segments, on them, at their ends, above and below them, and far away; `count` in all."""
     rng = np.random.default_rng(seed)
     valid = np.asarray(segments.valid).reshape(-1)
@@ -61,40 +61,40 @@ def questions(segments: Segments, count: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["edges", "lanes"])
 @pytest.mark.parametrize("file", FEW)
 def test_recorded_maps(file, kind, count):
-    """Where two segments tie, either will do."""
-    found = getattr(load(recorded(file), bucketed=False)[0], kind)
-    found = jax.device_put(found)
-    points = questions(found, count)
-    excess, same = zip(*(compare(found, part) for part in np.split(points, count // 1000)), strict=True)
+    """Where two segments tie, either is correct."""
+    nearest = getattr(load(recorded(file), pad_to_bucket=False)[0], kind)
+    nearest = jax.device_put(nearest)
+    points = query_points(nearest, count)
+    excess, same = zip(*(compare(nearest, part) for part in np.split(points, count // 1000)), strict=True)
     assert np.abs(np.concatenate(excess)).max() <= 1e-5
     assert np.concatenate(same).mean() > 0.95
 
 
-@jit_for_users
+@jit_optimized
 def signs(edges: Segments, points):
-    """Signed distances through the index and by a scan, and what the index says of sides."""
-    asked = jnp.ones(len(points), bool)
-    of_scan, _ = signed_distance(without_index(edges), points, asked)
-    return signed_distance(edges, points, asked)[0], of_scan, right_of(edges, points, asked)[0]
+    """Signed distances by the index and by a scan, and sides by the index."""
+    query_mask = jnp.ones(len(points), bool)
+    scan, _ = signed_distance(without_index(edges), points, query_mask)
+    return signed_distance(edges, points, query_mask)[0], scan, is_on_right_side(edges, points, query_mask)[0]
 
 
 @pytest.mark.parametrize("file", FEW)
 def test_recorded_signs(file):
     """Distance and side are those of a scan, on 4,000 points near the edges of each recorded scene."""
-    edges = jax.device_put(load(recorded(file), bucketed=False)[0].edges)
-    for part in np.split(questions(edges, 4_000, seed=1), 4):
+    edges = jax.device_put(load(recorded(file), pad_to_bucket=False)[0].edges)
+    for part in np.split(query_points(edges, 4_000, seed=1), 4):
         a, b, right = map(np.asarray, signs(edges, part))
         np.testing.assert_allclose(np.abs(a), np.abs(b), atol=1e-5)
         assert (np.sign(a) == np.sign(b))[np.abs(b) > 1e-4].all()
         np.testing.assert_array_equal(right, a > 0)
-    # Of most places the side is known beforehand.
+    # Most leaves lie on one side of their nearest segments.
     assert (np.asarray(edges.index.side)[1:] != 0).mean() > 0.5
 
 
 def without_index(segments: Segments) -> Segments:
-    """The same segments with an index that knows no place, so that every segment is looked at."""
-    nowhere = dataclasses.replace(segments.index, root=jnp.full_like(segments.index.root, -1))
-    return dataclasses.replace(segments, index=nowhere)
+    """The same segments with an empty index, so that all segments are compared."""
+    empty = dataclasses.replace(segments.index, root=jnp.full_like(segments.index.root, -1))
+    return dataclasses.replace(segments, index=empty)
 
 
 def polylines():
@@ -110,21 +110,21 @@ def test_any_map(lines, seed):
     if not np.asarray(built.valid).any():
         return
     padded = jax.device_put(_padded(built))
-    excess, _ = compare(padded, jnp.asarray(questions(built, 256, seed)))
+    excess, _ = compare(padded, jnp.asarray(query_points(built, 256, seed)))
     assert np.abs(excess).max() <= 2e-5
-    distance, of_scan, right = signs(padded, jnp.asarray(questions(built, 256, seed)))
+    distance, scan, right = signs(padded, jnp.asarray(query_points(built, 256, seed)))
     np.testing.assert_array_equal(right, distance > 0)
-    np.testing.assert_allclose(np.abs(distance), np.abs(of_scan), atol=2e-5)
+    np.testing.assert_allclose(np.abs(distance), np.abs(scan), atol=2e-5)
 
 
 def _padded(built: Segments) -> Segments:
     """Equal shapes for all examples, so that they share one program."""
-    sizes = {"root": 64, "nodes": 32768, "lists": 65536, "side": 65536, "low": 65536, "high": 65536}
-    fill = {"ends": FAR, "previous": -1, "next": -1, "root": -1, "nodes": -1}
+    sizes = {"root": 64, "nodes": 32768, "lists": 65536, "side": 65536, "min_z": 65536, "max_z": 65536}
+    fill = {"endpoints": PADDING_COORDINATE, "previous": -1, "next": -1, "root": -1, "nodes": -1}
 
     def grow(path, leaf):
         name = path[-1].name
-        if name in ("corner", "size"):
+        if name in ("corner", "cell_size"):
             return leaf
         widths = [(0, 0)] * leaf.ndim
         for axis in range(2 if name == "root" else 1):
@@ -134,9 +134,9 @@ def _padded(built: Segments) -> Segments:
     return jax.tree_util.tree_map_with_path(grow, built)
 
 
-def test_most_questions_are_settled_by_short_lists():
-    """What makes it fast: away from a few knots, lists are short and hold at the height of traffic."""
-    edges = load("synthetic:0:3", bucketed=False)[1].edges
+def test_most_lists_are_short():
+    """The reason for its speed: most lists are short, and valid at the height of traffic."""
+    edges = load("synthetic:0:3", pad_to_bucket=False)[1].edges
     lists = edges.index.lists
     assert (np.diff(lists, axis=1) >= 0).all() or (lists[:, :1] <= lists).all()
     long = (lists[1:, 4] != lists[1:, 0]).mean()
@@ -145,12 +145,12 @@ def test_most_questions_are_settled_by_short_lists():
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_index_is_smaller_than_the_map(file):
-    scenario = load(recorded(file), bucketed=False)[0]
+    scenario = load(recorded(file), pad_to_bucket=False)[0]
     indices = sum(leaf.nbytes for leaf in jax.tree.leaves((scenario.edges.index, scenario.lanes.index)))
     assert indices < sum(leaf.nbytes for leaf in jax.tree.leaves(scenario.roadmap))
 
 
-def test_huge_maps_do_not_need_huge_indices():
+def test_huge_maps_have_small_indices():
     built = segments([(0, 0), (1, 0)], [(4e6, 4e6), (4e6, 4e6 + 10)])
     assert sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(built.index)) < 2_000_000
     excess, same = compare(built, jnp.asarray([(0.5, 3, 0), (4e6 - 5, 4e6, 0), (0, 0, 0)], jnp.float32))

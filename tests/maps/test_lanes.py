@@ -22,26 +22,26 @@ from waymax_sim.datatypes.roadmap import (
     ROAD_EDGE_BOUNDARY,
     SUCCESSOR,
 )
-from waymax_sim.maps.lanes import NUM_LINKS, SPEED_LIMIT, build_lane_graph
+from waymax_sim.maps.lanes import DEFAULT_SPEED_LIMITS, MAX_LINKS, build_lane_graph
 from waymax_sim.maps.segments import build_segments
 
 
-def listed(row: np.ndarray) -> list[int]:
-    """What a row of successors or predecessors holds; padding comes last."""
-    kept = [int(lane) for lane in row if lane >= 0]
-    assert (row[len(kept) :] == -1).all()
-    return kept
+def linked_lanes(row: np.ndarray) -> list[int]:
+    """The lanes in a row of successors or predecessors; padding comes last."""
+    lanes_in_row = [int(lane) for lane in row if lane >= 0]
+    assert (row[len(lanes_in_row) :] == -1).all()
+    return lanes_in_row
 
 
-def test_a_lane_is_a_run_of_segments():
+def test_a_lane_is_a_contiguous_range_in_segments():
     lines = [straight((0, 0), (3, 4), spacing=1), [(9, 9, 0)], straight((0, 5), (35, 5), spacing=35)]
     _, lanes, graph, _ = lane_map(*lines, types=[2, 2, 2])
-    assert graph.count.tolist() == [5, 0, 4]
+    assert graph.num_segments.tolist() == [5, 0, 4]
     np.testing.assert_allclose(graph.length, [5, 0, 35], rtol=1e-6)
     for lane in (0, 2):
-        run = slice(graph.first[lane], graph.first[lane] + graph.count[lane])
+        run = slice(graph.first_segment[lane], graph.first_segment[lane] + graph.num_segments[lane])
         assert (lanes.feature.reshape(-1)[run] == lane).all() and lanes.valid.reshape(-1)[run].all()
-    np.testing.assert_allclose(graph.arc_length.reshape(-1)[graph.first[2] :][:4], [0, 8.75, 17.5, 26.25])
+    np.testing.assert_allclose(graph.arc_length.reshape(-1)[graph.first_segment[2] :][:4], [0, 8.75, 17.5, 26.25])
 
 
 def test_features_may_come_in_any_order():
@@ -54,7 +54,7 @@ def test_features_may_come_in_any_order():
     )
     lanes = build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, LANE_TYPES)
     graph = build_lane_graph(roadmap, lanes, built.signals)
-    for name in ("first", "count", "length", "stop_sign", "stop"):
+    for name in ("first_segment", "num_segments", "length", "stop_sign", "stop"):
         np.testing.assert_array_equal(getattr(graph, name)[order], getattr(built.graph, name))
     renamed = np.append(order, -1)[built.graph.successors]
     np.testing.assert_array_equal(np.sort(graph.successors[order], axis=1), np.sort(renamed, axis=1))
@@ -62,16 +62,16 @@ def test_features_may_come_in_any_order():
 
 @pytest.mark.parametrize("spacing", [0.5, 3.0])
 @pytest.mark.parametrize("radius", [8.0, 40.0])
-def test_curvature_is_that_of_the_circle(radius, spacing):
+def test_curvature_equals_the_inverse_radius(radius, spacing):
     turns = lane_map(arc((5, 5), radius, 20, 110, spacing), arc((5, 5), radius, 110, 20, spacing))
     curvature, lane = turns.graph.curvature[turns.lanes.valid], turns.lanes.feature[turns.lanes.valid]
     np.testing.assert_allclose(curvature, np.where(lane == 0, 1, -1) / radius, rtol=0.02)
 
 
-def test_curvature_of_short_and_straight_lanes():
+def test_curvature_where_lanes_are_short_or_straight():
     graph = lane_map(straight((0, 0), (1, 0)), straight((0, 5), (50, 5)), arc((0, 0), 4, 0, 20)).graph
     np.testing.assert_allclose(graph.curvature[:-1].sum(), 0, atol=1e-5)
-    np.testing.assert_allclose(graph.curvature[-1][: graph.count[2]], 0.25, rtol=0.02)
+    np.testing.assert_allclose(graph.curvature[-1][: graph.num_segments[2]], 0.25, rtol=0.02)
 
 
 def test_a_jagged_line_has_no_wild_curvature():
@@ -84,45 +84,45 @@ def test_limits_are_given_or_by_type():
     types = [LANE_UNDEFINED, LANE_FREEWAY, LANE_SURFACE_STREET, LANE_BIKE, LANE_FREEWAY, ROAD_EDGE_BOUNDARY]
     lines = [straight((0, 9 * i), (9, 9 * i)) for i in range(6)]
     graph = lane_map(*lines, types=types, limits=[0, 0, 0, 0, 9.5, 0]).graph
-    expected = [*(SPEED_LIMIT[kind] for kind in types[:4]), 9.5, 0]
+    expected = [*(DEFAULT_SPEED_LIMITS[kind] for kind in types[:4]), 9.5, 0]
     np.testing.assert_allclose(graph.speed_limit, expected, rtol=1e-6)
     assert graph.is_bike.tolist() == [False, False, False, True, False, False]
 
 
 def test_successors_come_the_straightest_first():
     graph = lane_map(*fork()).graph
-    assert listed(graph.successors[0])[0] == 2 and set(listed(graph.successors[0])) == {1, 2, 3}
-    assert [listed(graph.predecessors[lane]) for lane in range(4)] == [[], [0], [0], [0]]
+    assert linked_lanes(graph.successors[0])[0] == 2 and set(linked_lanes(graph.successors[0])) == {1, 2, 3}
+    assert [linked_lanes(graph.predecessors[lane]) for lane in range(4)] == [[], [0], [0], [0]]
     assert graph.inferred.all()
 
 
-def test_a_bike_lane_is_no_way_straight_on():
+def test_a_bike_lane_is_not_the_straight_successor():
     links = [(0, 1, SUCCESSOR), (0, 2, SUCCESSOR), (0, 3, SUCCESSOR)]
     graph = lane_map(*fork(), types=[2, 2, LANE_BIKE, 2], links=links).graph
-    assert listed(graph.successors[0])[-1] == 2
+    assert linked_lanes(graph.successors[0])[-1] == 2
 
 
 def test_given_links_are_taken_as_they_are():
     links = [(0, 1, SUCCESSOR), (2, 2, SUCCESSOR), (1, 3, LEFT_NEIGHBOR)]
     graph = lane_map(*fork(), links=links).graph
-    assert [listed(row) for row in graph.successors] == [[1], [], [2], []]
+    assert [linked_lanes(row) for row in graph.successors] == [[1], [], [2], []]
     assert graph.inferred.tolist() == [False, False, False, True]
     # Lanes 1 and 3 are never side by side, and no other pair was named.
     assert (graph.left == -1).all() and (graph.right == -1).all()
 
 
-def test_lanes_of_one_point_are_led_over():
+def test_lanes_with_one_point_are_bridged():
     lines = [straight((0, 0), (9, 0)), [(9, 0, 0)], [(9, 0, 0)], straight((9, 0), (20, 0)), straight((9, 0), (20, 3))]
     links = [(0, 1, SUCCESSOR), (1, 2, SUCCESSOR), (2, 3, SUCCESSOR), (2, 4, SUCCESSOR), (1, 1, SUCCESSOR)]
     graph = lane_map(*lines, links=links).graph
-    assert [listed(row) for row in graph.successors] == [[3, 4], [], [], [], []]
+    assert [linked_lanes(row) for row in graph.successors] == [[3, 4], [], [], [], []]
 
 
 def test_too_many_successors_are_cut():
-    ways = [straight((10, 0), (30, 2.0 * (index - 5))) for index in range(12)]
-    graph = lane_map(straight((0, 0), (10, 0)), *ways).graph
-    assert len(listed(graph.successors[0])) == NUM_LINKS and graph.successors[0, 0] == 6
-    assert [listed(row) for row in graph.predecessors[1:]] == [[0]] * 12
+    branches = [straight((10, 0), (30, 2.0 * (index - 5))) for index in range(12)]
+    graph = lane_map(straight((0, 0), (10, 0)), *branches).graph
+    assert len(linked_lanes(graph.successors[0])) == MAX_LINKS and graph.successors[0, 0] == 6
+    assert [linked_lanes(row) for row in graph.predecessors[1:]] == [[0]] * 12
 
 
 def test_lights_stop_where_they_say():
@@ -146,26 +146,26 @@ def test_stop_signs_stop_the_lanes_they_control():
 
 def test_a_map_without_lanes_has_a_graph_without_lanes():
     for empty in (lane_map(), lane_map([(0, 0, 0)]), lane_map(straight((0, 0), (9, 0)), types=[ROAD_EDGE_BOUNDARY])):
-        assert not empty.graph.count.any() and (empty.graph.successors == -1).all()
+        assert not empty.graph.num_segments.any() and (empty.graph.successors == -1).all()
         assert (empty.graph.left == -1).all()
 
 
 @given(seed=st.integers(0, 2**20))
-def test_what_holds_in_every_graph(seed):
+def test_invariants_in_random_graphs(seed):
     rng = np.random.default_rng(seed)
     lines = random_lines(rng)
     built = lane_map(*lines, signs=[(0, 0, 0)])
     graph, lanes = built.graph, built.lanes
     np.testing.assert_allclose(graph.length[:-1], [length(line) for line in lines], rtol=1e-5)
-    pairs = {(lane, other) for lane, row in enumerate(graph.successors) for other in listed(row)}
-    assert pairs == {(other, lane) for lane, row in enumerate(graph.predecessors) for other in listed(row)}
+    pairs = {(lane, other) for lane, row in enumerate(graph.successors) for other in linked_lanes(row)}
+    assert pairs == {(other, lane) for lane, row in enumerate(graph.predecessors) for other in linked_lanes(row)}
     assert not graph.successors[-1].max() >= 0
     # Right of left is again that lane, or another as near.
     start, end = lanes.start, lanes.end
     for side, sign in ((graph.left, 1), (graph.right, -1)):
         here = np.flatnonzero(side.reshape(-1) >= 0)
-        there = side.reshape(-1)[here]
-        gap = (start[there] + end[there] - start[here] - end[here])[:, :2] / 2
+        other = side.reshape(-1)[here]
+        gap = (start[other] + end[other] - start[here] - end[here])[:, :2] / 2
         along = (end - start)[here, :2] / np.linalg.norm((end - start)[here, :2], axis=-1)[:, None]
         aside = along[:, 0] * gap[:, 1] - along[:, 1] * gap[:, 0]
         assert (sign * aside > 0).all() and (np.abs(aside) < 9).all()
@@ -174,7 +174,7 @@ def test_what_holds_in_every_graph(seed):
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_graphs_do_not_depend_on_where_the_world_is(index):
     raw = synthetic_scene(3, index)
-    here = to_scenario(raw, bucketed=False).graph
+    here = to_scenario(raw, pad_to_bucket=False).graph
     turn = np.array([[0.6, 0.8, 0], [-0.8, 0.6, 0], [0, 0, 1]])
 
     def move(xyz):
@@ -187,17 +187,17 @@ def test_graphs_do_not_depend_on_where_the_world_is(index):
         point_xyz=move(raw.point_xyz),
         signal_stop_point=move(raw.signal_stop_point),
     )
-    there = to_scenario(moved, bucketed=False).graph
+    other = to_scenario(moved, pad_to_bucket=False).graph
     for name in ("length", "arc_length", "curvature", "stop"):
-        np.testing.assert_allclose(getattr(there, name), getattr(here, name), atol=2e-3)
-    for name in ("successors", "light", "count", "first"):
-        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
-    assert np.mean(there.left != here.left) < 0.02
+        np.testing.assert_allclose(getattr(other, name), getattr(here, name), atol=2e-3)
+    for name in ("successors", "light", "num_segments", "first_segment"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(here, name))
+    assert np.mean(other.left != here.left) < 0.02
 
 
-def test_synthetic_scenes_have_their_lights_at_the_beginning_of_lanes():
+def test_synthetic_lights_are_at_lane_starts():
     raw = synthetic_scene(0, 1)
-    graph = to_scenario(raw, bucketed=False).graph
+    graph = to_scenario(raw, pad_to_bucket=False).graph
     lit = graph.light >= 0
     assert lit.sum() == len(raw.signal_lane_id)
     np.testing.assert_allclose(graph.stop[lit], 0.0, atol=1e-3)
@@ -205,9 +205,9 @@ def test_synthetic_scenes_have_their_lights_at_the_beginning_of_lanes():
 
 @pytest.mark.parametrize("file", ["scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f"])
 def test_recorded_lanes_are_linked_as_given(file):
-    scenario = load(recorded(f"womd/{file}.tfrecord"), bucketed=False)[0]
+    scenario = load(recorded(f"womd/{file}.tfrecord"), pad_to_bucket=False)[0]
     graph, links = scenario.graph, scenario.roadmap.links
-    has_lane = graph.count[links[:, :2]] > 0
+    has_lane = graph.num_segments[links[:, :2]] > 0
     for a, b, _ in links[(links[:, 2] == SUCCESSOR) & has_lane.all(axis=1)]:
         assert b in graph.successors[a] and a in graph.predecessors[b]
     lit = np.isin(scenario.roadmap.feature_id, scenario.signals.lane_id)

@@ -5,12 +5,12 @@ import pytest
 
 from tests import oracle
 from tests.flags import fusion_emitters
-from tests.programs import jit_for_users
+from tests.programs import jit_optimized
 from tests.scenes import segments
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.maps.nearest import nearest_segment, signed_distance
 
-# Compiled so, the distance of a segment is worked out twice for its comparison with the nearest, rounded differently.
+# With these options the distance of a segment is computed twice with different rounding for its comparison.
 UNLIKE = {"xla_backend_optimization_level": 0} | fusion_emitters(False)
 
 
@@ -19,14 +19,14 @@ def _distances(edges: Segments, points):
 
 
 distances = jax.jit(_distances)
-for_users, unlike_those = jit_for_users(_distances), jax.jit(_distances, compiler_options=UNLIKE)
+for_users, unlike_those = jit_optimized(_distances), jax.jit(_distances, compiler_options=UNLIKE)
 
 
 def ask(edges: Segments, *points, how=distances) -> np.ndarray:
     """Signed distances of points (x, y) or (x, y, z)."""
     points = [(*point, 0.0)[:3] for point in points]
-    value, found = how(edges, jnp.asarray(points, jnp.float32))
-    assert np.asarray(found).all()
+    value, exists = how(edges, jnp.asarray(points, jnp.float32))
+    assert np.asarray(exists).all()
     return np.asarray(value)
 
 
@@ -35,12 +35,12 @@ def circle(radius: float, count: int, turn: int = 1) -> np.ndarray:
     return radius * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)
 
 
-def test_left_of_an_edge_is_road():
+def test_the_road_is_on_the_left():
     edge = segments([(x, 0.0) for x in np.arange(0, 10.5, 0.5)])
     np.testing.assert_allclose(ask(edge, (3.2, 1.5), (3.2, -1.5), (3.2, 0.0)), [-1.5, 1.5, 0.0], atol=1e-6)
 
 
-def test_beyond_the_ends_of_an_open_edge_its_line_decides():
+def test_beyond_its_ends_an_open_edge_is_extended():
     edge = segments([(0, 0), (10, 0)])
     np.testing.assert_allclose(ask(edge, (13, 4), (13, -4), (-3, 4), (-3, -4), (14, 0)), [-5, 5, -5, 5, 0], atol=1e-6)
 
@@ -59,14 +59,14 @@ def test_corners(split):
     )
 
 
-def test_sharp_corners_judge_by_both_segments():
+def test_sharp_corners_use_both_segments():
     # A wedge of 20 degrees: beyond its tip the nearer side alone would call some points road.
     back = (10 - 10 * np.cos(0.35), 10 * np.sin(0.35))
     outside = [(12, 0.5), (12, -0.5), (10.5, 1.0), (10.1, -0.5), (12, 0)]
     wedge = segments([(0, 0), (10, 0), back])
     assert (ask(wedge, *outside) > 0).all() and ask(wedge, (9, 0.1))[0] < 0
-    other_way = segments([back, (10, 0), (0, 0)])
-    assert (ask(other_way, *outside) < 0).all() and ask(other_way, (9, 0.1))[0] > 0
+    mirrored = segments([back, (10, 0), (0, 0)])
+    assert (ask(mirrored, *outside) < 0).all() and ask(mirrored, (9, 0.1))[0] > 0
 
 
 def test_closed_loops_wrap():
@@ -86,7 +86,7 @@ def test_islands_and_basins():
     np.testing.assert_array_equal(np.sign(ask(segments(circle(10, 41, -1)), inside, outside)), [1, -1])
 
 
-def test_a_bridge_is_judged_by_its_own_edges():
+def test_a_bridge_uses_its_own_edges():
     ground = [(0, 0, 0), (100, 0, 0)]
     bridge = [(50, 20, 6), (50, -20, 6)]
     edges = segments(ground, bridge)
@@ -102,13 +102,13 @@ def test_ties_go_to_the_lower_index():
     np.testing.assert_allclose(ask(edges, (5, 0)), [1.0])
 
 
-def test_nothing_near_is_said_so():
+def test_maps_without_segments():
     empty = segments(np.zeros((0, 2)))
     padding = jax.tree.map(jnp.zeros_like, segments([(0, 0), (1, 0), (2, 0)]))
     for edges in (empty, padding):
-        value, found = distances(edges, jnp.ones((2, 4, 3)))
-        assert value.shape == found.shape == (2, 4)
-        assert not np.asarray(found).any() and not np.asarray(value).any()
+        value, exists = distances(edges, jnp.ones((2, 4, 3)))
+        assert value.shape == exists.shape == (2, 4)
+        assert not np.asarray(exists).any() and not np.asarray(value).any()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -2,10 +2,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from waymax_sim.datatypes.roadmap import FAR
+from waymax_sim.datatypes.roadmap import PADDING_COORDINATE
 from waymax_sim.maps.segments import build_segments
 
-EDGE, LINE, LANE = 15, 7, 2
+EDGE = 15
+LINE = 7
+LANE = 2
 
 
 def build(*lines, types=(EDGE,), kinds=None):
@@ -18,19 +20,19 @@ def build(*lines, types=(EDGE,), kinds=None):
 def compact(built):
     """The valid segments alone, with references among them renumbered."""
     rows = {name: getattr(built, name).reshape(-1) for name in ("previous", "next", "feature", "valid")}
-    place = np.flatnonzero(rows["valid"])
+    index = np.flatnonzero(rows["valid"])
     number = np.full(built.valid.size + 1, -1)
-    number[place] = np.arange(len(place))
-    rows = {name: values[place] for name, values in rows.items()}
+    number[index] = np.arange(len(index))
+    rows = {name: values[index] for name, values in rows.items()}
     rows |= {name: number[rows[name]] for name in ("previous", "next")}
-    return SimpleNamespace(start=built.start[place], end=built.end[place], **rows)
+    return SimpleNamespace(start=built.start[index], end=built.end[index], **rows)
 
 
 def polyline(*xy):
     return [(x, y, 0.0) for x, y in xy]
 
 
-def test_segments_join_consecutive_points_of_one_feature():
+def test_segments_join_consecutive_points():
     built = build(polyline((0, 0), (1, 0), (2, 1)), polyline((5, 5), (6, 5)))
     np.testing.assert_array_equal(built.start[:, :2], [(0, 0), (1, 0), (5, 5)])
     np.testing.assert_array_equal(built.end[:, :2], [(1, 0), (2, 1), (6, 5)])
@@ -40,7 +42,7 @@ def test_segments_join_consecutive_points_of_one_feature():
     assert built.valid.all() and built.start.dtype == np.float32
 
 
-def test_only_the_types_asked_for():
+def test_only_the_given_types():
     lines = [polyline((i, 0), (i, 1)) for i in range(4)]
     built = build(*lines, types=(EDGE, LANE), kinds=[LINE, EDGE, LINE, LANE])
     np.testing.assert_array_equal(built.feature, [1, 3])
@@ -61,7 +63,7 @@ def test_a_step_in_height_alone_is_no_segment():
     np.testing.assert_array_equal(built.next, [1, -1])
 
 
-def test_loops_close_where_the_gap_is_below_a_metre():
+def test_loops_close_gaps_below_one_meter():
     square = [(0, 0), (10, 0), (10, 10), (0, 10)]
     for gap, closes in ((0.0, True), (0.99, True), (1.0, False)):
         built = build(polyline((50, 0), (51, 0)), polyline(*square, (0, gap)))
@@ -88,7 +90,7 @@ def test_every_feature_starts_a_chunk_and_padding_is_far_away():
     np.testing.assert_array_equal(built.valid.sum(axis=1), [8, 1, 2])
     np.testing.assert_array_equal(built.valid[:, 0], True)
     hollow = ~built.valid
-    assert (built.ends.swapaxes(1, 2)[hollow] == FAR).all()
+    assert (built.endpoints.swapaxes(1, 2)[hollow] == PADDING_COORDINATE).all()
     assert (built.previous[hollow] == -1).all() and (built.next[hollow] == -1).all()
     np.testing.assert_array_equal(built.start[:9, 0], np.arange(9))
     np.testing.assert_array_equal(built.end[16:18, 0], [12, 13])

@@ -1,4 +1,4 @@
-"""A made-up place with everything that rules of the road are about, and whole episodes on it, judged step by step."""
+"""A synthetic map with all that traffic rules refer to, and whole episodes on it, evaluated step by step."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from waymax_sim.metrics import METRICS, MetricValue, Snapshot, compute_metrics
 
 NUM_STEPS, AGENTS, DT = 36, 6, 0.1
 TIME = DT * np.arange(NUM_STEPS)
-# Two lanes forward, one back; a bridge across, going left; two lanes in one place far to the left.
+# Two lanes forward, one back; a bridge across, going left; two coincident lanes far to the left.
 LANE, LEFT_LANE, ONCOMING, BRIDGE, ONE, SAME = 0, 1, 2, 5, 8, 9
 LIMITS = {LANE: 13.4, LEFT_LANE: 20.0, ONCOMING: 13.4, BRIDGE: 13.4, ONE: 13.4, SAME: 13.4}
 LIGHT_X, SIGN_X, FAR_Y, BRIDGE_Z = 20.0, 40.0, 60.0, 6.0
@@ -44,7 +44,7 @@ def lines() -> list[np.ndarray]:
 
 
 def track(x=0.0, y=0.0, speed=10.0, yaw=0.0, z=0.0, acceleration=0.0, velocity=None) -> dict[str, np.ndarray]:
-    """A straight drive from a place at step 0 (m); along the heading (m/s, m/s^2), or else at any velocity."""
+    """A straight drive from a position at step 0 (m), along the heading (m/s, m/s^2) or with any velocity."""
     heading = np.array([np.cos(yaw), np.sin(yaw)])
     begins = speed * heading if velocity is None else np.asarray(velocity, float)
     gains = acceleration * heading
@@ -57,7 +57,7 @@ def track(x=0.0, y=0.0, speed=10.0, yaw=0.0, z=0.0, acceleration=0.0, velocity=N
 
 
 def circle(radius: float, speed: float, x=0.0, y=0.0) -> dict[str, np.ndarray]:
-    """A steady bend to the left, that begins at a place along x."""
+    """A steady bend to the left that begins at a position along x."""
     yaw = speed / radius * TIME
     xy = np.column_stack([x + radius * np.sin(yaw), y + radius * (1 - np.cos(yaw))])
     velocity = speed * np.column_stack([np.cos(yaw), np.sin(yaw)])
@@ -66,7 +66,7 @@ def circle(radius: float, speed: float, x=0.0, y=0.0) -> dict[str, np.ndarray]:
 
 @functools.cache
 def empty() -> Scenario:
-    """The place itself. All cases share it, and so one compiled program."""
+    """The map without agents. All cases share it, and so one compiled program."""
     features, lane, edge = lines(), LANE_SURFACE_STREET, ROAD_EDGE_BOUNDARY
     raw = raw_scene(
         num_steps=NUM_STEPS,
@@ -85,47 +85,47 @@ def empty() -> Scenario:
         ),
         signal_valid=np.ones((NUM_STEPS, 3), bool),
     )
-    return to_scenario(raw, bucketed=False)
+    return to_scenario(raw, pad_to_bucket=False)
 
 
-def place(
+def make_case(
     tracks, types=1, log=None, light=RED, signal_valid=True, sizes=(4.0, 2.0, 1.5), valid=True
 ) -> tuple[Scenario, AgentState]:
-    """The scenario and the agents in it, in its local frame; the log is what they do unless told."""
-    there, shape, kind = np.zeros((NUM_STEPS, AGENTS), bool), np.ones((AGENTS, 3)), np.ones(AGENTS)
-    there[:, : len(tracks)], shape[: len(tracks)], kind[: len(tracks)] = valid, sizes, types
+    """The scenario and the agents in it, in its local frame; by default the log has the same tracks."""
+    exists, shape, kind = np.zeros((NUM_STEPS, AGENTS), bool), np.ones((AGENTS, 3)), np.ones(AGENTS)
+    exists[:, : len(tracks)], shape[: len(tracks)], kind[: len(tracks)] = valid, sizes, types
     base = empty()
     state = np.stack(np.broadcast_arrays(light, np.full(NUM_STEPS, RED), GREEN), axis=-1)
     signals = dataclasses.replace(
         base.signals, state=state.astype(np.int32), valid=np.broadcast_to(signal_valid, state.shape).copy()
     )
     info = dataclasses.replace(base.agents, type=kind.astype(np.int32), size=shape.astype(np.float32))
-    log, agents = (_together(each, there, base.origin) for each in (log or tracks, tracks))
+    log, agents = (_stack_tracks(each, exists, base.origin) for each in (log or tracks, tracks))
     return dataclasses.replace(base, agents=info, log=log, signals=signals), agents
 
 
-def _together(tracks, there: np.ndarray, origin) -> AgentState:
+def _stack_tracks(tracks, exists: np.ndarray, origin) -> AgentState:
     def stacked(name: str) -> np.ndarray:
         values = np.stack([one[name] for one in tracks], axis=1)
         values = np.concatenate([values, np.zeros((NUM_STEPS, AGENTS - len(tracks), *values.shape[2:]))], axis=1)
-        return np.where(there.reshape(there.shape + (1,) * (values.ndim - 2)), values, 0)
+        return np.where(exists.reshape(exists.shape + (1,) * (values.ndim - 2)), values, 0)
 
     return AgentState(
-        xyz=np.where(there[..., None], stacked("xyz") - np.asarray(origin), 0).astype(np.float32),
-        yaw=np.where(there, np.mod(stacked("yaw") + np.pi, 2 * np.pi) - np.pi, 0).astype(np.float32),
+        xyz=np.where(exists[..., None], stacked("xyz") - np.asarray(origin), 0).astype(np.float32),
+        yaw=np.where(exists, np.mod(stacked("yaw") + np.pi, 2 * np.pi) - np.pi, 0).astype(np.float32),
         velocity=stacked("velocity").astype(np.float32),
-        valid=there,
+        valid=exists,
     )
 
 
 def episode(tracks, **changes) -> dict[str, MetricValue]:
     """Values of all metrics over steps 1 and on, [T - 1, N], under their names."""
-    return jax.device_get(judged(*place(tracks, **changes)))
+    return jax.device_get(evaluate_episode(*make_case(tracks, **changes)))
 
 
 @jax.jit
-def judged(scenario: Scenario, agents: AgentState) -> dict[str, MetricValue]:
-    """What is known at a step are the 31 steps up to it, as far as there are any."""
+def evaluate_episode(scenario: Scenario, agents: AgentState) -> dict[str, MetricValue]:
+    """Evaluates each step with a history of up to 31 steps."""
     padded = jax.tree.map(lambda leaf: jnp.concatenate([jnp.zeros((30, *leaf.shape[1:]), leaf.dtype), leaf]), agents)
 
     def at(step):

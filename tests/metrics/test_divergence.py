@@ -7,9 +7,9 @@ import numpy as np
 from tests.scenes import agent_state, measure, scene
 from waymax_sim.metrics import divergence
 from waymax_sim.metrics.metric import MetricValue
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
-LOG = take(scene().log, 5)
+LOG = tree_index(scene().log, 5)
 
 
 def test_distance_in_the_plane_to_the_log_of_the_same_step():
@@ -21,7 +21,7 @@ def test_distance_in_the_plane_to_the_log_of_the_same_step():
     np.testing.assert_allclose(later.value, [1, 1, 1], atol=1e-5)
 
 
-def test_valid_where_both_are():
+def test_valid_where_both_are_valid():
     absent = scene(valid=np.broadcast_to([True, False, True], (21, 3)))
     agents = agent_state(np.full((3, 3), 9.0), valid=[True, True, False])
     result = measure(divergence.log_divergence, absent, agents)

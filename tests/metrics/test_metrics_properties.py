@@ -1,4 +1,4 @@
-"""What holds for every metric, and must not change when a scene is described differently."""
+"""Properties of every metric, among them invariance under equivalent descriptions of a scene."""
 
 import dataclasses
 import functools
@@ -10,37 +10,39 @@ import pytest
 
 from tests.scenes import busy_raw_scene, measure, raw_scene, scene
 from waymax_sim.datasets.scene import RawScene, to_scenario
-from waymax_sim.datatypes.padding import pad, sizes, stack_scenarios
+from waymax_sim.datatypes.padding import axis_lengths, pad, stack_scenarios
 from waymax_sim.datatypes.roadmap import CONTROLS, LANE_SURFACE_STREET, STOP_SIGN
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.metrics import METRICS, Metric, MetricValue, Snapshot, compute_metrics, resolve
-from waymax_sim.pytree import stack, take
+from waymax_sim.pytree import stack, tree_index
+
+pytestmark = pytest.mark.compile_heavy
 
 SEEDS = pytest.mark.parametrize("seed", range(3))
-# Every other shape is another program of all metrics, which takes long to compile.
-BUCKETED = pytest.mark.parametrize("bucketed", [pytest.param(False, marks=pytest.mark.slow), True])
+# Each shape compiles another program of all metrics.
+BUCKETED = pytest.mark.parametrize("pad_to_bucket", [pytest.param(False, marks=pytest.mark.slow), True])
 FEW_SEEDS = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 AGENTS = 12
 
 
 def lawless_raw_scene(seed: int = 0, num_agents: int = AGENTS) -> RawScene:
-    """The busy scene with a red light, a stop sign, a low limit, two objects, and agents that are seldom gentle."""
+    """The busy scene with a red light, a stop sign, a low speed limit, two objects, and agents with erratic motion."""
     raw = busy_raw_scene(seed, num_agents)
     rng, shape = np.random.default_rng(seed), raw.valid.shape
-    gentle = rng.random(num_agents) < 0.3
-    place = np.where(gentle[:, None], raw.xyz[:1], raw.xyz)
-    beside, sign = len(raw.feature_id), len(raw.feature_id) + 1
+    is_parked = rng.random(num_agents) < 0.3
+    xyz = np.where(is_parked[:, None], raw.xyz[:1], raw.xyz)
+    extra_lane, sign = len(raw.feature_id), len(raw.feature_id) + 1
     along = np.arange(-100.0, 100.5, 1.0)
     lane = np.stack([along, np.full_like(along, -3.5), 0 * along], axis=-1)
     return dataclasses.replace(
         raw,
         agent_type=np.append(raw.agent_type[:-2], [4, 4]),
-        xyz=place,
+        xyz=xyz,
         valid=rng.random(shape) < 0.97,
         yaw=np.where(rng.random(shape) < 0.5, 0.0, raw.yaw),
         point_xyz=np.concatenate([raw.point_xyz, lane, [[5.0, -3.0, 0.0]]]),
-        point_feature=np.append(raw.point_feature, [beside] * len(lane) + [sign]),
-        feature_id=np.append(raw.feature_id, [10 + beside, 10 + sign]),
+        point_feature=np.append(raw.point_feature, [extra_lane] * len(lane) + [sign]),
+        feature_id=np.append(raw.feature_id, [10 + extra_lane, 10 + sign]),
         feature_type=np.append(raw.feature_type, [LANE_SURFACE_STREET, STOP_SIGN]),
         speed_limit=np.full(sign + 1, 3.0),
         links=np.array([[sign, 0, CONTROLS]]),
@@ -51,8 +53,8 @@ def lawless_raw_scene(seed: int = 0, num_agents: int = AGENTS) -> RawScene:
 
 
 def at(scenario: Scenario, step: int = 12) -> dict[str, MetricValue]:
-    """All metrics at a step when agents are where the log has them two steps later."""
-    history = take(scenario.log, slice(0, step + 3))
+    """All metrics at a step with the agents at their logged states two steps later."""
+    history = tree_index(scenario.log, slice(0, step + 3))
     return compute_metrics(Snapshot(scenario, jnp.asarray(step), history, 0.1), METRICS)
 
 
@@ -67,18 +69,18 @@ def same(found: dict, expected: dict, atol: float = 0.0) -> None:
 
 
 def test_the_busy_scene_is_busy():
-    """The properties below mean something: every metric is somewhere valid, and somewhere neither 0 nor invalid."""
+    """The tests below are not vacuous: every metric is valid and nonzero in some scene."""
     never = set(METRICS)
     for seed in range(30):
         found = at_now(to_scenario(lawless_raw_scene(seed)))
         never -= {name for name in never if np.any(np.asarray(found[name].value)[np.asarray(found[name].valid)])}
         if not never:
             return
-    raise AssertionError(f"nowhere valid and not 0: {never}")
+    raise AssertionError(f"never valid and nonzero: {never}")
 
 
 def moved(raw: RawScene, angle: float, shift: np.ndarray) -> RawScene:
-    """The scene turned by `angle` and shifted in the world."""
+    """The scene rotated by `angle` and shifted in the world."""
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     return dataclasses.replace(
@@ -114,14 +116,15 @@ def test_metrics_do_not_depend_on_the_order_of_agents(seed):
     before, after = at_now(to_scenario(raw)), at_now(to_scenario(shuffled))
     for name, metric in METRICS.items():
         if metric.per == "agent":
-            before[name] = take(before[name], padded)
+            before[name] = tree_index(before[name], padded)
     same(after, before, atol=1e-5)
 
 
 @FEW_SEEDS
 def test_metrics_do_not_depend_on_padding(seed):
     exact, padded = (
-        to_scenario(lawless_raw_scene(seed, num_agents=9), bucketed=bucketed) for bucketed in (False, True)
+        to_scenario(lawless_raw_scene(seed, num_agents=9), pad_to_bucket=pad_to_bucket)
+        for pad_to_bucket in (False, True)
     )
     assert padded.num_agents == 16 and padded.edges.valid.shape > exact.edges.valid.shape
     found = at_now(padded)
@@ -129,21 +132,23 @@ def test_metrics_do_not_depend_on_padding(seed):
         if metric.per == "agent":
             np.testing.assert_array_equal(found[name].valid[9:], False)
             np.testing.assert_array_equal(found[name].value[9:], 0)
-            found[name] = take(found[name], slice(0, 9))
+            found[name] = tree_index(found[name], slice(0, 9))
     same(found, at_now(exact), atol=1e-5)
 
 
 @BUCKETED
-def test_a_batch_equals_its_scenes(bucketed):
-    scenarios = [to_scenario(lawless_raw_scene(seed, num_agents=9 + seed), bucketed=bucketed) for seed in range(3)]
+def test_a_batch_equals_its_scenes(pad_to_bucket):
+    scenarios = [
+        to_scenario(lawless_raw_scene(seed, num_agents=9 + seed), pad_to_bucket=pad_to_bucket) for seed in range(3)
+    ]
     batch = stack_scenarios(scenarios)
     found = batched(batch)
     for index, scenario in enumerate(scenarios):
         alone = at_now(scenario)
         for name, metric in METRICS.items():
-            one = take(found[name], index)
+            one = tree_index(found[name], index)
             if metric.per == "agent":
-                one = take(one, slice(0, scenario.num_agents))
+                one = tree_index(one, slice(0, scenario.num_agents))
             same({name: one}, {name: alone[name]}, atol=1e-5)
 
 
@@ -153,16 +158,20 @@ def test_compiled_equals_not_compiled():
     same(at(scenario), at_now(scenario), atol=1e-5)
 
 
-# Rules of the road are for drivers; the made-up road has a light, which is green, and no stop sign.
-OF_LANES = {"wrong_way", "wrong_way_distance", "speeding", "speeding_time", "straddling"}
-OF_LANES |= {"red_light_violation", "stop_sign_violation"}
-OF_EDGES = {"offroad", "road_edge_distance"}
-NOTHING = [
+# Traffic rules are for vehicles and cyclists; the synthetic road has a green light and no stop sign.
+LANE_METRICS = {"wrong_way", "wrong_way_distance", "speeding", "speeding_time", "straddling"}
+LANE_METRICS |= {"red_light_violation", "stop_sign_violation"}
+EDGE_METRICS = {"offroad", "road_departure", "road_edge_distance"}
+CASES_WITHOUT_VALUES = [
     ("all agents absent", dict(valid=np.zeros((21, 3), bool)), set()),
-    ("pedestrians only", dict(agent_type=np.full(3, 2)), {"kinematic_infeasibility", "discomfort"} | OF_LANES),
-    ("no lanes, no edges", dict(feature_type=np.array([7, 7, 7, 7])), OF_LANES | OF_EDGES),
+    (
+        "pedestrians only",
+        dict(agent_type=np.full(3, 2)),
+        {"kinematic_infeasibility", "comfort_violation", "road_departure"} | LANE_METRICS,
+    ),
+    ("no lanes, no edges", dict(feature_type=np.array([7, 7, 7, 7])), LANE_METRICS | EDGE_METRICS),
     ("no sdc", dict(sdc_index=-1), {"off_route", "route_progression"}),
-    ("nobody else", dict(num_agents=1), {"clearance"}),
+    ("single agent", dict(num_agents=1), {"clearance"}),
     (
         "no map",
         dict(
@@ -172,12 +181,12 @@ NOTHING = [
             feature_type=np.zeros(0, int),
             speed_limit=np.zeros(0),
         ),
-        OF_LANES | OF_EDGES,
+        LANE_METRICS | EDGE_METRICS,
     ),
 ]
 
 
-def is_defined(found: dict[str, MetricValue], case: str, changes: dict, undefined: set[str]) -> None:
+def check_validity(found: dict[str, MetricValue], case: str, changes: dict, undefined: set[str]) -> None:
     for name in METRICS:
         valid, value = np.asarray(found[name].valid), np.asarray(found[name].value)
         assert np.isfinite(value).all()
@@ -188,60 +197,71 @@ def is_defined(found: dict[str, MetricValue], case: str, changes: dict, undefine
             assert valid[: changes.get("num_agents", 3)].all(), name
 
 
-def test_what_is_undefined_is_zero_and_not_valid():
-    """In scenes of the shape that the test of batches has, so that they share its program."""
+def test_undefined_metrics_are_zero_and_not_valid():
+    """In scenes of the shape of the batch test, so that they share its program."""
     example = to_scenario(lawless_raw_scene())
-    nowhere = jax.tree.map(np.zeros_like, example.routes)
+    no_routes = jax.tree.map(np.zeros_like, example.routes)
     padded = []
-    for _, changes, _ in NOTHING:
+    for _, changes, _ in CASES_WITHOUT_VALUES:
         scenario = to_scenario(raw_scene(**changes))
         if scenario.routes is None:
-            scenario = dataclasses.replace(scenario, routes=nowhere)
-        padded.append(pad(scenario, sizes(example)))
-    for start in range(0, len(NOTHING), 3):
+            scenario = dataclasses.replace(scenario, routes=no_routes)
+        padded.append(pad(scenario, axis_lengths(example)))
+    for start in range(0, len(CASES_WITHOUT_VALUES), 3):
         found = batched(stack(padded[start : start + 3]))
-        for index, case in enumerate(NOTHING[start : start + 3]):
-            is_defined(take(found, index), *case)
+        for index, case in enumerate(CASES_WITHOUT_VALUES[start : start + 3]):
+            check_validity(tree_index(found, index), *case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "changes", "undefined"), NOTHING, ids=[case for case, _, _ in NOTHING])
-@pytest.mark.parametrize("bucketed", [False, True])
-def test_what_is_undefined_alone(case, changes, undefined, bucketed):
-    is_defined(at_now(to_scenario(raw_scene(**changes), bucketed=bucketed)), case, changes, undefined)
-
-
 @pytest.mark.parametrize(
-    "name",
-    [
-        "log_divergence",
-        "road_edge_distance",
-        "off_route",
-        "route_progression",
-        "time_to_collision",
-        "clearance",
-        "speeding",
-        "log_progress",
-        "goal_distance",
-        "goal_progress",
-    ],
+    ("case", "changes", "undefined"), CASES_WITHOUT_VALUES, ids=[case for case, _, _ in CASES_WITHOUT_VALUES]
 )
-def test_gradients_are_finite_at_the_log(name):
-    scenario = to_scenario(lawless_raw_scene())
+@pytest.mark.parametrize("pad_to_bucket", [False, True])
+def test_undefined_metrics_of_single_scenes(case, changes, undefined, pad_to_bucket):
+    check_validity(at_now(to_scenario(raw_scene(**changes), pad_to_bucket=pad_to_bucket)), case, changes, undefined)
 
-    @jax.jit
-    @functools.partial(jax.grad, allow_int=True)
-    def gradient(agents):
+
+DIFFERENTIABLE = (
+    "log_divergence",
+    "road_edge_distance",
+    "off_route",
+    "route_progression",
+    "time_to_collision",
+    "clearance",
+    "speeding",
+    "log_progress",
+    "goal_distance",
+    "goal_progress",
+)
+
+
+@jax.jit
+def gradients(scenario, agents):
+    """Gradients of the sum of each metric, in one program."""
+
+    def total(agents, name):
         return jnp.sum(measure(METRICS[name].compute, scenario, agents).value)
 
-    for step in range(3, 8):
-        found = gradient(take(scenario.log, step))
+    return {name: jax.grad(total, allow_int=True)(agents, name) for name in DIFFERENTIABLE}
+
+
+@functools.cache
+def gradients_at_the_log():
+    scenario = to_scenario(lawless_raw_scene())
+    return [jax.device_get(gradients(scenario, tree_index(scenario.log, step))) for step in range(3, 8)]
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_are_finite_at_the_log(name):
+    for gradient in gradients_at_the_log():
+        found = gradient[name]
         assert all(np.isfinite(leaf).all() for leaf in (found.xyz, found.yaw, found.velocity))
 
 
-def test_no_metric_makes_nan_on_its_way():
+def test_no_metric_has_intermediate_nan():
     scenario = to_scenario(lawless_raw_scene())
-    absent = to_scenario(lawless_raw_scene(), bucketed=True)
+    absent = to_scenario(lawless_raw_scene(), pad_to_bucket=True)
     absent = dataclasses.replace(absent, log=jax.tree.map(np.zeros_like, absent.log))
     with jax.debug_nans(True):
         for case in (scenario, absent, scene()):
@@ -249,8 +269,8 @@ def test_no_metric_makes_nan_on_its_way():
 
 
 def test_names_are_resolved_or_refused():
-    own = Metric("mine", METRICS["overlap"].compute, per="agent", unit="1", over_time="max")
-    assert list(resolve(["offroad", own])) == ["offroad", "mine"]
+    own = Metric("custom", METRICS["overlap"].compute, per="agent", unit="1", over_time="max")
+    assert list(resolve(["offroad", own])) == ["offroad", "custom"]
     with pytest.raises(ValueError, match="unknown metric 'ofroad'"):
         resolve(["ofroad"])
     with pytest.raises(ValueError, match="twice"):

@@ -13,14 +13,14 @@ from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.metrics import METRICS, NUPLAN_METRICS, MetricValue, nuplan_score
 from waymax_sim.metrics.nuplan import MULTIPLIERS, WEIGHTS
-from waymax_sim.metrics.progress import logged_way
+from waymax_sim.metrics.progress import log_arc_length
 
 NUM_STEPS, AGENTS, DT = 15, 3, 0.1
 score = jax.jit(nuplan_score)
 
 
 def values(**changes) -> dict[str, MetricValue]:
-    """An episode in which nothing happens; changes are values over time of agent 0, or pairs with their validity."""
+    """An uneventful episode; changes are values over time of agent 0."""
     found = {}
     for name in NUPLAN_METRICS:
         value, valid = np.zeros((NUM_STEPS, AGENTS), np.float32), np.ones((NUM_STEPS, AGENTS), bool)
@@ -36,8 +36,8 @@ def values(**changes) -> dict[str, MetricValue]:
     return found
 
 
-def of_first(**changes) -> dict[str, float]:
-    """Score and parts of agent 0. The log makes 1 m of way per step."""
+def first_scores(**changes) -> dict[str, float]:
+    """Score and parts of agent 0. The log moves 1 m per step."""
     found = score(values(**changes), scene(), np.ones(NUM_STEPS, bool))
     assert all(item.valid[0] or "unknown" in changes for item in found.values())
     return {name: float(item.value[0]) for name, item in found.items()}
@@ -47,7 +47,7 @@ def at(*steps: int, value: float = 1.0) -> np.ndarray:
     return np.where(np.isin(np.arange(NUM_STEPS), steps), value, 0)
 
 
-ALL_WELL = {name: 1.0 for name in (*MULTIPLIERS, *WEIGHTS, "nuplan_score")}
+PERFECT = {name: 1.0 for name in (*MULTIPLIERS, *WEIGHTS, "nuplan_score")}
 CASES = {
     "nothing happens": ({}, {}),
     "hits a car": ({"at_fault_vehicle_collision": at(3)}, {"no_ego_at_fault_collisions": 0, "nuplan_score": 0}),
@@ -57,7 +57,7 @@ CASES = {
         {"at_fault_object_collisions": at(3, 5)},
         {"no_ego_at_fault_collisions": 0, "nuplan_score": 0},
     ),
-    "hits two cones at once": (
+    "hits two cones in one step": (
         {"at_fault_object_collisions": at(3, value=2)},
         {"no_ego_at_fault_collisions": 0, "nuplan_score": 0},
     ),
@@ -87,9 +87,9 @@ CASES = {
         {"speed_limit_compliance": 2 / 3, "nuplan_score": (12 + 4 * 2 / 3) / 16},
     ),
     "much too fast": ({"speeding": at(*range(15), value=9.0)}, {"speed_limit_compliance": 0, "nuplan_score": 12 / 16}),
-    "a jerk": ({"discomfort": at(7, value=1.01)}, {"ego_is_comfortable": 0, "nuplan_score": 14 / 16}),
+    "a jerk": ({"comfort_violation": at(7, value=1.01)}, {"ego_is_comfortable": 0, "nuplan_score": 14 / 16}),
     "uncomfortable and with a cone": (
-        {"discomfort": at(7, value=1.01), "at_fault_object_collisions": at(7)},
+        {"comfort_violation": at(7, value=1.01), "at_fault_object_collisions": at(7)},
         {"ego_is_comfortable": 0, "no_ego_at_fault_collisions": 0.5, "nuplan_score": 7 / 16},
     ),
 }
@@ -97,31 +97,31 @@ CASES = {
 
 @pytest.mark.parametrize(("changes", "expected"), CASES.values(), ids=CASES)
 def test_hand_computed(changes, expected):
-    expected = ALL_WELL | expected
+    expected = PERFECT | expected
     for name in MULTIPLIERS:
         if expected[name] < 1 and expected["nuplan_score"] == 1:
             expected = expected | {"nuplan_score": expected[name]}
-    assert of_first(**changes) == pytest.approx(expected, abs=1e-5)
+    assert first_scores(**changes) == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_is_not_known_plays_no_part():
+def test_parts_without_values_are_left_out():
     for name, part in (
         ("speeding", "speed_limit_compliance"),
-        ("discomfort", "ego_is_comfortable"),
+        ("comfort_violation", "ego_is_comfortable"),
         ("road_edge_distance", "drivable_area_compliance"),
         ("wrong_way_distance", "driving_direction_compliance"),
     ):
         found = score(values(unknown=name, time_to_collision=0.5), scene(), np.ones(NUM_STEPS, bool))
         assert not found[part].valid.any()
-        left = 16 - WEIGHTS.get(part, 0)
-        assert float(found["nuplan_score"].value[0]) == pytest.approx((left - 5) / left)
+        remaining = 16 - WEIGHTS.get(part, 0)
+        assert float(found["nuplan_score"].value[0]) == pytest.approx((remaining - 5) / remaining)
 
 
 def test_random_episodes_equal_the_oracle():
     scenario, rng = scene(), np.random.default_rng(0)
     for _ in range(60):
         found, active = {}, np.arange(NUM_STEPS) < rng.integers(1, NUM_STEPS + 1)
-        there = rng.random((NUM_STEPS, AGENTS)) < rng.choice([0.0, 0.3, 1.0], p=[0.1, 0.2, 0.7])
+        exists = rng.random((NUM_STEPS, AGENTS)) < rng.choice([0.0, 0.3, 1.0], p=[0.1, 0.2, 0.7])
         for name in NUPLAN_METRICS:
             kind = (NUM_STEPS, AGENTS)
             value = {
@@ -130,35 +130,35 @@ def test_random_episodes_equal_the_oracle():
                 "log_progress": rng.normal(0.6, 0.5, kind) / NUM_STEPS,
                 "wrong_way_distance": rng.uniform(0, 1, kind) * rng.integers(0, 2),
                 "speeding": rng.uniform(0, 1, kind),
-                "discomfort": rng.uniform(0, 1.03, kind),
+                "comfort_violation": rng.uniform(0, 1.03, kind),
             }.get(name, (rng.random(kind) < 0.02).astype(float))
-            valid = there & (rng.random(kind) < rng.choice([0.0, 0.8, 1.0])) if name != "time_to_collision" else there
+            valid = exists & (rng.random(kind) < rng.choice([0.0, 0.8, 1.0])) if name != "time_to_collision" else exists
             found[name] = MetricValue(np.where(valid, value, 0).astype(np.float32), valid)
         result = score(found, scenario, active)
         for agent in range(AGENTS):
 
-            def listed(name, agent=agent, found=found, active=active):
+            def valid_values(name, agent=agent, found=found, active=active):
                 return found[name].value[active & found[name].valid[:, agent], agent].astype(float).tolist()
 
-            if not listed("time_to_collision"):
+            if not valid_values("time_to_collision"):
                 assert not any(item.valid[agent] for item in result.values())
                 continue
-            # Steps of which nothing is known make no way against the lane, but time passes.
+            # Steps without a value count as no distance against the lane.
             against = np.where(found["wrong_way_distance"].valid, found["wrong_way_distance"].value, 0)[active, agent]
-            users = listed("at_fault_vehicle_collision") and (
-                listed("at_fault_vehicle_collision") + listed("at_fault_vru_collision")
+            users = valid_values("at_fault_vehicle_collision") and (
+                valid_values("at_fault_vehicle_collision") + valid_values("at_fault_vru_collision")
             )
             expected = oracle_nuplan.parts(
                 road_users=users,
-                objects=listed("at_fault_object_collisions"),
-                edge=listed("road_edge_distance"),
-                against=against.tolist() if listed("wrong_way_distance") else [],
-                times=listed("time_to_collision"),
-                # The log makes 15 m in the 15 steps of the record that are left.
-                covered=15 * sum(listed("log_progress")),
+                objects=valid_values("at_fault_object_collisions"),
+                edge=valid_values("road_edge_distance"),
+                against=against.tolist() if valid_values("wrong_way_distance") else [],
+                times=valid_values("time_to_collision"),
+                # The log drives 15 m in the remaining 15 steps of the record.
+                covered=15 * sum(valid_values("log_progress")),
                 expert=float(active.sum()),
-                excess=listed("speeding"),
-                discomfort=listed("discomfort"),
+                excess=valid_values("speeding"),
+                comfort_violation=valid_values("comfort_violation"),
                 dt=DT,
             )
             for name, value in expected.items():
@@ -168,27 +168,27 @@ def test_random_episodes_equal_the_oracle():
             assert total == pytest.approx(oracle_nuplan.score(expected), abs=1e-5)
 
 
-def test_a_short_episode_is_compared_with_as_much_of_the_log():
+def test_a_short_episode_is_compared_with_the_same_part_of_the_log():
     active = np.arange(NUM_STEPS) < 6
     found = score(values(), scene(), active)
     assert float(found["ego_progress_along_expert_route"].value[0]) == pytest.approx(1.0)
 
 
-def test_where_the_log_stands_progress_is_made():
+def test_a_parked_log_gives_full_progress():
     raw = raw_scene()
     parked = dataclasses.replace(raw, xyz=np.broadcast_to(raw.xyz[:1], raw.xyz.shape))
-    found = score(values(unknown="log_progress"), to_scenario(parked, bucketed=False), np.ones(NUM_STEPS, bool))
+    found = score(values(unknown="log_progress"), to_scenario(parked, pad_to_bucket=False), np.ones(NUM_STEPS, bool))
     assert found["nuplan_score"].value.tolist() == [1, 1, 1]
 
 
-def test_the_logged_way():
+def test_the_arc_length_of_the_log():
     raw = raw_scene()
-    seen = raw.valid.copy()
-    seen[10, 1] = False
-    way = np.asarray(logged_way(to_scenario(dataclasses.replace(raw, valid=seen), bucketed=False)))
-    np.testing.assert_allclose(way[:, 0], np.maximum(np.arange(21) - 5, 0), atol=1e-4)
-    # What was not seen is a gap of two steps.
-    assert way[9, 1] == pytest.approx(4, abs=1e-4) and way[-1, 1] == pytest.approx(13, abs=1e-4)
+    valid = raw.valid.copy()
+    valid[10, 1] = False
+    arc_length = np.asarray(log_arc_length(to_scenario(dataclasses.replace(raw, valid=valid), pad_to_bucket=False)))
+    np.testing.assert_allclose(arc_length[:, 0], np.maximum(np.arange(21) - 5, 0), atol=1e-4)
+    # An invalid step is a gap of two steps.
+    assert arc_length[9, 1] == pytest.approx(4, abs=1e-4) and arc_length[-1, 1] == pytest.approx(13, abs=1e-4)
 
 
 def test_names_are_known_and_weights_those_of_the_paper():
@@ -196,8 +196,9 @@ def test_names_are_known_and_weights_those_of_the_paper():
     assert sum(WEIGHTS.values()) == 16
 
 
+@pytest.mark.compile_heavy
 def test_from_a_rollout():
-    """The log is within the limit of 13.4 m/s, in its lane, 16 m behind the next car: its velocity is perfect."""
+    """The logged velocity is perfect: below the limit of 13.4 m/s, in the lane, 16 m behind the next car."""
     env = Env(config=EnvConfig(metrics=NUPLAN_METRICS, rewards=(), evaluated="sdc"))
 
     @jax.jit
@@ -206,7 +207,7 @@ def test_from_a_rollout():
         return nuplan_score(trace.metrics, scenario, trace.active, env.config.dt)
 
     found = run(scene())
-    assert {name: float(item.value[0]) for name, item in found.items()} == pytest.approx(ALL_WELL)
+    assert {name: float(item.value[0]) for name, item in found.items()} == pytest.approx(PERFECT)
     assert np.asarray(found["nuplan_score"].valid).tolist() == [True, False, False]
 
 

@@ -12,12 +12,12 @@ from waymax_sim import load
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.metrics.metric import Snapshot
 from waymax_sim.metrics.offroad import offroad, road_edge_distance
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
 # Boxes are 4 m by 2 m; the road spans y from -1.75 to 5.25.
 
 
-def judge(agents, scenario=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def evaluate(agents, scenario=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distance, whether it is positive, validity."""
     scenario = scene(num_agents=len(agents.yaw)) if scenario is None else scenario
     distance, off = (measure(metric, scenario, agents) for metric in (road_edge_distance, offroad))
@@ -26,61 +26,61 @@ def judge(agents, scenario=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_the_most_off_road_corner_decides():
-    turned = np.arctan2(2, 4)
-    reach = np.hypot(2, 1)
+    diagonal_angle = np.arctan2(2, 4)
+    half_diagonal = np.hypot(2, 1)
     agents = agent_state(
-        [(0, 0, 0.75), (0, -0.8, 0.75), (0, 4.5, 0.75), (0, 1.75, 0.75)], [0, 0, np.pi, turned - np.pi / 2]
+        [(0, 0, 0.75), (0, -0.8, 0.75), (0, 4.5, 0.75), (0, 1.75, 0.75)], [0, 0, np.pi, diagonal_angle - np.pi / 2]
     )
-    distance, off, _ = judge(agents)
-    np.testing.assert_allclose(distance, [-0.75, 0.05, 0.25, reach - 3.5], atol=1e-5)
+    distance, off, _ = evaluate(agents)
+    np.testing.assert_allclose(distance, [-0.75, 0.05, 0.25, half_diagonal - 3.5], atol=1e-5)
     np.testing.assert_array_equal(off, [0, 1, 1, 0])
 
 
 def test_on_the_edge_is_on_the_road():
-    distance, off, valid = judge(agent_state([(0, -0.75, 0.75)]))
+    distance, off, valid = evaluate(agent_state([(0, -0.75, 0.75)]))
     assert distance[0] == off[0] == 0 and valid[0]
 
 
-def test_only_valid_agents_on_maps_with_edges_are_judged():
+def test_only_valid_agents_on_maps_with_edges_have_values():
     agents = agent_state([(0, -50, 0.75), (0, -50, 0.75), (0, 0, 0.75)], valid=[True, False, True])
-    for result, expected in zip(judge(agents), ([49.25, 0, -0.75], [1, 0, 0], [1, 0, 1]), strict=True):
+    for result, expected in zip(evaluate(agents), ([49.25, 0, -0.75], [1, 0, 0], [1, 0, 1]), strict=True):
         np.testing.assert_allclose(result, expected, atol=1e-5)
     no_edges = scene(feature_type=np.array([2, 2, 7, 7]))
-    for result in judge(agents, no_edges):
+    for result in evaluate(agents, no_edges):
         np.testing.assert_array_equal(result, 0)
 
 
 def test_a_bridge_has_its_own_edges():
     edges = segments([(-100, -1.75, 0), (100, -1.75, 0)], [(-2, 50, 6), (-2, -50, 6)], [(2, -50, 6), (2, 50, 6)])
     scenario = dataclasses.replace(scene(num_agents=4), edges=edges)
-    places = [(0, 0, 0.75), (0, 0, 6.75), (3, 0, 0.75), (3, 0, 6.75)]
-    _, off, _ = judge(agent_state(places, np.pi / 2), scenario)
-    # Below the bridge only the road counts: facing across it, both cars there stick out by 0.25 m.
+    positions = [(0, 0, 0.75), (0, 0, 6.75), (3, 0, 0.75), (3, 0, 6.75)]
+    _, off, _ = evaluate(agent_state(positions, np.pi / 2), scenario)
+    # Below the bridge only the road counts: both cars face across it and extend beyond its edge by 0.25 m.
     np.testing.assert_array_equal(off, [1, 0, 1, 1])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_agents_equal_the_oracle(seed):
     raw = busy_raw_scene(seed)
-    scenario = to_scenario(raw, bucketed=False)
-    agents = take(scenario.log, 7)
+    scenario = to_scenario(raw, pad_to_bucket=False)
+    agents = tree_index(scenario.log, 7)
     is_edge = np.isin(raw.feature_type, (14, 15, 16))
     points = np.asarray(scenario.roadmap.xyz, float)
     edges = [points[raw.point_feature == feature] for feature in np.flatnonzero(is_edge)]
     size = np.asarray(scenario.agents.size, float)
     expected = []
-    for i, place in enumerate(np.asarray(agents.xyz, float)):
-        corners = oracle.corners(*place[:2], agents.yaw[i], *size[i, :2])
-        bottom = place[2] - size[i, 2] / 2
+    for i, position in enumerate(np.asarray(agents.xyz, float)):
+        corners = oracle.corners(*position[:2], agents.yaw[i], *size[i, :2])
+        bottom = position[2] - size[i, 2] / 2
         expected.append(max(oracle.signed_distance(edges, np.array([*corner, bottom])) for corner in corners))
-    distance, off, valid = judge(agents, scenario)
+    distance, off, valid = evaluate(agents, scenario)
     np.testing.assert_allclose(distance, np.where(agents.valid, expected, 0), atol=1e-5)
     np.testing.assert_array_equal(off, np.where(agents.valid, np.array(expected) > 0, 0))
     np.testing.assert_array_equal(valid, agents.valid)
 
 
 def test_gradients_are_finite_for_absent_agents_and_on_the_edge():
-    scenario = to_scenario(raw_scene(), bucketed=True)
+    scenario = to_scenario(raw_scene(), pad_to_bucket=True)
     agents = agent_state(np.zeros((8, 3)), valid=np.arange(8) < 3)
     agents = dataclasses.replace(agents, xyz=agents.xyz.at[1, 1].set(-0.75))
 
@@ -99,7 +99,7 @@ def _log_distances(scenario):
     """Road edge distance of the log at steps 11 to 90, [80, N]."""
 
     def at(step):
-        history = take(scenario.log, step + jnp.arange(-1, 1))
+        history = tree_index(scenario.log, step + jnp.arange(-1, 1))
         return road_edge_distance(Snapshot(scenario, step, history, 0.1)).value
 
     return jax.lax.map(at, jnp.arange(11, 91))
@@ -108,7 +108,7 @@ def _log_distances(scenario):
 @pytest.mark.parametrize("scene_id", ["637f20cafde22ff8", "2a1e44d405a6833f"])
 def test_recorded_scenes_equal_the_official_numbers(scene_id):
     official = np.load(recorded(f"wosac/{scene_id}/features_log_oracle_cv.npz"))
-    scenario = jax.device_put(load(recorded(f"womd/scenario_{scene_id}.tfrecord"), bucketed=False)[0])
+    scenario = jax.device_put(load(recorded(f"womd/scenario_{scene_id}.tfrecord"), pad_to_bucket=False)[0])
     rows = [scenario.agents.id.tolist().index(agent) for agent in official["object_id"]]
     seen, expected = official["log_valid"][0], official["log_distance_to_road_edge"][0]
     np.testing.assert_array_equal(scenario.log.valid[11:, rows].T, seen)

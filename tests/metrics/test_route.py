@@ -7,7 +7,7 @@ import pytest
 from tests import oracle
 from tests.scenes import agent_state, measure, scene
 from waymax_sim.datasets.scene import RawRoutes
-from waymax_sim.metrics.route import off_route, project, route_progression
+from waymax_sim.metrics.route import off_route, project_on_routes, route_progression
 
 
 def routes(*paths, on_route=None) -> RawRoutes:
@@ -25,9 +25,9 @@ STRAIGHT = [(-100, 0), (0, 0), (100, 0)]
 PARALLEL = [(-100, 10), (100, 10)]
 
 
-def judge(metric, x, y, paths, *, valid=True, seen=None, sdc_index=0) -> tuple[float, bool]:
+def evaluate(metric, x, y, paths, *, valid=True, logged=None, sdc_index=0) -> tuple[float, bool]:
     """The metric with the sdc at (x, y). In the log it drives from (0, 0) at step 5 to (15, 0) at step 20."""
-    scenario = scene(routes=paths, sdc_index=sdc_index, valid=np.ones((21, 3), bool) if seen is None else seen)
+    scenario = scene(routes=paths, sdc_index=sdc_index, valid=np.ones((21, 3), bool) if logged is None else logged)
     if paths is None:
         scenario = dataclasses.replace(scenario, routes=None)
     agents = agent_state([(x, y), (0, 0), (0, 0)], valid=[valid, True, True])
@@ -40,7 +40,7 @@ def test_projection_equals_the_oracle():
     paths = [np.cumsum(rng.uniform(-2, 5, (count, 2)), axis=0) for count in (2, 9, 30)]
     local = scene(routes=routes(*paths)).routes
     for xy in np.float32(rng.uniform(-10, 60, (30, 2))):
-        distance, arc, usable = project(local, xy)
+        distance, arc, usable = project_on_routes(local, xy)
         expected = np.array([oracle.project(np.float32(path).astype(float), xy.astype(float)) for path in paths])
         np.testing.assert_allclose(distance, expected[:, 0], atol=1e-4)
         np.testing.assert_allclose(arc, expected[:, 1], atol=1e-4)
@@ -53,32 +53,32 @@ def test_projection_equals_the_oracle():
     [(0, 0), (-4.9, 0), (4.9, 0), (5.1, 5.1), (-5.1, 5.1), (12, 12)],
 )
 def test_off_route_is_the_distance_to_the_route(y, expected):
-    assert judge(off_route, 3, y, routes(STRAIGHT, PARALLEL)) == (pytest.approx(expected), True)
+    assert evaluate(off_route, 3, y, routes(STRAIGHT, PARALLEL)) == (pytest.approx(expected), True)
 
 
-def test_another_path_that_is_nearer_by_two_metres_is_a_detour():
+def test_another_path_that_is_nearer_by_two_meters_is_a_detour():
     near = [(-100, 4), (100, 4)]
     for y, expected in ((2.9, 0), (3.1, 3.1), (4.5, 4.5)):
-        assert judge(off_route, 0, y, routes(STRAIGHT, near)) == (pytest.approx(expected), True)
+        assert evaluate(off_route, 0, y, routes(STRAIGHT, near)) == (pytest.approx(expected), True)
 
 
 @pytest.mark.parametrize(("x", "expected"), [(0, 0), (15, 1), (7.5, 0.5), (30, 2), (-15, -1)])
 def test_progression_runs_from_now_to_the_end_of_the_log(x, expected):
     paths = routes(PARALLEL, STRAIGHT, on_route=[True, True])
-    assert judge(route_progression, x, 1, paths) == (pytest.approx(expected, abs=1e-6), True)
+    assert evaluate(route_progression, x, 1, paths) == (pytest.approx(expected, abs=1e-6), True)
 
 
-def test_progression_ends_where_the_sdc_was_last_seen():
-    seen = np.ones((21, 3), bool)
-    seen[16:, 0] = False
-    assert judge(route_progression, 5, 0, routes(STRAIGHT), seen=seen) == (pytest.approx(0.5), True)
-    seen[5, 0] = False
-    assert judge(route_progression, 5, 0, routes(STRAIGHT), seen=seen) == (0, False)
+def test_progression_ends_at_the_last_logged_position():
+    logged = np.ones((21, 3), bool)
+    logged[16:, 0] = False
+    assert evaluate(route_progression, 5, 0, routes(STRAIGHT), logged=logged) == (pytest.approx(0.5), True)
+    logged[5, 0] = False
+    assert evaluate(route_progression, 5, 0, routes(STRAIGHT), logged=logged) == (0, False)
 
 
-def test_a_log_that_stands_has_made_all_its_way():
+def test_a_stationary_log_has_full_progression():
     paths = routes([(-5, 0), (0, 0)])
-    assert judge(route_progression, -3, 0, paths) == (1, True)
+    assert evaluate(route_progression, -3, 0, paths) == (1, True)
 
 
 @pytest.mark.parametrize("metric", [off_route, route_progression])
@@ -95,15 +95,15 @@ def test_a_log_that_stands_has_made_all_its_way():
     ],
     ids=["none", "off", "point", "no segment on", "no path", "no paths of 9", "padding"],
 )
-def test_without_a_route_nothing_is_judged(metric, paths):
-    assert judge(metric, 7, 7, paths) == (0, False)
+def test_without_a_route_there_is_no_value(metric, paths):
+    assert evaluate(metric, 7, 7, paths) == (0, False)
 
 
 @pytest.mark.parametrize("metric", [off_route, route_progression])
-def test_about_a_present_sdc(metric):
-    assert judge(metric, 7, 7, routes(STRAIGHT), valid=False) == (0, False)
-    assert judge(metric, 7, 7, routes(STRAIGHT), sdc_index=-1) == (0, False)
-    assert judge(metric, 7, 7, routes(STRAIGHT))[1]
+def test_only_a_valid_sdc_has_a_value(metric):
+    assert evaluate(metric, 7, 7, routes(STRAIGHT), valid=False) == (0, False)
+    assert evaluate(metric, 7, 7, routes(STRAIGHT), sdc_index=-1) == (0, False)
+    assert evaluate(metric, 7, 7, routes(STRAIGHT))[1]
 
 
 @pytest.mark.parametrize("metric", [off_route, route_progression])

@@ -1,4 +1,4 @@
-"""Straddling where lanes bend; on straight ones it is among the rules of the road."""
+"""Straddling in bends; straight lanes are in test_rules."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from waymax_sim.metrics import METRICS
 
 
 def test_straddling_in_a_bend():
-    """Two lanes that turn left, one around the other: borders are circles, and who is long reaches over."""
+    """Two concentric lanes: borders are circles, and long agents reach over them."""
     inner, outer = 20.0, 23.5
     lanes = [arc((0, 0), radius, -40, 40) for radius in (inner, outer)]
     feature = np.repeat([0, 1], [len(lane) for lane in lanes])
@@ -32,12 +32,12 @@ def test_straddling_in_a_bend():
     )
     found = jax.device_get(measure(METRICS["straddling"].compute, scenario, agent_state(xyz - scenario.origin, yaw)))
     assert found.valid.all()
-    judged = 0
+    num_evaluated = 0
     for agent in range(count):
         reach = np.hypot(*oracle.corners(*xyz[agent, :2], yaw[agent], *size[agent, :2]).T)
         over = reach.max() - (inner + 1.75 + 0.2) if radius[agent] == inner else outer - 1.75 - 0.2 - reach.min()
-        # Lanes are polylines, and a circle is followed to the second order.
+        # Lanes are polylines, and circles are approximated to second order.
         if abs(over) > 0.1:
-            judged += 1
+            num_evaluated += 1
             assert found.value[agent] == (over > 0), agent
-    assert judged > 0.8 * count and 0.1 < found.value.mean() < 0.9
+    assert num_evaluated > 0.8 * count and 0.1 < found.value.mean() < 0.9

@@ -1,4 +1,4 @@
-"""The few smallest of many numbers, against a stable sort."""
+"""Selection of the smallest values, against a stable sort."""
 
 import functools
 
@@ -15,14 +15,14 @@ smallest = functools.cache(lambda k: jax.jit(functools.partial(bottom_k, k=k)))
 
 
 def assert_smallest(values, k):
-    found, column = map(np.asarray, smallest(k)(values))
+    result, column = map(np.asarray, smallest(k)(values))
     expected = np.argsort(values, axis=-1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(found, np.take_along_axis(values, expected, axis=-1))
-    there = np.isfinite(found)
-    np.testing.assert_array_equal(column[there], expected[there])
+    np.testing.assert_array_equal(result, np.take_along_axis(values, expected, axis=-1))
+    is_finite = np.isfinite(result)
+    np.testing.assert_array_equal(column[is_finite], expected[is_finite])
 
 
-# Far apart, equal, mostly absent, equal in all but their last bits, tiny and zero.
+# Distinct, equal, mostly infinite, equal except for their last bits, tiny and zero values.
 KINDS = {
     "any": lambda values: values,
     "equal": np.round,
@@ -34,7 +34,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rows", "columns", "k"), SIZES)
-def test_as_by_a_stable_sort(kind, rows, columns, k):
+def test_equals_a_stable_sort(kind, rows, columns, k):
     values = np.random.default_rng(columns).uniform(0, 100, (rows, columns))
     assert_smallest(KINDS[kind](values).astype(np.float32), k)
 
@@ -44,8 +44,8 @@ def test_any_numbers(row):
     assert_smallest(np.array([row], np.float32), 2)
 
 
-def test_a_batch_of_rows_is_more_rows():
+def test_batched_rows_equal_more_rows():
     values = np.random.default_rng(0).uniform(0, 9, (3, 4, 40)).astype(np.float32)
-    found, column = jax.jit(jax.vmap(lambda rows: bottom_k(rows, 6)))(values)
+    result, column = jax.jit(jax.vmap(lambda rows: bottom_k(rows, 6)))(values)
     np.testing.assert_array_equal(column, np.argsort(values, axis=-1)[..., :6])
-    np.testing.assert_array_equal(found, np.sort(values, axis=-1)[..., :6])
+    np.testing.assert_array_equal(result, np.sort(values, axis=-1)[..., :6])

@@ -85,14 +85,19 @@ def test_a_command_resolves_policies(capsys):
     assert "did you mean idm?" in capsys.readouterr().err
 
 
-def test_help_lists_all_commands_and_loads_none_that_is_built_in(capsys):
+def test_help_lists_all_commands_and_loads_no_overridden_one(capsys):
     assert main(["--help"]) == 0
     out, err = capsys.readouterr()
     text = " ".join(out.replace("│", " ").split())
-    for name in (*BUILT_IN, "count Counts aloud.", "says_nothing", "broken Cannot be loaded; its own --help says why."):
+    for name in (
+        *BUILT_IN,
+        "count Counts aloud.",
+        "says_nothing",
+        "broken Cannot be loaded; its own --help prints the reason.",
+    ):
         assert name in text
     assert err.splitlines() == [
-        "ignored: the command 'info' of thief (counting_commands:count), because a built-in command has this name"
+        "ignored: command 'info' of thief (counting_commands:count), because a built-in command has this name"
     ]
 
 
@@ -106,10 +111,10 @@ def test_a_built_in_name_wins(capsys):
     assert main(["info", "synthetic:0:1", "--json"]) == 0
     out, err = capsys.readouterr()
     assert '"scenario_id"' in out
-    assert "ignored: the command 'info' of thief" in err
+    assert "ignored: command 'info' of thief" in err
 
 
-def test_a_broken_command_says_why_when_it_is_requested(capsys):
+def test_a_broken_command_reports_the_reason_when_requested(capsys):
     assert main(["broken", "--help"]) == 2
     assert "ModuleNotFoundError: No module named 'no_such_library'" in capsys.readouterr().err
     assert main(["no-code"]) == 2

@@ -47,8 +47,8 @@ class Options:
     ],
 )
 def test_values_have_the_type_of_the_annotation(annotation, text, value):
-    found = parse_value(annotation, text)
-    assert (found, type(found)) == (value, type(value))
+    result = parse_value(annotation, text)
+    assert (result, type(result)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_types_without_text_are_refused(annotation):
 
 @given(st.one_of(st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False), PLAIN_TEXT))
 def test_a_printed_value_is_read_back(value):
-    found = parse_value(type(value), str(value))
-    assert found == value and type(found) is type(value)
+    result = parse_value(type(value), str(value))
+    assert result == value and type(result) is type(value)
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_][a-z0-9_]*", fullmatch=True), PLAIN_TEXT, min_size=1))

@@ -7,7 +7,7 @@ import pytest
 
 from waymax_sim.cli import main
 
-NO_NOISE = "noisy_constant_velocity:velocity_noise=0,place_noise=0.0,yaw_noise=0"
+NO_NOISE = "noisy_constant_velocity:velocity_noise=0,position_noise=0.0,yaw_noise=0"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""dm_env: one scene at a time."""
+"""dm_env environment of one scene."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,62 +6,62 @@ from typing import Any
 import jax
 import numpy as np
 
-from waymax_sim.adapters import missing
+from waymax_sim.adapters import missing_library
 from waymax_sim.adapters.loop import (
-    DRIVE,
+    EGO_ENV,
     EGO_VIEW,
-    Observe,
+    ObservationFn,
     SimulationLoop,
-    compiled,
     episode_key,
+    jit_with_loop,
     random_key,
     require_sdc,
     step_ego,
     to_action,
 )
-from waymax_sim.adapters.scenes import scenes_of
+from waymax_sim.adapters.scenes import load_scenes
 from waymax_sim.env import Assignment, Env, Policies
 
 try:
     import dm_env
     from dm_env import specs
 except ImportError as error:
-    raise missing("dm_env") from error
+    raise missing_library("dm_env") from error
 
 
 class DriveEnvironment(dm_env.Environment):
-    """Drive the sdc in one scene after another; after the last one comes the first.
+    """Control of the sdc in a cyclic sequence of scenes, one per episode.
 
-    The discount is 0 where a terminating metric ended the episode, and 1 where the record ended.
+    The final discount is 0 if a terminating metric ended the episode, and 1 at the end of the record.
 
     Args:
-      scenarios: A path as for `waymax_sim.load`, or scenarios.
-      env: Dynamics, metrics, rewards and what terminates; the caller must control the sdc.
-      observe: What is observed: any function of an `Observation` to a float32 array.
+      scenarios: A path as in `waymax_sim.load`, or a sequence of scenarios.
+      env: Dynamics, metrics, rewards and terminating metrics; the caller must control the sdc.
+      observe: Observation of the caller: an encoder, or any function of an `Observation` to a float32 array.
       traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
         replace weights: policies of equal structure share one program.
-      pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
+      pad_to: Axis lengths to pad scenes to (see `waymax_sim.adapters.scenes.load_scenes`).
       seed: Seed of all episodes.
 
     Raises:
-      ValueError: The environment does not control the sdc, or the scenes do not fit together.
+      ValueError: The environment does not control the sdc, or the scenes are incompatible.
       ImportError: dm_env is not installed.
     """
 
     def __init__(
         self,
         scenarios: str | Sequence,
-        env: Env = DRIVE,
-        observe: Observe = EGO_VIEW,
+        env: Env = EGO_ENV,
+        observe: ObservationFn = EGO_VIEW,
         traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
         seed: int = 0,
     ):
         require_sdc(env)
         self._loop = SimulationLoop(env, observe)
-        self.traffic = Assignment.of(traffic)
-        self._scenes = scenes_of(scenarios, pad_to)
-        self._reset, self._step = compiled(SimulationLoop.reset, self._loop), compiled(step_ego, self._loop)
+        self.traffic = Assignment.from_policies(traffic)
+        self._scenes = load_scenes(scenarios, pad_to)
+        self._reset, self._step = jit_with_loop(SimulationLoop.reset, self._loop), jit_with_loop(step_ego, self._loop)
         self._scenario = jax.device_put(self._scenes[0])
         self._key, self._count, self._episode = random_key(np.random.default_rng(seed)), 0, None
         shape = self._loop.observation_shape(self._scenario)
@@ -76,28 +76,29 @@ class DriveEnvironment(dm_env.Environment):
         """The start of an episode in the next scene."""
         if self._count and len(self._scenes) > 1:
             self._scenario = jax.device_put(self._scenes[self._count % len(self._scenes)])
-        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
+        self._episode, observation, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
         self._count += 1
-        return dm_env.restart(np.array(seen))
+        return dm_env.restart(np.array(observation))
 
     def step(self, action: Any) -> dm_env.TimeStep:
-        """One step of the sdc, or a reset after the end of an episode and before the first."""
+        """One step of the sdc; a reset before the first episode and after the end of one."""
         if self._episode is None:
             return self.reset()
-        self._episode, seen, told = self._step(
+        self._episode, observation, outputs = self._step(
             self._scenario, self._episode, to_action(action, self._loop), self.traffic
         )
-        reward, terminated, truncated, _ = jax.device_get(told)
-        seen, reward = np.array(seen), float(reward)
+        reward, terminated, truncated, _ = jax.device_get(outputs)
+        observation, reward = np.array(observation), float(reward)
         if not (terminated or truncated):
-            return dm_env.transition(reward, seen)
+            return dm_env.transition(reward, observation)
         self._episode = None
-        return dm_env.termination(reward, seen) if terminated else dm_env.truncation(reward, seen)
+        end = dm_env.termination if terminated else dm_env.truncation
+        return end(reward, observation)
 
     def observation_spec(self) -> specs.BoundedArray:
-        """Numbers of one shape within the limit of what is observed."""
+        """Bounded array of the observation."""
         return self._observation_spec
 
     def action_spec(self) -> specs.BoundedArray:
-        """The bounds of the dynamics, or as many actions as it has."""
+        """Bounds of the dynamics, or the number of discrete actions."""
         return self._action_spec

@@ -1,4 +1,4 @@
-"""Pure functions that reset themselves, for training loops that are compiled whole, as with gymnax and Brax."""
+"""Environment of pure functions with automatic resets, as in gymnax and Brax, for fully compiled training loops."""
 
 import dataclasses
 from typing import Any, Literal
@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key, Num, Shaped
 
-from waymax_sim.adapters.loop import DRIVE, EGO_VIEW, Observe, SimulationLoop, episode_key
+from waymax_sim.adapters.loop import EGO_ENV, EGO_VIEW, ObservationFn, SimulationLoop, episode_key
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, State
 from waymax_sim.env import Assignment, Env, EpisodeState, Policies, StepOutput, begin_episode, combine_outputs, interact
 from waymax_sim.env.auto_reset import AutoResetState, draw_scenario, reset_where
 from waymax_sim.env.bank import ScenarioBank
-from waymax_sim.env.observation import actions_of_rows
+from waymax_sim.env.observation import scatter_row_actions
 from waymax_sim.metrics import MetricValue
 from waymax_sim.pytree import Array, pytree
 
@@ -22,20 +22,20 @@ __all__ = ["AutoResetState", "FunctionalEnv", "Transition"]
 
 @pytree
 class Transition:
-    """The results of a step. Where the caller controls the sdc alone, no array has the axis K.
+    """The results of a step. If the caller controls the sdc alone, no array has the axis K.
 
     Attributes:
-      observation: The present observation: of the next episode where one ended, [K, ...].
-      final_observation: The observation at the end of the step, before any reset. It costs nothing where unused.
-      active: Agents that acted in this step: their transition counts.
-      reward: 0 for agents that were not active.
+      observation: The current observation: that of the next episode if one has ended, [K, ...].
+      final_observation: The observation at the end of the step, before any reset; not computed if unused.
+      active: Mask of the agents that acted in this step, whose transitions are valid.
+      reward: Rewards, 0 for inactive agents.
       terminated: Agents whose episode a terminating metric has ended.
-      truncated: Agents whose episode has ended otherwise: with the record, with the episode of the scenario, or because
-        they vanished.
+      truncated: Agents whose episode has ended with the record, with the episode of the scenario, or because they
+        disappeared.
       episode_return: Sum of rewards of the episodes that ended, 0 elsewhere.
       episode_length: Number of steps of the episodes that ended, 0 elsewhere.
       agent: Agent slot of each row, -1 without an agent.
-      invalid_action: Agents whose action was not finite: it counted as not given.
+      invalid_action: Agents whose action was not finite and therefore ignored.
       metrics: Metrics of the state at the end of the step, [K] each, or [] of the scenario.
       scene: Index of the scenario of the step.
       done: Whether another scenario follows.
@@ -58,22 +58,22 @@ class Transition:
 
 @dataclasses.dataclass(frozen=True)
 class FunctionalEnv:
-    """Controls the agents of `env.config.controlled` in one scenario of a bank after another.
+    """Control of the agents of `env.config.controlled` in a sequence of scenarios of a bank, one per episode.
 
     Pure, for one environment; batch it with `vmap` over keys, states and actions, and leave the bank and the traffic
-    unmapped. With the sdc alone, actions are [A]; otherwise [K, A], one row for each of K controlled agents, the same
-    agent in the same row during an episode.
+    unmapped. Actions are [A] for the sdc alone, otherwise [K, A] with a row for each controlled agent. An agent keeps
+    its row during an episode.
 
     Attributes:
       env: Rules, dynamics of the actions, metrics and rewards.
       observe: Encoder of the observation, or any function of an `Observation` to arrays; its rows are those of
         `Observation.controlled`.
-      sampling: Whether the next scenario is drawn by `ScenarioBank.weights`, never the same twice in a row, or follows
+      sampling: Whether the next scenario is drawn with `ScenarioBank.weights`, without immediate repetition, or follows
         `ScenarioBank.order`.
     """
 
-    env: Env = DRIVE
-    observe: Observe = EGO_VIEW
+    env: Env = EGO_ENV
+    observe: ObservationFn = EGO_VIEW
     sampling: Literal["random", "order"] = "random"
 
     def reset(
@@ -84,83 +84,82 @@ class FunctionalEnv:
         position: Int[Array, ""] | int = 0,
         stride: Int[Array, ""] | int = 1,
     ) -> tuple[AutoResetState, Any]:
-        """The first episode, and its observation.
+        """Starts the first episode; returns the state and the observation.
 
         Args:
           bank: The scenarios (`build_bank`).
           key: Random key of all episodes of this environment.
-          traffic: Policies of the agents that are not the caller's; None for the log.
-          position: With `sampling="order"`, the entry of `bank.order` to begin with.
-          stride: Entries from one episode to the next; the number of environments, so that they share the order.
+          traffic: Policies of agents other than the caller's; None for the log.
+          position: Position of the first scenario in `bank.order`, for `sampling="order"`.
+          stride: Increment of the position per episode: the number of environments, if they share the order.
         """
         first = jnp.asarray(position, jnp.int32), jnp.asarray(stride, jnp.int32)
         own = (key, jnp.asarray(0, jnp.int32), *first, jnp.asarray(-1, jnp.int32))
-        return self._start((bank, Assignment.of(traffic)), own)
+        return self._start((bank, Assignment.from_policies(traffic)), own)
 
     def step(
         self,
         bank: ScenarioBank,
-        running: AutoResetState,
+        env_state: AutoResetState,
         action: Num[Array, "*K A"],
         traffic: Policies = None,
         resets: bool = True,
     ) -> tuple[AutoResetState, Transition]:
-        """One decision of the controlled agents; where the episode of the scenario ends, the next one starts.
+        """One decision of the controlled agents, and a reset if the episode of the scenario ends.
 
         Args:
           bank: The scenarios.
-          running: From `reset` or `step`.
-          action: Actions for the dynamics, [K, A], or [A] for the sdc alone; those of inactive agents are ignored.
+          env_state: From `reset` or `step`.
+          action: Inputs of the dynamics, [K, A], or [A] for the sdc alone; those of inactive agents are ignored.
           traffic: The policies of `reset`; their weights may differ.
-          resets: Whether the next episode starts where one ends; without it, the caller sees to `Transition.done`.
+          resets: Whether to reset; otherwise the caller must reset environments with `Transition.done`.
         """
-        assignment, scenario = Assignment.of(traffic), bank.scenario(running.scene)
-        before = running.episode.state
-        # The caller's agents are in the same rows during an episode.
-        rows, mine = self.env.controlled_rows(before, CALLER), self.env.active_mask(before, CALLER)
+        assignment, scenario = Assignment.from_policies(traffic), bank.scenario(env_state.scene)
+        before = env_state.episode.state
+        rows, active_mask = self.env.controlled_rows(before, CALLER), self.env.active_mask(before, CALLER)
         values = action[None] if self._is_single else action
-        actions = actions_of_rows(self.env.acting_rows(before, CALLER), values, bank.num_agents)
-        episode, seen = interact(self.env, scenario, running.episode, assignment, actions)
-        out = combine_outputs(self.env, seen)
-        # A scenario that was replaced in the meantime is another one: the step means nothing.
-        is_stale = bank.version[running.scene] != running.version
-        active = _at(mine, rows) & ~is_stale
+        actions = scatter_row_actions(self.env.acting_rows(before, CALLER), values, bank.num_agents)
+        episode, interaction = interact(self.env, scenario, env_state.episode, assignment, actions)
+        out = combine_outputs(self.env, interaction)
+        # If the scenario has been replaced since the last step, its transitions are invalid.
+        is_stale = bank.version[env_state.scene] != env_state.version
+        active = _gather_rows(active_mask, rows) & ~is_stale
         done, terminated, truncated = self._ends(episode.state, out, rows, active, is_stale)
-        reward = jnp.where(active, _at(out.reward, rows), 0.0)
-        returns, lengths = running.returns + reward, running.lengths + active.astype(jnp.int32)
+        reward = jnp.where(active, _gather_rows(out.reward, rows), 0.0)
+        returns, lengths = env_state.returns + reward, env_state.lengths + active.astype(jnp.int32)
         ended = jnp.logical_or(terminated, truncated)
-        running = dataclasses.replace(
-            running,
+        env_state = dataclasses.replace(
+            env_state,
             episode=episode,
             returns=jnp.where(ended, 0.0, returns),
             lengths=jnp.where(ended, 0, lengths),
         )
         final = self._encode(scenario, episode)
-        following = running.count + 1, running.position + running.stride, running.stride, running.scene
-        current = _variable(running), final
-        scene, (fresh, observation) = running.scene, current
+        following = env_state.count + 1, env_state.position + env_state.stride, env_state.stride, env_state.scene
+        current = _episode_fields(env_state), final
+        scene, (fresh, observation) = env_state.scene, current
         if resets:
             fresh, observation = reset_where(
-                lambda shared, own: _first_variable(self._start(shared, own)),
+                self._start_fields,
                 (bank, assignment),
-                (running.key, *following),
+                (env_state.key, *following),
                 done,
                 current,
             )
-        running = dataclasses.replace(running, **fresh)
-        single = self._single
-        return running, Transition(
+        env_state = dataclasses.replace(env_state, **fresh)
+        squeeze = self._squeeze_sdc
+        return env_state, Transition(
             observation=observation,
             final_observation=final,
-            active=single(active),
-            reward=single(reward),
-            terminated=single(terminated),
-            truncated=single(truncated),
-            episode_return=single(jnp.where(ended, returns, 0.0)),
-            episode_length=single(jnp.where(ended, lengths, 0)),
-            agent=single(rows),
-            invalid_action=single(_at(out.invalid_action, rows)),
-            metrics={name: self._of_rows(value, rows) for name, value in out.metrics.items()},
+            active=squeeze(active),
+            reward=squeeze(reward),
+            terminated=squeeze(terminated),
+            truncated=squeeze(truncated),
+            episode_return=squeeze(jnp.where(ended, returns, 0.0)),
+            episode_length=squeeze(jnp.where(ended, lengths, 0)),
+            agent=squeeze(rows),
+            invalid_action=squeeze(_gather_rows(out.invalid_action, rows)),
+            metrics={name: self._gather_metric(value, rows) for name, value in out.metrics.items()},
             scene=scene,
             done=done,
         )
@@ -168,16 +167,16 @@ class FunctionalEnv:
     def _start(self, shared: tuple[ScenarioBank, Assignment], own: tuple) -> tuple[AutoResetState, Any]:
         """An episode in the next scenario, and its observation."""
         (bank, assignment), (key, count, position, stride, current) = shared, own
-        episode_own = episode_key(key, count)
+        own_key = episode_key(key, count)
         if self.sampling == "random":
-            scene = draw_scenario(bank, jax.random.fold_in(episode_own, 0), current)
+            scene = draw_scenario(bank, jax.random.fold_in(own_key, 0), current)
         else:
             scene = bank.order[position % bank.order.shape[0]]
         scenario = bank.scenario(scene)
-        first = jax.random.fold_in(episode_own, 1)
-        episode = begin_episode(self.env, scenario, assignment, first, bank.controlled[scene])
+        simulation_key = jax.random.fold_in(own_key, 1)
+        episode = begin_episode(self.env, scenario, assignment, simulation_key, bank.controlled[scene])
         num_rows = self.env.max_controlled(bank.num_agents)
-        running = AutoResetState(
+        env_state = AutoResetState(
             episode=episode,
             scene=scene,
             version=bank.version[scene],
@@ -188,7 +187,11 @@ class FunctionalEnv:
             lengths=jnp.zeros(num_rows, jnp.int32),
             key=key,
         )
-        return running, self._encode(scenario, episode)
+        return env_state, self._encode(scenario, episode)
+
+    def _start_fields(self, shared: tuple[ScenarioBank, Assignment], own: tuple) -> tuple[dict[str, Any], Any]:
+        env_state, observation = self._start(shared, own)
+        return _episode_fields(env_state), observation
 
     def _ends(
         self,
@@ -198,17 +201,17 @@ class FunctionalEnv:
         active: Bool[Array, " K"],
         is_stale: Bool[Array, ""],
     ) -> tuple[Bool[Array, ""], Bool[Array, " K"], Bool[Array, " K"]]:
-        """Whether the episode of the scenario ends, and the agents that end terminated and truncated."""
-        terminated = active & _at(out.agent_terminated, rows)
+        """Whether the episode of the scenario ends, and masks of the terminated and the truncated agents."""
+        terminated = active & _gather_rows(out.agent_terminated, rows)
         config = self.env.config
-        over = out.terminated
+        scene_ends = out.terminated
         if config.ends == "agent":
-            # Agents that are absent may appear where the log says so.
-            there = state.agents.valid | (config.spawn == "log")
-            over = ~jnp.any((state.controller == CALLER) & ~state.ended & there) & (config.at_end != "respawn")
-        done = out.truncated | over | is_stale
-        vanished = ~_at(state.agents.valid, rows) & ~terminated
-        return done, terminated, active & ~terminated & (done | vanished)
+            # With `spawn="log"` absent agents may still appear.
+            may_act = (state.controller == CALLER) & ~state.ended & (state.agents.valid | (config.spawn == "log"))
+            scene_ends = ~jnp.any(may_act) & (config.at_end != "respawn")
+        done = out.truncated | scene_ends | is_stale
+        disappeared = ~_gather_rows(state.agents.valid, rows) & ~terminated
+        return done, terminated, active & ~terminated & (done | disappeared)
 
     def _encode(self, scenario: Scenario, episode: EpisodeState) -> Any:
         return SimulationLoop(self.env, self.observe).encode(scenario, episode)
@@ -217,27 +220,22 @@ class FunctionalEnv:
     def _is_single(self) -> bool:
         return self.env.config.controlled == "sdc"
 
-    def _single(self, rows: Any) -> Any:
-        """Rows without the axis K where the sdc is the only one."""
+    def _squeeze_sdc(self, rows: Any) -> Any:
+        """Rows without the axis K if the caller controls the sdc alone."""
         return jax.tree.map(lambda leaf: leaf[0], rows) if self._is_single else rows
 
-    def _of_rows(self, value: MetricValue, rows: Int[Array, " K"]) -> MetricValue:
+    def _gather_metric(self, value: MetricValue, rows: Int[Array, " K"]) -> MetricValue:
         if not value.value.ndim:
             return value
-        return self._single(MetricValue(_at(value.value, rows), _at(value.valid, rows)))
+        return self._squeeze_sdc(MetricValue(_gather_rows(value.value, rows), _gather_rows(value.valid, rows)))
 
 
-def _at(values: Shaped[Array, " N"], rows: Int[Array, " K"]) -> Shaped[Array, " K"]:
-    """Values of agents by slot; zero or False where a row is -1."""
-    picked = values[jnp.maximum(rows, 0)]
-    return jnp.where(rows >= 0, picked, jnp.zeros((), values.dtype))
+def _gather_rows(values: Shaped[Array, " N"], rows: Int[Array, " K"]) -> Shaped[Array, " K"]:
+    """Values by agent slot; zero or False where a row is -1."""
+    return jnp.where(rows >= 0, values[jnp.maximum(rows, 0)], jnp.zeros((), values.dtype))
 
 
-def _variable(running: AutoResetState) -> dict[str, Any]:
-    """The parts of the state that a new episode replaces."""
+def _episode_fields(env_state: AutoResetState) -> dict[str, Any]:
+    """The fields of the state that a new episode replaces."""
     names = ("episode", "scene", "version", "count", "position", "returns", "lengths")
-    return {name: getattr(running, name) for name in names}
-
-
-def _first_variable(started: tuple[AutoResetState, Any]) -> tuple[dict[str, Any], Any]:
-    return _variable(started[0]), started[1]
+    return {name: getattr(env_state, name) for name in names}

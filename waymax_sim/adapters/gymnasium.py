@@ -1,6 +1,7 @@
-"""Gymnasium: one scene at a time, or many side by side in one compiled call.
+"""Gymnasium environments of one scene, and of many scenes in one compiled call.
 
-Importing this module registers `waymax_sim/Drive-v0` for `gymnasium.make` and `gymnasium.make_vec`.
+Importing this module registers `waymax_sim/Drive-v0`. `gymnasium.make` imports the module itself for the id
+`waymax_sim.adapters.gymnasium:waymax_sim/Drive-v0`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,21 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Key, Num
 
-from waymax_sim.adapters import missing
+from waymax_sim.adapters import missing_library
 from waymax_sim.adapters.loop import (
-    DRIVE,
+    EGO_ENV,
     EGO_VIEW,
-    Observe,
+    ObservationFn,
     SimulationLoop,
-    compiled,
     ego_outputs,
     episode_key,
+    jit_with_loop,
     random_key,
     require_sdc,
     step_ego,
     to_action,
 )
-from waymax_sim.adapters.scenes import scenes_of
+from waymax_sim.adapters.scenes import load_scenes
 from waymax_sim.adapters.spaces import action_space, observation_space
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EpisodeState, Policies
@@ -37,32 +38,32 @@ try:
     from gymnasium.vector import AutoresetMode
     from gymnasium.vector.utils import batch_space
 except ImportError as error:
-    raise missing("gymnasium") from error
+    raise missing_library("gymnasium") from error
 
-ID = "waymax_sim/Drive-v0"
-SCENES = "synthetic:0:8"
-# So many scenes are restarted in one call where not all end together.
-RESTARTED = 8
+ENV_ID = "waymax_sim/Drive-v0"
+DEFAULT_SCENARIOS = "synthetic:0:8"
+# Environments per call of a partial restart.
+RESTART_BATCH = 8
 
 
 class DriveEnv(gymnasium.Env):
-    """Drive the sdc in one scene after another.
+    """Control of the sdc in a cyclic sequence of scenes, one per episode.
 
-    `reset` takes the next scene of `scenarios`, and after the last one the first; with a seed it begins with the first
-    again. `reset(options={"scene": i})` takes scene i. `info` has the number of the scene at a reset, and the metrics
-    of the sdc that are valid at a step. An episode is truncated where the record ends.
+    `reset` starts the next scene of `scenarios`; with a seed it restarts the sequence; `reset(options={"scene": i})`
+    selects scene i. `info` holds the index of the scene at a reset, and the valid metrics of the sdc at a step. An
+    episode is truncated at the end of the record.
 
     Args:
-      scenarios: A path as for `waymax_sim.load`, or scenarios.
-      env: Dynamics, metrics, rewards and what terminates; the caller must control the sdc.
-      observe: What is observed: any function of an `Observation` to a float32 array.
+      scenarios: A path as in `waymax_sim.load`, or a sequence of scenarios.
+      env: Dynamics, metrics, rewards and terminating metrics; the caller must control the sdc.
+      observe: Observation of the caller: an encoder, or any function of an `Observation` to a float32 array.
       traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
         replace weights: policies of equal structure share one program.
-      pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
-      render_mode: "rgb_array" for pictures, or None.
+      pad_to: Axis lengths to pad scenes to (see `waymax_sim.adapters.scenes.load_scenes`).
+      render_mode: "rgb_array" for images, or None.
 
     Raises:
-      ValueError: The environment does not control the sdc, or the scenes do not fit together.
+      ValueError: The environment does not control the sdc, or the scenes are incompatible.
       ImportError: gymnasium is not installed.
     """
 
@@ -70,9 +71,9 @@ class DriveEnv(gymnasium.Env):
 
     def __init__(
         self,
-        scenarios: str | Sequence = SCENES,
-        env: Env = DRIVE,
-        observe: Observe = EGO_VIEW,
+        scenarios: str | Sequence = DEFAULT_SCENARIOS,
+        env: Env = EGO_ENV,
+        observe: ObservationFn = EGO_VIEW,
         traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
         render_mode: str | None = None,
@@ -82,46 +83,51 @@ class DriveEnv(gymnasium.Env):
             raise ValueError(f"render_mode={render_mode!r} is not known; use 'rgb_array' or None")
         self.render_mode = render_mode
         self._loop = SimulationLoop(env, observe)
-        self.traffic = Assignment.of(traffic)
-        self._scenes = scenes_of(scenarios, pad_to)
-        self._reset, self._step = compiled(SimulationLoop.reset, self._loop), compiled(step_ego, self._loop)
+        self.traffic = Assignment.from_policies(traffic)
+        self._scenes = load_scenes(scenarios, pad_to)
+        self._reset, self._step = jit_with_loop(SimulationLoop.reset, self._loop), jit_with_loop(step_ego, self._loop)
         self._scenario = jax.device_put(self._scenes[0])
         self._key, self._count, self._scene, self._episode = None, 0, 0, None
         self.observation_space = observation_space(self._loop, self._loop.observation_shape(self._scenario))
         self.action_space = action_space(self._loop)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """The start of an episode in the next scene."""
+        """Starts an episode in the next scene.
+
+        Args:
+          seed: Seed of all following episodes; restarts the sequence of scenes.
+          options: {"scene": i} selects scene i.
+        """
         super().reset(seed=seed)
         if seed is not None or self._key is None:
             self._key, self._count = random_key(self.np_random), 0
         scene = (options or {}).get("scene", self._count % len(self._scenes))
         if scene != self._scene:
             self._scenario, self._scene = jax.device_put(self._scenes[scene]), scene
-        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
+        self._episode, observation, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
         self._count += 1
-        return np.array(seen), {"scene": scene}
+        return np.array(observation), {"scene": scene}
 
     def step(self, action: Any):
         """One step of the sdc.
 
         Raises:
-          gymnasium.error.ResetNeeded: There was no reset yet.
+          gymnasium.error.ResetNeeded: `reset` has not been called.
         """
         if self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
-        self._episode, seen, told = self._step(
+        self._episode, observation, outputs = self._step(
             self._scenario, self._episode, to_action(action, self._loop), self.traffic
         )
-        reward, terminated, truncated, metrics = jax.device_get(told)
+        reward, terminated, truncated, metrics = jax.device_get(outputs)
         info = {name: value for name, (value, valid) in metrics.items() if valid}
-        return np.array(seen), float(reward), bool(terminated), bool(truncated), info
+        return np.array(observation), float(reward), bool(terminated), bool(truncated), info
 
     def render(self):
-        """A picture of now, [height, width, 3], or None without a render mode.
+        """Image of the current state, [height, width, 3]; None without a render mode.
 
         Raises:
-          gymnasium.error.ResetNeeded: There was no reset yet.
+          gymnasium.error.ResetNeeded: `reset` has not been called.
         """
         if self.render_mode is None:
             return None
@@ -136,24 +142,24 @@ class DriveEnv(gymnasium.Env):
 
 
 class DriveVectorEnv(gymnasium.vector.VectorEnv):
-    """Many scenes side by side, stepped by one compiled call.
+    """Many scenes in parallel, stepped by one compiled call.
 
-    A scene that ends is followed within the same step (`AutoresetMode.SAME_STEP`): the observation is that of the next
-    episode, and `infos["final_obs"]` and `infos["final_info"]` are those of the end. Environment i of n plays the
-    scenes i, i + n, i + 2n, ..., counted around. A seed begins anew: environment i has the seed `seed + i`, or the
-    i-th of a list. `options={"scene": i}` is for the single `DriveEnv` only.
+    Environments reset within the step that ends an episode (`AutoresetMode.SAME_STEP`): the observation is that of the
+    next episode, and `infos["final_obs"]` and `infos["final_info"]` are those of the end. Environment i of n plays the
+    scenes i, i + n, i + 2n, ..., modulo their number. A seed restarts the sequence: environment i has the seed
+    `seed + i`, or the i-th of a list. `options={"scene": i}` is supported by the single `DriveEnv` only.
 
     Args:
-      scenarios: A path as for `waymax_sim.load`, or scenarios.
-      num_envs: How many scenes are played side by side.
-      env: Dynamics, metrics, rewards and what terminates; the caller must control the sdc.
-      observe: What is observed: any function of an `Observation` to a float32 array.
+      scenarios: A path as in `waymax_sim.load`, or a sequence of scenarios.
+      num_envs: Number of parallel environments.
+      env: Dynamics, metrics, rewards and terminating metrics; the caller must control the sdc.
+      observe: Observation of the caller: an encoder, or any function of an `Observation` to a float32 array.
       traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
         replace weights: policies of equal structure share one program.
-      pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
+      pad_to: Axis lengths to pad scenes to (see `waymax_sim.adapters.scenes.load_scenes`).
 
     Raises:
-      ValueError: The environment does not control the sdc, or the scenes do not fit together.
+      ValueError: The environment does not control the sdc, or the scenes are incompatible.
       ImportError: gymnasium is not installed.
     """
 
@@ -161,10 +167,10 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
 
     def __init__(
         self,
-        scenarios: str | Sequence = SCENES,
+        scenarios: str | Sequence = DEFAULT_SCENARIOS,
         num_envs: int = 1,
-        env: Env = DRIVE,
-        observe: Observe = EGO_VIEW,
+        env: Env = EGO_ENV,
+        observe: ObservationFn = EGO_VIEW,
         traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
     ):
@@ -173,10 +179,10 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
             raise ValueError(f"num_envs={num_envs} is not a number of environments; give 1 or more")
         self.num_envs = num_envs
         self._loop = SimulationLoop(env, observe)
-        self.traffic = Assignment.of(traffic)
-        self._scenes = scenes_of(scenarios, pad_to)
-        self._restart, self._step = compiled(_restart, self._loop, donate=(0, 1)), compiled(_step, self._loop)
-        self._reset = compiled(_reset, self._loop)
+        self.traffic = Assignment.from_policies(traffic)
+        self._scenes = load_scenes(scenarios, pad_to)
+        self._restart, self._step = jit_with_loop(_restart, self._loop, donate=(0, 1)), jit_with_loop(_step, self._loop)
+        self._reset = jit_with_loop(_reset, self._loop)
         first = self._scenes[0]
         self._shape = self._loop.observation_shape(first)
         self.single_observation_space = observation_space(self._loop, self._shape)
@@ -190,60 +196,60 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
         self._episodes: Any = None
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None):
-        """The start of an episode in the next scene of every environment."""
+        """Starts an episode in the next scene of every environment."""
         self._seed(seed)
-        seen = np.zeros((self.num_envs, *self._shape), np.float32)
-        self._begin(np.arange(self.num_envs), seen)
-        return seen, {"scene": self._playing.copy(), "_scene": np.ones(self.num_envs, bool)}
+        observations = np.zeros((self.num_envs, *self._shape), np.float32)
+        self._start_episodes(np.arange(self.num_envs), observations)
+        return observations, {"scene": self._playing.copy(), "_scene": np.ones(self.num_envs, bool)}
 
     def step(self, actions: Any):
         """One step of every environment.
 
         Raises:
-          gymnasium.error.ResetNeeded: There was no reset yet.
+          gymnasium.error.ResetNeeded: `reset` has not been called.
         """
         if self._episodes is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
-        self._episodes, seen, told = self._step(
+        self._episodes, observations, outputs = self._step(
             self._batch, self._episodes, to_action(actions, self._loop), self.traffic
         )
-        seen, (reward, terminated, truncated, metrics) = jax.tree.map(np.array, (seen, told))
+        observations, (reward, terminated, truncated, metrics) = jax.tree.map(np.array, (observations, outputs))
         done = terminated | truncated
         infos = _metric_infos(metrics, ~done)
         if done.any():
             ended = np.flatnonzero(done)
             final = np.full(self.num_envs, None, object)
             for index in ended:
-                final[index] = seen[index].copy()
-            self._begin(ended, seen)
+                final[index] = observations[index].copy()
+            self._start_episodes(ended, observations)
             infos |= {"final_obs": final, "_final_obs": done.copy()}
             infos |= {"final_info": _metric_infos(metrics, done), "_final_info": done.copy()}
             infos |= {"scene": np.where(done, self._playing, 0), "_scene": done.copy()}
-        return seen, reward.astype(np.float64), terminated, truncated, infos
+        return observations, reward.astype(np.float64), terminated, truncated, infos
 
-    def _begin(self, ended: np.ndarray, seen: np.ndarray) -> None:
-        """Puts the next scene in the place of each that ended, and what is seen of it in `seen`."""
+    def _start_episodes(self, ended: np.ndarray, observations: np.ndarray) -> None:
+        """Starts the next episode of the environments `ended`, and writes their first observations."""
         scenes = (ended + self._counts[ended] * self.num_envs) % len(self._scenes)
         if len(ended) == self.num_envs:
-            # Records of equal length end together: one call for all.
+            # Records of equal length end together, in a single call.
             if not np.array_equal(scenes, self._playing):
                 self._batch = jax.device_put(stack([self._scenes[int(scene)] for scene in scenes]))
             self._episodes, first = self._reset(self._batch, self._keys, self._counts.astype(np.int32), self.traffic)
-            seen[:] = first
+            observations[:] = first
         else:
-            for start in range(0, len(ended), RESTARTED):
-                # The last ones are repeated until there are as many as always: one program for any number.
-                some = np.resize(np.arange(start, min(start + RESTARTED, len(ended))), RESTARTED)
-                rows, fresh = ended[some], stack([self._scenes[int(scene)] for scene in scenes[some]])
+            for start in range(0, len(ended), RESTART_BATCH):
+                # Batches are filled by repetition, so that one program serves any number of environments.
+                batch = np.resize(np.arange(start, min(start + RESTART_BATCH, len(ended))), RESTART_BATCH)
+                rows, fresh = ended[batch], stack([self._scenes[int(scene)] for scene in scenes[batch]])
                 counts = self._counts[rows].astype(np.int32)
-                put = self._restart(self._batch, self._episodes, self._keys, rows, fresh, counts, self.traffic)
-                self._batch, self._episodes, first = put
-                seen[rows] = first
+                restarted = self._restart(self._batch, self._episodes, self._keys, rows, fresh, counts, self.traffic)
+                self._batch, self._episodes, first = restarted
+                observations[rows] = first
         self._playing[ended] = scenes
         self._counts[ended] += 1
 
     def _seed(self, seed: int | Sequence[int | None] | None) -> None:
-        """Gives new keys to the environments that have a seed, and to all that have no key yet."""
+        """Sets the keys of environments with a seed, and of all environments without a key."""
         if seed is None or isinstance(seed, Sequence):
             seeds = [None] * self.num_envs if seed is None else list(seed)
         else:
@@ -261,18 +267,18 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
 def _reset(
     loop: SimulationLoop, batch: Scenario, keys: Key[Array, " B"], counts: Int[Array, " B"], traffic: Assignment
 ):
-    def one(scenario: Scenario, key: Key[Array, ""], count: Int[Array, ""]):
+    def reset(scenario: Scenario, key: Key[Array, ""], count: Int[Array, ""]):
         return loop.reset(scenario, episode_key(key, count), traffic)[:2]
 
-    return jax.vmap(one)(batch, keys, counts)
+    return jax.vmap(reset)(batch, keys, counts)
 
 
 def _step(
     loop: SimulationLoop, batch: Scenario, episodes: EpisodeState, actions: Num[Array, "B A"], traffic: Assignment
 ):
     step = jax.vmap(loop.step_ego, in_axes=(0, 0, 0, None))
-    episodes, seen, out = step(batch, episodes, actions, traffic)
-    return episodes, seen, jax.vmap(ego_outputs)(out, batch)
+    episodes, observations, out = step(batch, episodes, actions, traffic)
+    return episodes, observations, jax.vmap(ego_outputs)(out, batch)
 
 
 def _restart(
@@ -285,27 +291,27 @@ def _restart(
     counts: Int[Array, " C"],
     traffic: Assignment,
 ):
-    """As `_reset`, for some rows of the batch; rows may be named twice."""
-    fresh, seen = _reset(loop, scenarios, keys[rows], counts, traffic)
+    """`_reset` of some rows of the batch, which may contain duplicates."""
+    fresh, observations = _reset(loop, scenarios, keys[rows], counts, traffic)
 
-    def put(whole: Array, part: Array) -> Array:
+    def set_rows(whole: Array, part: Array) -> Array:
         return whole.at[rows].set(part)
 
-    return jax.tree.map(put, batch, scenarios), jax.tree.map(put, episodes, fresh), seen
+    return jax.tree.map(set_rows, batch, scenarios), jax.tree.map(set_rows, episodes, fresh), observations
 
 
-def _metric_infos(metrics: dict[str, tuple[np.ndarray, np.ndarray]], wanted: np.ndarray) -> dict[str, Any]:
-    """Metrics as gymnasium puts them together: values with a mask, and no entry where there is none."""
+def _metric_infos(metrics: dict[str, tuple[np.ndarray, np.ndarray]], selected: np.ndarray) -> dict[str, Any]:
+    """Metrics of selected environments in gymnasium's format: values and masks, without metrics that are invalid."""
     infos = {}
     for name, (value, valid) in metrics.items():
-        known = valid & wanted
-        if known.any():
-            infos |= {name: np.where(known, value, np.float32(0)), f"_{name}": known}
+        mask = valid & selected
+        if mask.any():
+            infos |= {name: np.where(mask, value, np.float32(0)), f"_{name}": mask}
     return infos
 
 
 gymnasium.register(
-    ID,
+    ENV_ID,
     entry_point="waymax_sim.adapters.gymnasium:DriveEnv",
     vector_entry_point="waymax_sim.adapters.gymnasium:DriveVectorEnv",
 )

@@ -1,4 +1,4 @@
-"""The simulation loop of all adapters: an environment, an encoder of observations, and policies of the traffic."""
+"""The simulation loop of all adapters: an environment, an observation encoder, and traffic policies."""
 
 import dataclasses
 import functools
@@ -28,12 +28,12 @@ from waymax_sim.env.encoder import ObservationEncoder
 from waymax_sim.env.flat_view import FlatView
 from waymax_sim.pytree import Array
 
-Observe = Callable[[Observation], Float[Array, "*shape"]]
+ObservationFn = Callable[[Observation], Float[Array, "*shape"]]
 
-# The default observation.
+# Default encoder of the sdc.
 EGO_VIEW = FlatView()
-# Follow the log without a collision: the return of an episode is at most 1.
-DRIVE = Env(
+# Default task of the sdc: progress along the logged path without collision, with a return of at most 1 per episode.
+EGO_ENV = Env(
     dynamics=Bicycle(normalized=True),
     config=EnvConfig(
         controlled="sdc",
@@ -47,17 +47,17 @@ DRIVE = Env(
 
 @dataclasses.dataclass(frozen=True)
 class SimulationLoop:
-    """Pure functions over (scenario, episode), written for one scenario. Hashable: equal loops share programs.
+    """Pure functions of one scenario and one episode. Hashable: equal loops share programs.
 
-    The policies of the traffic are an argument, an `Assignment`: weights of one structure share a program.
+    Traffic policies are an argument, an `Assignment`, so that all weights of one structure share a program.
 
     Attributes:
-      env: The environment; its `config.controlled` are the caller's agents.
+      env: The environment; the caller controls `config.controlled`.
       observe: Observation of the caller: an encoder, or any function of an `Observation` to a float32 array.
     """
 
-    env: Env = DRIVE
-    observe: Observe = EGO_VIEW
+    env: Env = EGO_ENV
+    observe: ObservationFn = EGO_VIEW
 
     def reset(
         self, scenario: Scenario, key: Key[Array, ""], traffic: Assignment
@@ -67,7 +67,7 @@ class SimulationLoop:
         Args:
           scenario: One scenario.
           key: Random key of the episode.
-          traffic: Policies of the agents that are not the caller's; the log moves the rest.
+          traffic: Policies of agents other than the caller's; the log moves all remaining agents.
         """
         scenario = self.env.prepare(scenario)
         episode = begin_episode(self.env, scenario, traffic, key, self.env.controlled_mask(scenario))
@@ -77,63 +77,81 @@ class SimulationLoop:
     def step(
         self, scenario: Scenario, episode: EpisodeState, action: Action, traffic: Assignment
     ) -> tuple[EpisodeState, Float[Array, "*shape"], StepOutput]:
-        """One decision with actions for the caller's agents.
+        """One decision with actions of the caller's agents.
 
         Args:
           scenario: The scenario of the episode.
           episode: From `reset` or `step`.
           action: Actions of all agents; those of the caller's agents are applied.
-          traffic: Policies of the traffic.
+          traffic: Traffic policies.
         """
         scenario = self.env.prepare(scenario)
-        episode, seen = interact(self.env, scenario, episode, traffic, action)
-        return episode, self.encode(scenario, episode), combine_outputs(self.env, seen)
+        episode, interaction = interact(self.env, scenario, episode, traffic, action)
+        return episode, self.encode(scenario, episode), combine_outputs(self.env, interaction)
 
     def step_ego(
         self, scenario: Scenario, episode: EpisodeState, action: Num[Array, " A"], traffic: Assignment
     ) -> tuple[EpisodeState, Float[Array, "*shape"], StepOutput]:
-        """`step` with an action for the sdc alone."""
+        """`step` with an action of the sdc alone.
+
+        Args:
+          scenario: The scenario of the episode.
+          episode: From `reset` or `step_ego`.
+          action: Action of the sdc.
+          traffic: Traffic policies.
+        """
         value = jnp.broadcast_to(action, (scenario.num_agents, *action.shape))
         return self.step(scenario, episode, Action(value=value, valid=jnp.asarray(scenario.agents.is_sdc)), traffic)
 
     def encode(self, scenario: Scenario, episode: EpisodeState) -> Float[Array, "*shape"]:
-        """The observation of the caller. An encoder gives one row per agent, or the row alone where it is the sdc."""
-        seen = self.observe(self.env.observe(scenario, episode.state, controller=CALLER))
+        """The observation of the caller: a row per agent, or without the agent axis for an encoder of the sdc."""
+        observation = self.observe(self.env.observe(scenario, episode.state, controller=CALLER))
         is_encoder = isinstance(self.observe, ObservationEncoder)
-        return seen[0] if is_encoder and self.env.config.controlled == "sdc" else seen
+        return observation[0] if is_encoder and self.env.config.controlled == "sdc" else observation
 
     def observation_shape(self, scenario: Scenario) -> tuple[int, ...]:
-        """Shape of the observation, computed without running anything."""
+        """Shape of the observation, by abstract evaluation."""
         return jax.eval_shape(self.reset, scenario, jax.random.key(0), Assignment((), ()))[1].shape
 
     @property
     def limit(self) -> float:
-        """Bound of all observed values; infinite where `observe` does not state one."""
+        """Maximum absolute value of the observation; infinite unless `observe` has a `limit`."""
         return getattr(self.observe, "limit", np.inf)
 
     @property
     def num_actions(self) -> int | None:
-        """Number of discrete actions; None where actions are vectors."""
+        """Number of discrete actions; None for continuous actions."""
         return self.env.dynamics.num_actions if isinstance(self.env.dynamics, Discrete) else None
 
 
 def require_sdc(env: Env) -> None:
-    """Raises a ValueError unless the caller of `env` controls the sdc and no other agent."""
+    """Raises a ValueError unless the caller of `env` controls exactly the sdc."""
     if env.config.controlled != "sdc":
         raise ValueError(f"this adapter drives the sdc, but the environment has controlled={env.config.controlled!r}")
 
 
 def select_sdc(values: Shaped[Array, " O"], is_sdc: Bool[Array, " N"]) -> Shaped[Array, ""]:
-    """The entry of the sdc."""
+    """The entry of the sdc in values of all agents or of the sdc alone."""
     return values[0] if values.shape[0] == 1 else values[jnp.argmax(is_sdc)]
 
 
 def step_ego(
     loop: SimulationLoop, scenario: Scenario, episode: EpisodeState, action: Num[Array, " A"], traffic: Assignment
 ):
-    """A step of the sdc: the episode, the observation, and `ego_outputs`; arguments as for `SimulationLoop.step`."""
-    episode, seen, out = loop.step_ego(scenario, episode, action, traffic)
-    return episode, seen, ego_outputs(out, scenario)
+    """`SimulationLoop.step_ego` with the outputs of the sdc.
+
+    Args:
+      loop: The loop.
+      scenario: The scenario of the episode.
+      episode: The episode.
+      action: Action of the sdc.
+      traffic: Traffic policies.
+
+    Returns:
+      The episode, the observation, and `ego_outputs`.
+    """
+    episode, observation, out = loop.step_ego(scenario, episode, action, traffic)
+    return episode, observation, ego_outputs(out, scenario)
 
 
 def ego_outputs(out: StepOutput, scenario: Scenario):
@@ -149,24 +167,24 @@ def ego_outputs(out: StepOutput, scenario: Scenario):
 
 
 def to_action(value: Any, loop: SimulationLoop) -> Num[np.ndarray, "*B"]:
-    """An action of a library as values for the dynamics: discrete actions get an axis of their own."""
+    """An action of a library as input of the dynamics: discrete actions get a trailing axis of length 1."""
     if loop.num_actions is not None:
         return np.asarray(value, np.int32)[..., None]
     return np.asarray(value, np.float32)
 
 
 def action_shape(loop: SimulationLoop) -> tuple[int, ...]:
-    """Shape of the action of one agent, for the dynamics."""
+    """Shape of the action of one agent in the dynamics."""
     return np.shape(loop.env.dynamics.bounds[0])
 
 
-def compiled(function: Callable, loop: SimulationLoop, *, donate: tuple[int, ...] = ()) -> Callable:
-    """`function` with `loop` as its first argument, compiled. Equal loops share one program.
+def jit_with_loop(function: Callable, loop: SimulationLoop, *, donate: tuple[int, ...] = ()) -> Callable:
+    """`function` compiled with `loop` as its static first argument. Equal loops share one program.
 
     Args:
-      function: A function at module level of the loop and arrays.
-      loop: The loop that it is compiled for.
-      donate: Indices of the other arguments, from 0, that it may overwrite.
+      function: A module-level function of the loop and arrays.
+      loop: The loop.
+      donate: Indices of the remaining arguments, from 0, whose buffers are donated.
 
     Raises:
       TypeError: The loop is not hashable.
@@ -181,7 +199,7 @@ def _jitted(function: Callable, donate: tuple[int, ...]) -> Callable:
 
 
 def random_key(rng: np.random.Generator) -> Key[Array, ""]:
-    """A key drawn from a NumPy generator, which takes seeds of any size."""
+    """A key drawn from a NumPy generator, which accepts seeds of any size."""
     return jax.random.key(int(rng.integers(2**31)))
 
 

@@ -1,4 +1,4 @@
-"""PettingZoo: many agents of one scene that appear, act at the same time, and leave."""
+"""PettingZoo environment: agents of one scene that appear, act simultaneously, and leave."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from waymax_sim.adapters import missing
-from waymax_sim.adapters.loop import Observe, SimulationLoop, action_shape, compiled, episode_key, random_key, to_action
-from waymax_sim.adapters.scenes import scenes_of
+from waymax_sim.adapters import missing_library
+from waymax_sim.adapters.loop import (
+    ObservationFn,
+    SimulationLoop,
+    action_shape,
+    episode_key,
+    jit_with_loop,
+    random_key,
+    to_action,
+)
+from waymax_sim.adapters.scenes import load_scenes
 from waymax_sim.adapters.spaces import action_space, observation_space
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
@@ -19,9 +27,9 @@ from waymax_sim.env.flat_view import FlatView
 try:
     from pettingzoo import ParallelEnv
 except ImportError as error:
-    raise missing("pettingzoo") from error
+    raise missing_library("pettingzoo") from error
 
-DRIVE_ALL = Env(
+MULTI_AGENT_ENV = Env(
     dynamics=Bicycle(normalized=True),
     config=EnvConfig(
         controlled="vehicle",
@@ -30,27 +38,27 @@ DRIVE_ALL = Env(
         terminate_on=("overlap", "offroad"),
     ),
 )
-EVERYONE = FlatView("all")
+ALL_AGENTS_VIEW = FlatView("all")
 
 
 class DriveParallelEnv(ParallelEnv):
-    """Drive all agents of `env.config.controlled` in one scene after another.
+    """Control of all agents of `env.config.controlled` in a cyclic sequence of scenes, one per episode.
 
-    Agents are called by their row, "agent_0" and so on. `possible_agents` are those of the present scene that the log
-    has at any time from now on. An agent is in `agents` from when it appears until it is terminated or truncated; then
-    it stays in the scene and coasts, as does one that is given no action. Agents are truncated where the record ends,
-    or where they vanish with the log. `info` has the metrics of the agent that are valid.
+    Agents are named by their slot, "agent_0" and so on. `possible_agents` are those that the log contains at any time
+    from the current step on. An agent is in `agents` from its appearance until it is terminated or truncated; then it
+    remains in the scene and keeps its velocity and heading, as does an agent without an action. Agents are truncated at
+    the end of the record, or when they disappear with the log. `info` holds the valid metrics of the agent.
 
     Args:
-      scenarios: A path as for `waymax_sim.load`, or scenarios.
-      env: Who is controlled, dynamics, metrics, rewards and what terminates.
-      observe: What is observed: any function of an `Observation` to a float32 array with a row per agent.
+      scenarios: A path as in `waymax_sim.load`, or a sequence of scenarios.
+      env: Controlled agents, dynamics, metrics, rewards and terminating metrics.
+      observe: An encoder, or any function of an `Observation` to a float32 array with a row per agent.
       traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
         replace weights: policies of equal structure share one program.
-      pad_to: Lengths to pad scenes to (see `waymax_sim.adapters.scenes.scenes_of`).
+      pad_to: Axis lengths to pad scenes to (see `waymax_sim.adapters.scenes.load_scenes`).
 
     Raises:
-      ValueError: Metrics are for the sdc alone, or the scenes do not fit together.
+      ValueError: Metrics are evaluated for the sdc only, or the scenes are incompatible.
       ImportError: pettingzoo or gymnasium is not installed.
     """
 
@@ -59,20 +67,23 @@ class DriveParallelEnv(ParallelEnv):
     def __init__(
         self,
         scenarios: str | Sequence,
-        env: Env = DRIVE_ALL,
-        observe: Observe = EVERYONE,
+        env: Env = MULTI_AGENT_ENV,
+        observe: ObservationFn = ALL_AGENTS_VIEW,
         traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
     ):
         if env.config.evaluated == "sdc":
             raise ValueError("evaluated='sdc' leaves the other agents without a reward; use evaluated='all'")
         self._loop = SimulationLoop(_per_agent(env), observe)
-        self.traffic = Assignment.of(traffic)
-        self._scenes = scenes_of(scenarios, pad_to)
-        self._reset, self._step = compiled(SimulationLoop.reset, self._loop), compiled(SimulationLoop.step, self._loop)
+        self.traffic = Assignment.from_policies(traffic)
+        self._scenes = load_scenes(scenarios, pad_to)
+        self._reset, self._step = (
+            jit_with_loop(SimulationLoop.reset, self._loop),
+            jit_with_loop(SimulationLoop.step, self._loop),
+        )
         self._key, self._count, self._episode = random_key(np.random.default_rng()), 0, None
         self.render_mode = None
-        self._enter(0)
+        self._select_scene(0)
         rows = range(self._scenario.num_agents)
         shape = self._loop.observation_shape(self._scenario)[1:]
         self._observation_spaces = {_name(row): observation_space(self._loop, shape) for row in rows}
@@ -80,54 +91,56 @@ class DriveParallelEnv(ParallelEnv):
         self.agents = []
 
     def observation_space(self, agent: str):
-        """What an agent sees: numbers of one shape, within the limit of what is observed."""
+        """Box of the observation of an agent."""
         return self._observation_spaces[agent]
 
     def action_space(self, agent: str):
-        """The bounds of the dynamics, or as many actions as it has."""
+        """Box of the bounds of the dynamics, or its discrete actions."""
         return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None):
-        """The start of an episode in the next scene; with a seed, in the first one.
+        """Starts an episode in the next scene.
 
         Args:
-          seed: Begins anew with this seed.
-          options: {"scene": i} takes scene i.
+          seed: Seed of all following episodes; restarts the sequence of scenes.
+          options: {"scene": i} selects scene i.
         """
         if seed is not None:
             self._key, self._count = random_key(np.random.default_rng(seed)), 0
-        self._enter((options or {}).get("scene", self._count % len(self._scenes)))
-        self._episode, seen, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
+        self._select_scene((options or {}).get("scene", self._count % len(self._scenes)))
+        self._episode, observation, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
         self._count += 1
-        self._alive, seen = jax.tree.map(np.array, (self._episode.state.agents.valid & self._mine, seen))
+        valid = self._episode.state.agents.valid & self._controlled
+        self._alive, observation = jax.tree.map(np.array, (valid, observation))
         self._finished = np.zeros_like(self._alive)
         self.agents = _names(self._alive)
-        return _by_name(self._alive, seen), {name: {} for name in self.agents}
+        return _by_name(self._alive, observation), {name: {} for name in self.agents}
 
     def step(self, actions: Mapping[str, Any]):
-        """One step of all agents at once.
+        """One simultaneous step of all agents.
 
         Raises:
-          RuntimeError: There was no reset yet.
+          RuntimeError: `reset` has not been called.
         """
         if self._episode is None:
             raise RuntimeError("call reset before step")
         value = np.zeros((self._scenario.num_agents, *action_shape(self._loop)), to_action(0, self._loop).dtype)
-        acts = np.zeros(len(value), bool)
+        action_mask = np.zeros(len(value), bool)
         for name, action in actions.items():
             row = _row(name)
-            value[row], acts[row] = to_action(action, self._loop), self._alive[row]
-        self._episode, seen, out = self._step(
-            self._scenario, self._episode, Action(value=value, valid=acts), self.traffic
+            value[row], action_mask[row] = to_action(action, self._loop), self._alive[row]
+        self._episode, observation, out = self._step(
+            self._scenario, self._episode, Action(value=value, valid=action_mask), self.traffic
         )
-        there, seen, out = jax.tree.map(np.array, (self._episode.state.agents.valid & self._mine, seen, out))
-        born = there & ~self._alive & ~self._finished & ~out.truncated
-        told = self._alive | born
-        # Who has just appeared is judged from the next step on.
+        valid = self._episode.state.agents.valid & self._controlled
+        valid, observation, out = jax.tree.map(np.array, (valid, observation, out))
+        appeared = valid & ~self._alive & ~self._finished & ~out.truncated
+        reported = self._alive | appeared
+        # Agents that have just appeared are terminated from the next step on.
         terminated = self._alive & out.agent_terminated
-        truncated = self._alive & (out.truncated | (~there & ~terminated))
+        truncated = self._alive & (out.truncated | (~valid & ~terminated))
         self._finished |= terminated | truncated
-        self._alive = told & ~self._finished
+        self._alive = reported & ~self._finished
         self.agents = _names(self._alive)
         infos = {
             _name(row): {
@@ -135,26 +148,28 @@ class DriveParallelEnv(ParallelEnv):
                 for name, item in out.metrics.items()
                 if item.value.ndim and item.valid[row]
             }
-            for row in np.flatnonzero(told)
+            for row in np.flatnonzero(reported)
         }
-        rewards = {name: float(reward) for name, reward in _by_name(told, out.reward).items()}
-        ends = ({name: bool(flag) for name, flag in _by_name(told, flags).items()} for flags in (terminated, truncated))
-        return _by_name(told, seen), rewards, *ends, infos
+        rewards = {name: float(reward) for name, reward in _by_name(reported, out.reward).items()}
+        ends = (
+            {name: bool(flag) for name, flag in _by_name(reported, flags).items()} for flags in (terminated, truncated)
+        )
+        return _by_name(reported, observation), rewards, *ends, infos
 
     def render(self) -> None:
-        """Draws nothing; see `waymax_sim.viz`."""
+        """Not supported; see `waymax_sim.viz`."""
 
-    def _enter(self, scene: int) -> None:
+    def _select_scene(self, scene: int) -> None:
         scenario = self._scenes[scene]
-        self._mine = np.asarray(select_agents(scenario, self._loop.env.config.controlled))
-        later = np.asarray(scenario.log.valid)[int(scenario.current_step) :]
-        comes = later.any(axis=0) if self._loop.env.config.spawn == "log" else later[0]
-        self.possible_agents = _names(self._mine & comes)
+        self._controlled = np.asarray(select_agents(scenario, self._loop.env.config.controlled))
+        valid = np.asarray(scenario.log.valid)[int(scenario.current_step) :]
+        is_possible = valid.any(axis=0) if self._loop.env.config.spawn == "log" else valid[0]
+        self.possible_agents = _names(self._controlled & is_possible)
         self._scenario = jax.device_put(scenario)
 
 
 def _per_agent(env: Env) -> Env:
-    """The environment in which the episode of each agent ends on its own."""
+    """The environment with a separate episode for each agent."""
     return dataclasses.replace(env, config=dataclasses.replace(env.config, ends="agent"))
 
 

@@ -1,4 +1,4 @@
-"""Scenes of one shape, so that one compiled program runs them all."""
+"""Scenes padded to common axis lengths, so that they share one compiled program."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,18 @@ import jax
 import numpy as np
 
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.padding import common_sizes, pad
+from waymax_sim.datatypes.padding import check_compatible, common_lengths, pad
 from waymax_sim.datatypes.scenario import Scenario
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scenes:
-    """Scenes of a common size.
+class PaddedScenes:
+    """A sequence of scenes with common axis lengths.
 
     Attributes:
       scenarios: The scenes.
-      pad_to: Lengths of their axes.
-      padded: Whether they have these already; otherwise they are padded when asked for.
+      pad_to: Axis lengths by name.
+      padded: Whether the scenes have these lengths already; otherwise they are padded on access.
     """
 
     scenarios: Sequence
@@ -39,27 +39,23 @@ class Scenes:
         return scenario if self.padded else pad(scenario, self.pad_to)
 
 
-def scenes_of(scenarios: str | Sequence, pad_to: Mapping[str, int] | None = None) -> Scenes:
-    """Scenes by path or as a sequence.
+def load_scenes(scenarios: str | Sequence, pad_to: Mapping[str, int] | None = None) -> PaddedScenes:
+    """Scenes of a path or a sequence, with common axis lengths.
 
     Args:
-      scenarios: A path as for `load`, or scenarios.
-      pad_to: Lengths of axes to pad scenes to, as `waymax_sim.datatypes.padding.sizes` gives them. None reads all
-        scenes once, keeps them in memory and pads them to the largest; give it where they are too many for that.
+      scenarios: A path as in `load`, or a sequence of scenarios.
+      pad_to: Axis lengths by name (see `waymax_sim.datatypes.padding.axis_lengths`). By default all scenes are read,
+        kept in memory, and padded to their maximum lengths; state them for sequences larger than memory.
 
     Raises:
       ValueError: There are none, they differ in their number of steps, or only some have routes or goals.
     """
-    found = load(scenarios) if isinstance(scenarios, str) else scenarios
-    if not len(found):
-        raise ValueError("no scenarios to drive in")
+    scenes = load(scenarios) if isinstance(scenarios, str) else scenarios
+    if not len(scenes):
+        raise ValueError("no scenarios are given")
     if pad_to is not None:
-        return Scenes(found, pad_to)
-    kept = [jax.tree.map(np.asarray, scenario) for scenario in found]
-    if len({scenario.num_steps for scenario in kept}) > 1:
-        raise ValueError("scenarios of different numbers of steps cannot run in one environment")
-    for name in ("routes", "goals"):
-        if len({getattr(scenario, name) is None for scenario in kept}) > 1:
-            raise ValueError(f"scenarios with {name} and without cannot run in one environment")
-    common = common_sizes(kept)
-    return Scenes([pad(scenario, common) for scenario in kept], common, padded=True)
+        return PaddedScenes(scenes, pad_to)
+    scenes = [jax.tree.map(np.asarray, scenario) for scenario in scenes]
+    check_compatible(scenes)
+    lengths = common_lengths(scenes)
+    return PaddedScenes([pad(scenario, lengths) for scenario in scenes], lengths, padded=True)

@@ -1,1 +1,1 @@
-"""Where scenes come from."""
+"""Readers, writers and converters of scenes."""

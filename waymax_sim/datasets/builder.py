@@ -1,7 +1,7 @@
-"""The store as a data set of TensorFlow Datasets, which knows how to spread the work over a cluster with Beam.
+"""The store as a data set of TensorFlow Datasets, which can convert on a cluster with Beam.
 
-Import this module only where tensorflow-datasets is installed; TensorFlow itself is not needed. On one machine
-`waymax_sim.datasets.convert` does the same, can be resumed and lists what it left out.
+This module needs tensorflow-datasets, but not TensorFlow. On one machine, `waymax_sim.datasets.convert` writes the same
+store, can be resumed and lists skipped scenes.
 """
 
 import functools
@@ -17,8 +17,8 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load_all
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.store.files import SPLIT
-from waymax_sim.datasets.store.record import INFO, LACKS, SCENARIO_ID, SCENE, features_of
-from waymax_sim.datasets.store.schema import DESCRIPTION, FACTS, VERSION
+from waymax_sim.datasets.store.record import INFO, MISSING_FIELDS, SCENARIO_ID, SCENE, record_features
+from waymax_sim.datasets.store.schema import DESCRIPTION, INFO_FIELDS, VERSION
 
 Example = tuple[int, dict[str, Any]]
 
@@ -26,11 +26,11 @@ Example = tuple[int, dict[str, Any]]
 class WaymaxSim(tfds.core.GeneratorBasedBuilder):
     """Scenes of any format, packed with the indexes of their maps.
 
-    Scenes that cannot be used are left out, with a warning in the log.
+    Invalid scenes are skipped with a warning in the log.
 
     Args:
-      paths: Where the scenes are, each as `waymax_sim.load` takes it.
-      use_beam: Describe the work as a Beam pipeline; give its options to `download_and_prepare`.
+      paths: Paths as in `waymax_sim.load`.
+      use_beam: Generate examples in a Beam pipeline, whose options are given to `download_and_prepare`.
       **kwargs: See `tfds.core.DatasetBuilder`.
     """
 
@@ -42,9 +42,9 @@ class WaymaxSim(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
-        info = tfds.features.FeaturesDict(dict.fromkeys(FACTS, np.int64))
+        info = tfds.features.FeaturesDict(dict.fromkeys(INFO_FIELDS, np.int64))
         scene = tfds.features.Tensor(shape=(), dtype=np.object_)
-        features = tfds.features.FeaturesDict({SCENE: scene, SCENARIO_ID: text, LACKS: text, INFO: info})
+        features = tfds.features.FeaturesDict({SCENE: scene, SCENARIO_ID: text, MISSING_FIELDS: text, INFO: info})
         return tfds.core.DatasetInfo(builder=self, description=DESCRIPTION, features=features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -54,14 +54,14 @@ class WaymaxSim(tfds.core.GeneratorBasedBuilder):
         scenarios = load_all(self._paths)
         if not self._use_beam:
             return (example for row in range(len(scenarios)) for example in examples(scenarios, row))
-        # An extra, and in an environment of its own as a rule.
+        # Optional, and usually in an environment of its own.
         beam = importlib.import_module("apache_beam")
         return beam.Create(range(len(scenarios))) | beam.FlatMap(functools.partial(examples, scenarios))
 
 
 def examples(scenarios: Scenarios, row: int) -> Iterator[Example]:
-    """The key and the features of a scene, or nothing where it cannot be used."""
+    """The key and the features of a scene; empty if it is invalid."""
     try:
-        yield row, features_of(scenarios.read(row))[0]
+        yield row, record_features(scenarios.read(row))[0]
     except DataError as error:
-        logging.getLogger(__name__).warning("left out: %s", error)
+        logging.getLogger(__name__).warning("skipped: %s", error)

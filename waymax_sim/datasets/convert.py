@@ -1,124 +1,153 @@
-"""Converts scenes of any format to a store, once and for all.
+"""Converts scenes of any format to a store.
 
-Shards are written one after the other, each under another name until it is complete; then a file beside it describes
-it. A conversion that was killed goes on with the first shard that is not described, and what comes out is the same, to
-the byte: nothing in a store depends on when, where or by how many it was written.
+Shards are written one after the other. A shard has a temporary name until it is complete, then it is renamed and
+described by a row of the `ResultsDir`. An interrupted conversion resumes with the first shard without a row. The bytes
+of a store do not depend on interruptions, time, machine or number of processes.
 """
 
 import concurrent.futures
 import contextlib
 import hashlib
-import json
 import multiprocessing
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Any
+from pathlib import Path
 
 from waymax_sim.datasets.encoding import array_record
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenarios import Scenarios
+from waymax_sim.datasets.store.codec import Compression
 from waymax_sim.datasets.store.files import DATASET_INFO, MANIFEST, SHARD, shard_name
-from waymax_sim.datasets.store.record import features_of, serialize
+from waymax_sim.datasets.store.record import record_features, serialize
 from waymax_sim.datasets.store.schema import VERSION, dataset_info_json, features_json
-from waymax_sim.datatypes.padding import bucket, sizes
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths
+from waymax_sim.results_dir import CONDITIONS, PARTS, ROWS, Json, ResultsDir, write_json, write_rows
 
-Json = dict[str, Any]
-# Scenes of a shard: about 60 MB, and about a minute of work.
-SHARD_SIZE = 256
-# What is kept of a problem.
-PROBLEM = ("file", "record", "field", "problem", "remedy")
-OTHER_FOLDER = "choose another folder, or empty this one"
+SHARD_SIZE = 256  # scenes per file: about 200 MB, and a minute of one core
+# Attributes of a `DataError` in descriptions and manifest.
+PROBLEM_FIELDS = ("file", "record", "field", "problem", "remedy")
+OTHER_FOLDER_REMEDY = "choose another folder, or empty this one"
 
 
 def convert(
     scenarios: Scenarios,
     out: str | os.PathLike[str],
     *,
+    compression: Compression = "fast",
     workers: int = 1,
     shard: tuple[int, int] = (0, 1),
     shard_size: int = SHARD_SIZE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Json | None:
-    """Writes scenes to a store; the same call goes on with a conversion that was stopped.
+    """Writes scenes to a store; repeating the call resumes an interrupted conversion.
 
-    Scenes that cannot be used are left out and listed in the manifest.
+    Invalid scenes are skipped and listed in the manifest.
 
     Args:
       scenarios: The scenes.
-      out: Folder to write to.
-      workers: Processes to use.
-      shard: (i, n) to write only every n-th file from the i-th on, so that n machines can share the work. When all
-        have done theirs, a last call without it finds all files written and adds the manifest.
-      shard_size: Records of the source that go into one file.
-      progress: Told how many records are done and how many there are to do.
+      out: Folder of the store.
+      compression: "fast" to decode (LZ4) or "small" on disk (Zstandard); both are exact.
+      workers: Number of processes.
+      shard: (i, n) to write only every n-th file from the i-th on, so that n machines can share the work. After all of
+        them, a final call without `shard` adds the manifest.
+      shard_size: Records of the source per file.
+      progress: Called with the number of converted records and their total number.
 
     Returns:
-      The manifest, or None for a part.
+      The manifest; None if `shard` selects a part.
 
     Raises:
-      DataError: The folder holds something else.
-      OSError: It cannot be written to.
+      DataError: The folder has files of another conversion.
+      OSError: The folder cannot be written to.
     """
-    folder = os.fspath(out)
-    os.makedirs(folder, exist_ok=True)
+    directory = _open(Path(out), scenarios, compression, shard, shard_size)
     count = max(-(-len(scenarios) // shard_size), 1)
-    plan = _plan(scenarios, shard_size)
     names = [shard_name(number, count) for number in range(count)]
-    strange = sorted(name for name in os.listdir(folder) if SHARD.fullmatch(name) and name not in names)
-    if strange:
-        raise DataError("is of another conversion", file=os.path.join(folder, strange[0]), remedy=OTHER_FOLDER)
-    mine = range(shard[0], count, shard[1])
-    rows = {number: range(len(scenarios))[number * shard_size : (number + 1) * shard_size] for number in mine}
+    shard_numbers = range(shard[0], count, shard[1])
+    rows = {number: range(len(scenarios))[number * shard_size : (number + 1) * shard_size] for number in shard_numbers}
     done, total = 0, sum(map(len, rows.values()))
-    with _makers(scenarios, workers) as make:
-        for number in mine:
+    with directory.lock(), _makers(scenarios, compression, workers) as make:
+        described = directory.rows()
+        for number in shard_numbers:
             progress(done, total)
-            path = os.path.join(folder, names[number])
-            if not _described(path, plan):
-                about = {"plan": plan, "file": names[number], "scenes": 0, "problems": [], "sizes": {}, "buckets": {}}
+            path = directory.path / names[number]
+            if (names[number],) not in described or not path.is_file():
+                about = {"file": names[number], "scenes": 0, "problems": [], "sizes": {}, "buckets": {}}
 
                 def records(about: Json = about, number: int = number, done: int = done) -> Iterator[bytes]:
-                    for place, outcome in enumerate(make(rows[number])):
-                        progress(done + place, total)
+                    for offset, outcome in enumerate(make(rows[number])):
+                        progress(done + offset, total)
                         if (record := _counted(about, outcome)) is not None:
                             yield record
 
-                array_record.write(path + ".partial", records())
-                about["sha256"], about["bytes"] = _settled(path)
-                _put(_description(path), about)
+                partial = path.with_name(path.name + ".partial")
+                array_record.write_array_record(os.fspath(partial), records())
+                about["sha256"], about["bytes"] = _publish(partial, path)
+                directory.append([about])
             done += len(rows[number])
     progress(done, total)
-    # Whoever writes all shards, or finds them written, describes the whole.
-    return _finish(folder, names, scenarios.problems) if shard[1] == 1 else None
+    return _finish(directory, names, scenarios.problems) if shard[1] == 1 else None
 
 
-def _plan(scenarios: Scenarios, shard_size: int) -> str:
-    """What the files of a store must agree on: which records go where, and in which form."""
-    content = hashlib.sha256(f"{VERSION} {shard_size}\n".encode())
+def _open(
+    folder: Path, scenarios: Scenarios, compression: Compression, shard: tuple[int, int], shard_size: int
+) -> ResultsDir:
+    """Opens the folder of a conversion.
+
+    Raises:
+      DataError: The folder has files of another conversion.
+    """
+    records = hashlib.sha256()
     for index in range(len(scenarios)):
-        content.update("{}\0{}\n".format(*scenarios.source(index)).encode())
-    return content.hexdigest()
+        records.update("{}\0{}\n".format(*scenarios.source(index)).encode())
+    conditions = {
+        "version": VERSION,
+        "compression": compression,
+        "shard_size": shard_size,
+        "records": records.hexdigest(),
+    }
+    error = DataError("holds another conversion", file=os.fspath(folder), remedy=OTHER_FOLDER_REMEDY)
+    if (
+        folder.is_dir()
+        and not (folder / CONDITIONS).exists()
+        and any(SHARD.fullmatch(f.name) for f in folder.iterdir())
+    ):
+        raise error
+    directory = ResultsDir(folder, ("file",), shard)
+    try:
+        directory.open(conditions)
+    except ValueError:
+        raise error from None
+    return directory
 
 
 @contextlib.contextmanager
-def _makers(scenarios: Scenarios, workers: int) -> Iterator[Callable[[range], Iterator[Json]]]:
-    """Makes records of rows, in order; in this process, or in several others."""
+def _makers(
+    scenarios: Scenarios, compression: Compression, workers: int
+) -> Iterator[Callable[[range], Iterator[Json]]]:
+    """A function that yields the records of rows in order, made in this process or in several others."""
     if workers == 1:
-        yield lambda rows: (_make(scenarios, row) for row in rows)
+        yield lambda rows: (_make(scenarios, compression, row) for row in rows)
         return
-    # Not forked: JAX may have threads by now.
+    # Not forked, because JAX may have started threads.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (scenarios,)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (scenarios, compression)) as pool:
         yield lambda rows: pool.map(_make_row, rows)
 
 
-def _start(scenarios: Scenarios) -> None:
-    """Prepares a process; it ends with the one that started it, even when that one is killed."""
-    global _scenarios
-    _scenarios = scenarios
+# State of a worker process, set by `_start`.
+_scenarios: Scenarios
+_compression: Compression
+
+
+def _start(scenarios: Scenarios, compression: Compression) -> None:
+    """Initializes a worker process, which exits when its parent exits, even if the parent is killed."""
+    global _scenarios, _compression
+    _scenarios, _compression = scenarios, compression
 
     def follow() -> None:
         parent = multiprocessing.parent_process()
@@ -130,24 +159,26 @@ def _start(scenarios: Scenarios) -> None:
 
 
 def _make_row(row: int) -> Json:
-    return _make(_scenarios, row)
+    return _make(_scenarios, _compression, row)
 
 
-def _make(scenarios: Scenarios, row: int) -> Json:
-    """The record of a scene and its sizes, or what is wrong with it."""
+def _make(scenarios: Scenarios, compression: Compression, row: int) -> Json:
+    """The record of a scene and its axis lengths, or its error."""
     file, record = scenarios.source(row)
     try:
-        features, scenario = features_of(scenarios.read(row))
+        features, scenario = record_features(scenarios.read(row), compression)
     except DataError as error:
-        return {"problem": {key: getattr(error.at(file=file, record=record), key) for key in PROBLEM}}
+        return {"problem": {key: getattr(error.with_location(file=file, record=record), key) for key in PROBLEM_FIELDS}}
     except Exception as error:
-        # A fault of a reader; it must not end the conversion of all other records.
-        return {"problem": dict(zip(PROBLEM, (file, record, "", f"unexpected {error!r}", "report it"), strict=True))}
-    return {"record": serialize(features), "sizes": bucket(sizes(scenario))}
+        # An unexpected error of a reader must not stop the conversion of the other records.
+        return {
+            "problem": dict(zip(PROBLEM_FIELDS, (file, record, "", f"unexpected {error!r}", "report it"), strict=True))
+        }
+    return {"record": serialize(features), "sizes": bucket_lengths(axis_lengths(scenario))}
 
 
 def _counted(about: Json, outcome: Json) -> bytes | None:
-    """Adds an outcome to what is said of a shard, and gives its record."""
+    """Adds an outcome to the description of a shard and returns its record, if any."""
     if "problem" in outcome:
         about["problems"].append(outcome["problem"])
         return None
@@ -162,70 +193,40 @@ def _merge(about: Json, largest: Json, buckets: Json) -> None:
     about["buckets"] = dict(Counter(about["buckets"]) + Counter(buckets))
 
 
-def _finish(folder: str, names: list[str], problems: list[DataError]) -> Json:
-    """Describes the whole store, last of all in its manifest."""
-    parts = [_read(_description(os.path.join(folder, name))) for name in names]
-    of_files = [{key: getattr(error, key) for key in PROBLEM} for error in problems]
+def _finish(directory: ResultsDir, names: list[str], problems: list[DataError]) -> Json:
+    """Writes the descriptions of the whole store, the manifest last."""
+    folder, rows = directory.path, directory.rows()
+    parts = [rows[name,] for name in names]
+    file_problems = [{key: getattr(error, key) for key in PROBLEM_FIELDS} for error in problems]
     about: Json = {"sizes": {}, "buckets": {}}
     for part in parts:
         _merge(about, part["sizes"], part["buckets"])
-    found = of_files + [problem for part in parts for problem in part["problems"]]
+    all_problems = file_problems + [problem for part in parts for problem in part["problems"]]
     manifest = {
         "version": VERSION,
-        "versions": {name: metadata.version(name) for name in ("array_record", "numpy")},
+        "versions": {name: metadata.version(name) for name in ("array_record", "blosc2", "numpy")},
         "num_scenes": sum(part["scenes"] for part in parts),
-        "num_problems": len(found),
+        "num_problems": len(all_problems),
         "largest_sizes": about["sizes"],
         "scenes_by_map_points": about["buckets"],
         "shards": [{key: part[key] for key in ("file", "scenes", "bytes", "sha256")} for part in parts],
-        "problems": found,
+        "problems": all_problems,
     }
-    _put(os.path.join(folder, "features.json"), features_json())
+    write_json(folder / "features.json", features_json())
     num_bytes = sum(part["bytes"] for part in parts)
-    _put(os.path.join(folder, DATASET_INFO), dataset_info_json([part["scenes"] for part in parts], num_bytes))
-    _put(os.path.join(folder, MANIFEST), manifest)
+    write_json(folder / DATASET_INFO, dataset_info_json([part["scenes"] for part in parts], num_bytes))
+    # All rows in one file, which does not depend on the processes.
+    write_rows(folder / ROWS, parts)
+    shutil.rmtree(folder / PARTS)
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def _description(path: str) -> str:
-    return path + ".json"
-
-
-def _described(path: str, plan: str) -> bool:
-    """Whether a shard is complete.
-
-    Raises:
-      DataError: It belongs to another conversion.
-    """
-    if not os.path.isfile(_description(path)):
-        return False
-    if _read(_description(path)).get("plan") != plan:
-        raise DataError("is of another conversion", file=path, remedy=OTHER_FOLDER)
-    return os.path.isfile(path)
-
-
-def _read(path: str) -> Json:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except ValueError as error:
-        raise DataError(f"is no description of a shard: {error}", file=path, remedy="remove it") from None
-
-
-def _settled(path: str) -> tuple[str, int]:
-    """Gives a written file its name, once it is safely on the disk; its checksum and size."""
-    with open(path + ".partial", "rb+") as file:
+def _publish(partial: Path, path: Path) -> tuple[str, int]:
+    """Syncs a written file to disk and renames it to its path; returns its checksum and size."""
+    with partial.open("rb+") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
         os.fsync(file.fileno())
-    os.replace(path + ".partial", path)
+    os.replace(partial, path)
     return checksum, size
-
-
-def _put(path: str, content: Json) -> None:
-    """Writes JSON to a file that is there as a whole or not at all."""
-    with open(path + ".partial", "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".partial", path)

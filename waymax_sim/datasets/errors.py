@@ -1,15 +1,15 @@
-"""The one error that readers raise."""
+"""The error of readers."""
 
 
 class DataError(ValueError):
-    """Input that cannot be used: which file, record and field, what is wrong and what may help.
+    """Invalid input data, with its location.
 
     Attributes:
       file: Path or name of the source.
-      record: Index of the record in the file, or None when the file itself is at fault.
-      field: Name of the field at fault, "" when none can be named.
-      problem: What is wrong.
-      remedy: What the user can do.
+      record: Index of the record in the file; None if the error concerns the whole file.
+      field: Name of the invalid field, "" if unknown.
+      problem: Description of the error.
+      remedy: Suggested action, "" if there is none.
     """
 
     def __init__(self, problem: str, *, file: str = "", record: int | None = None, field: str = "", remedy: str = ""):
@@ -17,8 +17,8 @@ class DataError(ValueError):
         self.problem, self.remedy = problem, remedy
         super().__init__(problem)
 
-    def at(self, *, file: str | None = None, record: int | None = None) -> "DataError":
-        """The same error with its place filled in: decoders know the field, loaders the file and record."""
+    def with_location(self, *, file: str | None = None, record: int | None = None) -> "DataError":
+        """A copy with file and record where they are unknown: decoders know the field only, loaders file and record."""
         return DataError(
             self.problem,
             file=self.file or str(file or ""),
@@ -28,8 +28,8 @@ class DataError(ValueError):
         )
 
     def __str__(self) -> str:
-        place = [self.file] if self.file else []
-        place += [f"record {self.record}"] if self.record is not None else []
-        place += [f"field {self.field}"] if self.field else []
-        text = ", ".join(place) + ": " + self.problem if place else self.problem
+        location = [self.file] if self.file else []
+        location += [f"record {self.record}"] if self.record is not None else []
+        location += [f"field {self.field}"] if self.field else []
+        text = ", ".join(location) + ": " + self.problem if location else self.problem
         return f"{text} ({self.remedy})" if self.remedy else text

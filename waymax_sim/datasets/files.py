@@ -1,4 +1,4 @@
-"""Files that hold one scene each, by their ending."""
+"""Formats with one scene per file, identified by the file extension."""
 
 import dataclasses
 import importlib
@@ -7,24 +7,24 @@ import os
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene
 
-# Ending to the module that reads it; each has `scene_from_file(path)`. Imported when needed: some need more packages.
-READERS = {
+# File extension -> module with `scene_from_file(path)`. Imported on use, because some need optional packages.
+READER_MODULES = {
     ".json": "waymax_sim.datasets.formats.gpudrive",
     ".parquet": "waymax_sim.datasets.formats.argoverse2",
     ".pkl": "waymax_sim.datasets.formats.scenarionet",
     ".xml": "waymax_sim.datasets.formats.commonroad",
 }
-LARGEST = 512 * 2**20  # bytes; the largest real scene known is below 20 MB
+MAX_FILE_BYTES = 512 * 2**20  # bytes; recorded scenes are below 20 MB
 
 
-def has_one_scene(path: str) -> bool:
-    """Whether the ending is that of a format with one scene a file."""
-    return os.path.splitext(path)[1] in READERS
+def is_single_scene_file(path: str) -> bool:
+    """Whether the extension is that of a format with one scene per file."""
+    return os.path.splitext(path)[1] in READER_MODULES
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneFile:
-    """A file that holds one scene."""
+    """A source of one scene: a file of a format in `READER_MODULES`."""
 
     name: str
 
@@ -32,20 +32,20 @@ class SceneFile:
         return 1
 
     def read(self, record: int) -> RawScene:
-        module = importlib.import_module(READERS[os.path.splitext(self.name)[1]])
+        module = importlib.import_module(READER_MODULES[os.path.splitext(self.name)[1]])
         return module.scene_from_file(self.name)
 
 
-def read_bytes(path: str, largest: int = LARGEST) -> bytes:
-    """All of a file.
+def read_bytes(path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """The content of a file.
 
     Raises:
-      DataError: It is not there, cannot be read or is larger than `largest` bytes.
+      DataError: The file does not exist, cannot be read or has more than `max_bytes` bytes.
     """
     try:
         size = os.path.getsize(path)
-        if size > largest:
-            raise DataError(f"has {size} bytes, more than {largest}", file=path, remedy="is it one scene?")
+        if size > max_bytes:
+            raise DataError(f"has {size} bytes, more than {max_bytes}", file=path, remedy="give a file with one scene")
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:

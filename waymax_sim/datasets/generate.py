@@ -1,4 +1,4 @@
-"""Made-up scenes as files: shards of WOMD tf.Examples. What is already there is not made again."""
+"""Writes shards of synthetic scenes as WOMD tf.Examples. Complete shards are not written again."""
 
 import dataclasses
 import functools
@@ -15,19 +15,19 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.synthetic import synthetic_scene
 
-SCENES_PER_SHARD = 50
+SYNTHETIC_SHARD_SIZE = 50  # scenes per file
 
 Encode = Callable[[RawScene], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
-    """A file of made-up scenes.
+class SyntheticShard:
+    """A file of synthetic scenes.
 
     Attributes:
       path: The file.
       seed: Seed of the scenes.
-      scenes: Their numbers.
+      scenes: Indices of the scenes.
     """
 
     path: Path
@@ -35,49 +35,56 @@ class Shard:
     scenes: range
 
     @property
-    def is_done(self) -> bool:
-        """Whether the file is there and whole."""
+    def is_complete(self) -> bool:
+        """Whether the file exists with all of its records."""
         try:
-            found = tfrecord.index(self.path)
+            index = tfrecord.index_records(self.path)
         except DataError:
             return False
-        return found.problem is None and len(found) == len(self.scenes)
+        return index.problem is None and len(index) == len(self.scenes)
 
 
-def shards_of(out: Path, *, count: int, seed: int) -> list[Shard]:
-    """The files of a set of scenes: `synthetic-SEED.tfrecord-00000-of-000NN` and so on.
+def synthetic_shards(out: Path, *, count: int, seed: int) -> list[SyntheticShard]:
+    """The shards of a set of scenes: `synthetic-SEED.tfrecord-00000-of-000NN` and so on.
 
-    A scene is the same in every set of its seed, so files of one set are also right for a larger one of as many shards.
+    Scenes depend on seed and index alone, so the shards of one set are valid in a larger set of equally many shards.
+
+    Args:
+      out: Folder of the files.
+      count: Number of scenes.
+      seed: Seed of the scenes.
     """
-    number = math.ceil(count / SCENES_PER_SHARD)
-    starts = range(0, count, SCENES_PER_SHARD)
+    num_shards = math.ceil(count / SYNTHETIC_SHARD_SIZE)
+    starts = range(0, count, SYNTHETIC_SHARD_SIZE)
     return [
-        Shard(
-            out / f"synthetic-{seed}.tfrecord-{index:05d}-of-{number:05d}",
+        SyntheticShard(
+            out / f"synthetic-{seed}.tfrecord-{index:05d}-of-{num_shards:05d}",
             seed,
-            range(start, min(start + SCENES_PER_SHARD, count)),
+            range(start, min(start + SYNTHETIC_SHARD_SIZE, count)),
         )
         for index, start in enumerate(starts)
     ]
 
 
-def generate(shards: list[Shard], *, workers: int = 1, encode: Encode | None = None) -> Iterator[Shard]:
-    """Writes the shards that are not there yet and yields each when it is, in any order.
+def generate(
+    shards: list[SyntheticShard], *, workers: int = 1, encode: Encode | None = None
+) -> Iterator[SyntheticShard]:
+    """Writes the incomplete shards and yields each complete one, in any order.
 
-    A file appears under its name only when it is whole, so an interrupted call can be repeated.
+    A file is renamed to its path when it is complete, so an interrupted call can be repeated.
 
     Args:
-      shards: What to write; see `shards_of`.
-      workers: Processes to use. With one, nothing is started.
-      encode: From a scene to the bytes of a record; WOMD tf.Examples by default.
+      shards: The shards; see `synthetic_shards`.
+      workers: Number of processes; 1 uses the current one.
+      encode: Encodes a scene as a record; as a WOMD tf.Example by default.
     """
     write = functools.partial(_write, encode=encode)
-    yield from (shard for shard in shards if shard.is_done)
-    missing = [shard for shard in shards if not shard.is_done]
+    yield from (shard for shard in shards if shard.is_complete)
+    missing = [shard for shard in shards if not shard.is_complete]
     if workers == 1:
         yield from map(write, missing)
         return
-    # A fork of a process with the threads of JAX can hang.
+    # A forked process with the threads of JAX can deadlock.
     executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         for future in as_completed([executor.submit(write, shard) for shard in missing]):
@@ -86,9 +93,9 @@ def generate(shards: list[Shard], *, workers: int = 1, encode: Encode | None = N
         executor.shutdown(cancel_futures=True)
 
 
-def _write(shard: Shard, encode: Encode | None) -> Shard:
-    make: Encode = encode or importlib.import_module("waymax_sim.datasets.formats.write_womd").example_of
+def _write(shard: SyntheticShard, encode: Encode | None) -> SyntheticShard:
+    encode_scene: Encode = encode or importlib.import_module("waymax_sim.datasets.formats.write_womd").encode_tf_example
     partial = shard.path.with_name(f"{shard.path.name}.partial")
-    tfrecord.write_records(partial, [make(synthetic_scene(shard.seed, index)) for index in shard.scenes])
+    tfrecord.write_records(partial, [encode_scene(synthetic_scene(shard.seed, index)) for index in shard.scenes])
     os.replace(partial, shard.path)
     return shard

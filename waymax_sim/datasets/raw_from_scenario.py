@@ -1,4 +1,4 @@
-"""From a `Scenario` back to a `RawScene`: the counterpart of `scene.to_scenario`."""
+"""Conversion of a `Scenario` to a `RawScene`: the inverse of `scene.to_scenario`."""
 
 import jax
 import numpy as np
@@ -8,12 +8,12 @@ from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 
 
-def raw_of(scenario: Scenario) -> RawScene:
+def to_raw_scene(scenario: Scenario) -> RawScene:
     """Moves a scenario back to world coordinates and drops its padding.
 
-    `to_scenario` makes the same scenario of it, bit by bit, as long as the origin is where `to_scenario` would put it.
-    What a scenario does not hold is not there: times begin at 0, headings are wrapped, sizes are the same at all steps,
-    invalid states are zero, and an id of more than 64 bytes stays cut.
+    `to_scenario` converts it back to the same scenario, bit for bit, provided that the origin is `local_origin`.
+    Properties that a scenario does not have are lost: timestamps start at 0, headings are wrapped, sizes are constant
+    over time, invalid states are zero, and an id of more than 64 bytes remains truncated.
 
     Args:
       scenario: One scenario, without a batch axis.
@@ -25,11 +25,11 @@ def raw_of(scenario: Scenario) -> RawScene:
     log = jax.tree.map(lambda leaf: leaf[:, exists], scenario.log)
     is_sdc = np.flatnonzero(info.is_sdc[exists])
     feature = roadmap.feature[roadmap.valid]
-    # A feature without a type, an id and a point is padding.
+    # A feature without type, id and points is padding.
     features = np.flatnonzero((roadmap.feature_type != -1) | (roadmap.feature_id != -1))
     num_features = max(features.max(initial=-1), feature.max(initial=-1)) + 1
     lights = (signals.lane_id != -1) | signals.valid.any(axis=0)
-    lit = signals.valid[:, lights]
+    signal_valid = signals.valid[:, lights]
     return RawScene(
         scenario_id=scenario.scenario_id,
         timestamps=scenario.timestamps.astype(np.float64),
@@ -37,7 +37,7 @@ def raw_of(scenario: Scenario) -> RawScene:
         agent_id=info.id[exists],
         agent_type=info.type[exists],
         xyz=np.where(log.valid[..., None], log.xyz + origin, 0.0),
-        # The float32 next to -pi is beyond it.
+        # float32(-pi) is below -pi.
         yaw=np.maximum(log.yaw.astype(np.float64), -np.pi),
         velocity=log.velocity.astype(np.float64),
         size=np.broadcast_to(info.size[exists].astype(np.float64), (*log.valid.shape, 3)),
@@ -53,8 +53,8 @@ def raw_of(scenario: Scenario) -> RawScene:
         links=roadmap.links[roadmap.links[:, 2] >= 0],
         signal_lane_id=signals.lane_id[lights],
         signal_state=signals.state[:, lights],
-        signal_stop_point=np.where(lit[..., None], signals.stop_point[:, lights] + origin, 0.0),
-        signal_valid=lit,
+        signal_stop_point=np.where(signal_valid[..., None], signals.stop_point[:, lights] + origin, 0.0),
+        signal_valid=signal_valid,
         routes=_world_routes(scenario.routes, origin),
     )
 

@@ -1,4 +1,4 @@
-"""Sequences of scenarios that are read on demand: record files, synthetic scenes and other sources."""
+"""Lazily read sequences of scenarios and their sources: record files, synthetic scenes, converted scenes."""
 
 import bisect
 import dataclasses
@@ -14,15 +14,14 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.scenario_proto import scene_from_proto
 from waymax_sim.datasets.formats.womd import scene_from_example
 from waymax_sim.datasets.scene import RawScene, to_scenario
-from waymax_sim.datasets.store.info import SceneInfo, info_of
-from waymax_sim.datasets.window import Window
-from waymax_sim.datasets.window import window as cut
+from waymax_sim.datasets.scene_info import SceneInfo, scene_info
+from waymax_sim.datasets.window import Window, cut_window
 from waymax_sim.datatypes.scenario import Scenario
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Anything that holds a known number of scenes; `read` raises `DataError` for one that cannot be used."""
+    """A source of a known number of scenes; `read` raises `DataError` for an invalid record."""
 
     @property
     def name(self) -> str: ...
@@ -34,18 +33,18 @@ class Source(Protocol):
 
 @runtime_checkable
 class ScenarioSource(Source, Protocol):
-    """A source that has scenarios themselves, with all that is built from their maps."""
+    """A source that holds scenarios with the indexes of their maps, and facts about them."""
 
-    def scenario(self, record: int, *, bucketed: bool) -> Scenario: ...
+    def scenario(self, record: int, *, pad_to_bucket: bool) -> Scenario: ...
 
     def info(self, record: int) -> SceneInfo: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordFile:
-    """The scenes of a TFRecord file, tf.Examples and Scenario protos alike."""
+    """The scenes of a TFRecord file of tf.Examples and Scenario protos."""
 
-    index: tfrecord.Index
+    index: tfrecord.RecordIndex
 
     @property
     def name(self) -> str:
@@ -55,12 +54,12 @@ class RecordFile:
         return len(self.index)
 
     def read(self, record: int) -> RawScene:
-        return parse(tfrecord.read(self.index, record))
+        return parse(tfrecord.read_record(self.index, record))
 
 
 @dataclasses.dataclass(frozen=True)
-class Synthetic:
-    """Made-up scenes: scene i of a seed is always the same."""
+class SyntheticScenes:
+    """Synthetic scenes: scene i depends on the seed and i alone."""
 
     seed: int
     count: int
@@ -73,42 +72,42 @@ class Synthetic:
         return self.count
 
     def read(self, record: int) -> RawScene:
-        # Only here, so that reading files does not depend on it.
+        # Imported on use, so that readers of files do not load the generator.
         from waymax_sim.datasets.synthetic import synthetic_scene
 
         return synthetic_scene(self.seed, record)
 
 
-# Damaged floats may be signalling NaNs, which NumPy warns of; they are refused later by `to_scenario`.
+# Damaged floats may be signaling NaNs, for which NumPy warns; `to_scenario` rejects them.
 @np.errstate(invalid="ignore")
 def parse(data: bytes) -> RawScene:
-    """Reads a scene from a serialized tf.Example or Scenario proto, whichever it is.
+    """Decodes a serialized tf.Example or Scenario proto; the format follows from the field numbers.
 
     Raises:
-      DataError: It is neither, or it is damaged.
+      DataError: The record is neither, or it is damaged.
     """
     fields = protobuf.decode(data, "record")
-    # An Example has only field 1, a message; in a Scenario, 2 are the tracks and 5 is the id.
+    # An Example has only field 1, a message; a Scenario has its tracks in field 2 and its id in field 5.
     if fields.keys() == {1} and fields[1][0][0] == protobuf.LEN:
         return scene_from_example(decode_example(data))
     if 2 in fields or 5 in fields:
         return scene_from_proto(data)
-    raise DataError("neither a tf.Example nor a Scenario proto", remedy=tfrecord.NOT_A_RECORD)
+    raise DataError("is neither a tf.Example nor a Scenario proto", remedy=tfrecord.TFRECORD_REMEDY)
 
 
-# Not Sequence[Scenario]: run-time type checks would read a record to see what it holds.
+# Not Sequence[Scenario]: run-time type checks would read a record to check its type.
 class Scenarios(Sequence):
-    """Scenarios that are read when asked for. Nothing stays open, so it can be sent to other processes.
+    """A sequence of scenarios that are read on access. It holds no open file, so it can be sent to other processes.
 
     Args:
-      sources: Where the scenes are, in order.
+      sources: The sources, in order.
       problems: See below.
-      bucketed: Pad every axis to a common size.
-      window: Which steps of every record to take, all by default.
-      rows: Which of all scenes to take, all by default.
+      pad_to_bucket: Pad all axes to `bucket_lengths`.
+      window: Steps to cut from every record; all by default.
+      rows: Rows among the scenes of all sources; all by default.
 
     Attributes:
-      problems: Why the rest of a file could not be read, for files whose framing is broken.
+      problems: Errors of files whose framing is damaged, so that their remaining records cannot be read.
     """
 
     def __init__(
@@ -116,14 +115,14 @@ class Scenarios(Sequence):
         sources: Sequence[Source],
         *,
         problems: Sequence[DataError] = (),
-        bucketed: bool = True,
+        pad_to_bucket: bool = True,
         window: Window | None = None,
         rows: range | None = None,
     ):
         self.problems = list(problems)
         self._sources = list(sources)
         self._ends = list(itertools.accumulate(len(source) for source in sources))
-        self._bucketed = bucketed
+        self._bucketed = pad_to_bucket
         self._window = window
         self._rows = range(self._ends[-1] if self._ends else 0) if rows is None else rows
 
@@ -138,56 +137,56 @@ class Scenarios(Sequence):
     @overload
     def __getitem__(self, index: slice) -> "Scenarios": ...
     def __getitem__(self, index):
-        """One scenario, or for a slice the scenarios in it, still unread.
+        """One scenario, or the unread scenarios of a slice.
 
         Raises:
-          DataError: The record cannot be used.
+          DataError: The record is invalid.
           IndexError: There is no such scenario.
         """
         if isinstance(index, slice):
             rows = self._rows[index]
-            options = {"problems": self.problems, "bucketed": self._bucketed, "window": self._window}
+            options = {"problems": self.problems, "pad_to_bucket": self._bucketed, "window": self._window}
             return Scenarios(self._sources, **options, rows=rows)
-        source, record = self._find(index)
+        source, record = self._locate(index)
         try:
             if self._window is None and isinstance(source, ScenarioSource):
-                return source.scenario(record, bucketed=self._bucketed)
-            return to_scenario(self.read(index), bucketed=self._bucketed)
+                return source.scenario(record, pad_to_bucket=self._bucketed)
+            return to_scenario(self.read(index), pad_to_bucket=self._bucketed)
         except DataError as error:
-            raise error.at(file=source.name, record=record) from None
+            raise error.with_location(file=source.name, record=record) from None
 
     def read(self, index: int) -> RawScene:
-        """The scene as its source has it: world frame, float64, no padding. Only the steps of the window, if any.
+        """The scene as recorded: world frame, float64, no padding, cut to the window.
 
         Raises:
-          DataError: The record cannot be used.
+          DataError: The record is invalid.
         """
-        source, record = self._find(index)
+        source, record = self._locate(index)
         try:
             raw = source.read(record)
-            return raw if self._window is None else cut(raw, **dataclasses.asdict(self._window))
+            return raw if self._window is None else cut_window(raw, **dataclasses.asdict(self._window))
         except DataError as error:
-            raise error.at(file=source.name, record=record) from None
+            raise error.with_location(file=source.name, record=record) from None
 
     def info(self, index: int) -> SceneInfo:
-        """Facts about a scene; of a converted one without decoding it.
+        """Facts about a scene; a converted scene is not decoded for them.
 
         Raises:
-          DataError: The record cannot be used.
+          DataError: The record is invalid.
         """
-        source, record = self._find(index)
+        source, record = self._locate(index)
         try:
-            return source.info(record) if isinstance(source, ScenarioSource) else info_of(self[index])
+            return source.info(record) if isinstance(source, ScenarioSource) else scene_info(self[index])
         except DataError as error:
-            raise error.at(file=source.name, record=record) from None
+            raise error.with_location(file=source.name, record=record) from None
 
     def source(self, index: int) -> tuple[str, int]:
         """File and record of a scenario."""
-        source, record = self._find(index)
+        source, record = self._locate(index)
         return source.name, record
 
-    def attempt(self) -> Iterator[tuple[tuple[str, int], Scenario | DataError]]:
-        """Every scenario with its file and record; for a bad record, what is wrong with it."""
+    def iter_results(self) -> Iterator[tuple[tuple[str, int], Scenario | DataError]]:
+        """Each scenario, or the error of its record, with file and record."""
         for index in range(len(self)):
             try:
                 outcome = self[index]
@@ -195,7 +194,7 @@ class Scenarios(Sequence):
                 outcome = error
             yield self.source(index), outcome
 
-    def _find(self, index: int) -> tuple[Source, int]:
+    def _locate(self, index: int) -> tuple[Source, int]:
         row = self._rows[index]
-        which = bisect.bisect_right(self._ends, row)
-        return self._sources[which], row - (self._ends[which - 1] if which else 0)
+        source_index = bisect.bisect_right(self._ends, row)
+        return self._sources[source_index], row - (self._ends[source_index - 1] if source_index else 0)

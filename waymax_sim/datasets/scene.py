@@ -1,4 +1,4 @@
-"""From what a reader found, in world coordinates and float64, to a `Scenario` in its local frame."""
+"""Scenes as recorded, in the world frame and float64, and their conversion to a `Scenario` in the local frame."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
-from waymax_sim.datatypes.padding import bucket, pad, sizes
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
 from waymax_sim.datatypes.signals import Signals
-from waymax_sim.maps.elements import build_elements
 from waymax_sim.maps.lanes import build_lane_graph
+from waymax_sim.maps.polylines import build_polylines
 from waymax_sim.maps.routes import build_routes
 from waymax_sim.maps.segments import build_segments
 
@@ -22,7 +22,7 @@ INT32 = np.iinfo(np.int32)
 
 @dataclasses.dataclass(frozen=True)
 class RawRoutes:
-    """Paths of the sdc: samples (m, world), arc lengths (m), masks."""
+    """Candidate paths of the sdc: samples (m, world frame), arc lengths (m) and masks."""
 
     xyz: Float[np.ndarray, "M R 3"]
     arc_length: Float[np.ndarray, "M R"]
@@ -32,34 +32,34 @@ class RawRoutes:
 
 @dataclasses.dataclass(frozen=True)
 class RawScene:
-    """What every reader produces, in SI units and the world frame of its source.
+    """A scene as recorded, in SI units and the world frame of its source.
 
     Attributes:
       scenario_id: Id of the source.
-      timestamps: Seconds; any origin.
-      current_step: Step called "now".
+      timestamps: Times of the steps, s; any origin.
+      current_step: Index of the current step.
       agent_id: Track ids.
       agent_type: 0 unset, 1 vehicle, 2 pedestrian, 3 cyclist, 4 other.
-      xyz: Box centres, m. Positions, yaw, velocity and size may hold anything where not `valid`.
+      xyz: Box centers, m. Positions, yaw, velocity and size may hold any value where not `valid`.
       yaw: Headings, rad, wrapped or not.
       velocity: m/s.
       size: Length, width, height per step, m.
-      valid: Which states were observed.
-      sdc_index: Row of the self-driving car, -1 where there is none.
+      valid: Mask of observed states.
+      sdc_index: Row of the self-driving car, -1 if there is none.
       to_predict: Mask of tracks to predict.
       of_interest: Mask of objects of interest.
       point_xyz: Map points, m, contiguous and in order per feature.
       point_feature: Row of each point in the feature table.
       feature_id: Map ids of the source.
       feature_type: WOMD tf.Example codes (see `datatypes.roadmap`).
-      speed_limit: Of lanes, m/s; 0 where unknown.
+      speed_limit: Speed limits of lanes, m/s; 0 where unknown.
       links: Rows (from, to, kind) between rows of the feature table (see `RoadMap.links`).
       signal_lane_id: Map id of the lane of each light.
       signal_state: WOMD light states.
-      signal_stop_point: m.
-      signal_valid: When each light was seen.
-      routes: Paths of the sdc where the source has them; otherwise they are derived from the lanes.
-      lacks: What the format does not hold and a user may miss, such as "lights" or "z"; said by `info`.
+      signal_stop_point: Stop points, m.
+      signal_valid: Mask of observed light states.
+      routes: Candidate paths of the sdc; None to derive them from the lanes.
+      missing_fields: Content that the source format lacks, such as "lights" or "z"; reported by `info`.
     """
 
     scenario_id: str
@@ -86,33 +86,30 @@ class RawScene:
     signal_stop_point: Float[np.ndarray, "T S 3"]
     signal_valid: Bool[np.ndarray, "T S"]
     routes: RawRoutes | None = None
-    lacks: tuple[str, ...] = ()
+    missing_fields: tuple[str, ...] = ()
 
 
-# States that are not valid may hold anything, signalling NaNs among them, which NumPy warns of.
+# Invalid states may hold any value, also signaling NaNs, for which NumPy warns.
 @np.errstate(invalid="ignore")
-def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
-    """Moves a scene to its local origin in float64 and packs it in float32 and int32.
-
-    The origin is the position of the sdc now (or the mean of the valid agents now, or of the map), rounded
-    to whole metres.
+def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
+    """Moves a scene to its local origin in float64, converts it to float32 and int32 and builds the map indexes.
 
     Args:
-      raw: A scene as read.
-      bucketed: Pad every axis to a common size, so that scenes of similar size share compiled programs.
+      raw: A scene as recorded.
+      pad_to_bucket: Pad all axes to `bucket_lengths`, so that scenes of similar size share compiled programs.
 
     Raises:
-      DataError: A number is not finite where it must be, an index is out of range, or an id does not fit int32.
+      DataError: A number of a valid state is not finite, an index is out of range, or an id does not fit int32.
     """
-    check(raw)
-    origin = origin_of(raw)
-    seen = raw.valid
-    xyz = np.where(seen[..., None], raw.xyz - origin, 0.0)
+    check_scene(raw)
+    origin = local_origin(raw)
+    valid = raw.valid
+    xyz = np.where(valid[..., None], raw.xyz - origin, 0.0)
     log = AgentState(
         xyz=xyz.astype(np.float32),
-        yaw=_wrap(np.where(seen, raw.yaw, 0.0)),
-        velocity=np.where(seen[..., None], raw.velocity, 0.0).astype(np.float32),
-        valid=seen,
+        yaw=_wrap(np.where(valid, raw.yaw, 0.0)),
+        velocity=np.where(valid[..., None], raw.velocity, 0.0).astype(np.float32),
+        valid=valid,
     )
     num_agents = len(raw.agent_id)
     agents = AgentInfo(
@@ -136,12 +133,12 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         speed_limit=raw.speed_limit.astype(np.float32),
         links=raw.links.astype(np.int32),
     )
-    lit = raw.signal_valid
+    signal_valid = raw.signal_valid
     signals = Signals(
         lane_id=raw.signal_lane_id.astype(np.int32),
-        state=np.where(lit, raw.signal_state, 0).astype(np.int32),
-        stop_point=np.where(lit[..., None], raw.signal_stop_point - origin, 0.0).astype(np.float32),
-        valid=lit,
+        state=np.where(signal_valid, raw.signal_state, 0).astype(np.int32),
+        stop_point=np.where(signal_valid[..., None], raw.signal_stop_point - origin, 0.0).astype(np.float32),
+        valid=signal_valid,
     )
     lanes = build_segments(points, feature, feature_type, LANE_TYPES, sided=False)
     scenario = Scenario(
@@ -155,14 +152,14 @@ def to_scenario(raw: RawScene, *, bucketed: bool = True) -> Scenario:
         edges=build_segments(points, feature, feature_type, ROAD_EDGE_TYPES),
         lanes=lanes,
         graph=build_lane_graph(roadmap, lanes, signals),
-        elements=build_elements(points, feature),
+        polylines=build_polylines(points, feature),
         signals=signals,
         routes=_local_routes(raw.routes, origin),
     )
     if scenario.routes is None:
         routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, raw.current_step)
         scenario = dataclasses.replace(scenario, routes=routes)
-    return pad(scenario, bucket(sizes(scenario))) if bucketed else scenario
+    return pad(scenario, bucket_lengths(axis_lengths(scenario))) if pad_to_bucket else scenario
 
 
 def _encode_id(scenario_id: str) -> np.ndarray:
@@ -172,26 +169,29 @@ def _encode_id(scenario_id: str) -> np.ndarray:
 
 def _wrap(yaw: np.ndarray) -> np.ndarray:
     wrapped = (np.mod(yaw + np.pi, 2 * np.pi) - np.pi).astype(np.float32)
-    # float32(pi) is larger than pi: rounding must not leave [-pi, pi).
+    # float32(pi) is larger than pi; rounding must not leave [-pi, pi).
     return np.where(wrapped >= np.float32(np.pi), -np.float32(np.pi), wrapped)
 
 
-def origin_of(raw: RawScene) -> Float[np.ndarray, " 3"]:
-    """The local origin of a scene (m, world), see `to_scenario`."""
+def local_origin(raw: RawScene) -> Float[np.ndarray, " 3"]:
+    """The local origin of a scene, m, world frame, rounded to whole meters.
+
+    It is the current position of the sdc, else the mean of the currently valid agents, else of the map points.
+    """
     now = raw.valid[raw.current_step]
     if raw.sdc_index >= 0 and now[raw.sdc_index]:
-        where = raw.xyz[raw.current_step, raw.sdc_index]
+        origin = raw.xyz[raw.current_step, raw.sdc_index]
     elif now.any():
-        where = raw.xyz[raw.current_step, now].mean(axis=0)
+        origin = raw.xyz[raw.current_step, now].mean(axis=0)
     elif len(raw.point_xyz):
-        where = raw.point_xyz.mean(axis=0)
+        origin = raw.point_xyz.mean(axis=0)
     else:
-        where = np.zeros(3)
-    return np.round(where)
+        origin = np.zeros(3)
+    return np.round(origin)
 
 
 def _size_now(raw: RawScene) -> np.ndarray:
-    """Box sizes at the valid step nearest to now; sizes vary over time in most recorded tracks."""
+    """Box sizes at the valid step nearest to the current one; recorded sizes vary over time."""
     steps = np.arange(len(raw.timestamps))
     distance = np.where(raw.valid, np.abs(steps - raw.current_step)[:, None], len(steps))
     nearest = np.argmin(distance, axis=0) if len(raw.agent_id) else np.zeros(0, int)
@@ -210,8 +210,8 @@ def _local_routes(routes: RawRoutes | None, origin: np.ndarray) -> Routes | None
     )
 
 
-def check(raw: RawScene) -> None:
-    """Refuses what would become silently wrong numbers later.
+def check_scene(raw: RawScene) -> None:
+    """Checks lengths, index ranges and magnitudes, which later conversions would not detect.
 
     Raises:
       DataError: See `to_scenario`.
@@ -234,10 +234,10 @@ def check(raw: RawScene) -> None:
         "signal_stop_point": raw.signal_stop_point[raw.signal_valid],
     }
     for field, values in finite.items():
-        # Beyond 1e7 m (or any other unit) even float64 input is damage, not a place on earth.
-        bad = ~(np.abs(values) < 1e10 if field == "timestamps" else np.abs(values) < 1e7)
-        if bad.any():
-            raise DataError(f"{np.count_nonzero(bad)} values are not finite or absurdly large", field=field)
+        # Projected coordinates (UTM) are below 1e7 m. Timestamps may be absolute.
+        invalid = ~(np.abs(values) < 1e10 if field == "timestamps" else np.abs(values) < 1e7)
+        if invalid.any():
+            raise DataError(f"{np.count_nonzero(invalid)} values are not finite or too large", field=field)
     for field in ("agent_id", "feature_id", "signal_lane_id"):
         values = getattr(raw, field)
         if values.size and (values.min() < INT32.min or values.max() > INT32.max):

@@ -1,4 +1,4 @@
-"""Cuts a record to the steps that matter, so that records of any length and "now" can be simulated alike."""
+"""Cuts records to a common number of steps and a common current step."""
 
 import dataclasses
 
@@ -7,21 +7,20 @@ from jaxtyping import Shaped
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene
-
-STEP = 0.1  # s; of records of a single step
+from waymax_sim.datatypes.scenario import TIME_STEP
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Which steps of every record to take.
+    """A range of steps to cut from every record.
 
     Attributes:
-      num_steps: How many.
-      current_step: Which of these is "now".
-      start: Step of the record to start from.
+      num_steps: Length of the window, steps.
+      current_step: Index of the current step in the window.
+      start: First step of the window in the record.
 
     Raises:
-      ValueError: No step, or "now" is not one of them, or the start is negative.
+      ValueError: The window is empty, the current step is outside of it, or the start is negative.
     """
 
     num_steps: int = 91
@@ -33,41 +32,47 @@ class Window:
             raise ValueError(f"{self} must have start >= 0 and 0 <= current_step < num_steps")
 
 
-def window(raw: RawScene, *, start: int, num_steps: int, current_step: int) -> RawScene:
-    """Cuts a record to `num_steps` steps from step `start`; `current_step` counts from `start`.
+def cut_window(raw: RawScene, *, start: int, num_steps: int, current_step: int) -> RawScene:
+    """Cuts a record to a `Window`.
 
-    Steps beyond the end of the record are not valid, for agents and lights alike; their times go on by the median
-    step of the record. Agents that are valid at no step of the window are dropped, except for the sdc.
+    Steps after the end of the record are invalid for agents and lights; their timestamps continue with the median time
+    step of the record. Agents that are invalid at all steps of the window are dropped, except for the sdc.
+
+    Args:
+      raw: The record.
+      start: First step of the window in the record.
+      num_steps: Length of the window, steps.
+      current_step: Index of the current step in the window.
 
     Raises:
-      DataError: The record ends before "now".
-      ValueError: As for `Window`.
+      DataError: The record ends before the current step.
+      ValueError: See `Window`.
     """
-    Window(num_steps, current_step, start)  # refuses what makes no sense
-    recorded = len(raw.timestamps)
-    if start + current_step >= recorded:
-        problem = f"has {recorded} steps, and now would be step {start + current_step}"
+    Window(num_steps, current_step, start)  # validates the numbers
+    num_recorded = len(raw.timestamps)
+    if start + current_step >= num_recorded:
+        problem = f"has {num_recorded} steps, but the current step of the window is step {start + current_step}"
         raise DataError(problem, field="timestamps", remedy="choose an earlier start or current step")
-    missing = max(start + num_steps - recorded, 0)
+    num_missing = max(start + num_steps - num_recorded, 0)
 
     def cut(values: Shaped[np.ndarray, "T ..."]) -> Shaped[np.ndarray, "W ..."]:
-        kept = values[start : start + num_steps]
-        return np.concatenate([kept, np.zeros((missing, *values.shape[1:]), values.dtype)])
+        recorded = values[start : start + num_steps]
+        return np.concatenate([recorded, np.zeros((num_missing, *values.shape[1:]), values.dtype)])
 
-    step = np.median(np.diff(raw.timestamps)) if recorded > 1 else STEP
+    time_step = np.median(np.diff(raw.timestamps)) if num_recorded > 1 else TIME_STEP
     timestamps = cut(raw.timestamps)
-    timestamps[num_steps - missing :] = raw.timestamps[-1] + step * np.arange(1, missing + 1)
+    timestamps[num_steps - num_missing :] = raw.timestamps[-1] + time_step * np.arange(1, num_missing + 1)
     valid = cut(raw.valid)
-    keep = valid.any(axis=0) | (np.arange(len(raw.agent_id)) == raw.sdc_index)
+    agent_mask = valid.any(axis=0) | (np.arange(len(raw.agent_id)) == raw.sdc_index)
     agents = ("agent_id", "agent_type", "to_predict", "of_interest")
     states = ("xyz", "yaw", "velocity", "size")
     return dataclasses.replace(
         raw,
         timestamps=timestamps,
         current_step=current_step,
-        valid=valid[:, keep],
-        sdc_index=int(keep[: raw.sdc_index].sum()) if raw.sdc_index >= 0 else raw.sdc_index,
-        **{name: getattr(raw, name)[keep] for name in agents},
-        **{name: cut(getattr(raw, name))[:, keep] for name in states},
+        valid=valid[:, agent_mask],
+        sdc_index=int(agent_mask[: raw.sdc_index].sum()) if raw.sdc_index >= 0 else raw.sdc_index,
+        **{name: getattr(raw, name)[agent_mask] for name in agents},
+        **{name: cut(getattr(raw, name))[:, agent_mask] for name in states},
         **{name: cut(getattr(raw, name)) for name in ("signal_state", "signal_stop_point", "signal_valid")},
     )

@@ -1,1 +1,1 @@
-"""What flows: scenario, state, action."""
+"""Data types: scenario, state, action."""

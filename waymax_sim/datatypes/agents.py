@@ -1,4 +1,4 @@
-"""Agents: where they are, what they are, and how to pick some of them by name."""
+"""Agents: states, constant attributes, and selection by name."""
 
 from typing import Literal, get_args
 
@@ -8,23 +8,27 @@ from jaxtyping import Bool, Float, Int, Num
 from waymax_sim.pytree import Array, pytree
 
 # Object types as in the WOMD `Track.object_type` field.
-UNSET, VEHICLE, PEDESTRIAN, CYCLIST, OTHER = range(5)
-# Values beyond this count as not finite: agents that coast from there would exceed the largest float (m, m/s).
+UNSET = 0
+VEHICLE = 1
+PEDESTRIAN = 2
+CYCLIST = 3
+OTHER = 4
+# Larger values count as not finite, since agents that coast would overflow float32, m and m/s.
 MAX_FINITE = 1e18
 AGENT_TYPE_NAMES = ("unset", "vehicle", "pedestrian", "cyclist", "other")
 
-Selector = Literal["sdc", "others", "all", "none", "to_predict", "vehicle", "pedestrian", "cyclist", "travelling"]
+Selector = Literal["sdc", "others", "all", "none", "to_predict", "vehicle", "pedestrian", "cyclist", "traveling"]
 
 
 @pytree
 class AgentState:
-    """Where agents are. The leading axes are free: [N] for now, [T, N] for a log.
+    """States of agents. The leading axes are free: [N] for one step, [T, N] for a log.
 
     Attributes:
-      xyz: Centre of the box, m, local frame.
+      xyz: Center of the box, m, local frame.
       yaw: Heading, rad in [-pi, pi), counter-clockwise from local x.
       velocity: Velocity (x, y), m/s, local frame.
-      valid: Whether the agent is there. All other fields are zero where it is not.
+      valid: Whether the agent is present. All other fields are zero where it is not.
     """
 
     xyz: Float[Array, "*lead 3"]
@@ -35,7 +39,7 @@ class AgentState:
 
 @pytree
 class AgentInfo:
-    """What does not change about the agents of a scene.
+    """Constant attributes of the agents of a scene.
 
     Attributes:
       id: Track id of the source.
@@ -57,7 +61,13 @@ class AgentInfo:
 
 
 def where(mask: Bool[Array, "*lead"], yes: AgentState, no: AgentState) -> AgentState:
-    """Picks whole agents: `yes` where `mask`, else `no`."""
+    """Selects agents element by element.
+
+    Args:
+      mask: Agents to take from `yes`.
+      yes: Agents where the mask is true.
+      no: Agents where it is false.
+    """
     return AgentState(
         xyz=jnp.where(mask[..., None], yes.xyz, no.xyz),
         yaw=jnp.where(mask, yes.yaw, no.yaw),
@@ -75,15 +85,15 @@ def rows_are_finite(values: Num[Array, "*lead A"]) -> Bool[Array, "*lead"]:
     """Rows of finite values. Rows whose sum is beyond `MAX_FINITE` count as not finite."""
     if not jnp.issubdtype(values.dtype, jnp.floating) or not values.shape[-1]:
         return jnp.ones(values.shape[:-1], bool)
-    # A sum is finite only where all its terms are; sums of columns are vectorized, reductions of short rows are not.
+    # A sum is finite only if all its terms are.
     total = values[..., 0]
     for column in range(1, values.shape[-1]):
         total = total + values[..., column]
     return jnp.abs(total) < MAX_FINITE
 
 
-def masked(agents: AgentState, keep: Bool[Array, "*lead"]) -> AgentState:
-    """Makes the agents outside `keep` invalid and zeroes what they hold."""
+def mask_agents(agents: AgentState, keep: Bool[Array, "*lead"]) -> AgentState:
+    """Makes the agents outside of `keep` invalid and sets their fields to zero."""
     return AgentState(
         xyz=jnp.where(keep[..., None], agents.xyz, 0.0),
         yaw=jnp.where(keep, agents.yaw, 0.0),
@@ -92,16 +102,16 @@ def masked(agents: AgentState, keep: Bool[Array, "*lead"]) -> AgentState:
     )
 
 
-def select(info: AgentInfo, who: str) -> Bool[Array, " N"]:
+def select(info: AgentInfo, selector: str) -> Bool[Array, " N"]:
     """Mask of the agents named by a `Selector`; "others" are all but the sdc.
 
     Raises:
-      ValueError: `who` is not one of the selectors, or is "travelling", which depends on the log (`select_agents`).
+      ValueError: `selector` is not one of the selectors, or is "traveling", which depends on the log (`select_agents`).
     """
     by_type = {"vehicle": VEHICLE, "pedestrian": PEDESTRIAN, "cyclist": CYCLIST}
-    if who in by_type:
-        return (info.type == by_type[who]) & info.exists
-    match who:
+    if selector in by_type:
+        return (info.type == by_type[selector]) & info.exists
+    match selector:
         case "sdc":
             return info.is_sdc & info.exists
         case "others":
@@ -112,9 +122,7 @@ def select(info: AgentInfo, who: str) -> Bool[Array, " N"]:
             return info.exists & False
         case "to_predict":
             return info.to_predict & info.exists
-        case "travelling":
-            raise ValueError(
-                "'travelling' depends on the log: use waymax_sim.env.select_agents(scenario, 'travelling')"
-            )
+        case "traveling":
+            raise ValueError("'traveling' depends on the log: use waymax_sim.env.select_agents(scenario, 'traveling')")
         case _:
-            raise ValueError(f"unknown selector {who!r}; use one of {', '.join(get_args(Selector))}")
+            raise ValueError(f"unknown selector {selector!r}; use one of {', '.join(get_args(Selector))}")

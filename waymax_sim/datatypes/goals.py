@@ -1,4 +1,4 @@
-"""Goals: where agents are to go."""
+"""Goals of agents."""
 
 from jaxtyping import Bool, Float
 
@@ -7,7 +7,7 @@ from waymax_sim.pytree import Array, pytree
 
 @pytree
 class Goals:
-    """A place for each agent to reach.
+    """A goal position for each agent.
 
     Attributes:
       xy: m, local frame.

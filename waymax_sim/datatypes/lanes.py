@@ -1,4 +1,4 @@
-"""The lane graph: how lanes continue, what lies beside them, where to stop; and ways along it."""
+"""The lane graph, paths along it, and poses in Frenet frames."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from waymax_sim.pytree import Array, pytree
 
 @pytree
 class StopLines:
-    """Where lanes with a light or a stop sign are to be stopped at.
+    """Stop lines of lanes with a light or a stop sign.
 
     Attributes:
       lane: The lane, a row of the feature table; -1 for padding.
-      xyz: Where the line crosses the centre of the lane, m, local frame.
-      yaw: Direction of the lane there, rad.
+      xyz: Intersection of the line with the centerline of the lane, m, local frame.
+      yaw: Direction of the lane at that point, rad.
     """
 
     lane: Int[Array, " Z"]
@@ -24,31 +24,31 @@ class StopLines:
 
 @pytree
 class LaneGraph:
-    """What is known of lanes besides their `Segments`. A lane is named by its row F of the feature table.
+    """Connectivity and attributes of lanes. The index of a lane is its row F of the feature table.
 
-    Rows that are no lanes have no segments. Without any feature there is one such row.
+    Rows of other features have no segments. A map without features has one such row.
 
     Attributes:
-      first: Its first segment in `Scenario.lanes`; the others follow it.
-      count: Number of its segments.
-      length: Arc length in the plane, m.
-      speed_limit: m/s; by the type of the lane where the source has none.
-      is_bike: Whether it is a bike lane.
-      successors: Lanes that begin where it ends, the straightest first; -1 for padding.
-      predecessors: Lanes that end where it begins; -1 for padding.
-      stop: Arc length of its stop line, m; says nothing without a light or stop sign.
-      light: Column of its traffic light in `Signals`, -1 without one.
-      stop_sign: Whether it has a stop sign.
-      stop_lines: The stop lines of lanes that have a light or a stop sign.
-      arc_length: Where each segment begins on its lane, m.
-      curvature: Of the lane at the middle of each segment, 1/m; positive to the left.
-      left: Segment of the lane on the left that lies beside the middle of each segment, -1 without one.
-      right: The same on the right.
-      inferred: By kind of link (successor, left, right, stop sign): found by geometry, since the source has none.
+      first_segment: First segment of each lane in `Scenario.lanes`; the others follow it.
+      num_segments: Number of segments of each lane.
+      length: Arc length of each lane in the plane, m.
+      speed_limit: Speed limit, m/s; by lane type where the source has none.
+      is_bike: Whether a lane is a bike lane.
+      successors: Lanes that begin where a lane ends, the straightest first; -1 for padding.
+      predecessors: Lanes that end where a lane begins; -1 for padding.
+      stop: Arc length of the stop line, m; undefined without a light or stop sign.
+      light: Column of the traffic light of a lane in `Signals`, -1 without one.
+      stop_sign: Whether a lane has a stop sign.
+      stop_lines: Stop lines of the lanes with a light or a stop sign.
+      arc_length: Arc length on its lane at which each segment begins, m.
+      curvature: Curvature of the lane at the middle of each segment, 1/m; positive to the left.
+      left: Adjacent segment of the lane to the left, at the middle of each segment; -1 without one.
+      right: The same to the right.
+      inferred: By kind of link (successor, left, right, stop sign): inferred from geometry, since the source has none.
     """
 
-    first: Int[Array, " F"]
-    count: Int[Array, " F"]
+    first_segment: Int[Array, " F"]
+    num_segments: Int[Array, " F"]
     length: Float[Array, " F"]
     speed_limit: Float[Array, " F"]
     is_bike: Bool[Array, " F"]
@@ -67,21 +67,21 @@ class LaneGraph:
 
 @pytree
 class LanePath:
-    """A way along consecutive lanes, sampled at equal steps. The leading axes are free.
+    """A path along consecutive lanes, sampled at equal steps. The leading axes are free.
 
-    Where its lanes end it goes straight on, so that it has a direction everywhere. It means nothing where its first
+    Beyond its last lane a path continues straight, so it has a direction everywhere. It is undefined where its first
     lane is -1.
 
     Attributes:
       xyz: Points, m, local frame. Point i lies at arc length i * spacing.
-      yaw: Direction, rad.
-      curvature: 1/m; positive to the left.
-      speed_limit: m/s.
+      yaw: Direction at each point, rad.
+      curvature: Curvature at each point, 1/m; positive to the left.
+      speed_limit: Speed limit at each point, m/s.
       spacing: Arc length between points, m.
-      length: Arc length at which its last lane ends, m.
-      goes_on: Whether other lanes begin there, which are not part of the path.
+      length: Arc length at which the last lane ends, m.
+      continues: Whether the last lane has a successor that is not part of the path.
       lanes: The lanes in order (rows of the feature table), -1 after the last one.
-      begins: Arc length at which each lane begins, m: not positive for the first, infinite for padding.
+      lane_start: Arc length at which each lane begins, m: not positive for the first, infinite for padding.
       stop: Arc length of the stop line of each lane, m; infinite where there is none ahead.
       light: Column of the light of each lane in `Signals`, -1 without one.
       stop_sign: Whether each lane has a stop sign.
@@ -93,16 +93,16 @@ class LanePath:
     speed_limit: Float[Array, "*lead R"]
     spacing: Float[Array, "*lead"]
     length: Float[Array, "*lead"]
-    goes_on: Bool[Array, "*lead"]
+    continues: Bool[Array, "*lead"]
     lanes: Int[Array, "*lead Q"]
-    begins: Float[Array, "*lead Q"]
+    lane_start: Float[Array, "*lead Q"]
     stop: Float[Array, "*lead Q"]
     light: Int[Array, "*lead Q"]
     stop_sign: Bool[Array, "*lead Q"]
 
 
 class Frenet(NamedTuple):
-    """A pose seen from a line: arc length (m), offset to the left (m), and heading relative to the line (rad)."""
+    """A pose in the frame of a path: arc length (m), lateral offset to the left (m), and relative heading (rad)."""
 
     arc_length: Float[Array, "*q"]
     lateral: Float[Array, "*q"]

@@ -1,4 +1,4 @@
-"""Padding: scenes of similar size get equal shapes, so compiled programs are reused and scenes stack."""
+"""Padding of scenarios to common axis lengths, so that they stack and share compiled programs."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from waymax_sim.datatypes.roadmap import FAR
+from waymax_sim.datatypes.roadmap import PADDING_COORDINATE
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.pytree import host_arrays, take
+from waymax_sim.pytree import aligned_host_arrays, tree_index
 
-# The padded axes of arrays, by their path in a scenario or the start of it; letters as in the shapes of the records.
-_AXES = {
+# Names of the leading axes of an array, by its path in a `Scenario` or a prefix of it; None for an axis that is never
+# padded. The letters are those of the shapes in the records.
+PADDED_AXES = {
     "agents": ("N",),
     "log": (None, "N"),
     "roadmap": ("P",),
@@ -30,206 +31,228 @@ _AXES = {
             ".index.nodes": ("Q",),
             ".index.lists": ("L",),
             ".index.side": ("L",),
-            ".index.low": ("L",),
-            ".index.high": ("L",),
+            ".index.min_z": ("L",),
+            ".index.max_z": ("L",),
         }.items()
     },
     "graph": ("graph.F",),
     **dict.fromkeys(("graph.arc_length", "graph.curvature", "graph.left", "graph.right"), ("lanes.C",)),
     "graph.inferred": (),
     "graph.stop_lines": ("graph.Z",),
-    "elements": ("elements.G",),
-    "elements.cells": ("elements.C",),
-    "elements.low": (),
+    "polylines": ("polylines.G",),
+    "polylines.cell_groups": ("polylines.C",),
+    "polylines.grid_corner": (),
     "signals": (None, "S"),
     "signals.lane_id": ("S",),
     "routes": ("M", "R"),
     "goals": ("N",),
 }
-# Where padding is not zero or False: ids, indices and codes of nothing, and places that are never nearest.
-_FILL: dict[str, float | int] = dict.fromkeys(
-    ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cells"), -1
+# Padding values other than zero and False, by field: -1 for ids, indices and codes, and coordinates that are never
+# nearest.
+FILL_VALUES: dict[str, float | int] = dict.fromkeys(
+    ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cell_groups"), -1
 )
-_FILL |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1)
-_FILL |= {"ends": FAR, "points": np.inf}
+FILL_VALUES |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1)
+FILL_VALUES |= {"endpoints": PADDING_COORDINATE, "points": np.inf}
 
 
-def axes(path: str) -> tuple[str | None, ...]:
-    """Names of the leading axes of the array at a path such as `log.xyz`; None for one that is never padded.
-
-    They are those of the longest part of the path in the table.
-    """
+def axis_names(path: str) -> tuple[str | None, ...]:
+    """Names of the leading axes of the array at a path such as `log.xyz`, from the longest prefix in `PADDED_AXES`."""
     names = path.split(".")
     parts = (".".join(names[:length]) for length in range(len(names), 0, -1))
-    return next((_AXES[part] for part in parts if part in _AXES), ())
+    return next((PADDED_AXES[part] for part in parts if part in PADDED_AXES), ())
 
 
 def fill_value(path: str) -> float | int:
-    """Value of padding in the array at a path."""
-    return _FILL.get(path.split(".")[-1], 0)
+    """Padding value of the array at a path."""
+    return FILL_VALUES.get(path.split(".")[-1], 0)
 
 
-class _Leaf(NamedTuple):
-    """How one of the arrays of a scenario is padded: the names of its leading axes, and with what."""
+class LeafPadding(NamedTuple):
+    """Padding of one array of a scenario.
+
+    Attributes:
+      axes: Names of the leading axes, None for one that is never padded.
+      fill: Value of padding.
+    """
 
     axes: tuple[str | None, ...]
     fill: float
 
 
 @functools.lru_cache(maxsize=16)
-def _leaves(structure: Any) -> list[_Leaf]:
-    """How the arrays of scenarios are padded, in order, given which of them there are."""
+def _leaf_padding(structure: Any) -> list[LeafPadding]:
+    """Padding of each leaf of a scenario with the given tree structure, in the order of the leaves."""
     outline = jax.tree.unflatten(structure, [0] * structure.num_leaves)
     paths = [[key.name for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(outline)]
-    return [_Leaf(axes(".".join(path)), fill_value(".".join(path))) for path in paths]
+    return [LeafPadding(axis_names(".".join(path)), fill_value(".".join(path))) for path in paths]
 
 
-def sizes(scenario: Scenario) -> dict[str, int]:
-    """Lengths of the padded axes of one scenario (no batch axis), by name."""
+def axis_lengths(scenario: Scenario) -> dict[str, int]:
+    """Lengths of the padded axes of a scenario without a batch axis, by name."""
     leaves, structure = jax.tree.flatten(scenario)
-    found = {}
-    for leaf, how in zip(leaves, _leaves(structure), strict=True):
-        found.update(zip(how.axes, leaf.shape, strict=False))
-    found.pop(None, None)
-    return found
+    lengths = {}
+    for leaf, padding in zip(leaves, _leaf_padding(structure), strict=True):
+        lengths.update(zip(padding.axes, leaf.shape, strict=False))
+    lengths.pop(None, None)
+    return lengths
 
 
-def common_sizes(scenarios: Sequence[Scenario]) -> dict[str, int]:
-    """The least lengths of the padded axes that hold all of some scenarios, by name."""
-    lengths = [sizes(scenario) for scenario in scenarios]
+def common_lengths(scenarios: Sequence[Scenario]) -> dict[str, int]:
+    """Minimum lengths of the padded axes that hold each of the scenarios, by name."""
+    lengths = [axis_lengths(scenario) for scenario in scenarios]
     return {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
 
 
-# Sizes of everything about a map of 4096 points, with room to spare on recorded maps.
-_MAP_UNIT = {"P": 4096, "F": 64, "graph.F": 64, "L": 128, "elements.G": 144, "elements.C": 384}
-_MAP_UNIT |= {"edges.C": 192, "edges.Q": 1024, "edges.L": 1024, "lanes.C": 320, "lanes.Q": 1280, "lanes.L": 1280}
+# Lengths of the map axes for a map of 4096 points; recorded maps need less of each of the others.
+MAP_UNIT = {"P": 4096, "F": 64, "graph.F": 64, "L": 128, "polylines.G": 144, "polylines.C": 384}
+MAP_UNIT |= {"edges.C": 192, "edges.Q": 1024, "edges.L": 1024, "lanes.C": 320, "lanes.Q": 1280, "lanes.L": 1280}
 
 
-def bucket(lengths: Mapping[str, int]) -> dict[str, int]:
-    """Sizes rounded up so that few different shapes occur.
+def bucket_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
+    """Axis lengths rounded up to few distinct values.
 
-    Everything about the map grows in step: to the least multiple 1, 2, 3, 4, 6, 8, 12, ... of a unit of 4096 points
-    that holds all of it. Other axes are rounded up to 8, 16, 24, 32, 48, 64, 96, ...
+    The map axes share one scale: the smallest of 1, 2, 3, 4, 6, 8, 12, ... for which that multiple of `MAP_UNIT` holds
+    all of them. Every other axis is rounded up to 8, 16, 24, 32, 48, 64, 96, ...
     """
-    scale = _round_up(max(-(-lengths[axis] // unit) for axis, unit in _MAP_UNIT.items()), 1)
-    others = {axis: _round_up(size, 8) for axis, size in lengths.items() if axis not in _MAP_UNIT}
-    return others | {axis: scale * unit for axis, unit in _MAP_UNIT.items()}
+    scale = _round_up(max(-(-lengths[axis] // unit) for axis, unit in MAP_UNIT.items()), 1)
+    others = {axis: _round_up(length, 8) for axis, length in lengths.items() if axis not in MAP_UNIT}
+    return others | {axis: scale * unit for axis, unit in MAP_UNIT.items()}
 
 
-# Sizes of the smallest class of scenes. What is about agents and map grows in step, other axes each by itself.
-_CLASS = {axis: 4 * unit for axis, unit in _MAP_UNIT.items()} | {"N": 64, "goals.N": 64}
-_CLASS_ALONE = {"S": 64, "M": 8, "R": 2048, "edges.G": 32, "lanes.G": 32, "graph.Z": 64}
+# Axis lengths of the smallest size class. Agents and map share one scale; every other axis has a scale of its own.
+COUPLED_CLASS = {axis: 4 * unit for axis, unit in MAP_UNIT.items()} | {"N": 64, "goals.N": 64}
+INDEPENDENT_CLASS = {"S": 64, "M": 8, "R": 2048, "edges.G": 32, "lanes.G": 32, "graph.Z": 64}
 
 
-def size_class(lengths: Mapping[str, int]) -> dict[str, int]:
-    """Sizes rounded up so far that a data set has two or three shapes of scenes, each worth a compiled program.
+def size_class_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
+    """Axis lengths rounded up so far that a data set has two or three shapes, each worth a compiled program.
 
-    The class of a scene depends on nothing but its own sizes. The smallest is of 64 agents and 16384 map points, the
-    next ones are of 2, 4, 8, ... times as many of both.
+    The size class of a scenario depends on its own lengths only. The smallest class has 64 agents and 16384 map points,
+    the following ones 2, 4, 8, ... times as many of both.
     """
-    scale = _power(max(-(-size // _CLASS[axis]) for axis, size in lengths.items() if axis in _CLASS))
-    alone = {axis: unit * _power(-(-lengths[axis] // unit)) for axis, unit in _CLASS_ALONE.items() if axis in lengths}
-    return {axis: scale * _CLASS[axis] if axis in _CLASS else alone[axis] for axis in lengths}
+    coupled = [-(-lengths[axis] // unit) for axis, unit in COUPLED_CLASS.items() if axis in lengths]
+    rounded = {axis: unit * _ceil_pow2(max(coupled)) for axis, unit in COUPLED_CLASS.items()}
+    rounded |= {
+        axis: unit * _ceil_pow2(-(-lengths[axis] // unit))
+        for axis, unit in INDEPENDENT_CLASS.items()
+        if axis in lengths
+    }
+    return {axis: rounded[axis] for axis in lengths}
 
 
-def _power(factor: int) -> int:
-    """The least power of two that is no less, at least 1."""
+def _ceil_pow2(factor: int) -> int:
+    """The smallest power of two that is at least `factor` and at least 1."""
     return 1 << max(factor - 1, 0).bit_length()
 
 
-def _round_up(size: int, unit: int) -> int:
+def _round_up(length: int, unit: int) -> int:
+    """The smallest of 0, 1, 2, 3, 4, 6, 8, 12, ... units that is at least `length`."""
     power = unit
-    while power < size:
-        if power > unit and power + power // 2 >= size:
+    while power < length:
+        if power > unit and power + power // 2 >= length:
             return power + power // 2
         power *= 2
-    return power if size else 0
+    return power if length else 0
 
 
-def larger_in(scenario: Scenario, to: Mapping[str, int]) -> list[str]:
-    """The axes that are longer than asked; where an axis is not asked for, nothing may be along it."""
-    return [axis for axis, size in sizes(scenario).items() if size > to.get(axis, 0)]
+def axes_too_large(scenario: Scenario, lengths: Mapping[str, int]) -> list[str]:
+    """Names of the axes that are longer than in `lengths`; an axis that is absent there has the length 0."""
+    return [axis for axis, length in axis_lengths(scenario).items() if length > lengths.get(axis, 0)]
 
 
-def pad(scenario: Scenario, to: Mapping[str, int]) -> Scenario:
-    """Pads a scenario on the host. Padding is invalid everywhere and changes no result.
+def pad(scenario: Scenario, lengths: Mapping[str, int]) -> Scenario:
+    """Pads a scenario on the host. Padding is invalid and changes no result.
 
     Raises:
-      ValueError: An axis is already longer than asked.
+      ValueError: An axis is already longer.
     """
-    larger = larger_in(scenario, to)
-    if larger:
-        raise ValueError(f"cannot pad {scenario.scenario_id!r}: it is larger than asked in {', '.join(larger)}")
-    stack = Stack([scenario], to, 1)
-    stack.put(0, scenario)
-    return take(stack.batch, (0, ...))
+    too_large = axes_too_large(scenario, lengths)
+    if too_large:
+        raise ValueError(f"cannot pad {scenario.scenario_id!r}: axes {', '.join(too_large)} are longer than `lengths`")
+    buffer = BatchBuffer([scenario], lengths, 1)
+    buffer.write(0, scenario)
+    return tree_index(buffer.batch, (0, ...))
 
 
 def pad_to_class(scenario: Scenario) -> Scenario:
-    """Pads a scenario on the host to its `size_class`."""
-    return pad(scenario, size_class(sizes(scenario)))
+    """Pads a scenario on the host to its `size_class_lengths`."""
+    return pad(scenario, size_class_lengths(axis_lengths(scenario)))
 
 
-def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
-    """Pads scenarios to their common size and stacks them along a leading batch axis B.
+def check_compatible(scenarios: Sequence[Scenario]) -> None:
+    """Raises a ValueError unless scenarios can share arrays.
 
     Raises:
       ValueError: There are none, they differ in the number of steps, or only some have routes or goals.
     """
     if not scenarios:
-        raise ValueError("no scenarios to stack")
+        raise ValueError("no scenarios are given")
     if len({scenario.num_steps for scenario in scenarios}) > 1:
-        raise ValueError("scenarios of different numbers of steps cannot be stacked")
+        raise ValueError("scenarios of different numbers of steps cannot share arrays; load them with a window")
     for name in ("routes", "goals"):
         if len({getattr(scenario, name) is None for scenario in scenarios}) > 1:
-            raise ValueError(f"scenarios with {name} and scenarios without cannot be stacked")
-    stack = Stack(scenarios, common_sizes(scenarios), len(scenarios))
+            raise ValueError(f"scenarios with {name} and scenarios without cannot share arrays")
+
+
+def stack_scenarios(scenarios: Sequence[Scenario]) -> Scenario:
+    """Pads scenarios to their common lengths and stacks them along a leading batch axis B.
+
+    Raises:
+      ValueError: There are none, they differ in the number of steps, or only some have routes or goals.
+    """
+    check_compatible(scenarios)
+    buffer = BatchBuffer(scenarios, common_lengths(scenarios), len(scenarios))
     for row, scenario in enumerate(scenarios):
-        stack.put(row, scenario)
-    return stack.batch
+        buffer.write(row, scenario)
+    return buffer.batch
 
 
-class Stack:
-    """Room on the host for scenarios, which are padded as they are put in; see `host_arrays`.
+class BatchBuffer:
+    """Host memory for a batch of scenarios, which are padded as they are written; see `aligned_host_arrays`.
 
     Args:
-      examples: Some like those that will be put in: they say which optional parts there are, and the types of arrays.
-      to: Lengths of the padded axes, as `larger_in` takes them.
-      count: Number of scenarios.
+      examples: Scenarios that determine the optional parts and the dtypes of the batch.
+      lengths: Lengths of the padded axes, by name; an axis that is absent has the length 0.
+      count: Number of rows B.
 
     Attributes:
-      batch: The scenarios, along a leading axis B. Rows that nothing was put in hold anything.
+      batch: The scenarios, along a leading axis B. The content of rows that have not been written is undefined.
     """
 
     batch: Scenario
 
-    def __init__(self, examples: Sequence[Scenario], to: Mapping[str, int], count: int):
+    def __init__(self, examples: Sequence[Scenario], lengths: Mapping[str, int], count: int):
         leaves, self._structure = jax.tree.flatten(examples[0])
-        alike = zip(*map(jax.tree.leaves, examples), strict=True)
-        kinds = [np.result_type(*(leaf.dtype for leaf in leaves)) for leaves in alike]
-        self._to, self._num_steps = to, examples[0].num_steps
+        dtypes = [
+            np.result_type(*(leaf.dtype for leaf in alike))
+            for alike in zip(*map(jax.tree.leaves, examples), strict=True)
+        ]
+        self._lengths, self._num_steps = lengths, examples[0].num_steps
         shapes = []
-        for leaf, how in zip(leaves, _leaves(self._structure), strict=True):
-            lengths = zip(how.axes, leaf.shape, strict=False)
-            named = [size if axis is None else to.get(axis, 0) for axis, size in lengths]
-            shapes.append((count, *named, *leaf.shape[len(named) :]))
-        self._arrays = host_arrays(shapes, kinds)
+        for leaf, padding in zip(leaves, _leaf_padding(self._structure), strict=True):
+            named = zip(padding.axes, leaf.shape, strict=False)
+            leading = [length if axis is None else lengths.get(axis, 0) for axis, length in named]
+            shapes.append((count, *leading, *leaf.shape[len(leading) :]))
+        self._arrays = aligned_host_arrays(shapes, dtypes)
         self.batch = jax.tree.unflatten(self._structure, self._arrays)
 
-    def holds(self, scenario: Scenario) -> bool:
-        """Whether there is room for a scenario."""
+    def fits(self, scenario: Scenario) -> bool:
+        """Whether `write` can take a scenario: same optional parts and steps, no longer axis, no wider dtype."""
         leaves, structure = jax.tree.flatten(scenario)
         return (
             structure == self._structure
             and scenario.num_steps == self._num_steps
-            and not larger_in(scenario, self._to)
-            and all(leaf.dtype <= room.dtype for leaf, room in zip(leaves, self._arrays, strict=True))
+            and not axes_too_large(scenario, self._lengths)
+            and all(leaf.dtype <= array.dtype for leaf, array in zip(leaves, self._arrays, strict=True))
         )
 
-    def put(self, row: int, scenario: Scenario) -> None:
-        """Puts a scenario that it has room for in a row."""
+    def write(self, row: int, scenario: Scenario) -> None:
+        """Writes a scenario that `fits` to a row, padded."""
         leaves = jax.tree.leaves(scenario)
-        for room, leaf, how in zip(self._arrays, leaves, _leaves(self._structure), strict=True):
-            if leaf.shape != room.shape[1:]:
-                room[row] = how.fill
-            room[(row, *map(slice, leaf.shape))] = leaf
+        for array, leaf, padding in zip(self._arrays, leaves, _leaf_padding(self._structure), strict=True):
+            if leaf.shape == array.shape[1:]:
+                array[row] = leaf
+            else:
+                array[row] = padding.fill
+                array[(row, *map(slice, leaf.shape))] = leaf

@@ -1,4 +1,4 @@
-"""Routes: the ways the sdc could take from where it starts."""
+"""Routes: the possible paths of the sdc from its initial position."""
 
 from jaxtyping import Bool, Float
 
@@ -13,7 +13,7 @@ class Routes:
       xyz: Samples of M paths, m, local frame.
       arc_length: Distance from the start of the path, m.
       valid: False for padding samples.
-      on_route: Whether a path agrees with what the sdc drove in the log.
+      on_route: Whether a path agrees with the log of the sdc.
     """
 
     xyz: Float[Array, "M R 3"]

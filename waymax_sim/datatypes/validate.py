@@ -1,20 +1,23 @@
-"""What is wrong with a scenario, in words."""
+"""Scenario validation messages."""
 
 import numpy as np
 
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, VEHICLE
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES
-from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 
 MAX_SPEED = 70.0  # m/s
 MAX_JUMP = 7.5  # m per step
+# Sizes at which sources cut maps, points.
+TRUNCATED_SIZES = (20_000, 30_000)
+MAX_JITTER = 0.02  # of the time step, s
 
 
 def validate(scenario: Scenario) -> list[str]:
-    """Lists what a user should know before trusting results on this scene; empty when nothing was found.
+    """Warnings about a scenario that may affect results; empty if there are none.
 
-    Runs on the host, on one scenario. Nothing listed here makes the scenario unusable: readers have
-    already refused what would.
+    Runs on the host, on one scenario. Readers raise an error for data that make a scenario unusable, so none of these
+    problems does.
     """
     return [*_agent_problems(scenario), *_map_problems(scenario), *_clock_problems(scenario)]
 
@@ -65,8 +68,8 @@ def _map_problems(scenario: Scenario) -> list[str]:
     if not np.isin(types, LANE_TYPES).any():
         problems.append("the map has no lanes")
     if not np.isin(types, ROAD_EDGE_TYPES).any():
-        problems.append("the map has no road edges: off-road cannot be judged")
-    if valid.sum() in (20_000, 30_000):
+        problems.append("the map has no road edges: off-road cannot be evaluated")
+    if valid.sum() in TRUNCATED_SIZES:
         problems.append(f"the map has exactly {valid.sum()} points: the source cut it there")
     counts = np.bincount(np.asarray(roadmap.feature)[valid], minlength=len(types))
     single = (counts == 1) & (np.isin(types, LANE_TYPES) | ((types >= 5) & (types <= 16)))
@@ -84,6 +87,6 @@ def _clock_problems(scenario: Scenario) -> list[str]:
     gaps = np.diff(np.asarray(scenario.timestamps, np.float64))
     if len(gaps) and not gaps.min() > 0:
         return ["timestamps do not increase"]
-    if len(gaps) and (np.abs(gaps - 0.1) > 0.02).any():
-        return [f"steps are {gaps.min():.3f} to {gaps.max():.3f} s apart, not 0.1 s"]
+    if len(gaps) and (np.abs(gaps - TIME_STEP) > MAX_JITTER).any():
+        return [f"steps are {gaps.min():.3f} to {gaps.max():.3f} s apart, not {TIME_STEP} s"]
     return []

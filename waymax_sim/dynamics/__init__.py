@@ -1,4 +1,4 @@
-"""How agents move."""
+"""Dynamics models: they map actions to motion, and logged motion to actions."""
 
 from waymax_sim.dynamics.bicycle import Bicycle
 from waymax_sim.dynamics.delta import Delta

@@ -8,8 +8,8 @@ from waymax_sim.env.observation import Observation, observe, scatter_actions
 from waymax_sim.env.policy import Policy
 from waymax_sim.env.presets import PRESETS
 from waymax_sim.env.rollout import Trace, rollout
-from waymax_sim.env.selection import AgentSelector, Travelling, select_agents
-from waymax_sim.env.view import View, present_rows, view
+from waymax_sim.env.selection import AgentSelector, Traveling, select_agents
+from waymax_sim.env.view import View, agent_centric_view, valid_agent_indices
 
 __all__ = [
     "PRESETS",
@@ -24,15 +24,15 @@ __all__ = [
     "Policy",
     "StepOutput",
     "Trace",
-    "Travelling",
+    "Traveling",
     "View",
+    "agent_centric_view",
     "begin_episode",
     "combine_outputs",
     "interact",
     "observe",
-    "present_rows",
     "rollout",
     "scatter_actions",
     "select_agents",
-    "view",
+    "valid_agent_indices",
 ]

@@ -1,4 +1,4 @@
-"""Policies and the agents that they control."""
+"""Assignment of policies to agents."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY
 from waymax_sim.env.policy import Policy
-from waymax_sim.env.selection import AgentSelector, Travelling, first_agents, select_agents
+from waymax_sim.env.selection import AgentSelector, Traveling, first_agents, select_agents
 from waymax_sim.pytree import Array, static_record
 
 AgentSet = AgentSelector | Bool[Array, "*B N"]
@@ -52,7 +52,7 @@ class Assignment:
         self.policies, self.agents = tuple(policies), tuple(agents)
 
     @classmethod
-    def of(cls, policies: "Policies", default: AgentSelector = "all") -> "Assignment":
+    def from_policies(cls, policies: "Policies", default: AgentSelector = "all") -> "Assignment":
         """An assignment from one policy for the `default` agents, from pairs of policy and agents, or from itself.
 
         Args:
@@ -74,7 +74,7 @@ class Assignment:
 
     def tree_flatten_with_keys(self):
         fixed = [_is_structure(policy) for policy in self.policies]
-        named = [isinstance(item, str | Travelling) for item in self.agents]
+        named = [isinstance(item, str | Traveling) for item in self.agents]
         structure = _Structure(
             tuple(item if is_name else None for item, is_name in zip(self.agents, named, strict=True)),
             tuple(policy if is_fixed else None for policy, is_fixed in zip(self.policies, fixed, strict=True)),
@@ -99,8 +99,8 @@ class Assignment:
 
         Args:
           scenario: One scenario.
-          caller: Agents that the caller controls, whatever the assignment says; None without a caller.
-          max_controlled: Agents of the first policy at most, the first ones of the scenario; not with a caller.
+          caller: Mask of the agents that the caller controls, which takes precedence; None without a caller.
+          max_controlled: Maximum number of agents of the first policy, in slot order; ignored with a caller.
 
         Raises:
           ValueError: Two policies share an agent, or might and that cannot be checked while tracing.
@@ -115,18 +115,16 @@ class Assignment:
         return controller if caller is None else jnp.where(caller, CALLER, controller).astype(jnp.int32)
 
     def _mask(self, scenario: Scenario, agents: AgentSet) -> Bool[Array, " N"]:
-        if isinstance(agents, str | Travelling):
+        if isinstance(agents, str | Traveling):
             return select_agents(scenario, agents)
         return jnp.asarray(agents) & scenario.agents.exists
 
     def _check_disjoint(self, masks: Sequence[Bool[Array, " N"]]) -> None:
         names = [item if isinstance(item, str) else "mask" for item in self.agents]
-        # Masks that are known while the scenario is traced can be checked without it.
-        given = zip(masks, self.agents, strict=True)
-        is_named = [isinstance(item, str | Travelling) for item in self.agents]
+        # A concrete mask is checked even where the scenario is traced.
         checked: list[Any] = [
-            mask if named or not isinstance(mask, Tracer) else item
-            for (mask, item), named in zip(given, is_named, strict=True)
+            item if isinstance(mask, Tracer) and not isinstance(item, str | Traveling) else mask
+            for mask, item in zip(masks, self.agents, strict=True)
         ]
         for (i, a), (j, b) in itertools.combinations(enumerate(checked), 2):
             if {names[i], names[j]} in _DISJOINT or "none" in (names[i], names[j]):
@@ -144,8 +142,9 @@ class Assignment:
 
 
 def policy_controller(index: int, has_caller: bool) -> int:
-    """Controller of the agents of a policy. `POLICY` itself is for the evaluated agents, which are those of the caller
-    where there is one.
+    """Controller of the agents of policy `index`.
+
+    `POLICY` itself marks controlled agents of the environment, so with a caller the policies follow after it.
     """
     return POLICY + index + int(has_caller)
 
@@ -154,7 +153,7 @@ Policies = Policy | Sequence[tuple[Policy, AgentSet]] | Assignment | None
 
 
 def _is_structure(policy: Any) -> bool:
-    """Whether an object is no pytree: it is its own only leaf."""
+    """Whether an object is not a registered pytree and not an array."""
     leaves = jax.tree.leaves(policy)
     return len(leaves) == 1 and leaves[0] is policy and not isinstance(policy, jax.Array | np.ndarray | float | int)
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from waymax_sim.datatypes.scenario import TIME_STEP
 from waymax_sim.env.selection import AgentSelector
 from waymax_sim.metrics import Metric, resolve
 
@@ -12,27 +13,27 @@ class EnvConfig:
     """Rules of an environment.
 
     Attributes:
-      controlled: Agents moved by the caller's actions (or by the one policy of a rollout); the log moves the rest.
-      max_controlled: Agents of the caller or of the first policy at most, the first ones of the scenario; None for no
-        limit. It is the static number of rows of `Observation.controlled`; "sdc" is one row anyway.
-      spawn: Whether agents that are absent appear when the log says so, at their logged pose, or never.
-      despawn: Whether controlled agents stay once they are valid ("never") or vanish when the log does. Agents of the
-        log always come and go with it.
+      controlled: Agents of the caller (or of the only policy of a rollout); the log moves all others.
+      max_controlled: Maximum number of agents of the caller or of the first policy, in slot order; None for no limit.
+        It is the static number of rows of `Observation.controlled`, which is 1 for "sdc".
+      spawn: Whether absent agents appear at their logged pose when the log becomes valid ("log"), or never.
+      despawn: Whether controlled agents remain once they are valid ("never"), or disappear with the log ("log"). The
+        validity of agents of the log is always that of the log.
       height_source: Whether the height of controlled agents follows the map or the log.
-      goals: Goals of the scenario, or the end of the log for scenarios without goals. They are observed in either case.
-      metrics: Names from `METRICS`, or metrics of one's own.
-      evaluated: Agents with values of the metrics per agent: all, the sdc, or the controlled agents (those of the
-        caller or of the first policy) whose episode has not ended. Fewer agents cost less.
-      rewards: Pairs of metric and weight: an agent's reward is the weighted sum of its valid values. With a bound as
-        third entry, the weight itself counts wherever the value is worse than the bound. Reaching the goal is paid
-        once per episode. See also `PRESETS`.
+      goals: Goals of the scenario, or the end of the log for scenarios without goals. Policies observe either.
+      metrics: Names from `METRICS`, or `Metric` objects.
+      evaluated: Agents with values of per-agent metrics: all, the sdc, or the controlled agents (those of the caller or
+        of the first policy) whose episode has not ended. The cost grows with their number.
+      rewards: Pairs of metric and weight: the reward of an agent is the weighted sum of its valid values. With a bound
+        as third entry, the weight itself is added wherever the value is worse than the bound. `goal_reached` is
+        rewarded once per episode. See also `PRESETS`.
       terminate_on: Metrics that end the episode when positive for a controlled agent, or pairs of a metric and a bound
         that end it when the value is worse.
       ends: Whether a terminating metric ends the episode of all agents ("scene") or that of the agent alone ("agent").
-      at_end: What becomes of an agent whose own episode has ended: it stays in the scenario and its actions still
-        apply, it stops at its pose, it is removed, or it respawns at its start once that is free.
-      steps_per_action: Simulated steps for which an action is held: 2 decides at 5 Hz and simulates at 10 Hz.
-      num_history_steps: Steps that policies observe, at least 2. The state keeps more where a metric needs them.
+      at_end: State of an agent after its own episode: its actions still apply ("stay"), it stops at its pose ("stop"),
+        it is removed ("remove"), or it respawns at its logged start once that is free ("respawn").
+      steps_per_action: Simulated steps per action: 2 decides at 5 Hz and simulates at 10 Hz.
+      num_history_steps: Steps that policies observe, at least 2. The state holds more where a metric needs them.
       dt: Time step, s.
 
     Raises:
@@ -53,7 +54,7 @@ class EnvConfig:
     at_end: Literal["stay", "stop", "remove", "respawn"] = "stay"
     steps_per_action: int = 1
     num_history_steps: int = 2
-    dt: float = 0.1
+    dt: float = TIME_STEP
 
     def __post_init__(self):
         names = resolve(self.metrics)

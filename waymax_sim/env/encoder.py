@@ -1,4 +1,4 @@
-"""Observation encoders: from observations to network inputs with a versioned specification."""
+"""Observation encoders: network inputs with a versioned specification."""
 
 import dataclasses
 import math
@@ -8,15 +8,15 @@ from waymax_sim.env.observation import Observation
 
 
 @dataclasses.dataclass(frozen=True)
-class Feature:
+class ObservationFeature:
     """One array of an encoded observation.
 
     Attributes:
       name: Name.
       shape: Shape per controlled agent.
-      low: Smallest possible value.
-      high: Largest possible value.
-      unit: What a value of 1 stands for.
+      low: Minimum value.
+      high: Maximum value.
+      unit: Physical quantity of the value 1.
     """
 
     name: str
@@ -33,17 +33,17 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class ObservationSpec:
-    """The content of an encoded observation. A checkpoint stores it and refuses an encoder with another one.
+    """The content of an encoded observation. Checkpoints store it and reject encoders with a different one.
 
     Attributes:
       encoder: Name of the encoder.
-      version: Raised whenever the meaning of any value changes.
+      version: Incremented whenever the meaning of any value changes.
       features: The features in order.
     """
 
     encoder: str
     version: int
-    features: tuple[Feature, ...]
+    features: tuple[ObservationFeature, ...]
 
     @property
     def size(self) -> int:
@@ -55,20 +55,22 @@ class ObservationSpec:
         return dataclasses.asdict(self)
 
     def difference(self, stored: dict[str, Any]) -> str | None:
-        """The first difference from a stored `to_dict`, in words; None where there is none."""
-        own = self.to_dict()
+        """Description of the first difference from a stored `to_dict`; None if they are equal."""
+        spec = self.to_dict()
         for name in ("encoder", "version"):
-            if own[name] != stored.get(name):
-                return f"{name} is {own[name]!r}, stored is {stored.get(name)!r}"
+            if spec[name] != stored.get(name):
+                return f"{name} is {spec[name]!r}, stored is {stored.get(name)!r}"
         theirs = {feature["name"]: feature for feature in stored.get("features", ())}
-        for feature in own["features"]:
-            kept = theirs.pop(feature["name"], None)
-            if kept is None or any(feature[key] != _plain(kept.get(key, ()), feature[key]) for key in feature):
-                return f"feature {feature['name']!r} is {feature}, stored is {kept}"
+        for feature in spec["features"]:
+            other = theirs.pop(feature["name"], None)
+            if other is None or any(
+                feature[key] != _restore_tuple(other.get(key, ()), feature[key]) for key in feature
+            ):
+                return f"feature {feature['name']!r} is {feature}, stored is {other}"
         if theirs:
             return f"stored features {sorted(theirs)} do not exist"
-        order, kept_order = ([feature["name"] for feature in spec["features"]] for spec in (own, stored))
-        return None if order == kept_order else f"the order of features is {order}, stored is {kept_order}"
+        order, stored_order = ([feature["name"] for feature in item["features"]] for item in (spec, stored))
+        return None if order == stored_order else f"the order of features is {order}, stored is {stored_order}"
 
 
 @runtime_checkable
@@ -77,7 +79,7 @@ class ObservationEncoder(Protocol):
 
     @property
     def limit(self) -> float:
-        """Bound of all encoded values."""
+        """Maximum absolute value of the encoding."""
         ...
 
     def spec(self) -> ObservationSpec:
@@ -85,10 +87,10 @@ class ObservationEncoder(Protocol):
         ...
 
     def __call__(self, observation: Observation) -> Any:
-        """Arrays with one row for each of the K rows of `observation.controlled`; zeros where a row is -1."""
+        """Arrays [K, ...], a row for each entry of `observation.controlled`; zeros for entries of -1."""
         ...
 
 
-def _plain(value: Any, like: Any) -> Any:
-    """A JSON value in the type that it had."""
-    return tuple(value) if isinstance(like, tuple) else value
+def _restore_tuple(value: Any, own: Any) -> Any:
+    """A value from JSON, as a tuple if its counterpart is one."""
+    return tuple(value) if isinstance(own, tuple) else value

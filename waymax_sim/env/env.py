@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from waymax_sim.datatypes.agents import AgentState, is_finite, masked, rows_are_finite, where
+from waymax_sim.datatypes.agents import AgentState, mask_agents, where
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action, State
 from waymax_sim.dynamics import Bicycle, Dynamics
+from waymax_sim.env.actions import apply_actions, coast
 from waymax_sim.env.config import EnvConfig
 from waymax_sim.env.episodes import end_agents, rewards, scene_terminates, terminates
 from waymax_sim.env.observation import Observation, observe
 from waymax_sim.env.selection import first_agents, mask_to_rows, select_agents
-from waymax_sim.maps.goals import end_of_log
-from waymax_sim.maps.ground import height_change
+from waymax_sim.maps.goals import log_end_goals
+from waymax_sim.maps.ground import terrain_height_change
 from waymax_sim.metrics import Metric, MetricValue, Snapshot, compute_metrics, resolve
-from waymax_sim.pytree import Array, on_device, pytree, take
+from waymax_sim.pytree import Array, pytree, to_device, tree_index
 
 
 @pytree
@@ -26,13 +27,13 @@ class StepOutput:
 
     Attributes:
       metrics: Values by name, [N] or [] each.
-      reward: Weighted sum of metrics of controlled agents whose episode has not ended, 0 for others and at reset. An
-        agent without a usable action earns nothing positive.
+      reward: Weighted sum of metrics of controlled agents whose episode has not ended, 0 for others and at reset; at
+        most 0 for agents with an invalid action.
       agent_terminated: Agents whose episode a terminating metric has ended in this step.
       terminated: Whether the episode of the scenario has ended in this step: with `ends="scene"` for any agent, with
         `ends="agent"` when the last controlled agent has ended.
       truncated: Whether the record has no next step.
-      invalid_action: Agents whose action or next pose was not finite: the action counted as not given.
+      invalid_action: Agents whose action or next pose was not finite; the action was ignored.
     """
 
     metrics: dict[str, MetricValue]
@@ -45,10 +46,10 @@ class StepOutput:
 
 @dataclasses.dataclass(frozen=True)
 class Env:
-    """Pure functions over (scenario, state). Frozen and hashable, holds no arrays; written for one scenario.
+    """Pure functions of one scenario and one state; batch them with `jax.vmap`. Frozen and hashable, without arrays.
 
-    Batch it with `jax.vmap`. `reset` starts at the scenario's current step. Past the last recorded step nothing
-    moves any more and `truncated` stays True.
+    `reset` starts at the current step of the scenario. After the last recorded step the state is constant and
+    `truncated` remains True.
 
     Attributes:
       dynamics: Model of the caller's actions.
@@ -60,16 +61,16 @@ class Env:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The metrics in use, by name."""
+        """The metrics of the configuration, by name."""
         return resolve(self.config.metrics)
 
     @property
     def num_history_steps(self) -> int:
-        """Steps kept in the state: those that policies observe, or more where a metric needs them."""
+        """Length of the history in the state: the maximum over policies and metrics."""
         return max(self.config.num_history_steps, *(metric.num_steps for metric in self.metrics.values()), 2)
 
     def max_controlled(self, num_agents: int) -> int:
-        """Static number of rows K that hold the controlled agents of a scenario with N agent slots."""
+        """Static number of rows K for the controlled agents of a scenario with N agent slots."""
         if self.config.controlled == "sdc":
             return min(1, num_agents)
         return min(self.config.max_controlled or num_agents, num_agents)
@@ -80,11 +81,11 @@ class Env:
         Raises:
           ValueError: Goals are rewarded or terminate, but the scenario has none that policies could observe.
         """
-        scenario = on_device(scenario)
+        scenario = to_device(scenario)
         if scenario.goals is not None:
             return scenario
         if self.config.goals == "end_of_log":
-            return dataclasses.replace(scenario, goals=end_of_log(scenario))
+            return dataclasses.replace(scenario, goals=log_end_goals(scenario))
         if self.config.uses_goals:
             raise ValueError(
                 "goals are rewarded or end episodes, but the scenario has none that agents observe: set "
@@ -110,15 +111,21 @@ class Env:
     def initial_state(
         self, scenario: Scenario, key: Key[Array, ""], controller: Int[Array, " N"] | None = None
     ) -> State:
-        """The state of `reset` without its evaluation; arguments as there."""
+        """The state of `reset` without its evaluation.
+
+        Args:
+          scenario: One scenario.
+          key: Random key of the episode.
+          controller: Controller of each agent; by default the caller controls `config.controlled`.
+        """
         scenario = self.prepare(scenario)
         if controller is None:
             controller = jnp.where(self.controlled_mask(scenario), CALLER, LOG).astype(jnp.int32)
         steps = scenario.current_step - jnp.arange(self.num_history_steps - 1, -1, -1, dtype=jnp.int32)
-        history = take(scenario.log, jnp.maximum(steps, 0))
-        # Steps before the record are unknown: they must not wrap around to its end.
-        history = masked(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
-        controlled, absent = controller != LOG, ~take(history, -1).valid
+        history = tree_index(scenario.log, jnp.maximum(steps, 0))
+        # Steps before the record are invalid; negative indices must not wrap around to its end.
+        history = mask_agents(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
+        controlled, absent = controller != LOG, ~tree_index(history, -1).valid
         never = jnp.full(controller.shape, self.config.spawn == "never" and self.config.ends == "agent")
         return State(
             step=jnp.asarray(scenario.current_step),
@@ -130,23 +137,24 @@ class Env:
         )
 
     def controlled_mask(self, scenario: Scenario) -> Bool[Array, " N"]:
-        """Agents of `config.controlled`; with `max_controlled`, the first ones of them."""
+        """Agents of `config.controlled`, limited to the first `max_controlled`."""
         mask = select_agents(scenario, self.config.controlled)
         limit = self.config.max_controlled
         return mask if limit is None else first_agents(mask, limit)
 
     def step(self, scenario: Scenario, state: State, action: Action) -> tuple[State, StepOutput]:
-        """One time step with the caller's actions, and the evaluation of the state that it leads to.
+        """One time step with the caller's actions, and the evaluation of the next state.
 
         Args:
-          scenario: The scenario that `state` belongs to.
+          scenario: The scenario of `state`.
           state: From `reset` or `step`.
-          action: For the agents whose controller is not the log; ignored for others.
+          action: Actions of all agents; those of agents of the log are ignored.
         """
         scenario = self.prepare(scenario)
         controlled = state.controller != LOG
         next_agents, mask, invalid = apply_actions(self.dynamics, state, action, controlled, self.config.dt)
-        return self.transition(scenario, state, next_agents, mask, invalid)
+        state, _, out = self.transition(scenario, state, next_agents, mask, invalid)
+        return state, out
 
     def transition(
         self,
@@ -155,20 +163,23 @@ class Env:
         next_agents: AgentState | None,
         action_mask: Bool[Array, " N"],
         invalid_action: Bool[Array, " N"],
-    ) -> tuple[State, StepOutput]:
-        """Advances, evaluates, and ends the episodes of agents.
+    ) -> tuple[State, AgentState, StepOutput]:
+        """Advances by one step, evaluates, and ends the episodes of agents.
 
         Args:
           scenario: From `prepare`.
-          state: The present state.
+          state: The current state.
           next_agents: See `advance`.
           action_mask: See `advance`.
-          invalid_action: Agents whose action was not usable.
+          invalid_action: Agents whose action was invalid.
+
+        Returns:
+          The next state, the evaluated agents (before those whose episode has ended are removed), and the evaluation.
         """
         has_advanced = state.step < scenario.num_steps - 1
         state = self.advance(scenario, state, next_agents, action_mask)
         out = self.evaluate_state(scenario, state, has_advanced=has_advanced, invalid_action=invalid_action)
-        return self.end_agents(scenario, state, out), out
+        return self.end_agents(scenario, state, out), state.agents, out
 
     def observe(
         self,
@@ -179,16 +190,16 @@ class Env:
         controller: int | None = None,
         max_controlled: int | None = None,
     ) -> Observation:
-        """The observation of a policy; only a privileged one includes the log.
+        """The observation of a policy; the log is included only for a privileged one.
 
         Args:
           scenario: From `prepare`.
-          state: The present state.
+          state: The current state.
           privileged: Whether to include the log.
           controller: Controller of the agents in `Observation.controlled`, by default the caller or the first policy.
           max_controlled: Number of rows K; by default `max_controlled(N)`.
         """
-        history = take(state.history, slice(-self.config.num_history_steps, None))
+        history = tree_index(state.history, slice(-self.config.num_history_steps, None))
         rows = self.acting_rows(state, controller, max_controlled)
         scenario = self.prepare(scenario)
         return observe(scenario, dataclasses.replace(state, history=history), self.config.dt, rows, privileged)
@@ -196,7 +207,7 @@ class Env:
     def controlled_rows(
         self, state: State, controller: int | None = None, max_controlled: int | None = None
     ) -> Int[Array, " K"]:
-        """Slots of the agents of a controller, -1 after the last one: the same during an episode.
+        """Slots of the agents of a controller, ascending, then -1; constant during an episode.
 
         Args:
           state: The state.
@@ -209,22 +220,28 @@ class Env:
     def acting_rows(
         self, state: State, controller: int | None = None, max_controlled: int | None = None
     ) -> Int[Array, " K"]:
-        """`controlled_rows`, with -1 for agents that do not act; arguments as there."""
+        """`controlled_rows`, with -1 for agents outside of `acting_mask`.
+
+        Args:
+          state: The state.
+          controller: Their controller, by default the caller or the first policy.
+          max_controlled: Number of rows K; by default `max_controlled(N)`.
+        """
         rows = self.controlled_rows(state, controller, max_controlled)
         return _rows_in(rows, self.acting_mask(state, controller))
 
     def acting_mask(self, state: State, controller: int | None = None) -> Bool[Array, " N"]:
-        """Agents of a controller whose actions apply: they are valid, and in an episode or stay after it.
+        """Agents of a controller whose actions apply: valid, and in an episode unless `at_end="stay"`.
 
         Args:
           state: The state.
           controller: Their controller, by default the caller or the first policy.
         """
-        acts = _controlled(state, controller) & state.agents.valid
-        return acts if self.config.at_end == "stay" else acts & ~state.ended
+        mask = _controlled(state, controller) & state.agents.valid
+        return mask if self.config.at_end == "stay" else mask & ~state.ended
 
     def active_mask(self, state: State, controller: int | None = None) -> Bool[Array, " N"]:
-        """Agents of a controller that count: they are valid and their episode has not ended.
+        """Valid agents of a controller whose episode has not ended.
 
         Args:
           state: The state.
@@ -235,27 +252,27 @@ class Env:
     def advance(
         self, scenario: Scenario, state: State, next_agents: AgentState | None, action_mask: Bool[Array, " N"]
     ) -> State:
-        """The next state. At the end of the record the state is returned as it is.
+        """The next state; the same state at the end of the record.
 
-        Controlled agents without an action coast. Agents of the log are at their logged poses.
+        Controlled agents without an action keep velocity and heading. Agents of the log take their logged poses.
 
         Args:
           scenario: From `prepare`.
-          state: The present state.
-          next_agents: Agents as the dynamics move them, finite where `action_mask`; None where the log moves all.
-          action_mask: Agents that `next_agents` holds for.
+          state: The current state.
+          next_agents: Agents after the dynamics, finite where `action_mask`; None where the log moves all.
+          action_mask: Agents whose entry of `next_agents` applies.
         """
         now = state.agents
         last = scenario.num_steps - 1
         step = jnp.minimum(state.step + 1, last)
-        agents = take(scenario.log, step)
+        agents = tree_index(scenario.log, step)
         may_appear = agents.valid & (self.config.spawn == "log")
         if self.config.ends == "agent" and self.config.at_end != "stay":
             may_appear = may_appear & ~state.ended
         valid = agents.valid & (now.valid | may_appear)
         if next_agents is not None:
             logged, controlled = agents, state.controller != LOG
-            moved = where(action_mask, next_agents, _coast(now, self.config.dt))
+            moved = where(action_mask, next_agents, coast(now, self.config.dt))
             moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
             if self.config.ends == "agent" and self.config.at_end == "stop":
                 moved = where(state.ended, dataclasses.replace(now, velocity=jnp.zeros_like(now.velocity)), moved)
@@ -263,7 +280,7 @@ class Env:
             appears = ~now.valid & may_appear
             agents = where(~controlled | appears, logged, moved)
             valid = jnp.where(controlled, stays | appears, valid)
-        agents = masked(dataclasses.replace(agents, valid=valid), valid)
+        agents = mask_agents(dataclasses.replace(agents, valid=valid), valid)
         history = jax.tree.map(lambda old, new: jnp.concatenate([old[1:], new[None]]), state.history, agents)
         history = jax.tree.map(lambda new, old: jnp.where(state.step < last, new, old), history, state.history)
         return dataclasses.replace(state, step=step, history=history)
@@ -281,8 +298,8 @@ class Env:
         Args:
           scenario: From `prepare`.
           state: The state.
-          has_advanced: Whether time passed; where it did not, nothing is rewarded and no episode ends.
-          invalid_action: Agents whose action was not usable; none by default.
+          has_advanced: Whether time has advanced; otherwise rewards are 0 and no episode ends.
+          invalid_action: Agents whose action was invalid; none by default.
         """
         metrics = self.metrics
         snapshot = Snapshot(scenario, state.step, state.history, self.config.dt, self._evaluated_rows(scenario, state))
@@ -303,7 +320,13 @@ class Env:
         )
 
     def end_agents(self, scenario: Scenario, state: State, out: StepOutput) -> State:
-        """The state after the ends of episodes that `out` reports have taken effect (see `EnvConfig.at_end`)."""
+        """Applies the ends of episodes in `out` to the state (see `EnvConfig.at_end`).
+
+        Args:
+          scenario: From `prepare`.
+          state: The evaluated state.
+          out: Its evaluation.
+        """
         return end_agents(self.config, scenario, state, out.agent_terminated, out.terminated, out.metrics)
 
     def _evaluated_rows(self, scenario: Scenario, state: State) -> Int[Array, " O"] | None:
@@ -335,38 +358,10 @@ class Env:
         if self.config.height_source == "log":
             z = jnp.where(logged.valid, logged.xyz[:, 2], now.xyz[:, 2])
         else:
-            # The lane under the wheels, not the one nearest to the middle of a tall truck.
+            # The lane is that at the bottom of the box: on stacked roads the center of a tall truck is ambiguous.
             bottom = now.xyz - jnp.asarray([0.0, 0.0, 0.5])[None] * scenario.agents.size
-            z = now.xyz[:, 2] + height_change(scenario.lanes, bottom, moved.xyz[:, :2], now.valid & controlled)
+            z = now.xyz[:, 2] + terrain_height_change(scenario.lanes, bottom, moved.xyz[:, :2], now.valid & controlled)
         return jnp.concatenate([moved.xyz[:, :2], z[:, None]], axis=-1)
-
-
-def apply_actions(
-    dynamics: Dynamics, state: State, action: Action, controlled: Bool[Array, " N"], dt: float
-) -> tuple[AgentState, Bool[Array, " N"], Bool[Array, " N"]]:
-    """Agents as actions move them, and which of these actions are usable.
-
-    Actions that are not used are zero before the dynamics see them, so neither values nor gradients of them matter. No
-    value that is not finite gets past this function, so none enters a state.
-
-    Args:
-      dynamics: Model of the actions.
-      state: The present state.
-      action: Actions of all agents.
-      controlled: Agents whose action is meant.
-      dt: Time step, s.
-
-    Returns:
-      The next agents [N], a mask of the controlled agents with a usable action, and a mask of those whose action or
-      next pose is not finite.
-    """
-    given = controlled & action.valid
-    usable = given & rows_are_finite(action.value)
-    value = jnp.where(usable[:, None], action.value, jnp.zeros((), action.value.dtype))
-    next_agents = dynamics.apply(state.agents, value, dt)
-    if not getattr(dynamics, "preserves_finite", False):
-        usable = usable & is_finite(next_agents)
-    return next_agents, usable, given & ~usable & state.agents.valid & ~state.ended
 
 
 def _controlled(state: State, controller: int | None) -> Bool[Array, " N"]:
@@ -377,11 +372,5 @@ def _controlled(state: State, controller: int | None) -> Bool[Array, " N"]:
 
 
 def _rows_in(rows: Int[Array, " K"], mask: Bool[Array, " N"]) -> Int[Array, " K"]:
-    """Rows of the agents in a mask, -1 in place of the others."""
+    """The rows of agents in a mask, -1 for all others."""
     return jnp.where(mask[jnp.maximum(rows, 0)], rows, -1)
-
-
-def _coast(agents: AgentState, dt: float) -> AgentState:
-    """Constant velocity and heading."""
-    xy = agents.xyz[:, :2] + agents.velocity * dt
-    return dataclasses.replace(agents, xyz=jnp.concatenate([xy, agents.xyz[:, 2:]], axis=-1))

@@ -1,4 +1,4 @@
-"""Rewards of agents, and the ends of their episodes."""
+"""Rewards of agents and ends of their episodes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState, masked
+from waymax_sim.datatypes.agents import AgentState, mask_agents
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import State
 from waymax_sim.env.config import EnvConfig
 from waymax_sim.metrics import Metric, MetricValue
-from waymax_sim.pytree import Array, take
+from waymax_sim.pytree import Array, tree_index
 
 Values = Mapping[str, MetricValue]
 
-# Distance to other agents at which an agent may respawn, m.
+# Minimum distance to other agents at a respawn, m.
 RESPAWN_GAP = 0.5
 
 
@@ -45,7 +45,14 @@ def rewards(
 def terminates(
     config: EnvConfig, metrics: Mapping[str, Metric], scenario: Scenario, values: Values
 ) -> Bool[Array, " N"]:
-    """Agents for which a terminating metric is positive or worse than its bound; arguments as for `rewards`."""
+    """Agents for which a terminating metric is positive or worse than its bound.
+
+    Args:
+      config: Terminating metrics and bounds.
+      metrics: Metrics by name.
+      scenario: The scenario.
+      values: Values of the metrics.
+    """
     ended = jnp.zeros(scenario.agents.id.shape, bool)
     for item in config.terminate_on:
         name, bound = (item, None) if isinstance(item, str) else item
@@ -59,7 +66,7 @@ def scene_terminates(
     """Whether the episode of the scenario ends in this step.
 
     Args:
-      config: Whether one agent ends it, or the last one.
+      config: Rules.
       has_episode: Controlled agents that are evaluated.
       ended: Agents that ended before this step.
       terminated: Agents that end in this step.
@@ -68,8 +75,8 @@ def scene_terminates(
         return jnp.any(terminated)
     if config.at_end == "respawn":
         return jnp.asarray(False)
-    going_on = has_episode & ~ended & ~terminated
-    return jnp.any(terminated) & ~jnp.any(going_on)
+    remaining = has_episode & ~ended & ~terminated
+    return jnp.any(terminated) & ~jnp.any(remaining)
 
 
 def end_agents(
@@ -83,7 +90,7 @@ def end_agents(
     """Marks agents whose episode has ended, and removes or respawns them.
 
     Args:
-      config: What becomes of them.
+      config: Rules.
       scenario: The scenario.
       state: The evaluated state.
       agent_terminated: Agents that end in this step.
@@ -91,59 +98,59 @@ def end_agents(
       values: Values of the metrics.
     """
     ended = state.ended | (agent_terminated if config.ends == "agent" else terminated & (state.controller > 0))
-    paid = state.goal_reached
+    reached = state.goal_reached
     if "goal_reached" in values:
-        paid = paid | (values["goal_reached"].value > 0)
-    state = dataclasses.replace(state, ended=ended, goal_reached=paid)
+        reached = reached | (values["goal_reached"].value > 0)
+    state = dataclasses.replace(state, ended=ended, goal_reached=reached)
     if config.at_end == "remove":
-        return _removed(state, agent_terminated)
+        return _remove(state, agent_terminated)
     if config.at_end == "respawn":
-        return _respawned(scenario, _removed(state, agent_terminated))
+        return _respawn(scenario, _remove(state, agent_terminated))
     return state
 
 
-def _removed(state: State, mask: Bool[Array, " N"]) -> State:
+def _remove(state: State, mask: Bool[Array, " N"]) -> State:
     keep = jnp.broadcast_to(~mask[None], state.history.valid.shape)
-    return dataclasses.replace(state, history=masked(state.history, keep))
+    return dataclasses.replace(state, history=mask_agents(state.history, keep))
 
 
-def _respawned(scenario: Scenario, state: State) -> State:
-    """Puts agents that have ended and are absent back to their logged start, where no other agent is near it."""
-    start = take(scenario.log, scenario.current_step)
+def _respawn(scenario: Scenario, state: State) -> State:
+    """Restores removed agents at their logged start, unless another agent is within `RESPAWN_GAP` of it."""
+    start = tree_index(scenario.log, scenario.current_step)
     waiting = state.ended & ~state.agents.valid & start.valid
-    back = waiting & ~_occupied(scenario, state.agents, start)
-    last = jnp.arange(state.history.valid.shape[0]) == state.history.valid.shape[0] - 1
-    here = last[:, None] & back[None]
+    respawns = waiting & ~_is_occupied(scenario, state.agents, start)
+    is_last = jnp.arange(state.history.valid.shape[0]) == state.history.valid.shape[0] - 1
+    is_replaced = is_last[:, None] & respawns[None]
 
-    def put(old: Array, new: Array) -> Array:
-        mask = here.reshape(*here.shape, *[1] * (old.ndim - 2))
+    def replace(old: Array, new: Array) -> Array:
+        mask = is_replaced.reshape(*is_replaced.shape, *[1] * (old.ndim - 2))
         return jnp.where(mask, new[None], old)
 
     return dataclasses.replace(
         state,
-        history=jax.tree.map(put, state.history, start),
-        ended=state.ended & ~back,
-        goal_reached=state.goal_reached & ~back,
+        history=jax.tree.map(replace, state.history, start),
+        ended=state.ended & ~respawns,
+        goal_reached=state.goal_reached & ~respawns,
     )
 
 
-def _occupied(scenario: Scenario, agents: AgentState, start: AgentState) -> Bool[Array, " N"]:
-    """Starts with a valid other agent within `RESPAWN_GAP`."""
+def _is_occupied(scenario: Scenario, agents: AgentState, start: AgentState) -> Bool[Array, " N"]:
+    """Start poses with a valid agent within `RESPAWN_GAP`."""
     size = scenario.agents.size[:, :2]
-    at_start, others = (geometry.Boxes.of(a.xyz[:, :2], a.yaw, size) for a in (start, agents))
+    at_start, others = (geometry.Boxes.from_poses(a.xyz[:, :2], a.yaw, size) for a in (start, agents))
     rows, columns = (
         jax.tree.map(lambda leaf: leaf[:, None], at_start),
         jax.tree.map(lambda leaf: leaf[None], others),
     )
-    near = geometry.boxes_gap(rows, columns) < RESPAWN_GAP
+    near = geometry.box_separation(rows, columns) < RESPAWN_GAP
     return jnp.any(near & agents.valid[None], axis=-1)
 
 
 def _per_agent(metric: Metric, scenario: Scenario, item: MetricValue, bound: float | None = None) -> Float[Array, " N"]:
-    """Values of a metric, or 1 where they are worse than a bound."""
+    """Values of a metric; with a bound, 1 where they are worse than it and 0 elsewhere."""
     value, valid = item.value, item.valid
     if bound is not None:
         worse = value < bound if metric.better == "higher" else value > bound
         value = (valid & worse).astype(jnp.float32)
-    # A metric of the scenario is credited to the sdc.
+    # Metrics of the whole scenario are attributed to the sdc.
     return value if metric.per == "agent" else jnp.where(scenario.agents.is_sdc, value, 0.0)

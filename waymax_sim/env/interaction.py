@@ -1,4 +1,4 @@
-"""The interaction of policies with the environment: the one loop body of rollouts, adapters and training."""
+"""Interaction of policies with the environment: the loop body of rollouts, adapters and training."""
 
 from typing import Any
 
@@ -9,11 +9,12 @@ from jaxtyping import Bool, Int, Key
 from waymax_sim.datatypes.agents import AgentState, where
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER, Action, State
+from waymax_sim.env.actions import apply_actions
 from waymax_sim.env.assignment import Assignment, policy_controller
-from waymax_sim.env.env import Env, StepOutput, apply_actions
+from waymax_sim.env.env import Env, StepOutput
 from waymax_sim.env.observation import Observation
-from waymax_sim.metrics.summary import over_time
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.metrics.summary import reduce_over_time
+from waymax_sim.pytree import Array, pytree, tree_index
 
 
 @pytree
@@ -36,10 +37,10 @@ class Interaction:
     Attributes:
       actions: Actions of each policy, [N, A]; held for all steps.
       step: Index in the record after each step, [k].
-      active: Whether time passed in each step; False once the record has ended.
-      agents: Agents after each step, as evaluated, [k, N].
+      active: Whether time has advanced in each step; False after the end of the record.
+      agents: Evaluated agents after each step, [k, N].
       ended: Agents whose episode has ended after each step, [k, N].
-      outputs: Results of each step, [k, ...]; None where nothing was evaluated.
+      outputs: Results of each step, [k, ...]; None without evaluation.
     """
 
     actions: tuple[Action, ...]
@@ -64,16 +65,16 @@ def begin_episode(
       scenario: From `Env.prepare`.
       assignment: Policies and the agents that they control.
       key: Random key of the episode; step t of policy i draws from `fold_in(fold_in(key, t), i)`.
-      caller: Agents that the caller controls; None for none. The log moves all other agents.
+      caller: Mask of the agents of the caller; None without a caller. The log moves all remaining agents.
     """
     controllers = assignment.controllers(scenario, caller, env.config.max_controlled)
     state = env.initial_state(scenario, key, controllers)
-    # Recurrent states before the first step draw from a step that never comes.
-    first = jnp.asarray(scenario.num_steps, jnp.int32)
+    # Initial carries draw from a step index that no interaction uses.
+    unused_step = jnp.asarray(scenario.num_steps, jnp.int32)
     carries = []
     for index, policy in enumerate(assignment.policies):
         observation = observe_policy(env, scenario, state, assignment, index, caller is not None)
-        carries.append(policy.init(observation, _policy_key(state, first, index)))
+        carries.append(policy.init(observation, _policy_key(state, unused_step, index)))
     return EpisodeState(state=state, carries=tuple(carries))
 
 
@@ -86,7 +87,7 @@ def interact(
     *,
     evaluate: bool = True,
 ) -> tuple[EpisodeState, Interaction]:
-    """One decision of all policies: observe, act, and for each simulated step apply the dynamics, advance, evaluate.
+    """One decision of all policies: observe, act, then apply the dynamics, advance and evaluate each simulated step.
 
     Pure, for one scenario; batch it with `jax.vmap`.
 
@@ -95,8 +96,8 @@ def interact(
       scenario: From `Env.prepare`.
       episode: From `begin_episode` or `interact`.
       assignment: The policies of `begin_episode`; their weights may differ.
-      action: Actions for the caller's agents, in the units of `env.dynamics`; None where no agent is the caller's.
-      evaluate: Whether to compute metrics, rewards and ends. Without it no agent's episode ends.
+      action: Actions for the caller's agents, in the units of `env.dynamics`; None without a caller.
+      evaluate: Whether to compute metrics, rewards and ends of episodes; otherwise no episode ends.
 
     Returns:
       The episode after the last step, and the record of the interaction.
@@ -108,18 +109,17 @@ def interact(
         decided, carry = policy.act(observation, episode.carries[index], _policy_key(state, state.step, index))
         decisions.append(decided)
         carries.append(carry)
-    moves = _moves(env, assignment, decisions, action)
+    controls = _controls(env, assignment, decisions, action)
 
     def substep(state: State, _: None) -> tuple[State, tuple]:
-        next_agents, mask, invalid = _apply(env, state, moves)
+        next_agents, mask, invalid = _apply_controls(env, state, controls)
         active = state.step < scenario.num_steps - 1
         if evaluate:
-            advanced = env.advance(scenario, state, next_agents, mask)
-            out = env.evaluate_state(scenario, advanced, has_advanced=active, invalid_action=invalid)
-            state = env.end_agents(scenario, advanced, out)
-            return state, (state.step, active, advanced.agents, state.ended, out)
-        state = env.advance(scenario, state, next_agents, mask)
-        return state, (state.step, active, state.agents, state.ended, None)
+            state, agents, out = env.transition(scenario, state, next_agents, mask, invalid)
+        else:
+            state = env.advance(scenario, state, next_agents, mask)
+            agents, out = state.agents, None
+        return state, (state.step, active, agents, state.ended, out)
 
     if env.config.steps_per_action == 1:
         state, record = substep(state, None)
@@ -130,9 +130,9 @@ def interact(
 
 
 def combine_outputs(env: Env, interaction: Interaction) -> StepOutput:
-    """The results of an interaction as those of one step.
+    """The results of an interaction combined as those of one step.
 
-    Rewards add up, metrics follow their own aggregation over time, and what happened in any step has happened.
+    Rewards are summed, metrics are reduced by their own rule over time, and flags are true if any step has them.
 
     Args:
       env: Rules.
@@ -141,10 +141,12 @@ def combine_outputs(env: Env, interaction: Interaction) -> StepOutput:
     out = interaction.outputs
     assert out is not None, "the interaction was not evaluated"
     if env.config.steps_per_action == 1:
-        return take(out, 0)
+        return tree_index(out, 0)
     metrics = env.metrics
     return StepOutput(
-        metrics={name: over_time(metrics[name], value, interaction.active) for name, value in out.metrics.items()},
+        metrics={
+            name: reduce_over_time(metrics[name], value, interaction.active) for name, value in out.metrics.items()
+        },
         reward=jnp.sum(out.reward, axis=0),
         agent_terminated=jnp.any(out.agent_terminated, axis=0),
         terminated=jnp.any(out.terminated),
@@ -153,27 +155,27 @@ def combine_outputs(env: Env, interaction: Interaction) -> StepOutput:
     )
 
 
-# Dynamics, actions, and the controller whose agents they move.
-_Move = tuple[Any, Action, int]
+# Dynamics, actions, and the controller of the agents that they apply to.
+_Control = tuple[Any, Action, int]
 
 
-def _moves(env: Env, assignment: Assignment, decisions: list[Action], action: Action | None) -> list[_Move]:
-    moves = [(env.dynamics, action, CALLER)] if action is not None else []
+def _controls(env: Env, assignment: Assignment, decisions: list[Action], action: Action | None) -> list[_Control]:
+    controls = [(env.dynamics, action, CALLER)] if action is not None else []
     for index, (policy, agents) in enumerate(zip(assignment.policies, assignment.agents, strict=True)):
-        # A policy for "none" observes; it must not cost the dynamics.
+        # A policy for "none" only observes: its dynamics are not computed.
         if not (isinstance(agents, str) and agents == "none"):
             controller = policy_controller(index, action is not None)
-            moves.append((policy.dynamics or env.dynamics, decisions[index], controller))
-    return moves
+            controls.append((policy.dynamics or env.dynamics, decisions[index], controller))
+    return controls
 
 
-def _apply(
-    env: Env, state: State, moves: list[_Move]
+def _apply_controls(
+    env: Env, state: State, controls: list[_Control]
 ) -> tuple[AgentState | None, Bool[Array, " N"], Bool[Array, " N"]]:
-    """Next agents of all moves together, the agents that act, and those whose action is not usable."""
+    """Next agents of all controllers, and the masks of agents with a valid and with an invalid action."""
     next_agents, mask = None, jnp.zeros(state.ended.shape, bool)
     invalid = mask
-    for dynamics, action, controller in moves:
+    for dynamics, action, controller in controls:
         own = state.controller == controller
         moved, usable, unusable = apply_actions(dynamics, state, action, own, env.config.dt)
         next_agents = where(own, moved, state.agents if next_agents is None else next_agents)
@@ -192,7 +194,7 @@ def observe_policy(
       state: The state.
       assignment: The policies.
       index: Index of the policy.
-      has_caller: Whether the caller controls agents, too.
+      has_caller: Whether there is a caller.
     """
     agents, num_agents = assignment.agents[index], state.ended.shape[0]
     limit = env.config.max_controlled if index == 0 and not has_caller else None

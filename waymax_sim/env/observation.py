@@ -4,39 +4,39 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Num
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
-from waymax_sim.datatypes.elements import MapElements
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.datatypes.lanes import LaneGraph
+from waymax_sim.datatypes.polylines import Polylines
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import Signals
 from waymax_sim.datatypes.state import Action, State
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.pytree import Array, pytree, tree_index
 
 
 @pytree
 class Observation:
-    """The scenario as it is known now, in the local frame of the scenario, shared by all agents.
+    """Information up to the current step in the local frame of the scenario, common to all agents.
 
     Attributes:
-      step: Index of the present step in the record.
+      step: Index of the current step in the record.
       dt: Time step, s.
       remaining_time: Time until the end of the record, s.
-      controlled: Slots of the agents that the observer controls, -1 for rows without an agent and for agents whose
-        actions do not apply now. An agent keeps its row during an episode. The number of rows K is static: 1 for the
-        sdc, otherwise `EnvConfig.max_controlled` or all N.
-      history: The last H simulated steps, oldest first; the last one is now, [H, N].
+      controlled: Slots of the agents of the policy, -1 for empty rows and for agents whose actions do not apply now. An
+        agent keeps its row during an episode. The number of rows K is static: 1 for the sdc, otherwise
+        `EnvConfig.max_controlled` or all N.
+      history: The last H simulated steps, oldest first, the current one included, [H, N].
       info: Ids, types, sizes and roles.
       roadmap: The map.
       lanes: Lane segments.
-      graph: How lanes hang together.
+      graph: Lane connectivity.
       edges: Road-edge segments.
-      elements: Short pieces of map features, and the index of which are near.
+      polylines: Map features in pieces of up to 8 points, with an index for nearest-neighbor queries.
       signals: Traffic lights now, [S].
-      routes: Paths of the sdc, or None. `on_route` is an instruction where to go, and is not hidden.
-      goals: Goals of agents, or None without any.
-      log: The whole record, future included, for privileged policies; None for all others.
+      routes: Paths of the sdc, or None. `on_route` is a navigation command and therefore observed.
+      goals: Goals of agents, or None.
+      log: The whole record, future included, for privileged policies; None otherwise.
     """
 
     step: Int[Array, ""]
@@ -49,7 +49,7 @@ class Observation:
     lanes: Segments
     graph: LaneGraph
     edges: Segments
-    elements: MapElements
+    polylines: Polylines
     signals: Signals
     routes: Routes | None
     goals: Goals | None
@@ -58,7 +58,7 @@ class Observation:
     @property
     def agents(self) -> AgentState:
         """Agents now, [N]."""
-        return take(self.history, -1)
+        return tree_index(self.history, -1)
 
 
 def observe(
@@ -70,7 +70,7 @@ def observe(
       scenario: The scenario of the state.
       state: The state, with the history that policies observe.
       dt: Time step, s.
-      controlled: Rows of the agents that the observer controls, -1 for none.
+      controlled: Slots of the agents of the policy, -1 for empty rows.
       privileged: Whether the observation includes the log.
     """
     now = state.step
@@ -92,7 +92,7 @@ def observe(
         lanes=scenario.lanes,
         graph=scenario.graph,
         edges=scenario.edges,
-        elements=scenario.elements,
+        polylines=scenario.polylines,
         signals=signals,
         routes=scenario.routes,
         goals=scenario.goals,
@@ -101,17 +101,17 @@ def observe(
 
 
 def scatter_actions(observation: Observation, value: Num[Array, "K A"]) -> Action:
-    """Actions of all N agents from those of the controlled rows; the others have none.
+    """Actions of all N agents from those of the rows of `observation.controlled`; all others are invalid.
 
     Args:
       observation: The observation.
       value: Actions of `observation.controlled`.
     """
-    return actions_of_rows(observation.controlled, value, observation.info.id.shape[0])
+    return scatter_row_actions(observation.controlled, value, observation.info.id.shape[0])
 
 
-def actions_of_rows(rows: Int[Array, " K"], value: Num[Array, "K A"], num_agents: int) -> Action:
-    """Actions of all N agents from those of some rows; the others have none.
+def scatter_row_actions(rows: Int[Array, " K"], value: Num[Array, "K A"], num_agents: int) -> Action:
+    """Actions of all N agents from those of given rows; all others are invalid.
 
     Args:
       rows: Slots of agents, -1 for none.

@@ -12,22 +12,22 @@ from waymax_sim.pytree import Array
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides for all agents of a scenario at once; a rollout uses the actions of the agents assigned to it.
+    """Actions for all agents of a scenario in one call; a rollout applies those of the assigned agents.
 
     A policy is an argument of compiled programs, so it is a pytree: weights are leaves (`pytree`), everything else is
     static (`static`, or `static_record` for a policy without weights). Policies of equal structure share one program.
     Subclasses inherit the defaults below.
 
     Attributes:
-      privileged: Whether the policy reads the logged future. Reports show it.
-      dynamics: Model that its actions are expressed in; None for that of the environment.
+      privileged: Whether the policy reads the logged future; stated in reports.
+      dynamics: Dynamics model of its actions; None for that of the environment.
     """
 
     privileged: bool = False
     dynamics: Dynamics | None = None
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Any:
-        """Recurrent state at the start of an episode, any pytree; by default none.
+        """Recurrent state at the start of an episode, any pytree; empty by default.
 
         Args:
           observation: The first observation.
@@ -38,8 +38,8 @@ class Policy(Protocol):
     def act(self, observation: Observation, carry: Any, key: Key[Array, ""]) -> tuple[Action, Any]:
         """Actions [N, A] and the next recurrent state, of the same structure.
 
-        Only the actions of `observation.controlled` are used. A network may compute those rows alone and place them
-        with `scatter_actions`.
+        Only the actions of `observation.controlled` are used. A network may compute only these rows and distribute
+        them with `scatter_actions`.
 
         Args:
           observation: The observation.

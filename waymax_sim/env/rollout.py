@@ -1,4 +1,4 @@
-"""Rollouts: many interactions in one compiled scan."""
+"""Rollouts: a scan over interactions."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -16,9 +16,10 @@ from waymax_sim.env.observation import Observation
 from waymax_sim.metrics import MetricValue
 from waymax_sim.pytree import Array, pytree
 
-# Content that needs the evaluation of states, and all content of a trace.
-EVALUATED = frozenset(("metrics", "reward", "terminated", "ended", "invalid_action"))
-RECORDED = ("agents", "metrics", "reward", "terminated", "ended", "invalid_action", "actions")
+# Fields of a trace that require the evaluation of states.
+EVALUATED_FIELDS = frozenset(("metrics", "reward", "terminated", "ended", "invalid_action"))
+# All optional fields of a trace.
+TRACE_FIELDS = ("agents", "metrics", "reward", "terminated", "ended", "invalid_action", "actions")
 
 
 @pytree
@@ -29,13 +30,13 @@ class Trace:
 
     Attributes:
       step: Index in the record of each entry.
-      active: Whether time passed; False once the record has ended.
+      active: Whether time has advanced; False after the end of the record.
       agents: Agents, [T, N].
       metrics: Metric values, [T, N] or [T].
       reward: [T, N].
       terminated: [T].
       ended: Agents whose episode has ended, [T, N].
-      invalid_action: Agents whose action was not finite and counted as not given, [T, N].
+      invalid_action: Agents whose action was not finite and therefore ignored, [T, N].
       actions: One record per policy, [D, N, A].
       observations: Encoded observations by name, [D, ...].
       final: The state after the last step.
@@ -65,47 +66,50 @@ def rollout(
     """Simulates `num_steps` steps from the scenario's current step.
 
     Pure; run it under `jax.jit`, with the policies as an argument so that all weights share one program. For K rollouts
-    of one scenario, `jax.vmap` over K keys and leave the scenario unmapped: it is not copied.
+    of one scenario, apply `jax.vmap` to K keys and leave the scenario unmapped, so that it is not copied.
 
     Args:
       env: Rules, metrics and default dynamics.
-      policies: An `Assignment`; one policy for the agents named by `env.config.controlled`; pairs of a policy and its
-        agents, a selector or a mask [N]; or None. Agents without a policy follow the log. A policy for "none" observes:
-        its actions can be recorded, and move no agent.
+      policies: An `Assignment`; one policy for the agents of `env.config.controlled`; pairs of a policy and its agents,
+        a selector or a mask [N]; or None. Agents without a policy follow the log. Actions of a policy for "none" are
+        recorded, but not applied.
       scenario: One scenario.
       key: Random key; step t draws from `fold_in(key, t)`.
-      num_steps: Number of steps, at most one less than the record has; a multiple of `steps_per_action`.
-      record: Content of the trace: any of `RECORDED`. As a mapping, names of `RECORDED` to True, and further names to
-        functions of the first policy's observation, such as encoders, whose results are `Trace.observations`.
+      num_steps: Number of steps, less than the number of steps of the record; a multiple of `steps_per_action`.
+      record: Fields of the trace, from `TRACE_FIELDS`. As a mapping, names of `TRACE_FIELDS` to True, and further names
+        to functions of the first policy's observation, such as encoders, whose results are `Trace.observations`.
 
     Raises:
-      ValueError: Two policies share an agent, or might and that cannot be checked; a name in `record` is
-        unknown; `num_steps` does not fit.
+      ValueError: Two policies share an agent, or disjointness cannot be checked while tracing; a name in `record` is
+        unknown; `num_steps` is out of range.
     """
     names, encoders = _split(record)
     num_decisions = _decisions(env, scenario, num_steps)
-    assignment = Assignment.of(policies, env.config.controlled)
+    assignment = Assignment.from_policies(policies, env.config.controlled)
     _check_evaluated(env, assignment)
     scenario = env.prepare(scenario)
-    # Ends of episodes change what happens next, whether or not they are recorded.
-    evaluate = bool(env.config.terminate_on) or not EVALUATED.isdisjoint(names)
+    # Ends of episodes affect later steps, even if they are not recorded.
+    evaluate = bool(env.config.terminate_on) or not EVALUATED_FIELDS.isdisjoint(names)
 
     def body(episode: EpisodeState, _: None) -> tuple[EpisodeState, tuple]:
         observation = _observe(env, scenario, episode.state, assignment) if encoders else None
         observations = {name: encode(observation) for name, encode in encoders.items()}
-        episode, seen = interact(env, scenario, episode, assignment, evaluate=evaluate)
-        out = seen.outputs
+        episode, interaction = interact(env, scenario, episode, assignment, evaluate=evaluate)
+        out = interaction.outputs
         per_step = {
-            "step": seen.step,
-            "active": seen.active,
-            "agents": seen.agents if "agents" in names else None,
+            "step": interaction.step,
+            "active": interaction.active,
+            "agents": interaction.agents if "agents" in names else None,
             "metrics": out.metrics if out and "metrics" in names else None,
             "reward": out.reward if out and "reward" in names else None,
             "terminated": out.terminated if out and "terminated" in names else None,
-            "ended": seen.ended if "ended" in names else None,
+            "ended": interaction.ended if "ended" in names else None,
             "invalid_action": out.invalid_action if out and "invalid_action" in names else None,
         }
-        per_decision = {"actions": seen.actions if "actions" in names else None, "observations": observations or None}
+        per_decision = {
+            "actions": interaction.actions if "actions" in names else None,
+            "observations": observations or None,
+        }
         return episode, (per_step, per_decision)
 
     first = begin_episode(env, scenario, assignment, key)
@@ -115,7 +119,7 @@ def rollout(
 
 
 def _observe(env: Env, scenario: Scenario, state: State, assignment: Assignment) -> Observation:
-    """The observation of the first policy, or without one that of the agents that the environment controls."""
+    """The observation of the first policy; without policies, that of the controlled agents of the environment."""
     return observe_policy(env, scenario, state, assignment, 0) if len(assignment) else env.observe(scenario, state)
 
 
@@ -123,9 +127,9 @@ def _split(record: Collection[str] | Mapping[str, Any]) -> tuple[set[str], dict[
     given = record if isinstance(record, Mapping) else dict.fromkeys(record, True)
     names = {name for name, value in given.items() if value is True}
     encoders = {name: value for name, value in given.items() if callable(value)}
-    unknown = names - set(RECORDED)
+    unknown = names - set(TRACE_FIELDS)
     if unknown:
-        raise ValueError(f"cannot record {sorted(unknown)}; choose from {', '.join(RECORDED)}")
+        raise ValueError(f"cannot record {sorted(unknown)}; choose from {', '.join(TRACE_FIELDS)}")
     return names, encoders
 
 

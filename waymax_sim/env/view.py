@@ -1,36 +1,35 @@
-"""The world as agents see it: near agents and near map elements, in the frame of each observer."""
+"""Agent-centric views: the nearest agents and map polylines in the frame of each observer."""
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState, masked
-from waymax_sim.datatypes.elements import NUM_ELEMENT_POINTS
+from waymax_sim.datatypes.agents import AgentState, mask_agents
 from waymax_sim.datatypes.goals import Goals
+from waymax_sim.datatypes.polylines import POINTS_PER_POLYLINE
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.env.observation import Observation
 from waymax_sim.env.selection import mask_to_rows
-from waymax_sim.maps.nearby import element_points, nearest_elements
+from waymax_sim.maps.nearest_polylines import nearest_polylines, polyline_points
 from waymax_sim.ops.bottom_k import bottom_k
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.pytree import Array, pytree, tree_index
 
 
 @pytree
 class AgentsView:
-    """Agents in the frames of O observers: K of them over H steps, the observer itself first, then the nearest first.
+    """K agents over H steps in the frames of O observers: the observer first, then others by ascending distance.
 
     Attributes:
-      state: Their history, oldest first, [O, K, H]. xyz is relative to the box centre of the observer now, yaw is
-        wrapped, velocity is turned into the frame but not made relative.
-      index: Row of each among the agents of the scene, -1 for none.
-      type: 0 unset, 1 vehicle, 2 pedestrian, 3 cyclist, 4 other; 0 for none.
+      state: States, oldest first, [O, K, H]. xyz is relative to the box center of the observer now, yaw is wrapped,
+        velocity is rotated into the frame but not relative to the velocity of the observer.
+      index: Agent slot in the scenario, -1 for an empty entry.
+      type: 0 unset, 1 vehicle, 2 pedestrian, 3 cyclist, 4 other; 0 for an empty entry.
       size: Length, width and height of the boxes, m.
-      is_self: The observer itself.
-      is_sdc: The self-driving car.
+      is_self: Mask of the observer itself.
+      is_sdc: Mask of the self-driving car.
     """
 
     state: AgentState
@@ -42,16 +41,16 @@ class AgentsView:
 
 
 @pytree
-class ElementsView:
-    """Map elements in the frames of O observers: E of them, with up to 8 points each.
+class PolylinesView:
+    """E map polylines of up to 8 points in the frames of O observers, by ascending distance.
 
     Attributes:
-      xyz: Points in the order of the feature, m; z is the height above the box centre of the observer.
-      valid: Which points exist.
-      type: WOMD tf.Example code of the feature (see `RoadMap.feature_type`), -1 for none.
-      speed_limit: Of lanes, m/s; 0 where unknown.
-      light: State of the light of the lane now (see `Signals.state`), 0 where there is none.
-      light_valid: Whether a light of the lane is seen now.
+      xyz: Points in the order of the feature, m; z is relative to the box center of the observer.
+      valid: Mask of the points.
+      type: WOMD tf.Example code of the feature (see `RoadMap.feature_type`), -1 for an empty entry.
+      speed_limit: Speed limit of lanes, m/s; 0 where unknown.
+      light: State of the traffic light of the lane now (see `Signals.state`), 0 where there is none.
+      light_valid: Whether a traffic light of the lane is observed now.
     """
 
     xyz: Float[Array, "O E 8 3"]
@@ -64,21 +63,21 @@ class ElementsView:
 
 @pytree
 class View:
-    """What O observers see, each in its own frame: origin at the centre of its box now, x along its heading.
+    """Surroundings of O observers in their own frames: origin at the box center now, x along the heading.
 
-    What is not valid is zero. Nothing is hidden by height: agents and elements are the nearest in the plane, and
-    their z tells a policy whether they are on another level.
+    Invalid entries are zero. Visibility is not limited by height: distances are planar, and z distinguishes levels
+    such as a bridge and the road below it.
 
     Attributes:
-      valid: Whether the observer is there now; if not, it sees nothing.
+      valid: Whether the observer is valid now; otherwise its view is empty.
       type: Type of the observer.
       size: Length, width and height of its box, m.
       speed: Its speed now, m/s.
       agents: The observer and the agents nearest to it.
-      elements: The map elements nearest to it, the nearest first.
-      routes: Paths of the sdc in the frame of the sdc, [M, R]; None where the scene has none, and not valid where the
-        sdc is not among the observers.
-      goals: Where each observer was told to go, [O]; None where nobody was.
+      polylines: The map polylines nearest to it.
+      routes: Paths of the sdc in the frame of the sdc, [M, R]; invalid unless the sdc is an observer, None where the
+        scenario has none.
+      goals: Goal of each observer in its frame, [O]; None where the scenario has none.
     """
 
     valid: Bool[Array, " O"]
@@ -86,183 +85,170 @@ class View:
     size: Float[Array, "O 3"]
     speed: Float[Array, " O"]
     agents: AgentsView
-    elements: ElementsView
+    polylines: PolylinesView
     routes: Routes | None
     goals: Goals | None
 
 
-def view(
+def agent_centric_view(
     observation: Observation,
-    who: Literal["sdc", "all"] | Int[Array, " O"],
+    observers: Literal["sdc", "all"] | Int[Array, " O"],
     *,
     num_agents: int = 16,
-    num_elements: int = 64,
+    num_polylines: int = 64,
 ) -> View:
-    """The world from the frame of each observer.
+    """The nearest valid agents and polylines of each observer, in its frame.
 
-    Nearest means: by the distance in the plane, now, from the centre of the observer to the centre of an agent or to
-    the nearest point of a map element. Only what is valid counts. The cost grows with the number of observers times
-    (`num_agents` times the steps of history + `num_elements`); the size of the map hardly matters.
+    Distances are planar, now: from the box center of the observer to the center of an agent or to the nearest point of
+    a polyline. The cost grows with the number of observers times (`num_agents` times the steps of history +
+    `num_polylines`) and hardly depends on the size of the map.
 
     Args:
-      observation: The world now; its history has H steps (`EnvConfig.num_history_steps`).
-      who: "sdc" (O = 1), "all" (O = N), or rows of agents, such as `present_rows` gives; -1 is nobody.
+      observation: The observation; its history has H steps (`EnvConfig.num_history_steps`).
+      observers: "sdc" (O = 1), "all" (O = N), or agent slots, such as those of `valid_agent_indices`; -1 for none.
       num_agents: Agents in a view, K, the observer included.
-      num_elements: Map elements in a view, E.
+      num_polylines: Polylines in a view, E.
     """
     now, info = observation.agents, observation.info
-    if isinstance(who, str):
-        sdc = jnp.argmax(info.is_sdc).astype(jnp.int32)
-        rows = jnp.arange(info.id.shape[0], dtype=jnp.int32) if who == "all" else jnp.where(info.is_sdc[sdc], sdc, -1)
-        who = jnp.atleast_1d(rows)
-    row = jnp.maximum(who, 0)
-    valid = now.valid[row] & (who >= 0)
-    frame = masked(take(now, row), valid)
+    requested = _named_observers(observation, observers) if isinstance(observers, str) else observers
+    slot = jnp.maximum(requested, 0)
+    valid = now.valid[slot] & (requested >= 0)
+    ego = mask_agents(tree_index(now, slot), valid)
     return View(
         valid=valid,
-        type=jnp.where(valid, info.type[row], 0),
-        size=jnp.where(valid[:, None], info.size[row], 0.0),
-        speed=geometry.norm(frame.velocity),
-        agents=_agents(observation, frame, row, num_agents),
-        elements=_elements(observation, frame, num_elements),
-        routes=_routes(observation, jnp.any(valid & info.is_sdc[row])),
-        goals=_goals(observation, frame, row),
+        type=jnp.where(valid, info.type[slot], 0),
+        size=jnp.where(valid[:, None], info.size[slot], 0.0),
+        speed=geometry.norm(ego.velocity),
+        agents=_agents(observation, ego, slot, num_agents),
+        polylines=_polylines(observation, ego, num_polylines),
+        routes=_routes(observation, jnp.any(valid & info.is_sdc[slot])),
+        goals=_goals(observation, ego, slot),
     )
 
 
-def present_rows(observation: Observation, most: int) -> Int[Array, " O"]:
-    """Rows of the agents that are there now, in order, -1 behind the last of them: observers for `view`.
+def valid_agent_indices(observation: Observation, max_agents: int) -> Int[Array, " O"]:
+    """Slots of the agents that are valid now, ascending, then -1: observers for `agent_centric_view`.
 
     Args:
-      observation: The world now.
-      most: How many rows, O; agents beyond are left out.
+      observation: The observation.
+      max_agents: Number of entries O; further agents are left out.
     """
-    return mask_to_rows(observation.agents.valid, most)
+    return mask_to_rows(observation.agents.valid, max_agents)
 
 
-def _agents(observation: Observation, frame: AgentState, row: Int[Array, " O"], num_agents: int) -> AgentsView:
+def _named_observers(observation: Observation, name: str) -> Int[Array, " O"]:
+    is_sdc = observation.info.is_sdc
+    if name == "all":
+        return jnp.arange(is_sdc.shape[0], dtype=jnp.int32)
+    sdc = jnp.argmax(is_sdc).astype(jnp.int32)
+    return jnp.where(is_sdc[sdc], sdc, -1)[None]
+
+
+def _agents(observation: Observation, ego: AgentState, slot: Int[Array, " O"], num_agents: int) -> AgentsView:
     now, info = observation.agents, observation.info
-    place, origin = jax.lax.stop_gradient((now.xyz, frame.xyz))
-    dx, dy = (place[None, :, axis] - origin[:, axis, None] for axis in range(2))
-    # Who is not seen is infinitely far: added, in floats, since one kind of number is what compilers vectorise.
-    absent, blind = jnp.where(now.valid, 0.0, jnp.inf), jnp.where(frame.valid, 0.0, jnp.inf)
-    itself = jnp.arange(now.valid.shape[0], dtype=jnp.int32)[None] == row[:, None]
-    distance2 = dx * dx + dy * dy + (absent[None] + blind[:, None]) + jnp.where(itself, jnp.inf, 0.0)
-    # A view may have room for more agents than the scene has.
-    missing = max(num_agents - 1 - distance2.shape[1], 0)
-    distance2 = jnp.pad(distance2, ((0, 0), (0, missing)), constant_values=jnp.inf)
-    nearest, others = bottom_k(distance2, num_agents - 1)
-    index = jnp.concatenate([row[:, None], others], axis=-1)
-    found = jnp.concatenate([frame.valid[:, None], jnp.isfinite(nearest)], axis=-1)
-    index = jnp.where(found, index, 0)
+    xyz, origin = jax.lax.stop_gradient((now.xyz, ego.xyz))
+    dx, dy = (xyz[None, :, axis] - origin[:, axis, None] for axis in range(2))
+    is_other = jnp.arange(now.valid.shape[0], dtype=jnp.int32)[None] != slot[:, None]
+    is_candidate = now.valid[None] & ego.valid[:, None] & is_other
+    squared_distance = jnp.where(is_candidate, dx * dx + dy * dy, jnp.inf)
+    # A view may have more entries than the scenario has agents.
+    num_padding = max(num_agents - 1 - squared_distance.shape[1], 0)
+    squared_distance = jnp.pad(squared_distance, ((0, 0), (0, num_padding)), constant_values=jnp.inf)
+    nearest, others = bottom_k(squared_distance, num_agents - 1)
+    valid = jnp.concatenate([ego.valid[:, None], jnp.isfinite(nearest)], axis=-1)
+    index = jnp.where(valid, jnp.concatenate([slot[:, None], others], axis=-1), 0)
 
     history = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1)[index], observation.history)
-    history = _in_frame(history, frame)
     return AgentsView(
-        state=masked(history, history.valid & found[..., None]),
-        index=jnp.where(found, index, -1),
-        type=jnp.where(found, info.type[index], 0),
-        size=jnp.where(found[..., None], info.size[index], 0.0),
-        is_self=found & (jnp.arange(num_agents) == 0)[None],
-        is_sdc=found & info.is_sdc[index],
+        state=mask_agents(_states_to_ego_frame(history, ego), history.valid & valid[..., None]),
+        index=jnp.where(valid, index, -1),
+        type=jnp.where(valid, info.type[index], 0),
+        size=jnp.where(valid[..., None], info.size[index], 0.0),
+        is_self=valid & (jnp.arange(num_agents) == 0)[None],
+        is_sdc=valid & info.is_sdc[index],
     )
 
 
-def _in_frame(agents: AgentState, frame: AgentState) -> AgentState:
-    yaw = frame.yaw[:, None, None]
+def _states_to_ego_frame(agents: AgentState, ego: AgentState) -> AgentState:
+    yaw = ego.yaw[:, None, None]
     return AgentState(
-        xyz=_place(agents.xyz, frame),
+        xyz=_to_ego_frame(agents.xyz, ego),
         yaw=geometry.wrap_angle(agents.yaw - yaw),
         velocity=geometry.rotate(agents.velocity, -yaw),
         valid=agents.valid,
     )
 
 
-def _place(xyz: Float[Array, "O K H 3"], frame: AgentState) -> Float[Array, "O K H 3"]:
-    """Subtract first, rotate second: far from the origin of the scene no digits are lost."""
-    offset = xyz - frame.xyz[:, None, None]
-    x, y = geometry.turned(offset[..., 0], offset[..., 1], -frame.yaw[:, None, None])
-    return geometry.stacked(x, y, offset[..., 2])
+def _to_ego_frame(xyz: Float[Array, "O K H 3"], ego: AgentState) -> Float[Array, "O K H 3"]:
+    """Positions in the frame of each observer.
 
-
-def _elements(observation: Observation, frame: AgentState, num_elements: int) -> ElementsView:
-    elements, roadmap, signals = observation.elements, observation.roadmap, observation.signals
-    if roadmap.valid.shape[0] == 0:
-        return _no_elements(frame.yaw.shape[0], num_elements)
-    element, found = nearest_elements(elements, frame.xyz[:, :2], frame.valid, num_elements)
-    # One element more at either end, see `_place_in_row`.
-    first, count, points = element_points(elements, roadmap, jnp.pad(element.reshape(-1), 1))
-    first, count = (of[1:-1].reshape(found.shape) for of in (first, count))
-    count = jnp.where(found, count, 0)
-    point = np.arange(3 * NUM_ELEMENT_POINTS, dtype=np.int32) // 3
-    xyz = jnp.where(point[None, None] < count[..., None], _place_in_row(points, frame, num_elements), 0.0)
-
-    # Lights of features first, since there are fewer of them than of elements in all views. Both answers in one
-    # reduction: XLA keeps the result of such a one, while it works out others again for each element.
-    lit = (roadmap.feature_id[:, None] == signals.lane_id[None]) & signals.valid[None]
-    light, seen = jax.lax.reduce(
-        (jnp.where(lit, signals.state[None], 0), lit),
-        (jnp.zeros((), signals.state.dtype), jnp.zeros((), bool)),
-        lambda one, other: (jnp.maximum(one[0], other[0]), one[1] | other[1]),
-        (1,),
-    )
-    feature = roadmap.feature[first]
-    return ElementsView(
-        xyz=xyz.reshape(*found.shape, NUM_ELEMENT_POINTS, 3),
-        valid=jnp.arange(NUM_ELEMENT_POINTS, dtype=jnp.int32)[None, None] < count[..., None],
-        type=jnp.where(found, roadmap.feature_type[feature], -1),
-        speed_limit=jnp.where(found, roadmap.speed_limit[feature], 0.0),
-        light=jnp.where(found, light[feature], 0),
-        light_valid=found & seen[feature],
-    )
-
-
-def _place_in_row(points: Float[Array, "q 8 3"], frame: AgentState, num_elements: int) -> Float[Array, "O E 24"]:
-    """`_place` of O times E elements, between one more at either end, as rows of numbers: x, y, z, x, y, z, ...
-
-    Numbers one behind the other are what compilers vectorise: to turn a point, each takes in the number next to it.
+    Translation precedes rotation, which keeps float32 precision far from the origin of the scenario.
     """
-    width = 3 * NUM_ELEMENT_POINTS
-    row, shape = points.reshape(-1), (frame.yaw.size, num_elements, width)
-    before, here, behind = (row[width + by : row.size - width + by].reshape(shape) for by in (-1, 0, 1))
-    x, y, z = (frame.xyz[:, None, None, axis] for axis in range(3))
-    cos, sin = jnp.cos(frame.yaw)[:, None, None], jnp.sin(frame.yaw)[:, None, None]
-    along = cos * (here - x) + sin * (behind - y)
-    aside = cos * (here - y) - sin * (before - x)
-    axis = np.arange(width)[None, None] % 3
-    return jnp.where(axis == 0, along, jnp.where(axis == 1, aside, here - z))
+    offset = xyz - ego.xyz[:, None, None]
+    x, y = geometry.rotate_components(offset[..., 0], offset[..., 1], -ego.yaw[:, None, None])
+    return geometry.stack_last(x, y, offset[..., 2])
 
 
-def _no_elements(num_observers: int, num_elements: int) -> ElementsView:
-    nothing = jnp.zeros((num_observers, num_elements), jnp.int32)
-    points = jnp.zeros((num_observers, num_elements, NUM_ELEMENT_POINTS, 3), jnp.float32)
-    return ElementsView(
+def _polylines(observation: Observation, ego: AgentState, num_polylines: int) -> PolylinesView:
+    polylines, roadmap = observation.polylines, observation.roadmap
+    if roadmap.valid.shape[0] == 0:
+        return _empty_polylines(ego.yaw.shape[0], num_polylines)
+    index, exists = nearest_polylines(polylines, ego.xyz[:, :2], ego.valid, num_polylines)
+    first, count, points = polyline_points(polylines, roadmap, index.reshape(-1))
+    first, count = first.reshape(exists.shape), jnp.where(exists, count.reshape(exists.shape), 0)
+    valid = jnp.arange(POINTS_PER_POLYLINE, dtype=jnp.int32)[None, None] < count[..., None]
+    xyz = _to_ego_frame(points.reshape(*exists.shape, POINTS_PER_POLYLINE, 3), ego)
+    feature, (light, light_valid) = roadmap.feature[first], _feature_lights(observation)
+    return PolylinesView(
+        xyz=jnp.where(valid[..., None], xyz, 0.0),
+        valid=valid,
+        type=jnp.where(exists, roadmap.feature_type[feature], -1),
+        speed_limit=jnp.where(exists, roadmap.speed_limit[feature], 0.0),
+        light=jnp.where(exists, light[feature], 0),
+        light_valid=exists & light_valid[feature],
+    )
+
+
+def _feature_lights(observation: Observation) -> tuple[Int[Array, " F"], Bool[Array, " F"]]:
+    """State of the traffic light of each map feature, and whether one is observed."""
+    signals = observation.signals
+    is_light = (observation.roadmap.feature_id[:, None] == signals.lane_id[None]) & signals.valid[None]
+    # One reduction for both results: 0 without a light, 1 + state otherwise.
+    code = jnp.max(jnp.where(is_light, signals.state[None] + 1, 0), axis=1, initial=0)
+    return jnp.maximum(code - 1, 0), code > 0
+
+
+def _empty_polylines(num_observers: int, num_polylines: int) -> PolylinesView:
+    zeros = jnp.zeros((num_observers, num_polylines), jnp.int32)
+    points = jnp.zeros((num_observers, num_polylines, POINTS_PER_POLYLINE, 3), jnp.float32)
+    return PolylinesView(
         xyz=points,
         valid=points[..., 0] > 0,
-        type=nothing - 1,
-        speed_limit=nothing.astype(jnp.float32),
-        light=nothing,
-        light_valid=nothing > 0,
+        type=zeros - 1,
+        speed_limit=zeros.astype(jnp.float32),
+        light=zeros,
+        light_valid=zeros > 0,
     )
 
 
-def _routes(observation: Observation, wanted: Bool[Array, ""]) -> Routes | None:
+def _routes(observation: Observation, observes_sdc: Bool[Array, ""]) -> Routes | None:
+    """Routes in the frame of the sdc, invalid unless the sdc is an observer."""
     routes = observation.routes
     if routes is None:
         return None
-    sdc = take(observation.agents, jnp.argmax(observation.info.is_sdc)[None])
-    valid = routes.valid & wanted
+    sdc = tree_index(observation.agents, jnp.argmax(observation.info.is_sdc)[None])
+    valid = routes.valid & observes_sdc
     return Routes(
-        xyz=jnp.where(valid[..., None], _place(routes.xyz[None], sdc)[0], 0.0),
+        xyz=jnp.where(valid[..., None], _to_ego_frame(routes.xyz[None], sdc)[0], 0.0),
         arc_length=jnp.where(valid, routes.arc_length, 0.0),
         valid=valid,
-        on_route=routes.on_route & wanted,
+        on_route=routes.on_route & observes_sdc,
     )
 
 
-def _goals(observation: Observation, frame: AgentState, row: Int[Array, " O"]) -> Goals | None:
+def _goals(observation: Observation, ego: AgentState, slot: Int[Array, " O"]) -> Goals | None:
     if observation.goals is None:
         return None
-    valid = frame.valid & observation.goals.valid[row]
-    xy = geometry.rotate(observation.goals.xy[row] - frame.xyz[:, :2], -frame.yaw)
+    valid = ego.valid & observation.goals.valid[slot]
+    xy = geometry.rotate(observation.goals.xy[slot] - ego.xyz[:, :2], -ego.yaw)
     return Goals(xy=jnp.where(valid[:, None], xy, 0.0), valid=valid)

@@ -1,35 +1,33 @@
-"""For numbers: policies judged over whole data sets."""
+"""Evaluation of policies over whole data sets."""
 
-from waymax_sim.evaluation.compare import compare
+from waymax_sim.evaluation.compare import compare_runs
 from waymax_sim.evaluation.evaluate import (
     Evaluation,
+    EvaluationConfig,
     Failure,
-    Plan,
     SceneResult,
     evaluate_scene,
-    judge_scene,
+    simulate_and_evaluate,
 )
-from waymax_sim.evaluation.folder import Folder
-from waymax_sim.evaluation.info import describe
-from waymax_sim.evaluation.page import page
-from waymax_sim.evaluation.sharding import map_scenes, scene_key, scenes_at_once, use_all_cores
+from waymax_sim.evaluation.html_report import html_report
+from waymax_sim.evaluation.run import EvaluationRun
+from waymax_sim.evaluation.sharding import fit_chunk_size, map_scenes, scene_key, use_all_cores
 from waymax_sim.evaluation.streaming import SceneOutput, stream_scenes
 
 __all__ = [
     "Evaluation",
+    "EvaluationConfig",
+    "EvaluationRun",
     "Failure",
-    "Folder",
-    "Plan",
     "SceneOutput",
     "SceneResult",
-    "compare",
-    "describe",
+    "compare_runs",
     "evaluate_scene",
-    "judge_scene",
+    "fit_chunk_size",
+    "html_report",
     "map_scenes",
-    "page",
     "scene_key",
-    "scenes_at_once",
+    "simulate_and_evaluate",
     "stream_scenes",
     "use_all_cores",
 ]

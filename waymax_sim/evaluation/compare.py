@@ -1,36 +1,35 @@
-"""Two evaluations of the same scenes: paired differences, and which scenes changed."""
+"""Comparison of two evaluations of the same scenes: paired differences and changed scenes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from waymax_sim.evaluation import report
 from waymax_sim.evaluation.confidence import bootstrap
-from waymax_sim.evaluation.report import Json
-from waymax_sim.evaluation.summary import by_scene, number
+from waymax_sim.evaluation.summary import optional_float, scene_means
+from waymax_sim.results_dir import ROWS, Json, read_json, read_rows
 
-# Changes below this part of a number are round-off.
-ROUND_OFF = 1e-6
+# Relative change below which a value counts as unchanged.
+MAX_RELATIVE_ROUND_OFF = 1e-6
 
 
-def compare(a: Path, b: Path) -> list[Json]:
-    """What changed from one evaluation to another, for each policy and traffic that both have.
+def compare_runs(a: Path, b: Path) -> list[Json]:
+    """Differences between two evaluations, for each policy and traffic that both have.
 
-    Where each has a single policy and traffic, these are compared, whatever they are. Scenes are known by name of file,
-    record and id; those that only one has are left out. Means over seeds are compared.
+    Where each has a single policy and traffic, these are compared, even if their names differ. Scenes are identified by
+    file name, record and id; those of a single evaluation are left out. Means over seeds are compared.
 
     Args:
-      a: Folder of the first evaluation.
-      b: Folder of the second.
+      a: Directory of the first evaluation.
+      b: Directory of the second.
 
     Returns:
-      For each pair the number of scenes that both have, those that were of other content, and for each metric the mean
-      difference (b - a) with its interval, how many scenes got better and worse, and which changed, the largest change
-      first.
+      For each pair the number of common scenes, the number of those with different content, and for each metric the
+      mean difference (b - a) with its interval, the numbers of improved and degraded scenes, and the changed scenes,
+      the largest change first.
 
     Raises:
-      ValueError: A folder holds no finished evaluation, or they have nothing in common.
+      ValueError: A directory holds no finished evaluation, or the two have nothing in common.
     """
     (rows_a, metrics_a), (rows_b, metrics_b) = _read(a), _read(b)
     pairs_a, pairs_b = _pairs(rows_a), _pairs(rows_b)
@@ -52,36 +51,36 @@ def compare(a: Path, b: Path) -> list[Json]:
 
 
 def _difference(rows_a: Sequence[Json], rows_b: Sequence[Json], better: dict[str, str]) -> Json:
-    (scenes_a, table_a), (scenes_b, table_b) = by_scene(rows_a, better), by_scene(rows_b, better)
-    about_a, about_b = ({row["index"]: row for row in rows} for rows in (rows_a, rows_b))
-    place_b = {_scene(about_b[index]): place for place, index in enumerate(scenes_b)}
+    (scenes_a, table_a), (scenes_b, table_b) = scene_means(rows_a, better), scene_means(rows_b, better)
+    row_a, row_b = ({row["index"]: row for row in rows} for rows in (rows_a, rows_b))
+    position_b = {_scene_key(row_b[index]): position for position, index in enumerate(scenes_b)}
     both = [
-        (place, place_b[_scene(about_a[index])])
-        for place, index in enumerate(scenes_a)
-        if _scene(about_a[index]) in place_b
+        (position, position_b[_scene_key(row_a[index])])
+        for position, index in enumerate(scenes_a)
+        if _scene_key(row_a[index]) in position_b
     ]
-    ours, theirs = table_a[[one for one, _ in both]], table_b[[other for _, other in both]]
-    scenes = [about_a[scenes_a[one]] for one, _ in both]
-    digests = [about_b[scenes_b[other]]["digest"] for _, other in both]
-    difference = theirs - ours
+    values_a, values_b = table_a[[one for one, _ in both]], table_b[[other for _, other in both]]
+    scenes = [row_a[scenes_a[one]] for one, _ in both]
+    digests = [row_b[scenes_b[other]]["digest"] for _, other in both]
+    difference = values_b - values_a
     means, low, high = bootstrap(difference)
-    # Where a number is defined in one run alone, the scene has changed too, but there is no difference.
-    scale = np.maximum(np.abs(ours), np.abs(theirs))
-    changed = (np.abs(difference) > ROUND_OFF * scale) | (np.isnan(ours) != np.isnan(theirs))
+    # Where a value is valid in one run alone, the scene has changed, but the difference is undefined.
+    scale = np.maximum(np.abs(values_a), np.abs(values_b))
+    changed = (np.abs(difference) > MAX_RELATIVE_ROUND_OFF * scale) | (np.isnan(values_a) != np.isnan(values_b))
 
-    def of_metric(place: int, name: str) -> Json:
-        gain = difference[:, place] * (1 if better[name] == "higher" else -1)
-        rows = np.flatnonzero(changed[:, place])
+    def metric_difference(column: int, name: str) -> Json:
+        gain = difference[:, column] * (1 if better[name] == "higher" else -1)
+        rows = np.flatnonzero(changed[:, column])
         rows = rows[np.argsort(-np.nan_to_num(np.abs(gain[rows])), kind="stable")]
         return {
-            "difference": number(means[place]),
-            "low": number(low[place]),
-            "high": number(high[place]),
+            "difference": optional_float(means[column]),
+            "low": optional_float(low[column]),
+            "high": optional_float(high[column]),
             "num_better": int(np.sum(gain[rows] > 0)),
             "num_worse": int(np.sum(gain[rows] < 0)),
             "changed": [
                 {key: scenes[row][key] for key in ("file", "record", "scenario_id")}
-                | {"a": number(ours[row, place]), "b": number(theirs[row, place])}
+                | {"a": optional_float(values_a[row, column]), "b": optional_float(values_b[row, column])}
                 for row in rows
             ],
         }
@@ -89,23 +88,23 @@ def _difference(rows_a: Sequence[Json], rows_b: Sequence[Json], better: dict[str
     return {
         "num_scenes": len(both),
         "num_other_content": sum(scene["digest"] != other for scene, other in zip(scenes, digests, strict=True)),
-        "metrics": {name: of_metric(place, name) for place, name in enumerate(better)},
+        "metrics": {name: metric_difference(column, name) for column, name in enumerate(better)},
     }
 
 
-def _read(folder: Path) -> tuple[list[Json], Json]:
-    rows, summary = folder / "rows.jsonl", folder / "summary.json"
+def _read(directory: Path) -> tuple[list[Json], Json]:
+    rows, summary = directory / ROWS, directory / "summary.json"
     if not rows.is_file() or not summary.is_file():
-        raise ValueError(f"{folder} holds no finished evaluation; finish it with `waymax-sim evaluate`")
-    return report.read_rows(rows), report.read_json(summary)["conditions"]["metrics"]
+        raise ValueError(f"{directory} holds no finished evaluation; finish it with `waymax-sim evaluate`")
+    return read_rows(rows), read_json(summary)["conditions"]["metrics"]
 
 
 def _pairs(rows: Sequence[Json]) -> dict[tuple[str, str], list[Json]]:
-    found: dict[tuple[str, str], list[Json]] = {}
+    pairs: dict[tuple[str, str], list[Json]] = {}
     for row in rows:
-        found.setdefault((row["policy"], row["traffic"]), []).append(row)
-    return found
+        pairs.setdefault((row["policy"], row["traffic"]), []).append(row)
+    return pairs
 
 
-def _scene(row: Json) -> tuple[str, int, str]:
+def _scene_key(row: Json) -> tuple[str, int, str]:
     return Path(row["file"]).name, row["record"], row["scenario_id"]

@@ -1,39 +1,42 @@
-"""How sure a mean over scenes is: intervals from drawing the scenes anew (bootstrap, Efron 1979)."""
+"""Confidence intervals of means over scenes by the bootstrap (Efron 1979)."""
 
 import numpy as np
 from jaxtyping import Float
 
-# Samples of scenes, the part of them that lies inside an interval, and samples that are looked at together.
-NUM_SAMPLES, CONFIDENCE = 1000, 0.95
-TOGETHER = 50
+# Number of bootstrap samples.
+NUM_BOOTSTRAP_SAMPLES = 1000
+# Confidence level of the intervals.
+CONFIDENCE = 0.95
+# Samples that are drawn together, which bounds the memory.
+SAMPLE_BATCH = 50
 
 
 def bootstrap(
     table: Float[np.ndarray, "S C"],
 ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-    """Means of columns and the ends of their 95% intervals.
+    """Means of columns and the bounds of their 95% intervals.
 
-    The same draws are used for all columns, and whenever there are as many scenes.
+    The samples depend on the number of scenes alone, and are the same for all columns.
 
     Args:
-      table: One row per scene; NaN where a number is not defined.
+      table: One row per scene; NaN where a value is undefined.
 
     Returns:
-      Means, lower ends and upper ends; NaN where nothing is defined, and no interval for less than two scenes.
+      Means, lower and upper bounds; NaN for undefined means, and for intervals of fewer than two scenes.
     """
     defined = ~np.isnan(table)
     values, count = np.where(defined, table, 0.0), defined.sum(axis=0)
-    nothing = np.full(table.shape[1], np.nan)
-    means = np.divide(values.sum(axis=0), count, out=nothing.copy(), where=count > 0)
+    undefined = np.full(table.shape[1], np.nan)
+    means = np.divide(values.sum(axis=0), count, out=undefined.copy(), where=count > 0)
     if len(table) < 2:
-        return means, nothing, nothing.copy()
+        return means, undefined, undefined.copy()
     rng, samples = np.random.default_rng(0), []
-    for _ in range(NUM_SAMPLES // TOGETHER):
-        # How often each scene is drawn says all about a sample.
-        draws = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), TOGETHER).astype(float)
+    for _ in range(NUM_BOOTSTRAP_SAMPLES // SAMPLE_BATCH):
+        # A sample is represented by the multiplicity of each scene.
+        draws = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), SAMPLE_BATCH).astype(float)
         weight = draws @ defined
         samples.append(np.divide(draws @ values, weight, out=np.full(weight.shape, np.nan), where=weight > 0))
-    low, high = nothing.copy(), nothing.copy()
+    low, high = undefined.copy(), undefined.copy()
     enough = count > 1
     outside = (1 - CONFIDENCE) / 2
     low[enough], high[enough] = np.nanquantile(np.concatenate(samples)[:, enough], (outside, 1 - outside), axis=0)

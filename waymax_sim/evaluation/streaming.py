@@ -1,39 +1,39 @@
-"""More scenes than fit into memory: read, simulated and given back chunk by chunk."""
+"""Evaluation of data sets larger than memory: scenes are prefetched, grouped into chunks of equal shape and mapped."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.prefetch import prefetch
 from waymax_sim.datasets.scenarios import Scenarios
-from waymax_sim.datatypes.padding import pad, pad_to_class
+from waymax_sim.datatypes.padding import pad, pad_to_class, stack_scenarios
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.evaluation.sharding import SceneFunction, map_scenes, scene_key
-from waymax_sim.pytree import stack, take
+from waymax_sim.pytree import tree_index
 
-# So many chunks are read together: scenes of equal shapes among them share a chunk.
-CHUNKS_AHEAD = 4
+# Chunks per block. Scenes of a block are read together, and those of equal shapes share chunks.
+CHUNKS_PER_BLOCK = 4
 
-Place = tuple[str, int]  # file and record
-Block = list[tuple[Place, Scenario | DataError]]
-T = TypeVar("T")
+SourceRecord = tuple[str, int]  # file and record
+Block = list[tuple[SourceRecord, Scenario | DataError]]
+Chunk = list[tuple[int, Scenario]]  # scenes of equal shapes with their indices
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneOutput:
-    """What a function gave for one scene of a stream.
+    """Output of a function for one scene of a stream.
 
     Attributes:
       file: File of the scene.
       record: Index of its record in the file.
       scenario_id: Id of the source.
-      output: What the function returned, on the host.
+      output: Return value of the function, on the host.
     """
 
     file: str
@@ -54,105 +54,119 @@ def stream_scenes(
 ) -> Iterator[SceneOutput | DataError]:
     """Applies a function of one scene to a whole source, which need not fit into memory.
 
-    Results come in the order of the source; a scene that cannot be read gives its error instead. While some chunks are
-    simulated, a thread reads the next. Scenes of equal shapes share a chunk; one that is not full is filled
-    up with repeats, so a result does not depend on which other scenes there are.
+    Results have the order of the source; a scene that cannot be read yields its error. A thread reads the next block of
+    chunks during simulation. Scenes of equal shapes share a chunk, and an incomplete chunk is filled with repeats, so a
+    result does not depend on the other scenes.
 
     Args:
       function: See `map_scenes`.
       scenarios: The scenes.
-      chunk: Scenes that are on the devices together.
+      chunk: Scenes per chunk, which are on the devices at the same time.
       seed: Seed of all random draws; the key of a scene is `scene_key(seed, scenario_id)`.
-      pad_to: Lengths of axes, as `sizes` gives them, that every scene is padded to, so that one compiled program does
-        for all; a larger scene gives an error. By default a scene keeps the sizes it was loaded with, and every new
-        combination compiles anew.
+      pad_to: Axis lengths, as `axis_lengths` returns them, that every scene is padded to, so that all scenes share one
+        compiled program; a larger scene yields an error. By default a scene keeps the lengths it was loaded with, and
+        every new combination is compiled separately.
       memory_budget: See `map_scenes`.
       mesh: See `map_scenes`.
     """
     if chunk < 1:
-        raise ValueError(f"chunk={chunk} scenes are too few; give 1 or more")
+        raise ValueError(f"chunk={chunk} is not a number of scenes; give 1 or more")
     run = functools.partial(map_scenes, function, memory_budget=memory_budget, mesh=mesh)
-    for block in _ahead(_blocks(scenarios, CHUNKS_AHEAD * chunk, pad_to)):
+    for block in prefetch(_iter_blocks(scenarios, CHUNKS_PER_BLOCK * chunk, pad_to), 1):
         results: list[Any] = [outcome for _, outcome in block]
-        for rows in _of_equal_shapes(results, chunk):
-            # Repeats at the end keep the shape, and with it the program, the same.
-            members = [cast(Scenario, results[rows[place % len(rows)]]) for place in range(chunk)]
-            keys = jnp.stack([scene_key(seed, scenario.scenario_id) for scenario in members])
-            outputs = jax.device_get(run(stack(members), keys))
-            for place, row in enumerate(rows):
-                results[row] = SceneOutput(*block[row][0], members[place].scenario_id, take(outputs, place))
+        for group in list(group_scenes(enumerate(results), _shape, lambda _: chunk)):
+            if isinstance(group, tuple):
+                continue
+            members = [scenario for _, scenario in group]
+            keys = [scene_key(seed, scenario.scenario_id) for scenario in members]
+            outputs = jax.device_get(run(stack_chunk(members, chunk), jnp.stack(repeat_cyclically(keys, chunk))))
+            for row, (index, scenario) in enumerate(group):
+                results[index] = SceneOutput(*block[index][0], scenario.scenario_id, tree_index(outputs, row))
         yield from results
 
 
-def chunks(
-    scenarios: Scenarios, indices: Iterable[int], length: Callable[[Scenario], int]
-) -> Iterator[list[tuple[int, Scenario]] | tuple[int, DataError]]:
-    """Scenes in chunks of one shape each, read ahead by a thread; a scene that cannot be read gives its error.
+def iter_chunks(
+    scenarios: Scenarios, indices: Iterable[int], chunk_size: Callable[[Scenario], int]
+) -> Iterator[Chunk | tuple[int, DataError]]:
+    """Scenes in chunks of equal shape and current step, prefetched; a scene that cannot be read yields its error.
 
-    Scenes are padded to their `size_class`, so that the shape of one does not depend on the others.
+    Scenes are padded to their `size_class_lengths`, so that the shape of a scene does not depend on the others.
 
     Args:
       scenarios: The scenes.
-      indices: Which of them, in the order they are read in.
-      length: Scenes of a chunk, given one of them. Only the last chunks of a shape are shorter.
+      indices: Indices of the scenes, in the order of reading.
+      chunk_size: Scenes per chunk, given one of them. Only the last chunks of a shape are shorter.
 
     Returns:
-      Indices with scenes, or an index with what is wrong.
+      Chunks of (index, scene), or (index, error).
     """
-    return _ahead(_chunks(scenarios, indices, length))
+    outcomes = ((index, _read_padded_to_class(scenarios, index)) for index in indices)
+    # The current step determines the number of steps to simulate.
+    return prefetch(group_scenes(outcomes, lambda scene: (_shape(scene), int(scene.current_step)), chunk_size), 1)
 
 
-def _chunks(scenarios: Scenarios, indices: Iterable[int], length: Callable[[Scenario], int]) -> Iterator[Any]:
-    waiting: dict[Any, list[tuple[int, Scenario]]] = {}
-    for index in indices:
-        try:
-            scenario = pad_to_class(scenarios[index])
-        except DataError as error:
-            file, record = scenarios.source(index)
-            yield index, error.at(file=file, record=record)
+def group_scenes(
+    outcomes: Iterable[tuple[int, Scenario | DataError]],
+    key: Callable[[Scenario], Hashable],
+    chunk_size: Callable[[Scenario], int],
+) -> Iterator[Chunk | tuple[int, DataError]]:
+    """Groups scenes by a key into chunks. A complete chunk is yielded immediately, an incomplete one at the end.
+
+    Args:
+      outcomes: Scenes or errors with their indices; errors are passed on.
+      key: Scenes of equal keys can share a chunk.
+      chunk_size: Scenes per chunk, given one of them.
+    """
+    pending: dict[Hashable, Chunk] = {}
+    for index, outcome in outcomes:
+        if isinstance(outcome, DataError):
+            yield index, outcome
             continue
-        # Scenes that have as far to go are simulated together.
-        key = (_shape_of(scenario), int(scenario.current_step))
-        waiting.setdefault(key, []).append((index, scenario))
-        if len(waiting[key]) == length(scenario):
-            yield waiting.pop(key)
-    yield from waiting.values()
+        group = key(outcome)
+        chunk = pending.setdefault(group, [])
+        chunk.append((index, outcome))
+        if len(chunk) == chunk_size(outcome):
+            yield pending.pop(group)
+    yield from pending.values()
 
 
-def _blocks(scenarios: Scenarios, size: int, pad_to: Mapping[str, int] | None) -> Iterator[Block]:
-    """Scenes of the source in runs of at most `size`, padded."""
+def stack_chunk(members: list[Scenario], chunk_size: int) -> Scenario:
+    """Stacks scenes of equal shapes to a batch of `chunk_size`; repeats keep the shape, and with it the program."""
+    return stack_scenarios(repeat_cyclically(members, chunk_size))
+
+
+def repeat_cyclically(items: list, length: int) -> list:
+    """The items, followed by repeats up to a length."""
+    return [items[row % len(items)] for row in range(length)]
+
+
+def _read_padded_to_class(scenarios: Scenarios, index: int) -> Scenario | DataError:
+    try:
+        return pad_to_class(scenarios[index])
+    except DataError as error:
+        file, record = scenarios.source(index)
+        return error.with_location(file=file, record=record)
+
+
+def _iter_blocks(scenarios: Scenarios, size: int, pad_to: Mapping[str, int] | None) -> Iterator[Block]:
+    """Scenes of the source in blocks of at most `size`, padded."""
     for start in range(0, len(scenarios), size):
         block = scenarios[start : start + size]
-        yield [(place, _padded(outcome, place, pad_to)) for place, outcome in block.attempt()]
+        yield [(source, _padded(outcome, source, pad_to)) for source, outcome in block.iter_results()]
 
 
-def _padded(outcome: Scenario | DataError, place: Place, to: Mapping[str, int] | None) -> Scenario | DataError:
-    if to is None or isinstance(outcome, DataError):
+def _padded(
+    outcome: Scenario | DataError, source: SourceRecord, lengths: Mapping[str, int] | None
+) -> Scenario | DataError:
+    if lengths is None or isinstance(outcome, DataError):
         return outcome
     try:
-        return pad(outcome, to)
+        return pad(outcome, lengths)
     except ValueError as error:
-        return DataError(str(error), file=place[0], record=place[1], remedy="give larger sizes to pad to")
+        return DataError(str(error), file=source[0], record=source[1], remedy="give larger axis lengths in `pad_to`")
 
 
-def _of_equal_shapes(outcomes: Sequence[Scenario | DataError], chunk: int) -> list[list[int]]:
-    """Rows of scenes that can be stacked, at most `chunk` together."""
-    groups: dict[Any, list[int]] = {}
-    for row, outcome in enumerate(outcomes):
-        if isinstance(outcome, Scenario):
-            groups.setdefault(_shape_of(outcome), []).append(row)
-    return [rows[start : start + chunk] for rows in groups.values() for start in range(0, len(rows), chunk)]
-
-
-def _shape_of(scenario: Scenario) -> Any:
+def _shape(scenario: Scenario) -> Hashable:
+    """Tree structure and shapes of all leaves."""
     leaves, structure = jax.tree.flatten(scenario)
     return structure, *(leaf.shape for leaf in leaves)
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, none of them None; while the caller works on one, a thread makes the next."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item

@@ -1,4 +1,4 @@
-"""From rows to means with confidence intervals, and to the worst scenes."""
+"""Summaries of rows: means with confidence intervals, and the worst scenes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,14 +6,15 @@ import numpy as np
 from jaxtyping import Float
 
 from waymax_sim.evaluation.confidence import bootstrap
-from waymax_sim.evaluation.evaluate import Column
-from waymax_sim.evaluation.report import Json
+from waymax_sim.evaluation.evaluate import MetricInfo
+from waymax_sim.results_dir import Json
 
-# What tables show first where there is no room for everything.
+# Columns of tables without room for all, in order.
 HEADLINES = (
     "nuplan_score",
     "overlap",
     "at_fault_collision",
+    "road_departure",
     "offroad",
     "red_light_violation",
     "time_to_collision",
@@ -23,37 +24,39 @@ HEADLINES = (
 
 
 def headlines(columns: Iterable[str]) -> list[str]:
-    """The columns that are shown first: some known ones, or all where none of these is there."""
+    """The columns of `HEADLINES` among the given ones, or all of them if there is none."""
     columns = list(columns)
-    return [name for name in HEADLINES if name in columns] or columns
+    names = [name for name in HEADLINES if name in columns]
+    # Road departures replace the off-road rate, to which agents that are parked off the road contribute.
+    return [name for name in names if name != "offroad" or "road_departure" not in names] or columns
 
 
-def result_of(rows: Sequence[Json], columns: Mapping[str, Column]) -> Json:
-    """Means over scenes of one policy among one traffic. Each scene counts once, whatever the number of seeds.
+def summarize_rows(rows: Sequence[Json], columns: Mapping[str, MetricInfo]) -> Json:
+    """Means over scenes of one policy among one traffic. Each scene counts once, regardless of the number of seeds.
 
     Args:
       rows: One per scene and seed, with `index` and a value for each column, None where it is not valid.
-      columns: What is summarised.
+      columns: The columns to summarize.
     """
-    scenes, table = by_scene(rows, columns)
+    scenes, table = scene_means(rows, columns)
     means, low, high = bootstrap(table)
     valid = (~np.isnan(table)).sum(axis=0)
     metrics = {
         name: {
-            "value": number(means[place]),
-            "low": number(low[place]),
-            "high": number(high[place]),
-            "valid_fraction": int(valid[place]) / len(scenes) if scenes else 0.0,
-            "num_valid_scenes": int(valid[place]),
+            "value": optional_float(means[index]),
+            "low": optional_float(low[index]),
+            "high": optional_float(high[index]),
+            "valid_fraction": int(valid[index]) / len(scenes) if scenes else 0.0,
+            "num_valid_scenes": int(valid[index]),
             **column._asdict(),
         }
-        for place, (name, column) in enumerate(columns.items())
+        for index, (name, column) in enumerate(columns.items())
     }
     return {"num_scenes": len(scenes), "metrics": metrics}
 
 
-def by_scene(rows: Iterable[Json], columns: Iterable[str]) -> tuple[list[int], Float[np.ndarray, "S C"]]:
-    """Indices of scenes, and for each the means over seeds, NaN where nothing is valid."""
+def scene_means(rows: Iterable[Json], columns: Iterable[str]) -> tuple[list[int], Float[np.ndarray, "S C"]]:
+    """Indices of scenes, and their means over seeds, NaN where no value is valid."""
     names, scenes = list(columns), {}
     for row in rows:
         values = [np.nan if row[name] is None else row[name] for name in names]
@@ -67,8 +70,14 @@ def by_scene(rows: Iterable[Json], columns: Iterable[str]) -> tuple[list[int], F
     return order, np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
-def worst(rows: Sequence[Json], columns: Mapping[str, Column], number: int) -> list[tuple[int, list[Json]]]:
-    """The scenes with the worst mean of the first headline, and their rows, the worst first."""
+def worst_scenes(rows: Sequence[Json], columns: Mapping[str, MetricInfo], number: int) -> list[tuple[int, list[Json]]]:
+    """The scenes with the worst mean of the first headline, and their rows, the worst first.
+
+    Args:
+      rows: One per scene, policy, traffic and seed.
+      columns: The columns of the rows.
+      number: Number of scenes.
+    """
     name = headlines(columns)[0]
     sign = 1.0 if columns[name].better == "higher" else -1.0
     scenes: dict[int, list[Json]] = {}
@@ -76,15 +85,15 @@ def worst(rows: Sequence[Json], columns: Mapping[str, Column], number: int) -> l
         if row[name] is not None:
             scenes.setdefault(row["index"], []).append(row)
 
-    def goodness(index: int) -> float:
+    def quality(index: int) -> float:
         return sign * float(np.mean([row[name] for row in scenes[index]]))
 
     return [
         (index, sorted(scenes[index], key=lambda row: sign * row[name]))
-        for index in sorted(scenes, key=lambda index: (goodness(index), index))[:number]
+        for index in sorted(scenes, key=lambda index: (quality(index), index))[:number]
     ]
 
 
-def number(value: float) -> float | None:
-    """A plain number; None for NaN."""
+def optional_float(value: float) -> float | None:
+    """A float; None for NaN."""
     return None if np.isnan(value) else float(value)

@@ -1,6 +1,6 @@
-"""Facts and numbers as text for a terminal."""
+"""Descriptions of scenes and results of evaluations as text and tables for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
@@ -8,13 +8,18 @@ from rich.table import Table
 
 from waymax_sim.evaluation.summary import headlines
 
-# Scenes that a table names at most.
-NUM_NAMED = 3
-PRIVILEGED_NOTE = "* privileged: sees the logged future"
+# Largest number of scenes named in a row of a table.
+MAX_NAMED_SCENES = 3
+PRIVILEGED_NOTE = "* privileged: observes the logged future"
+# Footnotes of metrics whose definition a reader needs in order not to misread them.
+METRIC_NOTES = {
+    "offroad": "offroad: agents off the road at any step, those parked off the road included",
+    "road_departure": "road departure: vehicles and cyclists that leave the road, of those that start on it",
+}
 
 
 def info_text(facts: dict[str, Any]) -> str:
-    """A few lines about one record, from `describe` with `file`, `record` and `lacks` added."""
+    """A few lines about one record, from `describe_scene` with `file`, `record` and `lacks` added."""
     bounds = facts["bounds"] or {}
     extent = ", ".join(f"{axis} {low:.0f}..{high:.0f}" for axis, (low, high) in bounds.items()) or "nothing to bound"
     origin = ", ".join(f"{value:.0f}" for value in facts["origin"])
@@ -36,7 +41,7 @@ def info_text(facts: dict[str, Any]) -> str:
 
 
 def evaluation_table(summary: dict[str, Any]) -> Table:
-    """One row per metric of a single policy and traffic; of several, one row for each and a few metrics.
+    """A table with a row per metric for a single policy and traffic, else a row per policy and traffic with headlines.
 
     Args:
       summary: As an evaluation writes it.
@@ -50,18 +55,18 @@ def evaluation_table(summary: dict[str, Any]) -> Table:
     table.add_column("policy", no_wrap=True)
     table.add_column("traffic", no_wrap=True)
     for name in names:
-        # One word a line, so that numbers set the width.
+        # One word per line: the numbers determine the width of a column.
         head = _spaced(name, conditions["metrics"][name]["unit"]).replace(" ", "\n")
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     for result in results:
         table.add_row(_starred(result), result["traffic"], *(with_interval(result["metrics"][name]) for name in names))
-    table.caption = PRIVILEGED_NOTE if any(result["privileged"] for result in results) else None
+    table.caption = _notes(names, results)
     return table
 
 
 def _metrics_table(result: dict[str, Any], num_scenes: int) -> Table:
-    title = f"{_starred(result)} drives {result['agents']} in {num_scenes} scenes, {result['traffic']} the others"
-    table = Table(title=title, caption=PRIVILEGED_NOTE if result["privileged"] else None)
+    title = f"{_starred(result)} controls {result['agents']} in {num_scenes} scenes, {result['traffic']} the others"
+    table = Table(title=title, caption=_notes(result["metrics"], [result]))
     for name in ("metric", "value", "95% interval", "unit", "better", "valid scenes"):
         table.add_column(name, justify="left" if name in ("metric", "unit", "better") else "right")
     for name, item in result["metrics"].items():
@@ -73,7 +78,8 @@ def _metrics_table(result: dict[str, Any], num_scenes: int) -> Table:
 
 def comparison_table(results: Sequence[dict[str, Any]]) -> Table:
     """One row per metric and one column per result; "-" where a metric is valid in no scene."""
-    table = Table(caption=PRIVILEGED_NOTE, box=box.SIMPLE_HEAD, pad_edge=False)
+    notes = _notes(results[0]["metrics"], results)
+    table = Table(caption=notes, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for result in results:
         policy = _starred(result).replace("_", "\n")
@@ -84,16 +90,16 @@ def comparison_table(results: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def difference_table(found: dict[str, Any]) -> Table:
-    """One row per metric of two evaluations, from `compare`."""
-    a, b = (" among ".join(found[run].values()) for run in ("a", "b"))
-    table = Table(title=f"from {a} to {b}, {found['num_scenes']} scenes")
+def difference_table(comparison: dict[str, Any]) -> Table:
+    """One row per metric of two evaluations, from `compare_runs`."""
+    a, b = (" among ".join(comparison[run].values()) for run in ("a", "b"))
+    table = Table(title=f"from {a} to {b}, {comparison['num_scenes']} scenes")
     for name in ("metric", "difference", "95% interval", "better in", "worse in", "changed most"):
         table.add_column(name, justify="left" if name in ("metric", "changed most") else "right")
-    for name, item in found["metrics"].items():
+    for name, item in comparison["metrics"].items():
         interval = "" if item["low"] is None else f"{item['low']:+.3f} .. {item['high']:+.3f}"
         difference = "-" if item["difference"] is None else f"{item['difference']:+.3f}"
-        most = ", ".join(scene["scenario_id"] for scene in item["changed"][:NUM_NAMED])
+        most = ", ".join(scene["scenario_id"] for scene in item["changed"][:MAX_NAMED_SCENES])
         table.add_row(name, difference, interval, str(item["num_better"]), str(item["num_worse"]), most)
     return table
 
@@ -108,6 +114,13 @@ def with_interval(item: dict[str, Any]) -> str:
 def number_text(value: float | None) -> str:
     """Three decimals; "-" for none."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def _notes(names: Iterable[str], results: Sequence[dict[str, Any]]) -> str | None:
+    """The footnotes of a table with these metrics."""
+    notes = [PRIVILEGED_NOTE] if any(result["privileged"] for result in results) else []
+    notes += [METRIC_NOTES[name] for name in names if name in METRIC_NOTES]
+    return "\n".join(notes) or None
 
 
 def _starred(result: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""What is known of a map before the first step, and the questions asked of it at every step."""
+"""Queries of the map, and builders of its indexes and of the lane graph."""

@@ -1,4 +1,4 @@
-"""Where agents are on lanes, and the ways ahead of them. Pure and jittable; batch over scenes with `vmap`."""
+"""Lanes of agents, and paths along the lane graph. Pure and jittable; batch over scenarios with `vmap`."""
 
 import jax
 import jax.numpy as jnp
@@ -6,249 +6,269 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.lanes import Frenet, LaneGraph, LanePath
-from waymax_sim.datatypes.roadmap import CHUNK, Segments
-from waymax_sim.maps.nearest import distance2, distance2_to_all, ends_of, first_smallest, nearest_segment
+from waymax_sim.datatypes.roadmap import CHUNK_SIZE, Segments
+from waymax_sim.maps.nearest import nearest_segment, segment_endpoints, squared_distance, squared_distance_to_all
+from waymax_sim.ops import polyline
 from waymax_sim.ops.batched_lookup import update_masked
+from waymax_sim.ops.bottom_k import first_argmin
 from waymax_sim.pytree import Array
 
-# Agents follow lanes whose direction differs from their heading by at most this angle (rad).
-MAX_ANGLE = jnp.pi / 3
-# Agents that are compared with every lane at once.
-BATCH = 8
+# Largest difference between the heading of an agent and the direction of a lane that it follows, rad.
+MAX_HEADING_DIFFERENCE = jnp.pi / 3
+# Number of agents that are compared with all lanes per iteration.
+LANE_QUERY_BATCH = 8
 
 
-# Compiled even where the caller is not: loops are traced anew at every call outside of jit.
+# Compiled for callers outside of `jit` too, which would trace the loops at every call.
 @jax.jit
 def nearest_lane(
     lanes: Segments,
     graph: LaneGraph,
     points: Float[Array, "O 3"],
     yaw: Float[Array, " O"],
-    rides: Bool[Array, " O"],
-    asked: Bool[Array, " O"],
-    reach: Float[Array, " O"] | None = None,
+    may_use_bike_lane: Bool[Array, " O"],
+    query_mask: Bool[Array, " O"],
+    max_distance: Float[Array, " O"] | None = None,
 ) -> tuple[Int[Array, " O"], Bool[Array, " O"]]:
-    """The nearest segment of a lane that an agent could be following, with heights stretched; ties to the lower index.
+    """The nearest lane segment that an agent may follow, with stretched heights; ties go to the lower index.
 
-    Its direction differs from the heading by at most 60 degrees, and it is no bike lane unless the agent rides. The
-    answer is exact. Where the nearest segment of all is such a one, the index gives it. Other agents, as on a junction
-    under crossing lanes, are compared with every segment, a few at a time: about a tenth of the traffic in recorded
-    scenes.
+    Its direction differs from the heading by at most 60 degrees, and it is not part of a bike lane unless the agent may
+    use those. The result is exact: where the nearest of all segments qualifies, it comes from the index; other agents,
+    such as those on a junction under crossing lanes, are compared with every segment in small batches. In recorded
+    scenarios these are about a tenth of the traffic.
 
     Args:
       lanes: Lane segments.
       graph: Their graph.
-      points: On the ground, m.
+      points: Positions on the ground, m, local frame.
       yaw: Headings, rad.
-      rides: Whether bike lanes will do.
-      asked: Agents whose answer matters.
-      reach: Agents further than this from the nearest segment of all, in the plane, are not compared with others (m):
-        there is none for them if that one will not do. Everybody is by default.
+      may_use_bike_lane: Agents that may follow bike lanes.
+      query_mask: Agents to query. The results of the others are undefined.
+      max_distance: Agents further than this from the nearest of all segments, in the plane (m), have no lane if that
+        segment does not qualify; unlimited by default.
 
     Returns:
-      Segments, and whether there is one. How near it is, `frenet` tells.
+      Segments, and whether there is one. `segment_frenet` gives the distance to it.
     """
     lanes, points, yaw = jax.lax.stop_gradient((lanes, points, yaw))
-    for_all = ~graph.is_bike[lanes.feature].reshape(1, -1) & lanes.valid.reshape(1, -1)
+    is_car_lane = ~graph.is_bike[lanes.feature].reshape(1, -1) & lanes.valid.reshape(1, -1)
 
-    def agrees(yaw, ends):
-        x, y = ends[..., 3, :] - ends[..., 0, :], ends[..., 4, :] - ends[..., 1, :]
-        ahead = jnp.cos(yaw)[..., None] * x + jnp.sin(yaw)[..., None] * y
-        return ahead >= jnp.cos(MAX_ANGLE) * jnp.sqrt(x * x + y * y)
+    def is_aligned(yaw, endpoints):
+        x, y = endpoints[..., 3, :] - endpoints[..., 0, :], endpoints[..., 4, :] - endpoints[..., 1, :]
+        along_heading = jnp.cos(yaw)[..., None] * x + jnp.sin(yaw)[..., None] * y
+        return along_heading >= jnp.cos(MAX_HEADING_DIFFERENCE) * jnp.sqrt(x * x + y * y)
 
-    def compared(which):
-        """The definition, against every segment; -1 where none will do."""
-        ends = lanes.ends.swapaxes(0, 1).reshape(1, 6, -1)
-        usable = for_all | (rides[which][:, None] & lanes.valid.reshape(1, -1))
-        apart2 = jnp.where(agrees(yaw[which], ends) & usable, distance2_to_all(lanes, points[which]), jnp.inf)
-        return jnp.where(jnp.isfinite(jnp.min(apart2, axis=-1)), first_smallest(apart2), -1)
+    def compare_all(agent):
+        """The definition: the nearest of all segments that qualify, -1 without one."""
+        endpoints = lanes.endpoints.swapaxes(0, 1).reshape(1, 6, -1)
+        is_usable = is_car_lane | (may_use_bike_lane[agent][:, None] & lanes.valid.reshape(1, -1))
+        qualifies = is_aligned(yaw[agent], endpoints) & is_usable
+        distance2 = jnp.where(qualifies, squared_distance_to_all(lanes, points[agent]), jnp.inf)
+        return jnp.where(jnp.isfinite(jnp.min(distance2, axis=-1)), first_argmin(distance2), -1)
 
-    nearest, found = nearest_segment(lanes, points, asked)
-    ends = ends_of(lanes, nearest)[..., None]
-    good = agrees(yaw, ends)[:, 0] & (for_all[0, nearest] | rides)
-    near = jnp.ones(asked.shape, bool)
-    if reach is not None:
+    nearest, has_segment = nearest_segment(lanes, points, query_mask)
+    endpoints = segment_endpoints(lanes, nearest)[..., None]
+    qualifies = is_aligned(yaw, endpoints)[:, 0] & (is_car_lane[0, nearest] | may_use_bike_lane)
+    is_near = jnp.ones(query_mask.shape, bool)
+    if max_distance is not None:
         plane = jnp.asarray([1.0, 1.0, 0.0])
-        near = distance2(jnp.tile(plane, 2)[None, :, None] * ends, plane[None] * points)[:, 0] <= reach**2
-    nearest = update_masked(nearest, asked & found & ~good & near, BATCH, compared)
-    found = found & (nearest >= 0) & (good | near)
-    return jnp.where(found, nearest, 0), found
+        distance2 = squared_distance(jnp.tile(plane, 2)[None, :, None] * endpoints, plane[None] * points)[:, 0]
+        is_near = distance2 <= max_distance**2
+    nearest = update_masked(nearest, query_mask & has_segment & ~qualifies & is_near, LANE_QUERY_BATCH, compare_all)
+    has_lane = has_segment & (nearest >= 0) & (qualifies | is_near)
+    return jnp.where(has_lane, nearest, 0), has_lane
 
 
-def lane_of(lanes: Segments, segment: Int[Array, "*q"]) -> Int[Array, "*q"]:
+def segment_lane(lanes: Segments, segment: Int[Array, "*q"]) -> Int[Array, "*q"]:
     """The lane of segments, as a row of the feature table."""
-    return lanes.feature[segment // CHUNK, segment % CHUNK]
+    return lanes.feature[segment // CHUNK_SIZE, segment % CHUNK_SIZE]
 
 
-def frenet(
+def segment_frenet(
     lanes: Segments, graph: LaneGraph, segment: Int[Array, "*q"], xy: Float[Array, "*q 2"], yaw: Float[Array, "*q"]
 ) -> Frenet:
-    """Poses (m, rad) seen from segments of lanes: arc length is that on the lane, and ends where the segment does."""
-    ends = ends_of(lanes, segment)
-    arc = graph.arc_length[segment // CHUNK, segment % CHUNK]
-    return _project(ends[..., :2], ends[..., 3:5], arc, xy, yaw)
+    """Poses in the Frenet frames of lane segments. The arc length is that of the lane, within the segment.
+
+    Args:
+      lanes: Lane segments.
+      graph: Their graph.
+      segment: A segment per pose.
+      xy: Positions, m.
+      yaw: Headings, rad.
+    """
+    endpoints = segment_endpoints(lanes, segment)
+    segment_start = graph.arc_length[segment // CHUNK_SIZE, segment % CHUNK_SIZE]
+    return _project(endpoints[..., :2], endpoints[..., 3:5], segment_start, xy, yaw)
 
 
-def _project(start, end, arc, xy, yaw) -> Frenet:
+def _project(start, end, segment_start, xy, yaw) -> Frenet:
+    """Poses in the Frenet frames of segments that begin at an arc length of `segment_start`."""
     along, offset = end - start, xy - start
-    length2 = geometry.dot(along, along)
-    length2 = jnp.where(length2 > 0, length2, 1.0)
-    length = jnp.sqrt(length2)
-    part = jnp.clip(geometry.dot(offset, along) / length2, 0.0, 1.0)
+    squared_length = geometry.dot(along, along)
+    length = jnp.sqrt(jnp.where(squared_length > 0, squared_length, 1.0))
+    fraction, _ = polyline.segment_projection(
+        polyline.components(start), polyline.components(along), polyline.components(xy), squared_length
+    )
     return Frenet(
-        arc_length=arc + part * length,
+        arc_length=segment_start + fraction * length,
         lateral=geometry.cross(along, offset) / length,
-        heading=geometry.wrap_angle(yaw - geometry.direction(along, yaw)),
+        heading=geometry.wrap_angle(yaw - geometry.heading_angle(along, yaw)),
     )
 
 
 def segment_at(graph: LaneGraph, lane: Int[Array, "*q"], arc_length: Float[Array, "*q"]) -> Int[Array, "*q"]:
-    """The segment of a lane at an arc length (m); its first or last one beyond its ends."""
-    first = graph.first[lane]
-    # The answer is in [low, low + 2^k): halves are cut off until one is left.
-    low, arcs = first, graph.arc_length.reshape(-1)
-    last = first + jnp.maximum(graph.count[lane], 1) - 1
-    for power in reversed(range(max(1, (arcs.shape[0] - 1).bit_length()))):
-        probe = low + 2**power
-        below = (probe <= last) & (arcs[jnp.minimum(probe, last)] <= arc_length)
-        low = jnp.where(below, probe, low)
-    return low
-
-
-def walk(
-    graph: LaneGraph, lane: Int[Array, "*q"], turns: Int[Array, "*q K"]
-) -> tuple[Int[Array, "*q Q"], Bool[Array, "*q"]]:
-    """The lanes that follow one another from `lane` on.
+    """The segment of a lane at an arc length, by binary search; the first or last one beyond the ends.
 
     Args:
       graph: The lane graph.
-      lane: Where to begin, rows of the feature table; negative for nowhere.
-      turns: Which way to take at the end of each lane: 0 is the straightest; counted modulo the number of ways.
+      lane: Rows of the feature table.
+      arc_length: Arc lengths on these lanes, m.
+    """
+    first = graph.first_segment[lane]
+    # The result lies in [low, low + 2^k).
+    low, arcs = first, graph.arc_length.reshape(-1)
+    last = first + jnp.maximum(graph.num_segments[lane], 1) - 1
+    for power in reversed(range(max(1, (arcs.shape[0] - 1).bit_length()))):
+        probe = low + 2**power
+        is_below = (probe <= last) & (arcs[jnp.minimum(probe, last)] <= arc_length)
+        low = jnp.where(is_below, probe, low)
+    return low
+
+
+def follow_successors(
+    graph: LaneGraph, lane: Int[Array, "*q"], turns: Int[Array, "*q K"]
+) -> tuple[Int[Array, "*q Q"], Bool[Array, "*q"]]:
+    """Lane sequences along the lane graph.
+
+    Args:
+      graph: The lane graph.
+      lane: First lanes, rows of the feature table; negative for none.
+      turns: Successor to take at the end of each lane: 0 is the straightest; modulo the number of successors.
 
     Returns:
-      K + 1 lanes, -1 after a lane that ends, and whether the last one goes on.
+      K + 1 lanes, -1 after a lane without a successor, and whether the last one has a successor.
     """
 
-    def ways(lane):
+    def successors_or_none(lane):
         return jnp.where((lane >= 0)[..., None], graph.successors[lane], -1)
 
-    visited = [lane]
+    sequence = [lane]
     for index in range(turns.shape[-1]):
-        successors = ways(lane)
-        number = jnp.sum(successors >= 0, axis=-1).astype(jnp.int32)
-        chosen = turns[..., index] % jnp.maximum(number, 1)
+        successors = successors_or_none(lane)
+        num_successors = jnp.sum(successors >= 0, axis=-1).astype(jnp.int32)
+        chosen = turns[..., index] % jnp.maximum(num_successors, 1)
         lane = jnp.take_along_axis(successors, chosen[..., None], axis=-1)[..., 0]
-        visited.append(lane)
-    return jnp.stack(visited, axis=-1), jnp.any(ways(lane) >= 0, axis=-1)
+        sequence.append(lane)
+    return jnp.stack(sequence, axis=-1), jnp.any(successors_or_none(lane) >= 0, axis=-1)
 
 
-def along_lanes(
+def lane_sequence_path(
     lanes: Segments,
     graph: LaneGraph,
     sequence: Int[Array, "*q Q"],
-    begin: Float[Array, "*q"],
-    goes_on: Bool[Array, "*q"],
+    start: Float[Array, "*q"],
+    continues: Bool[Array, "*q"],
     num_points: int,
     spacing: float,
 ) -> LanePath:
-    """The path over lanes in a row.
+    """The path along a sequence of lanes.
 
     Args:
       lanes: Lane segments.
       graph: Their graph.
       sequence: Lanes in order, -1 after the last.
-      begin: Arc length on the first lane at which the path begins, m.
-      goes_on: Whether there are more lanes than listed.
+      start: Arc length on the first lane at which the path begins, m.
+      continues: Whether the last lane has a successor that is not part of the sequence.
       num_points: Points R of the path.
       spacing: Arc length between them, m.
     """
-    there = sequence >= 0
-    size = jnp.where(there, graph.length[sequence], 0.0)
-    ends = jnp.cumsum(size, axis=-1) - begin[..., None]
-    begins = jnp.where(there, ends - size, jnp.inf)
+    is_lane = sequence >= 0
+    lane_length = jnp.where(is_lane, graph.length[sequence], 0.0)
+    lane_end = jnp.cumsum(lane_length, axis=-1) - start[..., None]
+    lane_start = jnp.where(is_lane, lane_end - lane_length, jnp.inf)
 
-    arc = jnp.broadcast_to(spacing * jnp.arange(num_points, dtype=jnp.float32), (*begin.shape, num_points))
-    position = jnp.sum(arc[..., :, None] >= begins[..., None, :], axis=-1).astype(jnp.int32) - 1
+    arc = jnp.broadcast_to(spacing * jnp.arange(num_points, dtype=jnp.float32), (*start.shape, num_points))
+    position = jnp.sum(arc[..., :, None] >= lane_start[..., None, :], axis=-1).astype(jnp.int32) - 1
     position = jnp.maximum(position, 0)
     lane = jnp.maximum(jnp.take_along_axis(sequence, position, axis=-1), 0)
-    arc = arc - jnp.take_along_axis(jnp.where(there, begins, 0.0), position, axis=-1)
+    arc = arc - jnp.take_along_axis(jnp.where(is_lane, lane_start, 0.0), position, axis=-1)
     segment = segment_at(graph, lane, arc)
-    place = segment // CHUNK, segment % CHUNK
-    corners = ends_of(lanes, segment)
-    start, step = corners[..., :3], corners[..., 3:] - corners[..., :3]
+    row = segment // CHUNK_SIZE, segment % CHUNK_SIZE
+    endpoints = segment_endpoints(lanes, segment)
+    origin, step = endpoints[..., :3], endpoints[..., 3:] - endpoints[..., :3]
     length2 = geometry.dot(step[..., :2], step[..., :2])
-    part = (arc - graph.arc_length[place]) / jnp.sqrt(jnp.where(length2 > 0, length2, 1.0))
+    fraction = (arc - graph.arc_length[row]) / jnp.sqrt(jnp.where(length2 > 0, length2, 1.0))
     return LanePath(
-        xyz=start + part[..., None] * step,
-        yaw=geometry.direction(step[..., :2], jnp.zeros_like(part)),
-        curvature=jnp.where(arc <= graph.length[lane], graph.curvature[place], 0.0),
+        xyz=origin + fraction[..., None] * step,
+        yaw=geometry.heading_angle(step[..., :2], jnp.zeros_like(fraction)),
+        curvature=jnp.where(arc <= graph.length[lane], graph.curvature[row], 0.0),
         speed_limit=graph.speed_limit[lane],
-        spacing=jnp.full(begin.shape, spacing, jnp.float32),
-        length=ends[..., -1],
-        goes_on=goes_on,
+        spacing=jnp.full(start.shape, spacing, jnp.float32),
+        length=lane_end[..., -1],
+        continues=continues,
         lanes=sequence,
-        begins=begins,
-        **_stops(graph, sequence, begins),
+        lane_start=lane_start,
+        **_stop_lines(graph, sequence, lane_start),
     )
 
 
-def _stops(graph: LaneGraph, sequence: Int[Array, "*q Q"], begins: Float[Array, "*q Q"]) -> dict:
+def _stop_lines(graph: LaneGraph, sequence: Int[Array, "*q Q"], lane_start: Float[Array, "*q Q"]) -> dict:
     light = jnp.where(sequence >= 0, graph.light[sequence], -1)
     stop_sign = (sequence >= 0) & graph.stop_sign[sequence]
-    stop = begins + graph.stop[sequence]
-    ahead = ((light >= 0) | stop_sign) & (stop >= 0)
-    return {"stop": jnp.where(ahead, stop, jnp.inf), "light": light, "stop_sign": stop_sign}
+    stop = lane_start + graph.stop[sequence]
+    is_ahead = ((light >= 0) | stop_sign) & (stop >= 0)
+    return {"stop": jnp.where(is_ahead, stop, jnp.inf), "light": light, "stop_sign": stop_sign}
 
 
-def path_ahead(
+def lane_path(
     lanes: Segments,
     graph: LaneGraph,
     segment: Int[Array, "*q"],
-    begin: Float[Array, "*q"],
+    start: Float[Array, "*q"],
     turns: Int[Array, "*q K"],
     num_points: int,
     spacing: float,
 ) -> LanePath:
-    """The way ahead of agents on lanes: R points at equal steps along the lanes and their successors.
+    """The path of agents along their lanes and the successors of these: R equally spaced points.
 
     Args:
       lanes: Lane segments.
       graph: Their graph.
-      segment: Where each agent is, from `nearest_lane`.
-      begin: Arc length of the agent on that lane, m, from `frenet`.
-      turns: Which way to take at the end of each of K lanes; zeros for straight on (see `walk`).
+      segment: Lane segment of each agent, from `nearest_lane`.
+      start: Arc length of the agent on that lane, m, from `segment_frenet`.
+      turns: Successor to take at the end of each of K lanes; zeros for the straightest (see `follow_successors`).
       num_points: Points R of the path.
       spacing: Arc length between them, m.
     """
-    sequence, goes_on = walk(graph, lane_of(lanes, segment), turns)
-    return along_lanes(lanes, graph, sequence, begin, goes_on, num_points, spacing)
+    sequence, continues = follow_successors(graph, segment_lane(lanes, segment), turns)
+    return lane_sequence_path(lanes, graph, sequence, start, continues, num_points, spacing)
 
 
-def project(path: LanePath, xy: Float[Array, "*q 2"], yaw: Float[Array, "*q"]) -> Frenet:
-    """Poses (m, rad) seen from their paths. Differentiable but for the choice of the nearest piece."""
-    # One coordinate at a time, points innermost: that is what compilers vectorise.
+def to_frenet(path: LanePath, xy: Float[Array, "*q 2"], yaw: Float[Array, "*q"]) -> Frenet:
+    """Poses in the Frenet frames of their paths. Differentiable except for the choice of the nearest segment.
+
+    Args:
+      path: One path per pose.
+      xy: Positions, m.
+      yaw: Headings, rad.
+    """
     x, y = path.xyz[..., 0], path.xyz[..., 1]
-    along_x, along_y = x[..., 1:] - x[..., :-1], y[..., 1:] - y[..., :-1]
-    off_x, off_y = xy[..., 0, None] - x[..., :-1], xy[..., 1, None] - y[..., :-1]
-    length2 = along_x**2 + along_y**2
-    part = jnp.clip((off_x * along_x + off_y * along_y) / jnp.where(length2 > 0, length2, 1.0), 0.0, 1.0)
-    distance2 = (off_x - part * along_x) ** 2 + (off_y - part * along_y) ** 2
-    index = first_smallest(jax.lax.stop_gradient(distance2))
+    start, step = (x[..., :-1], y[..., :-1]), (x[..., 1:] - x[..., :-1], y[..., 1:] - y[..., :-1])
+    index = polyline.project(start, step, (xy[..., 0, None], xy[..., 1, None])).index
     rows = jnp.stack([index, index + 1], axis=-1)
-    ends = jnp.take_along_axis(path.xyz[..., :2], rows[..., None], axis=-2)
-    seen = _project(ends[..., 0, :], ends[..., 1, :], jnp.zeros_like(path.spacing), xy, yaw)
-    # Between points arc length is that of the lanes, which a chord cuts short in a bend.
-    chord = geometry.norm(ends[..., 1, :] - ends[..., 0, :])
-    part = seen.arc_length / jnp.where(chord > 0, chord, 1.0)
-    return seen._replace(arc_length=(index.astype(jnp.float32) + part) * path.spacing)
+    endpoints = jnp.take_along_axis(path.xyz[..., :2], rows[..., None], axis=-2)
+    frenet = _project(endpoints[..., 0, :], endpoints[..., 1, :], jnp.zeros_like(path.spacing), xy, yaw)
+    # Arc length between points is that of the lanes; in a bend the chord is shorter.
+    chord = geometry.norm(endpoints[..., 1, :] - endpoints[..., 0, :])
+    fraction = frenet.arc_length / jnp.where(chord > 0, chord, 1.0)
+    return frenet._replace(arc_length=(index.astype(jnp.float32) + fraction) * path.spacing)
 
 
-def point_at(path: LanePath, arc_length: Float[Array, "*q"]) -> tuple[Float[Array, "*q 3"], Float[Array, "*q"]]:
-    """Points (m) and directions (rad) of paths at arc lengths (m); straight on beyond the ends."""
-    at = arc_length / path.spacing
-    index = jnp.clip(jnp.floor(at), 0, path.yaw.shape[-1] - 2)
-    rows = jnp.stack([index, index + 1], axis=-1).astype(jnp.int32)
-    ends = jnp.take_along_axis(path.xyz, rows[..., None], axis=-2)
-    step = ends[..., 1, :] - ends[..., 0, :]
-    xyz = ends[..., 0, :] + (at - index)[..., None] * step
-    return xyz, geometry.direction(step[..., :2], jnp.zeros_like(at))
+def from_arc_length(path: LanePath, arc_length: Float[Array, "*q"]) -> tuple[Float[Array, "*q 3"], Float[Array, "*q"]]:
+    """Points (m) and directions (rad) of paths at arc lengths (m); the end segments extend beyond the ends."""
+    index, fraction = polyline.interpolation_index(arc_length / path.spacing, path.yaw.shape[-1], extrapolate=True)
+    rows = jnp.stack([index, index + 1], axis=-1)
+    endpoints = jnp.take_along_axis(path.xyz, rows[..., None], axis=-2)
+    step = endpoints[..., 1, :] - endpoints[..., 0, :]
+    xyz = endpoints[..., 0, :] + fraction[..., None] * step
+    return xyz, geometry.heading_angle(step[..., :2], jnp.zeros_like(fraction))

@@ -1,4 +1,4 @@
-"""How good a state is. `METRICS` lists every metric by name."""
+"""Metrics of simulated states. `METRICS` has every metric by name."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from waymax_sim.metrics.clearance import clearance
-from waymax_sim.metrics.comfort import NUM_STEPS as COMFORT_STEPS
-from waymax_sim.metrics.comfort import discomfort
+from waymax_sim.metrics.comfort import COMFORT_STEPS as COMFORT_STEPS
+from waymax_sim.metrics.comfort import comfort_violation
 from waymax_sim.metrics.divergence import log_divergence
-from waymax_sim.metrics.encroachment import NUM_STEPS as ENCROACHMENT_STEPS
+from waymax_sim.metrics.encroachment import ENCROACHMENT_STEPS as ENCROACHMENT_STEPS
 from waymax_sim.metrics.encroachment import post_encroachment_time
 from waymax_sim.metrics.fault import (
     at_fault_collision,
@@ -21,12 +21,12 @@ from waymax_sim.metrics.goal import goal_distance, goal_progress, goal_reached
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
 from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot
 from waymax_sim.metrics.nuplan import NUPLAN_METRICS, nuplan_score
-from waymax_sim.metrics.offroad import offroad, road_edge_distance
+from waymax_sim.metrics.offroad import offroad, road_departure, road_edge_distance
 from waymax_sim.metrics.overlap import overlap
 from waymax_sim.metrics.progress import log_progress
 from waymax_sim.metrics.route import off_route, route_progression
 from waymax_sim.metrics.speeding import speeding, speeding_time
-from waymax_sim.metrics.stop_lines import NUM_STEPS as STOP_STEPS
+from waymax_sim.metrics.stop_lines import STOP_STEPS as STOP_STEPS
 from waymax_sim.metrics.stop_lines import red_light_violation, stop_sign_violation
 from waymax_sim.metrics.straddling import straddling
 from waymax_sim.metrics.summary import summarize
@@ -48,6 +48,7 @@ __all__ = [
 _ALL = (
     Metric("overlap", overlap, per="agent", unit="1", over_time="max"),
     Metric("offroad", offroad, per="agent", unit="1", over_time="max"),
+    Metric("road_departure", road_departure, per="agent", unit="1", over_time="onset"),
     Metric("road_edge_distance", road_edge_distance, per="agent", unit="m", over_time="max", over_agents="max"),
     Metric("log_divergence", log_divergence, per="agent", unit="m", over_time="mean"),
     Metric("kinematic_infeasibility", kinematic_infeasibility, per="agent", unit="1", over_time="mean"),
@@ -75,7 +76,7 @@ _ALL = (
     Metric("speeding_time", speeding_time, per="agent", unit="s", over_time="sum"),
     Metric("wrong_way_distance", wrong_way_distance, per="agent", unit="m", over_time="sum"),
     Metric("straddling", straddling, per="agent", unit="1", over_time="mean"),
-    Metric("discomfort", discomfort, per="agent", unit="1", over_time="max", num_steps=COMFORT_STEPS),
+    Metric("comfort_violation", comfort_violation, per="agent", unit="1", over_time="max", num_steps=COMFORT_STEPS),
     Metric("log_progress", log_progress, per="agent", unit="1", over_time="sum", better="higher"),
     Metric("goal_distance", goal_distance, per="agent", unit="m", over_time="last"),
     Metric("goal_progress", goal_progress, per="agent", unit="m", over_time="sum", better="higher"),
@@ -85,26 +86,26 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
 def resolve(metrics: Iterable[str | Metric]) -> dict[str, Metric]:
-    """Metrics by name, from names of `METRICS` and metrics of one's own.
+    """Metrics by name, from names of `METRICS` and custom metrics.
 
     Raises:
       ValueError: A name is unknown or used twice.
     """
-    found: dict[str, Metric] = {}
+    resolved: dict[str, Metric] = {}
     for item in metrics:
         if isinstance(item, str) and item not in METRICS:
             raise ValueError(f"unknown metric {item!r}; known are {', '.join(METRICS)}")
         metric = METRICS[item] if isinstance(item, str) else item
-        if metric.name in found:
-            raise ValueError(f"metric {metric.name!r} is asked for twice")
-        found[metric.name] = metric
-    return found
+        if metric.name in resolved:
+            raise ValueError(f"metric {metric.name!r} is given twice")
+        resolved[metric.name] = metric
+    return resolved
 
 
 def compute_metrics(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[str, MetricValue]:
-    """Computes the metrics of one moment; what they share is computed once.
+    """Computes the metrics of one step.
 
-    Values per agent are [N]: where only some agents are evaluated, those of the others are not valid.
+    Values per agent are [N]; those of agents that are not evaluated are not valid.
     """
     values = {name: metric.compute(snapshot) for name, metric in metrics.items()}
     if snapshot.rows is None:
@@ -112,9 +113,9 @@ def compute_metrics(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[s
 
     rows = jnp.where(snapshot.rows >= 0, snapshot.rows, snapshot.agents.valid.shape[0])
 
-    def spread(value: MetricValue) -> MetricValue:
+    def scatter(value: MetricValue) -> MetricValue:
         empty = jax.tree.map(lambda leaf: jnp.zeros(snapshot.agents.valid.shape, leaf.dtype), value)
-        # Absent rows (-1) are beyond the last agent, and dropped.
+        # The rows of padding (-1) are N, which is out of bounds and dropped.
         return jax.tree.map(lambda all_, own: all_.at[rows].set(own, mode="drop"), empty, value)
 
-    return {name: spread(values[name]) if metric.per == "agent" else values[name] for name, metric in metrics.items()}
+    return {name: scatter(values[name]) if metric.per == "agent" else values[name] for name, metric in metrics.items()}

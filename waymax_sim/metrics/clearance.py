@@ -1,4 +1,4 @@
-"""Room around an agent."""
+"""Clearance: distance to the nearest other agent."""
 
 import jax
 import jax.numpy as jnp
@@ -6,40 +6,41 @@ from jaxtyping import Float
 
 from waymax_sim import geometry
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
-from waymax_sim.metrics.overlap import MEETS
+from waymax_sim.metrics.overlap import HEIGHT_TOLERANCE
 from waymax_sim.pytree import Array
 
 
 def clearance(snapshot: Snapshot) -> MetricValue:
-    """Distance between the outline of an agent and the nearest outline of another on its level (m), 0 where they meet.
+    """Distance from the outline of an agent to the nearest outline of another one on its level (m), 0 if they overlap.
 
-    Exact for rectangles: where they do not overlap, a corner of one is nearest to the other. Others are on its level
-    where their heights meet. Valid where there is another one.
+    Exact for rectangles: the shortest distance between two disjoint ones ends at a corner. Agents are on one level
+    where their heights overlap. Valid where there is another agent on the level.
     """
     info, agents = snapshot.scenario.agents, snapshot.agents
-    outlines = geometry.Boxes.of(agents.xyz[:, :2], agents.yaw, info.size[:, :2])
+    outlines = geometry.Boxes.from_poses(agents.xyz[:, :2], agents.yaw, info.size[:, :2])
     half = jnp.abs(info.size) / 2
-    exact = outlines._replace(long=half[:, 0], wide=half[:, 1])
+    exact = outlines._replace(half_length=half[:, 0], half_width=half[:, 1])
     corners = geometry.box_corners(agents.xyz[:, :2], agents.yaw, info.size[:, :2])
-    ours = jax.tree.map(lambda leaf: leaf[:, None], snapshot.of_subjects((outlines, exact, corners)))
+    own = jax.tree.map(lambda leaf: leaf[:, None], snapshot.select_evaluated((outlines, exact, corners)))
     others = jax.tree.map(lambda leaf: leaf[None], (outlines, exact, corners))
-    squared = jnp.minimum(_squared_to_corners(ours[1], others[2]), _squared_to_corners(others[1], ours[2]))
-    apart = (geometry.boxes_gap(ours[0], others[0]) >= 0) & (squared > 0)
-    distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+    squared = jnp.minimum(_squared_corner_distance(own[1], others[2]), _squared_corner_distance(others[1], own[2]))
+    is_apart = (geometry.box_separation(own[0], others[0]) >= 0) & (squared > 0)
+    distance = jnp.where(is_apart, jnp.sqrt(jnp.where(is_apart, squared, 1.0)), 0.0)
 
-    z, high = agents.xyz[:, 2], half[:, 2] + MEETS / 2
-    level = jnp.abs(snapshot.of_subjects(z)[:, None] - z[None]) <= snapshot.of_subjects(high)[:, None] + high[None]
-    counts = level & snapshot.subjects.valid[:, None] & agents.valid[None] & ~snapshot.is_itself
-    nearest = jnp.min(jnp.where(counts, distance, jnp.inf), axis=-1, initial=jnp.inf)
+    z, half_height = agents.xyz[:, 2], half[:, 2] + HEIGHT_TOLERANCE / 2
+    own_z, own_half_height = snapshot.select_evaluated((z, half_height))
+    on_level = jnp.abs(own_z[:, None] - z[None]) <= own_half_height[:, None] + half_height[None]
+    valid = on_level & snapshot.evaluated_agents.valid[:, None] & agents.valid[None] & ~snapshot.is_self
+    nearest = jnp.min(jnp.where(valid, distance, jnp.inf), axis=-1, initial=jnp.inf)
     return masked_value(nearest, jnp.isfinite(nearest))
 
 
-def _squared_to_corners(boxes: geometry.Boxes, corners: Float[Array, "*#n 4 2"]) -> Float[Array, "*n"]:
+def _squared_corner_distance(boxes: geometry.Boxes, corners: Float[Array, "*#n 4 2"]) -> Float[Array, "*n"]:
     """Squared distance (m^2) from boxes to the nearest of four corners each."""
     squared = []
     for index in range(4):
         x, y = corners[..., index, 0] - boxes.x, corners[..., index, 1] - boxes.y
-        along = jnp.maximum(jnp.abs(boxes.cos * x + boxes.sin * y) - boxes.long, 0.0)
-        aside = jnp.maximum(jnp.abs(boxes.cos * y - boxes.sin * x) - boxes.wide, 0.0)
-        squared.append(along * along + aside * aside)
+        outside_x = jnp.maximum(jnp.abs(boxes.cos * x + boxes.sin * y) - boxes.half_length, 0.0)
+        outside_y = jnp.maximum(jnp.abs(boxes.cos * y - boxes.sin * x) - boxes.half_width, 0.0)
+        squared.append(outside_x * outside_x + outside_y * outside_y)
     return jnp.minimum(jnp.minimum(*squared[:2]), jnp.minimum(*squared[2:]))

@@ -1,4 +1,4 @@
-"""What passengers feel."""
+"""Comfort: accelerations, jerks and turning rates that passengers are subject to."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,37 @@ from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
 from waymax_sim.pytree import Array
 
-# Steps that one judgement is made from. Fewer, and the noise of recorded tracks alone exceeds the limits.
-NUM_STEPS = 11
-# Limits of nuPlan, from human driving.
-MAX_ACCELERATION, MAX_BRAKING, MAX_LATERAL = 2.40, 4.05, 4.89
-MAX_JERK, MAX_LONGITUDINAL_JERK = 8.37, 4.13
-MAX_YAW_RATE, MAX_YAW_ACCELERATION = 0.95, 1.93
+# Window of the derivative filter, steps. In a shorter one the noise of recorded tracks alone exceeds the limits.
+COMFORT_STEPS = 11
 
 
-class Motion(NamedTuple):
-    """How agents move, in their own frames.
+class ComfortParams(NamedTuple):
+    """Limits of comfortable driving, taken from human driving (nuPlan, ego is comfortable).
+
+    Attributes:
+      max_acceleration: Along the heading, m/s^2.
+      max_braking: Against the heading, m/s^2.
+      max_lateral_acceleration: Across the heading, m/s^2.
+      max_jerk: Magnitude, m/s^3.
+      max_longitudinal_jerk: Along the heading, m/s^3.
+      max_yaw_rate: rad/s.
+      max_yaw_acceleration: rad/s^2.
+    """
+
+    max_acceleration: float = 2.40
+    max_braking: float = 4.05
+    max_lateral_acceleration: float = 4.89
+    max_jerk: float = 8.37
+    max_longitudinal_jerk: float = 4.13
+    max_yaw_rate: float = 0.95
+    max_yaw_acceleration: float = 1.93
+
+
+COMFORT = ComfortParams()
+
+
+class Kinematics(NamedTuple):
+    """Derivatives of the motion of agents, in their own frames.
 
     Attributes:
       longitudinal: Acceleration along the heading, m/s^2.
@@ -39,58 +60,61 @@ class Motion(NamedTuple):
     yaw_acceleration: Float[Array, "*n"]
 
 
-def discomfort(snapshot: Snapshot) -> MetricValue:
-    """The largest share of a comfort limit that a driver used up around half a second ago; above 1 is too much.
+def comfort_violation(snapshot: Snapshot) -> MetricValue:
+    """The largest ratio of a comfort-related quantity to its limit half a second ago; above 1 violates comfort.
 
-    Limits: acceleration 2.40 and braking 4.05 m/s^2, lateral acceleration 4.89 m/s^2, jerk 8.37 m/s^3 (of which
-    longitudinal 4.13), yaw rate 0.95 rad/s, yaw acceleration 1.93 rad/s^2. Motion is that of `motion` over the last 11
-    steps, at their middle. Valid where the agent was there in all of them.
+    Limits (`ComfortParams`): acceleration 2.40 and braking 4.05 m/s^2, lateral acceleration 4.89 m/s^2, jerk 8.37 m/s^3
+    (its longitudinal part 4.13), yaw rate 0.95 rad/s, yaw acceleration 1.93 rad/s^2. Derivatives are those of
+    `savgol_derivatives` at the middle of the last 11 steps. Valid for vehicles and cyclists that were valid in all of
+    them.
 
-    Source: nuPlan, ego is comfortable. Looks at 11 steps, which the state keeps for it.
+    Source: nuPlan, ego is comfortable. The state keeps 11 steps of history for it.
     """
-    past = snapshot.past(NUM_STEPS)
-    if past.yaw.shape[0] < NUM_STEPS:
+    past = snapshot.past(COMFORT_STEPS)
+    if past.yaw.shape[0] < COMFORT_STEPS:
         return masked_value(jnp.zeros(past.yaw.shape[1]), jnp.zeros(past.yaw.shape[1], bool))
-    return masked_value(used_up(motion(past, snapshot.dt)), snapshot.drives & jnp.all(past.valid, axis=0))
-
-
-def used_up(felt: Motion) -> Float[Array, "*n"]:
-    """The largest share of a limit of comfort that is used up; above 1 is too much."""
-    used = (
-        felt.longitudinal / MAX_ACCELERATION,
-        -felt.longitudinal / MAX_BRAKING,
-        jnp.abs(felt.lateral) / MAX_LATERAL,
-        geometry.norm(jnp.stack([felt.longitudinal_jerk, felt.lateral_jerk], axis=-1)) / MAX_JERK,
-        jnp.abs(felt.longitudinal_jerk) / MAX_LONGITUDINAL_JERK,
-        jnp.abs(felt.yaw_rate) / MAX_YAW_RATE,
-        jnp.abs(felt.yaw_acceleration) / MAX_YAW_ACCELERATION,
+    return masked_value(
+        comfort_ratio(savgol_derivatives(past, snapshot.dt)), snapshot.is_wheeled & jnp.all(past.valid, axis=0)
     )
-    return jnp.max(jnp.stack(used), axis=0)
 
 
-def motion(agents: AgentState, dt: float) -> Motion:
-    """Motion at the middle of an odd number H of steps, from parabolas through velocities and headings.
+def comfort_ratio(kinematics: Kinematics, params: ComfortParams = COMFORT) -> Float[Array, "*n"]:
+    """The largest ratio of a quantity to its comfort limit; above 1 violates comfort."""
+    ratios = (
+        kinematics.longitudinal / params.max_acceleration,
+        -kinematics.longitudinal / params.max_braking,
+        jnp.abs(kinematics.lateral) / params.max_lateral_acceleration,
+        geometry.norm(jnp.stack([kinematics.longitudinal_jerk, kinematics.lateral_jerk], axis=-1)) / params.max_jerk,
+        jnp.abs(kinematics.longitudinal_jerk) / params.max_longitudinal_jerk,
+        jnp.abs(kinematics.yaw_rate) / params.max_yaw_rate,
+        jnp.abs(kinematics.yaw_acceleration) / params.max_yaw_acceleration,
+    )
+    return jnp.max(jnp.stack(ratios), axis=0)
 
-    This is Savitzky and Golay's filter (1964). Acceleration is that of the velocity in the plane, seen along and across
-    the heading: a steady bend has a steady lateral acceleration and no jerk.
+
+def savgol_derivatives(agents: AgentState, dt: float) -> Kinematics:
+    """Derivatives at the middle of an odd number H of steps: parabolas fitted to velocities and headings.
+
+    This is the filter of Savitzky and Golay (1964). Acceleration is that of the velocity in the plane, split into its
+    components along and across the heading: a steady bend has a constant lateral acceleration and no jerk.
 
     Args:
       agents: Agents over H steps, [H, N].
       dt: Step, s.
     """
     num_steps = agents.yaw.shape[0]
-    first, second = derivatives(num_steps, dt)
-    turns = geometry.wrap_angle(agents.yaw[1:] - agents.yaw[:-1])
-    turned = jnp.concatenate([jnp.zeros_like(turns[:1]), jnp.cumsum(turns, axis=0)])
-    rate, yaw_acceleration = (jnp.tensordot(weights, turned, axes=1) for weights in (first, second))
+    first, second = parabola_weights(num_steps, dt)
+    yaw_change = geometry.wrap_angle(agents.yaw[1:] - agents.yaw[:-1])
+    unwrapped_yaw = jnp.concatenate([jnp.zeros_like(yaw_change[:1]), jnp.cumsum(yaw_change, axis=0)])
+    rate, yaw_acceleration = (jnp.tensordot(weights, unwrapped_yaw, axes=1) for weights in (first, second))
     yaw = agents.yaw[num_steps // 2]
     acceleration, jerk = (jnp.tensordot(weights, agents.velocity, axes=1) for weights in (first, second))
-    along, across = geometry.heading(yaw), geometry.heading(yaw + jnp.pi / 2)
+    along, across = geometry.unit_vector(yaw), geometry.unit_vector(yaw + jnp.pi / 2)
     longitudinal, lateral = geometry.dot(acceleration, along), geometry.dot(acceleration, across)
-    return Motion(
+    return Kinematics(
         longitudinal=longitudinal,
         lateral=lateral,
-        # The frame turns with the agent.
+        # The frame of the agent rotates: the derivative of its components has a term of the yaw rate.
         longitudinal_jerk=geometry.dot(jerk, along) + rate * lateral,
         lateral_jerk=geometry.dot(jerk, across) - rate * longitudinal,
         yaw_rate=rate,
@@ -98,8 +122,8 @@ def motion(agents: AgentState, dt: float) -> Motion:
     )
 
 
-def derivatives(num_steps: int, dt: float) -> tuple[Float[np.ndarray, " H"], Float[np.ndarray, " H"]]:
-    """Weights of steps for the first and second derivative of the least-squares parabola, at the middle."""
+def parabola_weights(num_steps: int, dt: float) -> tuple[Float[np.ndarray, " H"], Float[np.ndarray, " H"]]:
+    """Weights of the steps in the first and second derivative of the least-squares parabola, at the middle."""
     half = num_steps // 2
     parabola = np.linalg.pinv(np.vander(np.arange(-half, half + 1.0), 3, increasing=True))
     return (parabola[1] / dt).astype(np.float32), (2 * parabola[2] / dt**2).astype(np.float32)

@@ -1,17 +1,17 @@
-"""Distance from what was recorded."""
+"""Displacement of simulated agents from the log."""
 
 import jax.numpy as jnp
 
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
 
 def log_divergence(snapshot: Snapshot) -> MetricValue:
-    """Distance in the plane between an agent and its logged place at the same step (m)."""
-    logged = snapshot.of_subjects(take(snapshot.scenario.log, snapshot.step))
-    return displacement(snapshot.subjects, logged)
+    """Distance in the plane between an agent and its logged position at the same step (m)."""
+    logged = snapshot.select_evaluated(tree_index(snapshot.scenario.log, snapshot.step))
+    return displacement(snapshot.evaluated_agents, logged)
 
 
 def displacement(agents: AgentState, logged: AgentState) -> MetricValue:
@@ -38,6 +38,6 @@ def final_displacement_error(agents: AgentState, logged: AgentState) -> MetricVa
 
 
 def min_over_rollouts(errors: MetricValue) -> MetricValue:
-    """The best of K rollouts per agent: minADE from ADEs, minFDE from FDEs. From [K, N] to [N]."""
+    """The smallest error of K rollouts per agent: minADE from ADEs, minFDE from FDEs. From [K, N] to [N]."""
     best = jnp.min(jnp.where(errors.valid, errors.value, jnp.inf), axis=0)
     return masked_value(best, jnp.any(errors.valid, axis=0))

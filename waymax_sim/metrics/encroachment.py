@@ -1,4 +1,4 @@
-"""How narrowly paths crossed."""
+"""Post-encroachment time of crossing paths."""
 
 import jax
 import jax.numpy as jnp
@@ -7,37 +7,38 @@ from jaxtyping import Bool, Float
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
-from waymax_sim.metrics.overlap import gaps
+from waymax_sim.metrics.overlap import pairwise_separation
 from waymax_sim.pytree import Array
 
-# Steps looked back over; what was longer ago is as good as never.
-NUM_STEPS = 31
-# Who went the same way, within this angle (rad), was followed, not crossed.
-SAME_WAY = jnp.pi / 6
+# Steps of history; earlier encroachments do not count.
+ENCROACHMENT_STEPS = 31
+# Angle between headings from which paths cross, rad; with a smaller one an agent follows the other.
+MIN_CROSSING_ANGLE = jnp.pi / 6
 
 
 def post_encroachment_time(snapshot: Snapshot) -> MetricValue:
-    """Time since another agent, on another way, left the place where the agent is now (s); at most 3.
+    """Time since another agent on a crossing path left the space that the agent occupies (s); at most 3.
 
-    The place is the box of the agent, with its height. Ways differ where headings then and now differ by more than 30
-    degrees. 0 where boxes share space. The minimum over an episode is the post-encroachment time of its narrowest
-    crossing, for the one who came second. Steps are not subdivided. Valid where the agent is.
+    The space is the box of the agent, with its height. Paths cross where the heading of the other agent then and that
+    of the agent now differ by more than 30 degrees. 0 where boxes share space. The minimum over an episode is the
+    post-encroachment time of its closest crossing, for the agent that came second. Steps are not interpolated. Valid
+    where the agent is valid.
 
-    Source: Allen, Shin and Cooper (1978). Looks at 31 steps, which the state keeps for it.
+    Source: Allen, Shin and Cooper (1978). The state keeps 31 steps of history for it.
     """
-    size, subjects = snapshot.scenario.agents.size, snapshot.subjects
-    past = jax.tree.map(lambda leaf: leaf[-NUM_STEPS:][::-1], snapshot.history)
+    size, own = snapshot.scenario.agents.size, snapshot.evaluated_agents
+    past = jax.tree.map(lambda leaf: leaf[-ENCROACHMENT_STEPS:][::-1], snapshot.history)
 
-    def crossed(others: AgentState) -> Bool[Array, " O"]:
-        shared = gaps(subjects, snapshot.info.size, others, size) < 0
-        angle = jnp.abs(geometry.wrap_angle(subjects.yaw[:, None] - others.yaw[None]))
-        return jnp.any(shared & (angle > SAME_WAY) & ~snapshot.is_itself, axis=-1)
+    def has_crossed(others: AgentState) -> Bool[Array, " O"]:
+        overlaps = pairwise_separation(own, snapshot.info.size, others, size) < 0
+        angle = jnp.abs(geometry.wrap_angle(own.yaw[:, None] - others.yaw[None]))
+        return jnp.any(overlaps & (angle > MIN_CROSSING_ANGLE) & ~snapshot.is_self, axis=-1)
 
-    def look(longer_ago: Float[Array, " O"], moment) -> tuple[Float[Array, " O"], None]:
-        age, others = moment
-        return jnp.where(crossed(others), jnp.minimum(longer_ago, age), longer_ago), None
+    def update(time: Float[Array, " O"], past_step) -> tuple[Float[Array, " O"], None]:
+        age, others = past_step
+        return jnp.where(has_crossed(others), jnp.minimum(time, age), time), None
 
-    longest = (NUM_STEPS - 1) * snapshot.dt
+    longest = (ENCROACHMENT_STEPS - 1) * snapshot.dt
     ages = snapshot.dt * jnp.arange(past.yaw.shape[0], dtype=jnp.float32)
-    never = jnp.full(subjects.valid.shape, longest, jnp.float32)
-    return masked_value(jax.lax.scan(look, never, (ages, past))[0], subjects.valid)
+    no_crossing = jnp.full(own.valid.shape, longest, jnp.float32)
+    return masked_value(jax.lax.scan(update, no_crossing, (ages, past))[0], own.valid)

@@ -1,4 +1,4 @@
-"""Getting on along the logged way."""
+"""Progress along the logged path."""
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -7,66 +7,71 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
-from waymax_sim.pytree import Array, take
+from waymax_sim.ops import polyline
+from waymax_sim.pytree import Array, tree_index
 
-# A log that makes less way than this has none to make (m), and steps of it shorter than this have no direction (m).
-MIN_LENGTH, MIN_STEP = 0.5, 0.01
-# The place of an agent on its way moves by no more than this in a step (m).
-REACH = 10.0
+# Length of the shortest logged path along which there is progress, m.
+MIN_LOG_LENGTH = 0.5
+# Length of the shortest logged step that has a direction, m.
+MIN_LOG_STEP = 0.01
+# Largest change of the arc length of an agent in a step, m.
+MAX_ARC_LENGTH_CHANGE = 10.0
 
 
 def log_progress(snapshot: Snapshot) -> MetricValue:
-    """Share of its logged way that an agent covered in the last step; the sum over an episode says how much in all.
+    """Share of its logged path that an agent drove in the last step; the sum over an episode is its total progress.
 
-    The way is the polyline of the logged positions from the current step on. The agent is projected on it before and
-    after the step: on the nearest piece that runs within 90 degrees of its heading (on the nearest one, if none does),
-    and after the step within 10 m of way from where it was before. So going back counts against it, neither a loop nor
-    a crossing of its own way lets it jump, and it cannot cover more than all of it. Where the log was not seen, the way
-    has a gap. Valid where the log makes at least 0.5 m of way, and the agent is and was one step before.
+    The path is the polyline of the logged positions from the current step on. The agent is projected on it before and
+    after the step: on the nearest segment within 90 degrees of its heading (on the nearest one if there is none), after
+    the step within 10 m of arc length from its projection before. So reversing is negative, the projection cannot jump
+    at a loop or at a crossing of the path with itself, and the total is at most 1. Where the log is not valid, the path
+    has a gap. Valid where the logged path is at least 0.5 m long, for agents that are valid now and one step earlier.
 
     Source: nuPlan, ego progress along expert route, with the log as the route.
     """
-    scenario, now, before = snapshot.scenario, snapshot.subjects, snapshot.of_subjects(snapshot.previous)
+    scenario, now, before = snapshot.scenario, snapshot.evaluated_agents, snapshot.select_evaluated(snapshot.previous)
     log = scenario.log
     if snapshot.rows is not None:
-        log = take(log, (slice(None), jnp.maximum(snapshot.rows, 0)))
-    start, along, length = _pieces(log, scenario.current_step)
-    begins = jnp.cumsum(length, axis=0) - length
+        log = tree_index(log, (slice(None), jnp.maximum(snapshot.rows, 0)))
+    start, along, length = _log_segments(log, scenario.current_step)
+    segment_begin = jnp.cumsum(length, axis=0) - length
     total = jnp.sum(length, axis=0)
 
-    def place(xy: Float[Array, "O 2"], yaw: Float[Array, " O"], allowed: Bool[Array, "K O"]):
-        """Arc length (m) of the nearest point on the allowed pieces of the way."""
-        part = jnp.clip(geometry.dot(xy[None] - start, along) / jnp.where(length > 0, length**2, 1.0), 0.0, 1.0)
-        gap = xy[None] - start - part[..., None] * along
-        arc = begins + part * length
-        forward = allowed & (geometry.dot(along, geometry.heading(yaw)[None]) >= 0)
-        usable = jnp.where(jnp.any(forward, axis=0)[None], forward, allowed)
-        nearest = jnp.argmin(jnp.where(usable, geometry.dot(gap, gap), jnp.inf), axis=0)
-        return jnp.take_along_axis(arc, nearest[None], axis=0)[0]
+    def project(xy: Float[Array, "O 2"], yaw: Float[Array, " O"], mask: Bool[Array, "K O"]):
+        """Arc length (m) of the nearest point on the segments of the mask, preferably in the direction of the yaw."""
+        is_forward = mask & (geometry.dot(along, geometry.unit_vector(yaw)[None]) >= 0)
+        usable = jnp.where(jnp.any(is_forward, axis=0)[None], is_forward, mask)
+        first, step = (polyline.components(vectors.swapaxes(0, 1)) for vectors in (start, along))
+        nearest = polyline.project(first, step, (xy[:, 0, None], xy[:, 1, None]), usable.T, length.T**2)
+        begin, size = (
+            jnp.take_along_axis(values, nearest.index[None], axis=0)[0] for values in (segment_begin, length)
+        )
+        return begin + nearest.fraction * size
 
-    there = length > 0
-    was = place(before.xyz[:, :2], before.yaw, there)
-    near = there & (begins <= (was + REACH)[None]) & (begins + length >= (was - REACH)[None])
-    covered = place(now.xyz[:, :2], now.yaw, near) - was
-    moves = total >= MIN_LENGTH
-    share = covered / jnp.where(moves, total, 1.0)
-    return masked_value(share, now.valid & before.valid & moves)
+    is_segment = length > 0
+    previous_s = project(before.xyz[:, :2], before.yaw, is_segment)
+    is_near = segment_begin <= (previous_s + MAX_ARC_LENGTH_CHANGE)[None]
+    is_near = is_near & (segment_begin + length >= (previous_s - MAX_ARC_LENGTH_CHANGE)[None])
+    delta_s = project(now.xyz[:, :2], now.yaw, is_segment & is_near) - previous_s
+    log_moves = total >= MIN_LOG_LENGTH
+    share = delta_s / jnp.where(log_moves, total, 1.0)
+    return masked_value(share, now.valid & before.valid & log_moves)
 
 
-def logged_way(scenario: Scenario) -> Float[Array, "T N"]:
-    """Way (m) that the log of each agent has made up to each step, from the current step on."""
-    _, _, length = _pieces(scenario.log, scenario.current_step)
+def log_arc_length(scenario: Scenario) -> Float[Array, "T N"]:
+    """Arc length (m) of the logged path of each agent at each step, from the current step on."""
+    _, _, length = _log_segments(scenario.log, scenario.current_step)
     return jnp.concatenate([jnp.zeros_like(length[:1]), jnp.cumsum(length, axis=0)])
 
 
-def _pieces(
+def _log_segments(
     log: AgentState, current_step: Int[Array, ""]
 ) -> tuple[Float[Array, "K N 2"], Float[Array, "K N 2"], Float[Array, "K N"]]:
-    """The pieces of the logged ways, one between any two steps: where they start, where they lead, length (m).
+    """Segments of the logged paths between consecutive steps: start (m), vector to the end (m), and length (m).
 
-    The length is 0 where a piece is no part of the way.
+    The length is 0 where a segment is not part of the path.
     """
-    seen = log.valid & (jnp.arange(log.valid.shape[0]) >= current_step)[:, None]
+    valid = log.valid & (jnp.arange(log.valid.shape[0]) >= current_step)[:, None]
     start, along = log.xyz[:-1, :, :2], log.xyz[1:, :, :2] - log.xyz[:-1, :, :2]
-    length = jnp.where(seen[:-1] & seen[1:], geometry.norm(along), 0.0)
-    return start, along, jnp.where(length >= MIN_STEP, length, 0.0)
+    length = jnp.where(valid[:-1] & valid[1:], geometry.norm(along), 0.0)
+    return start, along, jnp.where(length >= MIN_LOG_STEP, length, 0.0)

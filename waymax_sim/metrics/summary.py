@@ -1,4 +1,4 @@
-"""From values per step and agent to one number per metric and scene."""
+"""Aggregation of values per step and agent to one number per metric and scene."""
 
 from collections.abc import Mapping
 
@@ -13,51 +13,64 @@ def summarize(
     values: Mapping[str, MetricValue],
     metrics: Mapping[str, Metric],
     active: Bool[Array, " T"],
-    judged: Bool[Array, " N"],
+    evaluated: Bool[Array, " N"],
 ) -> dict[str, MetricValue]:
     """One value per metric for a scene: each metric's own aggregation over time, then over agents.
 
     Args:
       values: Values over an episode: [T, N] per agent, [T] per scene.
       metrics: The metrics by name.
-      active: Steps that count.
-      judged: Agents that count.
+      active: Mask of the steps to aggregate.
+      evaluated: Mask of the agents to aggregate.
 
     Returns:
-      Scalars; not valid where no judged agent was valid at any active step.
+      Scalars; not valid where no evaluated agent was valid at any active step.
     """
-    return {
-        name: _over_agents(metrics[name], over_time(metrics[name], values[name], active), judged) for name in values
-    }
+    over_time = {name: reduce_over_time(metrics[name], values[name], active) for name in values}
+    return {name: _over_agents(metrics[name], over_time[name], evaluated) for name in values}
 
 
-def over_time(metric: Metric, values: MetricValue, active: Bool[Array, " T"]) -> MetricValue:
-    """One value per agent, or for the scene, from [T, ...] values."""
-    counted = values.valid & active.reshape(active.shape + (1,) * (values.valid.ndim - 1))
-    count = jnp.sum(counted, axis=0)
+def reduce_over_time(metric: Metric, values: MetricValue, active: Bool[Array, " T"]) -> MetricValue:
+    """The aggregation of a metric over time.
+
+    Args:
+      metric: The metric.
+      values: Values over an episode: [T, N] per agent, [T] per scene.
+      active: Mask of the steps to aggregate.
+
+    Returns:
+      One value per agent, or for the scene.
+    """
+    mask = values.valid & active.reshape(active.shape + (1,) * (values.valid.ndim - 1))
+    count = jnp.sum(mask, axis=0)
+    valid = count > 0
     match metric.over_time:
         case "mean":
-            value = jnp.sum(jnp.where(counted, values.value, 0.0), axis=0) / jnp.maximum(count, 1).astype(jnp.float32)
+            value = jnp.sum(jnp.where(mask, values.value, 0.0), axis=0) / jnp.maximum(count, 1).astype(jnp.float32)
         case "sum":
-            value = jnp.sum(jnp.where(counted, values.value, 0.0), axis=0)
+            value = jnp.sum(jnp.where(mask, values.value, 0.0), axis=0)
         case "min":
-            value = jnp.min(jnp.where(counted, values.value, jnp.inf), axis=0)
+            value = jnp.min(jnp.where(mask, values.value, jnp.inf), axis=0)
         case "max":
-            value = jnp.max(jnp.where(counted, values.value, -jnp.inf), axis=0)
+            value = jnp.max(jnp.where(mask, values.value, -jnp.inf), axis=0)
         case "last":
-            steps = jnp.arange(counted.shape[0]).reshape(active.shape + (1,) * (counted.ndim - 1))
-            last = jnp.max(jnp.where(counted, steps, 0), axis=0, keepdims=True)
+            steps = jnp.arange(mask.shape[0]).reshape(active.shape + (1,) * (mask.ndim - 1))
+            last = jnp.max(jnp.where(mask, steps, 0), axis=0, keepdims=True)
             value = jnp.take_along_axis(values.value, last, axis=0)[0]
-    return masked_value(value, count > 0)
+        case "onset":
+            first = jnp.argmax(mask, axis=0, keepdims=True)
+            valid = valid & (jnp.take_along_axis(values.value, first, axis=0)[0] <= 0)
+            value = jnp.max(jnp.where(mask, values.value, -jnp.inf), axis=0)
+    return masked_value(value, valid)
 
 
-def _over_agents(metric: Metric, values: MetricValue, judged: Bool[Array, " N"]) -> MetricValue:
+def _over_agents(metric: Metric, values: MetricValue, evaluated: Bool[Array, " N"]) -> MetricValue:
     if metric.per == "scene":
         return values
-    counted = values.valid & judged
-    count = jnp.sum(counted)
+    mask = values.valid & evaluated
+    count = jnp.sum(mask)
     if metric.over_agents == "max":
-        value = jnp.max(jnp.where(counted, values.value, -jnp.inf))
+        value = jnp.max(jnp.where(mask, values.value, -jnp.inf))
     else:
-        value = jnp.sum(jnp.where(counted, values.value, 0.0)) / jnp.maximum(count, 1).astype(jnp.float32)
+        value = jnp.sum(jnp.where(mask, values.value, 0.0)) / jnp.maximum(count, 1).astype(jnp.float32)
     return masked_value(value, count > 0)

@@ -1,1 +1,1 @@
-"""Array kernels that know no map: batched lookup, selection of the smallest, polylines."""
+"""Array operations that know no scenario: batching, selection, banks of maps, polylines."""

@@ -1,5 +1,6 @@
-"""How questions about maps are batched."""
+"""Batching of map queries, and loops over the masked items of an array."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,108 +8,123 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
+from waymax_sim.ops import backend
 from waymax_sim.ops.bank import is_bank_row
 from waymax_sim.pytree import Array
 
 T = TypeVar("T")
 
 
-def batch_over_maps(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes `ask`, which answers questions about many maps, a function of one map that is batched without loss.
+def batch_over_maps(query: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one map from `query`, a function of many maps; `vmap` of it calls `query` once.
 
-    Batching neither takes maps out of their batch nor goes through them one by one: it makes one longer row of
-    questions, each with the number of its map. Not differentiable.
+    Under `vmap` the queries of all batch entries form one longer array, each with the index of its map: no map is
+    copied, and there is no loop over maps. Not differentiable.
 
     Args:
-      ask: From M stacked maps, the map that each of Q questions is about and any arrays over questions to any arrays
-        over questions.
+      query: From M stacked maps, the map index of each of Q queries and arrays over queries, to arrays over queries.
 
     Returns:
-      The same for one map: a function of it and of the arrays over questions.
+      The same for one map, as a function of the map and of the arrays over queries.
     """
-    batched = jax.custom_batching.custom_vmap(ask)
+    batched = jax.custom_batching.custom_vmap(query)
 
     @batched.def_vmap
-    def _(size: int, in_batched: Any, maps: Any, which: Any, *arrays: Any) -> tuple[Any, Any]:
-        def whole(leaf: Array, mapped: bool) -> Array:
-            return leaf if mapped else jnp.broadcast_to(leaf, (size, *leaf.shape))
+    def _(size: int, in_batched: Any, maps: Any, map_index: Any, *arrays: Any) -> tuple[Any, Any]:
+        def with_batch_axis(leaf: Array, is_batched: bool) -> Array:
+            return leaf if is_batched else jnp.broadcast_to(leaf, (size, *leaf.shape))
 
-        def joined(leaf: Array) -> Array:
+        def merge_axes(leaf: Array) -> Array:
             return leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
 
-        which = whole(which, in_batched[1])
+        map_index = with_batch_axis(map_index, in_batched[1])
         if any(jax.tree.leaves(in_batched[0])):
-            count = jax.tree.leaves(jax.tree.map(lambda leaf, mapped: leaf.shape[mapped], maps, in_batched[0]))[0]
-            maps = jax.tree.map(lambda leaf, mapped: joined(whole(leaf, mapped)), maps, in_batched[0])
-            which = which + count * jnp.arange(size, dtype=which.dtype)[:, None]
-        longer = [joined(whole(array, mapped)) for array, mapped in zip(arrays, in_batched[2:], strict=True)]
-        answers = batched(maps, joined(which), *longer)
-        answers = jax.tree.map(lambda leaf: leaf.reshape(size, leaf.shape[0] // size, *leaf.shape[1:]), answers)
-        return answers, jax.tree.map(lambda _: True, answers)
+            counts = jax.tree.map(lambda leaf, is_batched: leaf.shape[is_batched], maps, in_batched[0])
+            num_maps = jax.tree.leaves(counts)[0]
+            maps = jax.tree.map(
+                lambda leaf, is_batched: merge_axes(with_batch_axis(leaf, is_batched)), maps, in_batched[0]
+            )
+            map_index = map_index + num_maps * jnp.arange(size, dtype=map_index.dtype)[:, None]
+        merged = [
+            merge_axes(with_batch_axis(array, is_batched))
+            for array, is_batched in zip(arrays, in_batched[2:], strict=True)
+        ]
+        results = batched(maps, merge_axes(map_index), *merged)
+        results = jax.tree.map(lambda leaf: leaf.reshape(size, leaf.shape[0] // size, *leaf.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
 
-    def of_one(road: Any, *arrays: Any) -> Any:
-        leaves, structure = jax.tree.flatten(road, is_leaf=is_bank_row)
+    def query_one_map(one_map: Any, *arrays: Any) -> Any:
+        leaves, structure = jax.tree.flatten(one_map, is_leaf=is_bank_row)
         rows = [leaf for leaf in leaves if is_bank_row(leaf)]
-        # A map of a bank stays there: queries take its index.
+        # Queries of a bank carry the index of the map; its arrays are read in place.
         index = rows[0].index if rows else jnp.int32(0)
         maps = [leaf.bank if is_bank_row(leaf) else leaf[None] for leaf in leaves]
-        which = jnp.broadcast_to(index, arrays[0].shape[:1])
-        return batched(jax.tree.unflatten(structure, maps), which, *arrays)
+        map_index = jnp.broadcast_to(index, arrays[0].shape[:1])
+        return batched(jax.tree.unflatten(structure, maps), map_index, *arrays)
 
-    return of_one
+    return query_one_map
 
 
-def update_masked(answers: T, left: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " batch"]], T]) -> T:
-    """Replaces the answers of the items that are `left`, `batch` at a time; costs next to nothing where none is.
+def update_masked(
+    values: T, query_mask: Bool[Array, " Q"], batch: int, compute: Callable[[Int[Array, " batch"]], T]
+) -> T:
+    """Replaces the values of masked items, in a loop over batches of them. Not differentiable in reverse.
 
-    Answers are any record of arrays over items. `find` gets indices of items and returns their answers. Not
-    differentiable in reverse.
+    Args:
+      values: Any record of arrays over Q items.
+      query_mask: Items to compute; without any, the loop has no iteration.
+      batch: Items per iteration.
+      compute: From indices of items to their new values.
     """
-    size = left.shape[0]
+    size = query_mask.shape[0]
     batch = min(batch, size)
-    items, count = nonzero_padded(left, size + batch)
+    items, count = nonzero_padded(query_mask, size + batch)
 
     def body(loop):
-        begin, answers = loop
-        which = jax.lax.dynamic_slice(items, (begin,), (batch,))
-        found = find(jnp.minimum(which, size - 1))
-        return begin + batch, jax.tree.map(lambda all_, new: all_.at[which].set(new, mode="drop"), answers, found)
+        first, values = loop
+        index = jax.lax.dynamic_slice(items, (first,), (batch,))
+        computed = compute(jnp.minimum(index, size - 1))
+        return first + batch, jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), values, computed)
 
-    return jax.lax.while_loop(lambda loop: loop[0] < count, body, (jnp.int32(0), answers))[1]
-
-
-def map_masked(answers: T, asked: Bool[Array, " Q"], batch: int, find: Callable[[Int[Array, " b"]], T]) -> T:
-    """Works off what is asked: on a CPU, whose caches hold `batch` items, so many at a time; elsewhere all at once."""
-    size = asked.shape[0]
-
-    def at_once(answers, asked):
-        def put(old, new):
-            return jnp.where(asked.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        return jax.tree.map(put, answers, find(jnp.arange(size, dtype=jnp.int32)))
-
-    def few_at_a_time(answers, asked):
-        return update_masked(answers, asked, batch, find)
-
-    return jax.lax.platform_dependent(answers, asked, cpu=few_at_a_time, default=at_once)
+    return jax.lax.while_loop(lambda loop: loop[0] < count, body, (jnp.int32(0), values))[1]
 
 
-def nonzero_padded(left: Bool[Array, " Q"], length: int) -> tuple[Int[Array, " L"], Int[Array, ""]]:
-    """Indices of the items that are left, then the number of items again and again; and how many are left."""
-    size = left.shape[0]
+def map_masked(values: T, query_mask: Bool[Array, " Q"], batch: int, compute: Callable[[Int[Array, " b"]], T]) -> T:
+    """Replaces the values of masked items: in batches on CPUs, all in parallel on accelerators.
 
-    # The obvious loop: XLA makes one program of it, four times as fast on a CPU as its sums and scatters are.
-    def one_by_one(left):
-        def look(item, found):
-            items, count = found
-            return items.at[count].set(item), count + left[item].astype(jnp.int32)
+    The batches that fit a CPU cache are shown by the bench rows `evaluate_state` and `observe_all`.
 
-        items, count = jax.lax.fori_loop(0, size, look, (jnp.full(length, size, jnp.int32), jnp.int32(0)))
-        return items.at[count].set(size), count
+    Args:
+      values: Any record of arrays over Q items.
+      query_mask: Items to compute.
+      batch: Items per iteration on a CPU.
+      compute: From indices of items to their new values.
+    """
+    if backend.on_cpu():
+        return update_masked(values, query_mask, batch, compute)
 
-    def at_once(left):
-        items = jnp.nonzero(left, size=length, fill_value=size)[0].astype(jnp.int32)
-        return items, jnp.sum(left, dtype=jnp.int32)
+    def select(old, new):
+        return jnp.where(query_mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    cpu = jax.custom_batching.sequential_vmap(one_by_one)
-    return jax.lax.platform_dependent(left, cpu=cpu, default=at_once)
+    return jax.tree.map(select, values, compute(jnp.arange(query_mask.shape[0], dtype=jnp.int32)))
+
+
+def nonzero_padded(mask: Bool[Array, " Q"], length: int) -> tuple[Int[Array, " L"], Int[Array, ""]]:
+    """Indices of the masked items, padded with the number of items Q to a given length, and their count."""
+    if backend.on_cpu():
+        return jax.custom_batching.sequential_vmap(functools.partial(_nonzero_loop, length=length))(mask)
+    size = mask.shape[0]
+    items = jnp.nonzero(mask, size=length, fill_value=size)[0].astype(jnp.int32)
+    return items, jnp.sum(mask, dtype=jnp.int32)
+
+
+def _nonzero_loop(mask: Bool[Array, " Q"], length: int) -> tuple[Int[Array, " L"], Int[Array, ""]]:
+    """`nonzero_padded` as a scalar loop: on CPUs faster than a prefix sum and a scatter (bench row `observe_all`)."""
+    size = mask.shape[0]
+
+    def append(item, state):
+        items, count = state
+        return items.at[count].set(item), count + mask[item].astype(jnp.int32)
+
+    items, count = jax.lax.fori_loop(0, size, append, (jnp.full(length, size, jnp.int32), jnp.int32(0)))
+    return items.at[count].set(size), count

@@ -1,4 +1,4 @@
-"""The few smallest of many numbers, row by row."""
+"""Selection of the smallest values per row."""
 
 import functools
 
@@ -6,48 +6,78 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from waymax_sim.ops import backend
 from waymax_sim.ops.batched_lookup import batch_over_maps, update_masked
 from waymax_sim.pytree import Array
 
-# Up to so many of so many numbers are taken in turn; `top_k` is as fast beyond.
-MOST_TAKEN, MOST_COLUMNS = 64, 256
-# Numbers of a row that are left to a reduction at least: with up to 32, XLA:CPU compares one at a time.
-LEAST_REDUCED = 33
-# CPUs compare so many rows at a time: filled up to a multiple, no row is left to be compared alone.
-LANES = 8
-# Rows that are asked again together.
-AGAIN_BATCH = 2
+# Largest k and row width for which the selection scan beats `lax.top_k` on CPUs (bench row `observe_all`).
+MAX_SCAN_K = 64
+MAX_SCAN_WIDTH = 256
+# Minimal width of a min-reduction that XLA:CPU vectorizes (bench row `observe_all`).
+MIN_REDUCTION_WIDTH = 33
+# Rows per vector register: rows are padded to a multiple (bench row `observe_all`).
+SIMD_WIDTH = 8
+# Rows per batch of the exact selection that resolves truncation ties.
+TIE_BATCH = 2
 
 
 def bottom_k(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
-    """The k smallest of each row and their columns, in ascending order, the first column first where equal.
+    """The k smallest values of each row and their columns, ascending; ties go to the lower column.
 
-    The same as `jax.lax.top_k` of the negative values, in a quarter of the time on CPUs. Not differentiable.
+    Equal to `jax.lax.top_k` of the negated values. Not differentiable.
 
     Args:
-      values: Numbers from 0 to infinity; those below 1e-37 may count as equal.
-      k: How many, at most W.
+      values: Values from 0 to infinity; those below 1e-37 may compare equal.
+      k: Number of values to select, at most W.
     """
-    # A batch of rows is more rows.
-    return batch_over_maps(lambda _, which, rows: _of_rows(rows, k))((), values)
+    # A batch of arrays is one array with more rows.
+    return batch_over_maps(lambda _, map_index, rows: _select(rows, k))((), values)
+
+
+def first_argmin(values: Float[Array, "*q W"]) -> Int[Array, "*q"]:
+    """Column of the minimum of each row, the first one of equal minima; an `argmin` that XLA:CPU vectorizes.
+
+    Shown by the bench row `evaluate_state`.
+    """
+    column = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
+    return argmin_index(values, column, values.shape[-1])
+
+
+def argmin_index(values: Float[Array, "*q W"], index: Int[Array, "*q W"], num_indices: int) -> Int[Array, "*q"]:
+    """The index that belongs to the minimum of each row, the lowest index of equal minima.
+
+    Args:
+      values: Values, not NaN.
+      index: A non-negative index of each value.
+      num_indices: Upper bound of the indices, exclusive.
+    """
+    # Differences from the minimum are compared instead of testing for equality: the compiler may compute the values
+    # twice with different rounding, and then no value would equal the minimum.
+    minimum = jnp.min(values, axis=-1, keepdims=True)
+    excess = jnp.where(values <= minimum, 0.0, values - minimum)
+    key, index_mask = pack_value_index(excess, index, num_indices)
+    return jnp.min(key, axis=-1) & index_mask
 
 
 def pack_value_index(
-    values: Float[Array, "*q W"], number: Int[Array, "*q W"], count: int
+    values: Float[Array, "*q W"], index: Int[Array, "*q W"], num_indices: int
 ) -> tuple[Int[Array, "*q W"], int]:
-    """Values from 0 on, each with a number below `count`, as one integer: the value decides, then the number.
+    """Integer keys that order by value first and by index second, and the bit mask of the index.
 
-    The bits of such values are ordered as they are. The last of them give way to the number; these bits are returned.
+    The bits of non-negative floats are ordered like the floats; their last bits are replaced by the index.
+
+    Args:
+      values: Non-negative values.
+      index: A non-negative index of each value.
+      num_indices: Upper bound of the indices, exclusive.
     """
-    last_bits = (1 << (count - 1).bit_length()) - 1
-    return (jax.lax.bitcast_convert_type(values, jnp.int32) & ~last_bits) | number, last_bits
+    index_mask = (1 << (num_indices - 1).bit_length()) - 1
+    return (jax.lax.bitcast_convert_type(values, jnp.int32) & ~index_mask) | index, index_mask
 
 
-def _of_rows(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
-    exact = functools.partial(_exact, k=k)
-    if not (0 < k <= MOST_TAKEN and k < values.shape[1] <= MOST_COLUMNS):
-        return exact(values)
-    return jax.lax.platform_dependent(values, cpu=functools.partial(_in_turn, k=k), default=exact)
+def _select(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    is_small = 0 < k <= MAX_SCAN_K and k < values.shape[1] <= MAX_SCAN_WIDTH
+    return (_selection_scan if is_small and backend.on_cpu() else _exact)(values, k)
 
 
 def _exact(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
@@ -55,35 +85,34 @@ def _exact(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], In
     return -negative, column
 
 
-def _in_turn(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
-    """The smallest of all rows, then the next ones: each turn compares eight rows at a time.
+def _selection_scan(values: Float[Array, "Q W"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    """k-selection by repeated min-reduction of packed keys over all rows.
 
-    One comparison of integers settles both the number and the column. Rows in which two numbers look equal that are not
-    are asked again.
+    Rows whose truncated keys do not determine the order are selected again exactly.
     """
-    parts = max(values.shape[1] // LEAST_REDUCED, 1)
-    filling = ((0, -len(values) % LANES), (0, -values.shape[1] % parts))
-    # Before it is turned round: XLA:CPU fills up what it turns one number at a time.
-    filled = jnp.pad(values, filling, constant_values=jnp.inf).T
-    # The columns it was filled up with are infinite and have the highest numbers: they come last.
-    key, last_bits = pack_value_index(filled, jax.lax.broadcasted_iota(jnp.int32, filled.shape, 0), values.shape[1])
-    nothing = jnp.iinfo(jnp.int32).max
+    parts = max(values.shape[1] // MIN_REDUCTION_WIDTH, 1)
+    padding = ((0, -len(values) % SIMD_WIDTH), (0, -values.shape[1] % parts))
+    # Padded before the transpose: XLA:CPU pads a transposed array value by value (bench row `observe_all`).
+    padded = jnp.pad(values, padding, constant_values=jnp.inf).T
+    # Padding columns are infinite and have the highest indices, so they are selected last.
+    key, index_mask = pack_value_index(padded, jax.lax.broadcasted_iota(jnp.int32, padded.shape, 0), values.shape[1])
+    max_key = jnp.iinfo(jnp.int32).max
     keys = jnp.split(key, parts)
 
-    def next_(last, _):
-        left = functools.reduce(jnp.minimum, [jnp.where(key > last[None], key, nothing) for key in keys])
-        least = jax.lax.reduce(left, jnp.int32(nothing), jax.lax.min, (0,))
-        return least, least
+    def select_next(last, _):
+        remaining = functools.reduce(jnp.minimum, [jnp.where(key > last[None], key, max_key) for key in keys])
+        smallest = jax.lax.reduce(remaining, jnp.int32(max_key), jax.lax.min, (0,))
+        return smallest, smallest
 
-    taken = jax.lax.scan(next_, jnp.full(keys[0].shape[1], -1, jnp.int32), length=k + 1)[1].T[: len(values)]
-    place = taken[:, :k] & last_bits
-    found = jnp.take_along_axis(values, place, axis=1, mode="promise_in_bounds")
-    doubtful = _in_doubt(taken | last_bits, found)
-    return update_masked((found, place), doubtful, AGAIN_BATCH, lambda row: _exact(values[row], k))
+    selected = jax.lax.scan(select_next, jnp.full(keys[0].shape[1], -1, jnp.int32), length=k + 1)[1].T[: len(values)]
+    column = selected[:, :k] & index_mask
+    smallest = jnp.take_along_axis(values, column, axis=1, mode="promise_in_bounds")
+    has_tie = _has_truncation_tie(selected | index_mask, smallest)
+    return update_masked((smallest, column), has_tie, TIE_BATCH, lambda row: _exact(values[row], k))
 
 
-def _in_doubt(taken: Int[Array, "Q n"], found: Float[Array, "Q k"]) -> Bool[Array, " Q"]:
-    """Rows of which the bits that are left do not tell the order, or whether the next one would be smaller."""
-    alike = (taken[:, 1:] == taken[:, :-1]) & jnp.isfinite(found)
-    wrong = alike[:, :-1] & (found[:, 1:] < found[:, :-1])
-    return jnp.any(wrong, axis=1) | alike[:, -1]
+def _has_truncation_tie(selected: Int[Array, "Q n"], smallest: Float[Array, "Q k"]) -> Bool[Array, " Q"]:
+    """Rows whose truncated values are equal but misordered, or equal to that of the next value."""
+    is_equal = (selected[:, 1:] == selected[:, :-1]) & jnp.isfinite(smallest)
+    is_misordered = is_equal[:, :-1] & (smallest[:, 1:] < smallest[:, :-1])
+    return jnp.any(is_misordered, axis=1) | is_equal[:, -1]

@@ -1,7 +1,6 @@
-"""Policies and commands of installed packages, found by entry points; policies by text.
+"""Plug-ins: policies and commands that installed packages register as entry points, and policies by text.
 
-A package registers policies in the group `waymax_sim.policies` and commands in the group `waymax_sim.commands`. Nothing
-is imported before it is requested.
+The groups are `waymax_sim.policies` and `waymax_sim.commands`. A plug-in is imported when it is requested.
 """
 
 from waymax_sim.plugins.entry_points import COMMAND_GROUP, POLICY_GROUP, PluginError

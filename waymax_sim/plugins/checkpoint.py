@@ -9,7 +9,7 @@ from typing import Any
 from waymax_sim.plugins.entry_points import PluginError, describe_error, load_object
 
 POLICY_FILE = "policy.json"
-LOADER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+LOADER_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def is_checkpoint(text: str) -> bool:
@@ -45,6 +45,6 @@ def _read_loader(file: Path) -> str:
     if not isinstance(data, dict):
         raise PluginError(f"{file} is not a JSON object with the field 'loader'")
     loader = data.get("loader")
-    if not isinstance(loader, str) or not LOADER.fullmatch(loader):
+    if not isinstance(loader, str) or not LOADER_PATTERN.fullmatch(loader):
         raise PluginError(f"{file}, field 'loader': {json.dumps(loader)} is not 'module:function'")
     return loader

@@ -20,14 +20,14 @@ def find_entry_points(group: str) -> dict[str, list[metadata.EntryPoint]]:
 
     A name has more than one entry point where packages register different objects under it.
     """
-    found: dict[str, dict[str, metadata.EntryPoint]] = {}
+    by_name: dict[str, dict[str, metadata.EntryPoint]] = {}
     for entry_point in sorted(metadata.entry_points(group=group), key=lambda item: item.name):
-        found.setdefault(entry_point.name, {}).setdefault(entry_point.value, entry_point)
-    return {name: list(by_value.values()) for name, by_value in found.items()}
+        by_name.setdefault(entry_point.name, {}).setdefault(entry_point.value, entry_point)
+    return {name: list(by_value.values()) for name, by_value in by_name.items()}
 
 
 def load_entry_point(entry_points: list[metadata.EntryPoint]) -> Any:
-    """The object that one name stands for.
+    """Imports the object of a name.
 
     Raises:
       PluginError: Packages register different objects under this name, or its module cannot be imported.
@@ -36,7 +36,7 @@ def load_entry_point(entry_points: list[metadata.EntryPoint]) -> Any:
     if others:
         origins = " and ".join(map(origin, entry_points))
         raise PluginError(f"{first.name!r} is ambiguous: it is registered by {origins}; uninstall one of them")
-    target = first.value.partition("[")[0]  # what follows are the extras of the package
+    target = first.value.partition("[")[0]  # without the extras of the package
     return load_object(target, f"{first.name!r} of {origin(first)}")
 
 
@@ -51,28 +51,28 @@ def load_object(target: str, label: str) -> Any:
       PluginError: The module cannot be imported or has no such attribute.
     """
     module_name, _, attribute = (part.strip() for part in target.partition(":"))
-    module = found = None
+    module = value = None
     try:
-        module = found = importlib.import_module(module_name)
+        module = value = importlib.import_module(module_name)
         for name in attribute.split("."):
-            found = getattr(found, name)
+            value = getattr(value, name)
     except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
         reason = describe_error(error)
         if module is not None and isinstance(error, AttributeError):
-            reason = _missing_attribute(module, attribute, found)
+            reason = _missing_attribute(module, attribute, value)
         raise PluginError(f"{label} cannot be imported: {reason}") from error
-    return found
+    return value
 
 
 def _missing_attribute(module: ModuleType, attribute: str, parent: Any) -> str:
-    """The file of a module without this attribute, and attributes of similar spelling."""
+    """Error message with the file of the module, and attributes of similar spelling."""
     file = getattr(module, "__file__", None) or "a folder without __init__.py"
     known = [name for name in dir(parent) if not name.startswith("_")]
     return f"{module.__name__} ({file}) has no attribute {attribute}{suggest(attribute.split('.')[-1], known)}"
 
 
 def origin(entry_point: metadata.EntryPoint) -> str:
-    """The package that registers an entry point, and the object."""
+    """Name of the package that registers an entry point, and the registered object."""
     package = entry_point.dist.name if entry_point.dist else "an unknown package"
     return f"{package} ({entry_point.value})"
 

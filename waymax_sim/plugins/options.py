@@ -11,7 +11,7 @@ from typing import Any
 
 from waymax_sim.plugins.entry_points import PluginError, suggest
 
-EMPTY = inspect.Parameter.empty
+UNANNOTATED = inspect.Parameter.empty
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -36,7 +36,7 @@ def parse_options(constructor: Callable[..., Any], options: Mapping[str, str], l
     """Keyword arguments of a constructor.
 
     Args:
-      constructor: Class or function; its annotations say how values are read.
+      constructor: Class or function; its annotations determine the types of values.
       options: Values as text by parameter.
       label: Name of the constructor in error messages.
 
@@ -57,14 +57,14 @@ def parse_options(constructor: Callable[..., Any], options: Mapping[str, str], l
 
 
 def parse_value(annotation: Any, text: str) -> Any:
-    """The value that a text means for a type: int, float, bool, str, None, a `Literal`, or a union of these.
+    """Parses a text as int, float, bool, str, None, a `Literal`, or a union of these.
 
     Raises:
       ValueError: It is not of this type, or there is no text for values of this type.
     """
     parsers = _parsers(annotation)
     if not parsers:
-        name = "a parameter without annotation" if annotation is EMPTY else _type_name(annotation)
+        name = "a parameter without annotation" if annotation is UNANNOTATED else _type_name(annotation)
         raise ValueError(f"values of {name} cannot be given as text")
     for parse in parsers:
         try:
@@ -120,7 +120,7 @@ def _parameters(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]
     """Parameters that can be given by name; annotations are evaluated where that is possible."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     for eval_str in (True, False):
-        # An annotation may name what only a type checker imports; some built-in functions have no signature.
+        # Annotations may refer to names that only type checkers import; some built-in functions have no signature.
         with contextlib.suppress(Exception):
             parameters = inspect.signature(constructor, eval_str=eval_str).parameters
             return {name: parameter for name, parameter in parameters.items() if parameter.kind in by_name}

@@ -21,9 +21,9 @@ from waymax_sim.plugins.entry_points import (
 )
 from waymax_sim.plugins.options import parse_options, split_options
 
-# NAME or module:attribute, then the options. A text after the first colon is an attribute if it is an identifier.
-FORM = re.compile(r"(?P<target>[^:]+(?::[A-Za-z_][\w.]*(?=:|$))?)(?::(?P<options>.*))?", re.DOTALL)
-MEMBERS = ("privileged", "dynamics", "init", "act")
+# NAME or module:attribute, then the options. The text after the first colon is an attribute if it is an identifier.
+POLICY_PATTERN = re.compile(r"(?P<target>[^:]+(?::[A-Za-z_][\w.]*(?=:|$))?)(?::(?P<options>.*))?", re.DOTALL)
+POLICY_ATTRIBUTES = ("privileged", "dynamics", "init", "act")
 
 
 def policy_names() -> list[str]:
@@ -32,7 +32,7 @@ def policy_names() -> list[str]:
 
 
 def resolve_policy(text: str) -> Policy:
-    """The policy that a text names.
+    """Resolves a text to a policy.
 
     The forms are:
 
@@ -61,7 +61,7 @@ def resolve_policy(text: str) -> Policy:
 
 def _split(text: str) -> tuple[str, dict[str, str]]:
     """The name or module:attribute, and the options."""
-    form = FORM.fullmatch(text)
+    form = POLICY_PATTERN.fullmatch(text)
     if form is None:
         raise PluginError(f"policy {text!r} is neither a name nor module:attribute")
     return form["target"], {} if form["options"] is None else split_options(form["options"])
@@ -109,7 +109,7 @@ def _construct(source: Any, label: str, options: dict[str, str]) -> Any:
 
 def _check_policy(policy: Any, text: str) -> None:
     """Raises a PluginError unless the object is a policy and a pytree."""
-    missing = [name for name in MEMBERS if not hasattr(policy, name)]
+    missing = [name for name in POLICY_ATTRIBUTES if not hasattr(policy, name)]
     if isinstance(policy, type) or missing:
         reason = f"it has no {', '.join(missing)}" if missing else "it is a class"
         raise PluginError(f"{text} gives a {type(policy).__name__} that is not a waymax_sim.env.Policy: {reason}")

@@ -6,16 +6,16 @@ import jax
 import numpy as np
 
 from waymax_sim.datasets.loader import load
-from waymax_sim.datasets.raw_from_scenario import raw_of
+from waymax_sim.datasets.raw_from_scenario import to_raw_scene
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datatypes.padding import bucket, sizes
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.validate import validate
 
 
 @functools.cache
 def crossing() -> Scenario:
-    """A made-up crossing with lights, links and routes."""
+    """A synthetic crossing with lights, links and routes."""
     return load("synthetic:0:2")[1]
 
 
@@ -26,7 +26,7 @@ def arrays(record) -> dict[str, np.ndarray]:
 def assert_sound(scenario: Scenario) -> None:
     """Nothing to report, types and sizes as of a reader, zeros where nothing is valid, the indexes of this map."""
     assert validate(scenario) == []
-    assert sizes(scenario) == bucket(sizes(scenario))
+    assert axis_lengths(scenario) == bucket_lengths(axis_lengths(scenario))
     kinds = {name: (leaf.dtype, leaf.ndim) for name, leaf in arrays(crossing()).items()}
     for name, leaf in arrays(scenario).items():
         assert isinstance(leaf, np.ndarray) and (leaf.dtype, leaf.ndim) == kinds[name], name
@@ -37,10 +37,10 @@ def assert_sound(scenario: Scenario) -> None:
     free = ~info.exists
     assert (info.id[free] == -1).all() and not log.valid[:, free].any()
     assert not any(getattr(info, name)[free].any() for name in ("type", "size", "is_sdc", "to_predict", "of_interest"))
-    again = to_scenario(raw_of(scenario))
+    again = to_scenario(to_raw_scene(scenario))
     assert again.agents.id[again.agents.exists].tolist() == info.id[info.exists].tolist()
     if (again.origin == scenario.origin).all():
-        for part in ("roadmap", "edges", "lanes", "elements"):
+        for part in ("roadmap", "edges", "lanes", "polylines"):
             assert_unchanged(getattr(again, part), getattr(scenario, part))
 
 

@@ -15,7 +15,7 @@ from tests.scenes import scene
 from waymax_sim.datasets import edit
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, VEHICLE
-from waymax_sim.datatypes.padding import pad, sizes
+from waymax_sim.datatypes.padding import axis_lengths, pad
 from waymax_sim.env import Env, EnvConfig, rollout
 
 MASKS = st.lists(st.booleans(), min_size=crossing().num_agents, max_size=crossing().num_agents)
@@ -53,10 +53,10 @@ def test_agents_are_dropped_by_selector_mask_or_id():
     assert_unchanged(edit.drop_agents(scenario, []), scenario)
 
 
-@pytest.mark.parametrize("who", ["nobody", [123456], np.ones(3, bool), [-1]])
-def test_those_who_are_not_there_cannot_be_meant(who):
-    with pytest.raises(ValueError, match=r"unknown selector|no agents|a mask of shape"):
-        edit.drop_agents(crossing(), who)
+@pytest.mark.parametrize("agents", ["nobody", [123456], np.ones(3, bool), [-1]])
+def test_unknown_agents_are_refused(agents):
+    with pytest.raises(ValueError, match=r"unknown selector|no agents|a mask has shape"):
+        edit.drop_agents(crossing(), agents)
 
 
 def test_an_agent_moves_along_from_where_it_is_now():
@@ -74,25 +74,25 @@ def test_an_agent_moves_along_from_where_it_is_now():
     assert_unchanged(edit.drop_agents(found, [int(found.agents.id[row])]), scenario)
 
 
-def test_an_agent_follows_places_and_is_seen_when_told():
+def test_an_agent_follows_a_track_and_a_mask():
     scenario = crossing()
     time = scenario.timestamps
-    places = np.stack([time**2, 2 * time, np.ones_like(time)], axis=-1)
-    seen = time > 1.95
-    found = edit.add_agent(scenario, places, np.full(91, 4.0), valid=seen, agent_id=77)
+    positions = np.stack([time**2, 2 * time, np.ones_like(time)], axis=-1)
+    valid = time > 1.95
+    found = edit.add_agent(scenario, positions, np.full(91, 4.0), valid=valid, agent_id=77)
     assert_sound(found)
     row = int(np.flatnonzero(found.agents.id == 77)[0])
-    assert (found.log.valid[:, row] == seen).all() and not found.log.xyz[~seen, row].any()
-    np.testing.assert_allclose(found.log.xyz[seen, row], places[seen], rtol=1e-6)
-    middle = seen & (time < 8.95)
+    assert (found.log.valid[:, row] == valid).all() and not found.log.xyz[~valid, row].any()
+    np.testing.assert_allclose(found.log.xyz[valid, row], positions[valid], rtol=1e-6)
+    middle = valid & (time < 8.95)
     np.testing.assert_allclose(found.log.velocity[middle, row, 0], 2 * time[middle], rtol=1e-3)
     np.testing.assert_allclose(found.log.velocity[middle, row, 1], 2, rtol=1e-4)
-    np.testing.assert_allclose(found.log.yaw[seen, row], 4 - 2 * np.pi, atol=1e-6)
+    np.testing.assert_allclose(found.log.yaw[valid, row], 4 - 2 * np.pi, atol=1e-6)
 
 
 def test_a_velocity_that_is_given_is_kept():
-    places = np.zeros((91, 3))
-    found = edit.add_agent(crossing(), places, 0.0, velocity=(1, 2), agent_id=77)
+    positions = np.zeros((91, 3))
+    found = edit.add_agent(crossing(), positions, 0.0, velocity=(1, 2), agent_id=77)
     row = int(np.flatnonzero(found.agents.id == 77)[0])
     assert (found.log.velocity[:, row] == (1, 2)).all() and not found.log.xyz[:, row].any()
 
@@ -121,12 +121,12 @@ def test_scenes_grow_when_no_slot_is_free():
         {"agent_id": int(crossing().agents.id[0])},
     ],
 )
-def test_agents_that_cannot_be_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"finite|broadcast|agent types|already"):
+def test_invalid_agents_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"finite|broadcast|agent_type|already"):
         edit.add_agent(crossing(), **({"xyz": (0, 0, 0), "yaw": 0.0} | arguments))
 
 
-def test_traffic_of_another_scene_keeps_its_place_in_the_world():
+def test_traffic_of_another_scene_keeps_its_world_positions():
     scenario = crossing()
     shift = np.array([30, -7, 0], np.float32)
     other = dataclasses.replace(load("synthetic:0:5")[4], origin=scenario.origin + shift)
@@ -145,7 +145,7 @@ def test_traffic_of_another_scene_keeps_its_place_in_the_world():
     np.testing.assert_array_equal(found.agents.id[rows][~taken], ids(other)[~taken])
 
 
-def test_traffic_of_a_scene_and_itself_is_everybody_twice():
+def test_traffic_of_the_same_scene_duplicates_all_agents():
     scenario = crossing()
     assert_sound(edit.add_traffic(scenario, edit.move_agents(scenario, "all", (0, 0, 30))))
 
@@ -180,13 +180,13 @@ def test_types_are_set():
     assert_unchanged(found, scenario, "agents.type")
     assert found.agents.type[2] == PEDESTRIAN
     np.testing.assert_array_equal(np.delete(found.agents.type, 2), np.delete(scenario.agents.type, 2))
-    with pytest.raises(ValueError, match="agent types are 0 to 4"):
+    with pytest.raises(ValueError, match="agent_type 5 is not one of 0 to 4"):
         edit.set_types(scenario, who, 5)
 
 
 def test_boxes_are_scaled_from_their_undersides():
     scenario = crossing()
-    mask = edit.chosen(scenario, "vehicle")
+    mask = edit.agent_mask(scenario, "vehicle")
     found = edit.scale_boxes(scenario, "vehicle", (1.5, 1, 2))
     assert_sound(found)
     assert_unchanged(found, scenario, "agents.size", "log.xyz")
@@ -220,7 +220,7 @@ def test_another_agent_becomes_the_sdc():
 def test_an_edited_scene_rolls_out():
     """Slots that are free between agents stay empty in the jitted graph, and an added agent drives."""
     scenario = scene(num_agents=4)
-    scenario = pad(scenario, sizes(scenario) | {"N": 8})
+    scenario = pad(scenario, axis_lengths(scenario) | {"N": 8})
     holes = edit.add_agent(edit.drop_agents(scenario, [101]), (60, 0, 0.75), 0.0, velocity=(10, 0), agent_id=500)
     assert np.flatnonzero(holes.agents.exists).tolist() == [0, 1, 2, 3]
     holes = edit.drop_agents(holes, [102])

@@ -43,7 +43,7 @@ def test_the_start_is_moved(steps):
 
 @pytest.mark.parametrize("steps", [-11, 81])
 def test_there_is_no_start_outside_the_record(steps):
-    with pytest.raises(ValueError, match=r"not a step of 0\.\.90"):
+    with pytest.raises(ValueError, match=r"is not one of 0\.\.90"):
         edit.shift_start(crossing(), steps)
 
 
@@ -65,5 +65,5 @@ def test_records_are_cut(start, stop):
 
 @pytest.mark.parametrize(("start", "stop"), [(11, 91), (0, 10), (-1, 91), (0, 92), (5, 5)])
 def test_a_cut_holds_the_current_step(start, stop):
-    with pytest.raises(ValueError, match="does not hold the current one, 10"):
+    with pytest.raises(ValueError, match="do not contain the current step 10"):
         edit.slice_steps(crossing(), start, stop)

@@ -32,7 +32,7 @@ def test_features_within_a_circle_are_kept_whole(x, y, radius):
     scenario = crossing()
     old = scenario.roadmap
     found = edit.crop_map(scenario, (x, y), radius)
-    assert_unchanged(found, scenario, "roadmap", "edges", "lanes", "graph", "elements", "signals")
+    assert_unchanged(found, scenario, "roadmap", "edges", "lanes", "graph", "polylines", "signals")
     kept = {
         int(old.feature_id[row])
         for row in range(len(old.feature_id))
@@ -56,7 +56,7 @@ def test_features_within_a_circle_are_kept_whole(x, y, radius):
     lit = found.signals.valid.any(axis=0)
     assert set(found.signals.lane_id[lit].tolist()) == set(scenario.signals.lane_id.tolist()) & kept
     assert (found.signals.lane_id[~lit] == -1).all() and not found.signals.state[:, ~lit].any()
-    told = {"the map has no lanes", "the map has no road edges: off-road cannot be judged", "there is no map"}
+    told = {"the map has no lanes", "the map has no road edges: off-road cannot be evaluated", "there is no map"}
     if not told & set(validate(found)):
         assert_sound(found)
 
@@ -93,7 +93,7 @@ def test_lights_are_switched_only_where_they_are_seen():
 
 @pytest.mark.parametrize(("state", "lanes"), [(9, None), (-1, None), (4, [123])])
 def test_lights_that_cannot_be_are_refused(state, lanes):
-    with pytest.raises(ValueError, match=r"states of lights are 0 to 8|no lights of lanes"):
+    with pytest.raises(ValueError, match=r"a light state is not one of 0 to 8|no lights of lanes"):
         edit.set_lights(crossing(), state, lanes)
 
 

@@ -4,53 +4,61 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waymax_sim.datasets.synthetic.drivers import HARDEST_BRAKING, Sight, Traits, draw_traits, intelligent_driver
+from waymax_sim.datasets.synthetic.drivers import (
+    MAX_DECELERATION,
+    DriverObservation,
+    DriverParams,
+    draw_driver_params,
+    idm_acceleration,
+)
 
-USUAL = Traits(*(np.array([value]) for value in (1.0, 1.5, 2.0, 1.0, 2.0)))
+PARAMS = DriverParams(*(np.array([value]) for value in (1.0, 1.5, 2.0, 1.0, 2.0)))
 
 
-def sight(speed=10.0, allowed=15.0, gap=np.inf, leader=0.0, stop=np.inf) -> Sight:
-    return Sight(*(np.array([float(value)]) for value in (speed, allowed, gap, leader, stop)))
+def observe(speed=10.0, allowed_speed=15.0, gap=np.inf, leader_speed=0.0, stop_distance=np.inf) -> DriverObservation:
+    return DriverObservation(
+        *(np.array([float(value)]) for value in (speed, allowed_speed, gap, leader_speed, stop_distance))
+    )
 
 
-def acceleration(**seen) -> float:
-    return float(intelligent_driver(sight(**seen), USUAL)[0])
+def acceleration(**arguments) -> float:
+    return float(idm_acceleration(observe(**arguments), PARAMS)[0])
 
 
 def test_the_formula_by_hand():
-    # Wanted gap 2 + 10 * 1.5 + 10 * 2 / (2 sqrt(2)) = 24.0711.
+    # Desired gap 2 + 10 * 1.5 + 10 * 2 / (2 sqrt(2)) = 24.0711.
     want = 1.0 * (1 - (10 / 15) ** 4 - (24.0711 / 40) ** 2)
-    np.testing.assert_allclose(acceleration(gap=40.0, leader=8.0), want, atol=1e-5)
+    np.testing.assert_allclose(acceleration(gap=40.0, leader_speed=8.0), want, atol=1e-5)
 
 
 @given(st.floats(0.0, 14.0))
-def test_at_its_equilibrium_gap_one_goes_on_alike(speed):
+def test_the_equilibrium_gap_gives_no_acceleration(speed):
     gap = (2.0 + 1.5 * speed) / np.sqrt(1 - (speed / 15) ** 4)
-    assert abs(acceleration(speed=speed, gap=gap, leader=speed)) < 1e-9
+    assert abs(acceleration(speed=speed, gap=gap, leader_speed=speed)) < 1e-9
 
 
 @given(st.floats(0.0, 30.0), st.floats(0.2, 100.0), st.floats(0.0, 30.0), st.floats(0.2, 100.0))
-def test_no_sight_makes_anybody_do_the_impossible(speed, gap, leader, stop):
+def test_accelerations_are_bounded_and_increase_with_the_gap(speed, gap, leader_speed, stop_distance):
     free = acceleration(speed=speed)
-    found = acceleration(speed=speed, gap=gap, leader=leader, stop=stop)
-    assert -HARDEST_BRAKING <= found <= free <= 1.0
-    assert found <= acceleration(speed=speed, gap=2 * gap, leader=leader, stop=stop)
+    result = acceleration(speed=speed, gap=gap, leader_speed=leader_speed, stop_distance=stop_distance)
+    assert -MAX_DECELERATION <= result <= free <= 1.0
+    assert result <= acceleration(speed=speed, gap=2 * gap, leader_speed=leader_speed, stop_distance=stop_distance)
 
 
-def test_one_stops_before_a_line():
+def test_a_vehicle_stops_before_a_line():
     speed, arc = 12.0, 0.0
     for _ in range(300):
-        after = max(0.0, speed + 0.1 * acceleration(speed=speed, stop=60.0 - arc))
+        after = max(0.0, speed + 0.1 * acceleration(speed=speed, stop_distance=60.0 - arc))
         speed, arc = after, arc + 0.1 * (speed + after) / 2
     assert speed < 0.05 and 57.0 < arc < 60.0
 
 
-def test_drivers_differ_within_reason():
-    traits = draw_traits(500, np.random.default_rng(0))
-    for field in dataclasses.fields(traits):
-        values = getattr(traits, field.name)
+def test_driver_params_vary_within_limits():
+    params = draw_driver_params(500, np.random.default_rng(0))
+    for field in dataclasses.fields(params):
+        values = getattr(params, field.name)
         assert values.min() > 0.5 and np.std(values) > 0.03 * np.mean(values), field.name
-    # Who is hasty wants to go faster and keeps less distance.
-    assert np.corrcoef(traits.pace, traits.headway)[0, 1] < -0.3
-    some = traits.of(np.array([3, 5]))
-    np.testing.assert_array_equal(some.pace, traits.pace[[3, 5]])
+    # Aggressive drivers drive faster at a shorter headway.
+    assert np.corrcoef(params.speed_factor, params.time_headway)[0, 1] < -0.3
+    some = params.select(np.array([3, 5]))
+    np.testing.assert_array_equal(some.speed_factor, params.speed_factor[[3, 5]])

@@ -1,11 +1,11 @@
-"""The maps of made-up places are whole: lanes join, edges have the road on their left, bridges are up."""
+"""Maps of synthetic scenes: lanes are linked, edges have the road on their left, bridges are elevated."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from tests.datasets.synthetic.judge import EVERY_LAYOUT, RED, cross, edge_distance, features, on_wheels, scene
+from tests.datasets.synthetic.quality import EVERY_LAYOUT, RED, cross, edge_distance, features, on_wheels, scene
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes import roadmap
 
@@ -24,7 +24,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def nearest(points: np.ndarray, at: np.ndarray) -> int:
-    """Index of the point nearest to a place on the ground; heights count three times."""
+    """Index of the point nearest to a position, with heights weighted by three."""
     return int(np.argmin(np.sum(((points - at) * [1.0, 1.0, 3.0]) ** 2, axis=-1)))
 
 
@@ -46,7 +46,7 @@ def test_all_kinds_of_features_occur():
     assert kinds >= {1, 2, 3, 6, 7, 11, 12, 15, 16, 17, 18, 19, 20}
 
 
-def test_points_are_half_a_metre_apart(raw):
+def test_points_have_the_spacing_of_recorded_maps(raw):
     for xyz in features(raw, *set(range(17)) - set(POLYGONS)):
         step = np.linalg.norm(np.diff(xyz[:, :2], axis=0), axis=-1)
         assert step.min() > 0.3 and step.max() < 0.65
@@ -96,7 +96,7 @@ def test_links_join_lanes(raw):
             side = cross(unit(along)[:2], (two[other] - one[middle])[:2])
             assert 3.0 < (side if kind == roadmap.LEFT_NEIGHBOR else -side) < 4.5
             back = (b, a, roadmap.RIGHT_NEIGHBOR + roadmap.LEFT_NEIGHBOR - kind)
-            assert (raw.links == back).all(axis=-1).any(), "neighbours know each other"
+            assert (raw.links == back).all(axis=-1).any(), "neighbors are symmetric"
 
 
 def test_every_lane_leads_on_or_to_the_border(raw):
@@ -135,7 +135,7 @@ def test_lights_stand_where_their_lanes_begin():
     assert lit > 16
 
 
-def test_lights_change_in_order_and_never_open_both_ways():
+def test_lights_change_in_order_and_are_never_green_on_both_axes():
     for index in (1, 7, 8):
         raw = scene(3, index)
         state = raw.signal_state

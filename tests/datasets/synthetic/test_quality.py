@@ -1,41 +1,41 @@
-"""Made-up traffic keeps to the road and its rules, and nobody runs into anybody."""
+"""Synthetic traffic stays on the road, obeys lights and does not collide."""
 
 import numpy as np
 import pytest
 
-from tests.datasets.synthetic.judge import EVERY_LAYOUT, edge_distance, features, quality, scene, touching
+from tests.datasets.synthetic.quality import EVERY_LAYOUT, edge_distance, features, quality, scene, touching
 from tests.oracle import signed_distance
 from waymax_sim.datatypes import roadmap
 
 
 def total(pairs) -> dict[str, int]:
-    found = [quality(scene(*pair)) for pair in pairs]
-    return {name: sum(each[name] for each in found) for name in found[0]}
+    counts = [quality(scene(*pair)) for pair in pairs]
+    return {name: sum(each[name] for each in counts) for name in counts[0]}
 
 
-def good(found: dict[str, int]) -> None:
-    assert found["touch at the beginning"] == 0
-    assert found["touch"] <= 0.01 * found["agents"]
-    assert found["off the road"] <= 0.01 * found["moving"]
-    assert found["pass at red"] <= 0.01 * found["pass a light"]
-    assert found["pass a light"] > 0 and found["moving"] > 100
+def assert_good(counts: dict[str, int]) -> None:
+    assert counts["touch at the beginning"] == 0
+    assert counts["touch"] <= 0.01 * counts["agents"]
+    assert counts["off the road"] <= 0.01 * counts["moving"]
+    assert counts["pass at red"] <= 0.01 * counts["pass a light"]
+    assert counts["pass a light"] > 0 and counts["moving"] > 100
 
 
 def test_a_scene_of_each_layout_is_good():
-    good(total((3, index) for index in EVERY_LAYOUT))
+    assert_good(total((3, index) for index in EVERY_LAYOUT))
 
 
-def test_nobody_touches_at_the_beginning():
-    # In what is drawn first for this scene two have run into each other before the record begins.
+def test_agents_do_not_overlap_at_the_first_step():
+    # The first draw of this scene has a collision before the first step.
     assert not touching(scene(1000, 39), 0)
 
 
 @pytest.mark.slow
 def test_a_thousand_scenes_are_good():
-    good(total((1000, index) for index in range(1000)))
+    assert_good(total((1000, index) for index in range(1000)))
 
 
-def test_the_judge_knows_which_side_is_off_the_road():
+def test_edge_distance_is_that_of_the_oracle():
     raw = scene(0, 3)
     edges = features(raw, *roadmap.ROAD_EDGE_TYPES)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The made-up scenes are reproducible, whole, and flawed as recorded ones are."""
+"""Synthetic scenes are reproducible, valid, and have the flaws of recorded ones."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.datasets.synthetic.judge import EVERY_LAYOUT, scene
+from tests.datasets.synthetic.quality import EVERY_LAYOUT, scene
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.synthetic import synthetic_scene
@@ -27,15 +27,15 @@ def test_same_pair_same_scene():
 
 def test_scenes_are_the_same_on_every_machine():
     """Where the sdc is now in the first scenes; changes only when the scenes are meant to change."""
-    places = [(8224.592, -2622.386, 20.756), (8600.687, -2230.711, 20.887), (8851.411, -2641.501, 26.243)]
-    for index, place in enumerate(places):
+    positions = [(8224.592, -2622.386, 20.756), (8600.687, -2230.711, 20.887), (8851.411, -2641.501, 26.243)]
+    for index, position in enumerate(positions):
         raw = scene(0, index)
-        np.testing.assert_allclose(raw.xyz[raw.current_step, raw.sdc_index], place, atol=2e-3)
+        np.testing.assert_allclose(raw.xyz[raw.current_step, raw.sdc_index], position, atol=2e-3)
 
 
 def test_pairs_differ():
-    places = {tuple(scene(seed, index).point_xyz[0]) for seed in (0, 3) for index in range(4)}
-    assert len(places) == 8
+    points = {tuple(scene(seed, index).point_xyz[0]) for seed in (0, 3) for index in range(4)}
+    assert len(points) == 8
 
 
 @pytest.mark.parametrize("pair", [(-1, 0), (0, -1)])
@@ -44,7 +44,7 @@ def test_negative_numbers_are_refused(pair):
         synthetic_scene(*pair)
 
 
-def test_nothing_to_complain_about(raw):
+def test_scenes_are_valid(raw):
     assert validate(to_scenario(raw)) == []
 
 
@@ -75,14 +75,14 @@ def test_the_sdc_gets_somewhere():
 
 def test_records_have_the_flaws_of_recorded_ones(raw):
     valid = raw.valid
-    assert (~valid[0] & valid.any(axis=0)).any(), "somebody appears"
-    assert (valid[0] & ~valid[-1]).any(), "somebody vanishes"
-    assert (np.abs(raw.xyz[~valid]) > 1.0).any(), "garbage where nothing was seen"
+    assert (~valid[0] & valid.any(axis=0)).any(), "an agent appears"
+    assert (valid[0] & ~valid[-1]).any(), "an agent disappears"
+    assert (np.abs(raw.xyz[~valid]) > 1.0).any(), "garbage where nothing is valid"
     assert (np.where(valid, raw.yaw, 0.0) > np.pi).any(), "a heading that is not wrapped"
-    assert valid.any(axis=0).all(), "nobody is never seen"
+    assert valid.any(axis=0).all(), "each agent is valid at some step"
 
 
-def test_nobody_is_seen_from_too_far_away(raw):
+def test_agents_are_valid_within_sensor_range(raw):
     apart = np.linalg.norm(raw.xyz[..., :2] - raw.xyz[:, [raw.sdc_index], :2], axis=-1)
     assert apart[raw.valid].max() < 80.0
 
@@ -104,14 +104,14 @@ def test_motion_is_smooth(raw):
     assert along.min() > 0.9
 
 
-def test_paces_suit_the_kind(raw):
-    def pace(kind: int) -> np.ndarray:
+def test_speeds_are_plausible_for_the_type(raw):
+    def distance(kind: int) -> np.ndarray:
         of_kind = raw.agent_type == kind
         moved = np.linalg.norm(raw.xyz[10:, of_kind, :2] - raw.xyz[:-10, of_kind, :2], axis=-1)
         return moved[raw.valid[10:, of_kind] & raw.valid[:-10, of_kind]]
 
     for kind, limit in ((VEHICLE, 35.0), (CYCLIST, 6.5), (PEDESTRIAN, 2.2)):
-        assert (pace(kind) < limit).all()
+        assert (distance(kind) < limit).all()
 
 
 def test_routes(raw):
@@ -128,14 +128,15 @@ def test_routes(raw):
 
 
 def test_a_driver_can_be_exchanged():
-    """Drivers who never accelerate and brake only for what is ahead."""
+    """Drivers that never accelerate and brake only for leaders and stop lines."""
 
-    def idle(sight, traits):
-        return np.where(np.minimum(sight.gap, sight.stop) < 2.0 * sight.speed + 3.0, -4.0, 0.0)
+    def idle(observation, params):
+        distance = np.minimum(observation.gap, observation.stop_distance)
+        return np.where(distance < 2.0 * observation.speed + 3.0, -4.0, 0.0)
 
-    raw, usual = synthetic_scene(3, 0, driver=idle), scene(3, 0)
-    np.testing.assert_array_equal(raw.point_xyz[:, 2].shape, usual.point_xyz[:, 2].shape)
+    raw, default = synthetic_scene(3, 0, driver=idle), scene(3, 0)
+    np.testing.assert_array_equal(raw.point_xyz[:, 2].shape, default.point_xyz[:, 2].shape)
     speed = np.linalg.norm(raw.velocity, axis=-1)
     moving = raw.valid.all(axis=0) & (raw.agent_type == VEHICLE)
-    assert (np.diff(speed[:, moving], axis=0) < 0.7).all(), "nobody gains speed but for noise"
-    assert not np.array_equal(raw.xyz.shape, usual.xyz.shape) or not np.allclose(raw.xyz, usual.xyz)
+    assert (np.diff(speed[:, moving], axis=0) < 0.7).all(), "speeds increase by noise only"
+    assert not np.array_equal(raw.xyz.shape, default.xyz.shape) or not np.allclose(raw.xyz, default.xyz)

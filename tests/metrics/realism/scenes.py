@@ -1,4 +1,4 @@
-"""Made-up scenes, far from the origin of the world, with what trips the Sim Agents metrics."""
+"""Synthetic scenes, far from the origin of the world, with the special cases of the Sim Agents metrics."""
 
 import dataclasses
 
@@ -8,19 +8,19 @@ import numpy as np
 from tests.scenes import busy_raw_scene
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.evaluation.realism.evaluate import verbatim_log
-from waymax_sim.metrics.realism import Rollouts, compare, score
+from waymax_sim.evaluation.realism.evaluate import recorded_log
+from waymax_sim.metrics.realism import RealismRollouts, compare_rollouts, score
 
-# One program each for the tests of a module; of all modules they are the same, so that a cache on disk has them.
-compared = jax.jit(compare, static_argnames=("parity", "max_evaluated"))
-judged = jax.jit(score, static_argnames=("config", "parity", "soft"))
+# One program each for all tests; modules share them through the cache on disk.
+compare_jitted = jax.jit(compare_rollouts, static_argnames=("parity", "max_evaluated"))
+score_features = jax.jit(score, static_argnames=("config", "parity", "soft"))
 
-PLACE = np.array([3000.0, -2000.0, 16.0])
+WORLD_POSITION = np.array([3000.0, -2000.0, 16.0])
 NOW, STEPS = 5, 21
 
 
 def exact(values: np.ndarray) -> np.ndarray:
-    """Rounded so that float32 holds them wherever they are."""
+    """Rounded to values that float32 represents at any position."""
     return np.round(values * 1024) / 1024
 
 
@@ -29,18 +29,18 @@ def headings(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return (rng.choice([0, 0, np.pi, 2 * np.pi], shape) + rng.normal(0, 0.3, shape)).astype(np.float32)
 
 
-def raw_world(seed: int = 0, num_agents: int = 14, place: np.ndarray = PLACE) -> RawScene:
+def raw_world(seed: int = 0, num_agents: int = 14, position: np.ndarray = WORLD_POSITION) -> RawScene:
     """A busy scene: gaps in the log, headings beyond pi, a closed island and lights of all states."""
     raw, rng = busy_raw_scene(seed, num_agents), np.random.default_rng(seed)
     valid = raw.valid.copy()
     valid[NOW, 0] = True
     valid[NOW, -1] = False
     drift = np.cumsum(rng.normal(0, 0.4, (*valid.shape, 2)), axis=0)
-    xyz = exact(np.concatenate([raw.xyz[:1, :, :2] + drift, raw.xyz[..., 2:]], axis=-1) + place)
-    lit = rng.random((STEPS, 3)) < 0.8
+    xyz = exact(np.concatenate([raw.xyz[:1, :, :2] + drift, raw.xyz[..., 2:]], axis=-1) + position)
+    observed = rng.random((STEPS, 3)) < 0.8
     stop = (
         np.array([[-5.0, 0.0, 0.0], [3.0, 3.5, 0.0], [-12.0, 2.0, 6.0]])
-        + rng.normal(0, 1.0, (STEPS, 3, 3)) * lit[..., None]
+        + rng.normal(0, 1.0, (STEPS, 3, 3)) * observed[..., None]
     )
     return dataclasses.replace(
         raw,
@@ -50,24 +50,24 @@ def raw_world(seed: int = 0, num_agents: int = 14, place: np.ndarray = PLACE) ->
         size=exact(raw.size),
         valid=valid,
         to_predict=valid[NOW] & (rng.random(num_agents) < 0.5),
-        point_xyz=exact(raw.point_xyz + place),
+        point_xyz=exact(raw.point_xyz + position),
         signal_lane_id=np.array([10, 11, 15]),
         signal_state=rng.choice([1, 4, 4, 6, 7], (STEPS, 3)),
-        signal_stop_point=exact(stop + place),
-        signal_valid=lit,
+        signal_stop_point=exact(stop + position),
+        signal_valid=observed,
     )
 
 
-def world(seed: int = 0, num_rollouts: int = 2, **changes) -> tuple[RawScene, Scenario, Rollouts]:
-    """The scene as read and in its local frame, and rollouts in which everyone wanders."""
+def world(seed: int = 0, num_rollouts: int = 2, **changes) -> tuple[RawScene, Scenario, RealismRollouts]:
+    """The raw scene, its scenario, and rollouts with random walks of all agents."""
     raw, rng = raw_world(seed, **changes), np.random.default_rng(100 + seed)
-    scenario = to_scenario(raw, bucketed=False)
+    scenario = to_scenario(raw, pad_to_bucket=False)
     shape = (num_rollouts, STEPS - 1 - NOW, len(raw.agent_id))
     steps = np.cumsum(rng.normal(0, 0.5, (*shape, 3)) * [1, 1, 0.1], axis=1)
     xyz = exact(np.asarray(scenario.log.xyz)[NOW] + steps).astype(np.float32)
-    return raw, scenario, Rollouts(xyz, headings(rng, shape))
+    return raw, scenario, RealismRollouts(xyz, headings(rng, shape))
 
 
 def log_of(raw: RawScene, scenario: Scenario):
     """The log with its headings as recorded."""
-    return verbatim_log(raw, scenario)
+    return recorded_log(raw, scenario)

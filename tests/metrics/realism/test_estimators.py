@@ -9,9 +9,9 @@ from tests.metrics.realism import oracle
 from waymax_sim.metrics.realism import CONFIGS, Bernoulli, Histogram
 from waymax_sim.metrics.realism.estimators import (
     bernoulli_log_likelihood,
-    edges,
+    bin_edges,
+    bin_membership,
     histogram_log_likelihood,
-    memberships,
 )
 
 SPEED = Histogram(0.0, 25.0, 10)
@@ -32,14 +32,14 @@ def values(seed, shape, nan=True):
 
 
 def test_bins_are_closed_on_the_left_and_the_last_on_both_sides():
-    ends = edges(SPEED)
+    ends = bin_edges(SPEED)
     assert ends.dtype == np.float32 and ends[-1] == 25
-    at_ends = np.asarray(memberships(SPEED, jnp.asarray(ends))).argmax(axis=-1)
+    at_ends = np.asarray(bin_membership(SPEED, jnp.asarray(ends))).argmax(axis=-1)
     np.testing.assert_array_equal(at_ends, [*range(10), 9])
     just_below = np.nextafter(ends, np.float32(-np.inf))
-    below = np.asarray(memberships(SPEED, jnp.asarray(just_below))).argmax(axis=-1)
+    below = np.asarray(bin_membership(SPEED, jnp.asarray(just_below))).argmax(axis=-1)
     np.testing.assert_array_equal(below, [0, *range(10)])
-    outside = np.asarray(memberships(SPEED, jnp.asarray([-1e10, 1e10, -1.0])))
+    outside = np.asarray(bin_membership(SPEED, jnp.asarray([-1e10, 1e10, -1.0])))
     np.testing.assert_array_equal(outside.argmax(axis=-1), [0, 9, 0])
 
 
@@ -47,7 +47,7 @@ def test_edges_are_those_of_float32():
     low, high = np.float32(-0.628), np.float32(0.628)
     width = np.float32(high - low) / np.float32(11)
     expected = [low + np.float32(i) * width for i in range(11)]
-    np.testing.assert_array_equal(edges(TURN), np.float32([*expected, high]))
+    np.testing.assert_array_equal(bin_edges(TURN), np.float32([*expected, high]))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -101,11 +101,11 @@ def test_events_by_hand():
 
 
 def test_soft_shares_agree_at_the_middle_of_bins_and_have_gradients():
-    ends = edges(SPEED)
+    ends = bin_edges(SPEED)
     middle = jnp.asarray((ends[1:] + ends[:-1]) / 2)
-    np.testing.assert_allclose(memberships(SPEED, middle, soft=True), np.eye(10), atol=1e-6)
+    np.testing.assert_allclose(bin_membership(SPEED, middle, soft=True), np.eye(10), atol=1e-6)
     anywhere = jnp.linspace(-3, 30, 50)
-    np.testing.assert_allclose(memberships(SPEED, anywhere, soft=True).sum(axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(bin_membership(SPEED, anywhere, soft=True).sum(axis=-1), 1, atol=1e-6)
 
     def total(sim):
         return jnp.sum(histogram_log_likelihood(SPEED, jnp.full((6, 3), 5.0), sim, everyone, soft=True))

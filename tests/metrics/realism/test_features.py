@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from tests.metrics.realism import oracle
-from tests.metrics.realism.scenes import NOW, STEPS, compared, judged, log_of, world
+from tests.metrics.realism.scenes import NOW, STEPS, compare_jitted, log_of, score_features, world
 from tests.scenes import raw_scene, segments
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.maps.nearest import signed_distance
-from waymax_sim.metrics.realism import CONFIGS, Rollouts, Tracks, compare_generated
+from waymax_sim.metrics.realism import CONFIGS, RealismRollouts, RealismTracks, compare_generated
 from waymax_sim.metrics.realism.interaction import distance_to_nearest, quads_distance, time_to_collision
 from waymax_sim.metrics.realism.kinematics import speed
 from waymax_sim.metrics.realism.red_light import runs_red_light
 from waymax_sim.metrics.realism.road import road_edges
+
+pytestmark = pytest.mark.compile_heavy
 
 FUTURE = slice(NOW + 1, None)
 red = jax.jit(runs_red_light, static_argnums=3)
@@ -54,14 +56,14 @@ def evaluated(raw) -> list[int]:
 @pytest.fixture(scope="module", params=range(3))
 def case(request):
     raw, scenario, rollouts = world(request.param)
-    found = compared(scenario, rollouts, log=log_of(raw, scenario))
+    found = compare_jitted(scenario, rollouts, log=log_of(raw, scenario))
     return raw, scenario, rollouts, jax.device_get(found), scenes_of(raw, scenario, rollouts)
 
 
 @pytest.fixture(scope="module")
 def corrections(case):
     raw, scenario, rollouts, *_ = case
-    return jax.device_get(compared(scenario, rollouts, log=log_of(raw, scenario), parity=False))
+    return jax.device_get(compare_jitted(scenario, rollouts, log=log_of(raw, scenario), parity=False))
 
 
 def sides(found, name):
@@ -90,16 +92,16 @@ def test_motion_equals_the_oracle(case):
                 np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-2 if "acceleration" in name else 2e-4)
 
 
-def test_corrected_motion_is_that_of_what_was_seen(case, corrections):
+def test_corrected_motion_uses_valid_steps_only(case, corrections):
     raw, *_, scenes = case
     for e, agent in enumerate(evaluated(raw)):
         for k, scene in enumerate(scenes):
             i = scene.ids.index(agent)
-            seen = scene.valid[:, i]
-            known = np.pad(seen[2:] & seen[:-2], 1)
-            twice = np.pad(known[2:] & known[:-2], 1)
+            valid = scene.valid[:, i]
+            has_speed = np.pad(valid[2:] & valid[:-2], 1)
+            has_acceleration = np.pad(has_speed[2:] & has_speed[:-2], 1)
             for name, expected in oracle.motion(scene.xyz[:, i], scene.heading[:, i]).items():
-                expected = np.where(twice if "acceleration" in name else known, expected, np.nan)[FUTURE]
+                expected = np.where(has_acceleration if "acceleration" in name else has_speed, expected, np.nan)[FUTURE]
                 value = sides(corrections, name)[k][:, e]
                 np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-2 if "acceleration" in name else 2e-4)
 
@@ -194,7 +196,7 @@ def test_displacement_counts_the_history_unless_corrected(case, corrections):
 
 def test_micro_distances_between_rounded_boxes():
     others = [(3, 0.5, 0), (5.8, 0, 0), (0, 0, 0), (2, 0, np.pi / 2), (4.8, 2.0, 0)]
-    tracks = Tracks(
+    tracks = RealismTracks(
         xyz=np.array([[(0, 0, 0), (x, y, 0)] for x, y, _ in others], np.float32),
         yaw=np.array([[0, yaw] for *_, yaw in others], np.float32),
         valid=np.ones((5, 2), bool),
@@ -234,7 +236,7 @@ def test_a6_times_to_collision_by_hand(x, y, heading, other_speed, own_heading, 
     forward = np.cos(own_heading)
     xyz = np.zeros((3, 2, 3), np.float32)
     xyz[:, 0, 0], xyz[:, 1, 0], xyz[:, 1, 1] = 10 * clock * forward, x + other_speed * clock, y
-    tracks = Tracks(
+    tracks = RealismTracks(
         xyz=jnp.asarray(xyz),
         yaw=jnp.broadcast_to(jnp.asarray([own_heading, heading], jnp.float32), (3, 2)),
         valid=jnp.ones((3, 2), bool),
@@ -265,7 +267,7 @@ def test_a4_only_the_longest_line_is_closed(parity, third):
         feature_type=np.array([15, 15]),
         speed_limit=np.zeros(2),
     )
-    scenario = jax.device_put(to_scenario(raw, bucketed=False))
+    scenario = jax.device_put(to_scenario(raw, pad_to_bucket=False))
     points = np.array([(-1, 0.3, 0), (-1, -0.3, 0), (99, 0.3, 0), (99, -0.3, 0)]) - np.asarray(scenario.origin)
     found, _ = signed_distance(road_edges(scenario, parity), points.astype(np.float32), np.ones(4, bool))
     np.testing.assert_allclose(found, [1.0440, 1.0440, third, 1.0440], atol=1e-4)
@@ -286,7 +288,7 @@ def drive(state, seen=True, y=0.0, start=-2.0, parity=True):
         signal_valid=np.broadcast_to(seen, (21,))[:, None] & True,
         signal_stop_point=np.full((21, 1, 3), 0.25),
     )
-    scenario = jax.device_put(to_scenario(raw, bucketed=False))
+    scenario = jax.device_put(to_scenario(raw, pad_to_bucket=False))
     clock = np.arange(21)
     xy = np.stack([np.where(clock < 7, start, 2.0) + 0.01 * clock, np.full(21, y)], axis=-1)[None, :, None]
     xy = xy - np.asarray(scenario.origin)[:2]
@@ -300,19 +302,19 @@ def test_a7_red_lights_by_hand():
     # On the other lane, and when it does not cross.
     assert drive(4, y=3.5).size == 0
     assert drive(4, start=1.0).size == 0
-    # The light comes into sight while the agent crosses: it used to stop at the origin of the world.
+    # The light is first observed while the agent crosses: its official stop point was the origin of the world.
     assert drive(4, seen=np.arange(21) >= 7).tolist() == [7]
     assert drive(4, seen=np.arange(21) >= 7, parity=False).size == 0
     assert drive(4, parity=False).tolist() == drive(4, seen=np.arange(21) >= 6, parity=False).tolist() == [7]
     assert drive(4, seen=np.arange(21) < 7).size == 0
 
 
-def test_rollouts_of_generated_scenes_are_compared_whole():
+def test_generated_scenes_are_compared():
     raw, scenario, rollouts = world(0)
     future = STEPS - 1 - NOW
     log = jax.device_put(log_of(raw, scenario))
     there = np.asarray(scenario.log.valid)[NOW]
-    whole = Tracks(
+    whole = RealismTracks(
         xyz=jnp.concatenate([jnp.broadcast_to(log.xyz[None, : NOW + 1], (2, NOW + 1, 14, 3)), rollouts.xyz], axis=1),
         yaw=jnp.concatenate([jnp.broadcast_to(log.yaw[None, : NOW + 1], (2, NOW + 1, 14)), rollouts.yaw], axis=1),
         valid=jnp.broadcast_to(there[None, None], (2, STEPS, 14)),
@@ -323,15 +325,15 @@ def test_rollouts_of_generated_scenes_are_compared_whole():
         scenario, whole, num_future=future, log=log, max_evaluated=14
     )
     assert sorted(found.agents.id[found.agents.exists].tolist()) == sorted(raw.agent_id[there].tolist())
-    listed = compared(scenario, rollouts, log=log)
+    listed = compare_jitted(scenario, rollouts, log=log)
     row_of = {int(agent): e for e, agent in enumerate(found.agents.id)}
     rows = [row_of[agent] for agent in evaluated(raw)]
     for name in ("linear_speed", "distance_to_nearest_object", "time_to_collision", "distance_to_road_edge"):
         value = getattr(found.sim, name)[..., rows]
         np.testing.assert_allclose(value, getattr(listed.sim, name)[..., : len(rows)], atol=1e-4)
 
-    # All agents share one distribution, and there is nothing to be displaced from.
-    result = judged(found, config=CONFIGS["2025_scenario_generation"])
+    # All agents share one distribution, and there is no displacement.
+    result = score_features(found, config=CONFIGS["2025_scenario_generation"])
     assert result.ade == result.min_ade == 0
     there, seen = np.asarray(found.agents.exists), np.asarray(found.agents.logged)
     pool = np.asarray(found.sim.distance_to_nearest_object)[..., there]
@@ -348,4 +350,4 @@ def test_rollouts_of_generated_scenes_are_compared_whole():
 def test_shapes_of_rollouts_are_checked():
     *_, rollouts = world(0)
     with pytest.raises(Exception, match="yaw"):
-        Rollouts(rollouts.xyz, rollouts.yaw[..., :-1])
+        RealismRollouts(rollouts.xyz, rollouts.yaw[..., :-1])

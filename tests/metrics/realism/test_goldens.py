@@ -11,9 +11,11 @@ from tests.data import recorded
 from waymax_sim.datasets.formats.sim_agents_submission import read_npz
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
-from waymax_sim.datatypes.padding import pad, sizes
-from waymax_sim.evaluation.realism.evaluate import to_rollouts, verbatim_log
-from waymax_sim.metrics.realism import CONFIGS, Comparison, Evaluated, SceneFeatures, compare, score
+from waymax_sim.datatypes.padding import axis_lengths, pad
+from waymax_sim.evaluation.realism.evaluate import from_rollout_file, recorded_log
+from waymax_sim.metrics.realism import CONFIGS, Comparison, EvaluatedAgents, SceneFeatures, compare_rollouts, score
+
+pytestmark = pytest.mark.compile_heavy
 
 SCENES = {
     "637f20cafde22ff8": (
@@ -40,22 +42,22 @@ def scenes_and_logs():
     """Both scenes, padded to equal sizes so that one program does for both."""
     raws = {scene_id: load(recorded(f"womd/scenario_{scene_id}.tfrecord")).read(0) for scene_id in SCENES}
     scenarios = {scene_id: to_scenario(raw) for scene_id, raw in raws.items()}
-    both = [sizes(scenario) for scenario in scenarios.values()]
+    both = [axis_lengths(scenario) for scenario in scenarios.values()]
     room = {axis: max(have[axis] for have in both) for axis in both[0]}
     padded = {scene_id: pad(scenario, room) for scene_id, scenario in scenarios.items()}
-    return {scene_id: (scenario, verbatim_log(raws[scene_id], scenario)) for scene_id, scenario in padded.items()}
+    return {scene_id: (scenario, recorded_log(raws[scene_id], scenario)) for scene_id, scenario in padded.items()}
 
 
 @jax.jit
 def features_and_scores(scenario, rollouts, log):
-    features = compare(scenario, rollouts, log=log)
+    features = compare_rollouts(scenario, rollouts, log=log)
     return features, {year: score(features, CONFIGS[year]) for year in YEARS}
 
 
 @functools.cache
 def ours(scene_id, name):
     scenario, log = scenes_and_logs()[scene_id]
-    rollouts = to_rollouts(read_npz(recorded(f"wosac/{scene_id}/rollouts_{name}.npz")), scenario)
+    rollouts = from_rollout_file(read_npz(recorded(f"wosac/{scene_id}/rollouts_{name}.npz")), scenario)
     return jax.device_get(features_and_scores(scenario, rollouts, log))
 
 
@@ -130,7 +132,7 @@ def test_a1_scores_from_official_features_equal_the_official_ones(scene_id, name
         )
 
     ids = expected["object_id"].astype(np.int32)
-    agents = Evaluated(
+    agents = EvaluatedAgents(
         row=np.arange(len(ids), dtype=np.int32),
         id=ids,
         type=expected["log_object_type"][0].astype(np.int32),

@@ -1,4 +1,4 @@
-"""What edits have in common: who is meant, numbers that make sense, and padding."""
+"""Agent selection, argument checks and padding of edits."""
 
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
@@ -8,49 +8,54 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from waymax_sim.datatypes.agents import select
-from waymax_sim.datatypes.padding import bucket, pad, sizes
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import Array
 
 T = TypeVar("T")
-Who: TypeAlias = str | Sequence[int] | Array
-Numbers: TypeAlias = int | float | np.generic | Sequence | Array
+AgentSelection: TypeAlias = str | Sequence[int] | Array
+ArrayLike: TypeAlias = int | float | np.generic | Sequence | Array
 
 
-def chosen(scenario: Scenario, who: Who) -> Bool[np.ndarray, " N"]:
-    """Mask of the agents meant by `who`: a `Selector`, a mask, or track ids.
+def agent_mask(scenario: Scenario, agents: AgentSelection) -> Bool[np.ndarray, " N"]:
+    """Mask of agents given by a `Selector`, a mask, or track ids.
 
     Raises:
-      ValueError: There is no such selector, an agent with such an id is not there, or a mask has a wrong length.
+      ValueError: The selector or an id does not exist, or a mask has a wrong shape.
     """
     info = scenario.agents
-    if isinstance(who, str):
-        return np.asarray(select(info, who))
-    given = np.asarray(who)
+    if isinstance(agents, str):
+        return np.asarray(select(info, agents))
+    given = np.asarray(agents)
     if given.dtype == bool:
         if given.shape != info.exists.shape:
-            raise ValueError(f"a mask of shape {given.shape} for {scenario.num_agents} agents")
+            raise ValueError(f"a mask has shape {given.shape} where ({scenario.num_agents},) is expected")
         return given & info.exists
-    return np.isin(info.id, all_there("agents", given, info.id[info.exists])) & info.exists
+    return np.isin(info.id, check_ids("agents", given, info.id[info.exists])) & info.exists
 
 
-def all_there(what: str, ids: Numbers, known: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, " k"]:
-    """The ids, after a look that each is known.
+def check_ids(kind: str, ids: ArrayLike, known: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, " k"]:
+    """The ids as an array, if all are known.
+
+    Args:
+      kind: Name of their objects in error messages.
+      ids: The ids.
+      known: The known ids.
 
     Raises:
-      ValueError: One is not.
+      ValueError: An id is unknown.
     """
     unknown = np.setdiff1d(ids, known)
     if len(unknown):
-        raise ValueError(f"there are no {what} {unknown.tolist()}")
+        raise ValueError(f"there are no {kind} {unknown.tolist()}")
     return np.asarray(ids)
 
 
-def finite(name: str, values: Numbers) -> Float[np.ndarray, "*n"]:
-    """Numbers given by the user, as float64.
+def check_finite(name: str, values: ArrayLike) -> Float[np.ndarray, "*n"]:
+    """The numbers as float64.
 
     Raises:
-      ValueError: One is not finite.
+      ValueError: A number is not finite.
     """
     numbers = np.asarray(values, np.float64)
     if not np.isfinite(numbers).all():
@@ -58,16 +63,16 @@ def finite(name: str, values: Numbers) -> Float[np.ndarray, "*n"]:
     return numbers
 
 
-def only(record: T, keep: Bool[np.ndarray, "*lead"]) -> T:
-    """A record with zeros and False outside of `keep`, which covers the first axes of all its arrays."""
+def zero_outside(record: T, mask: Bool[np.ndarray, "*lead"]) -> T:
+    """A record with zeros and False outside of a mask over the leading axes of all its arrays."""
 
-    def cleared(leaf: np.ndarray) -> np.ndarray:
-        return np.where(keep.reshape(keep.shape + (1,) * (leaf.ndim - keep.ndim)), leaf, np.zeros((), leaf.dtype))
+    def clear(leaf: np.ndarray) -> np.ndarray:
+        return np.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim)), leaf, np.zeros((), leaf.dtype))
 
-    return jax.tree.map(cleared, record)
+    return jax.tree.map(clear, record)
 
 
-def sized_like(scenario: Scenario, edited: Scenario) -> Scenario:
-    """The edited scenario with padding to common sizes, if the one it was made from has common sizes."""
-    lengths = sizes(scenario)
-    return pad(edited, bucket(sizes(edited))) if lengths == bucket(lengths) else edited
+def pad_like(scenario: Scenario, edited: Scenario) -> Scenario:
+    """The edited scenario, padded to `bucket_lengths` if the original is."""
+    lengths = axis_lengths(scenario)
+    return pad(edited, bucket_lengths(axis_lengths(edited))) if lengths == bucket_lengths(lengths) else edited

@@ -1,4 +1,4 @@
-"""The protobuf wire format, written without generated classes: the counterpart of `wire`."""
+"""Encoder of the protobuf wire format, without generated classes; see `protobuf` for the decoder."""
 
 import struct
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from waymax_sim.datasets.encoding.protobuf import FIXED64, LEN, VARINT, WIRE_OF_
 
 
 def varint(value: int) -> bytes:
-    """One integer; negative ones as 64-bit two's complement."""
+    """An integer as a varint; negative ones as 64-bit two's complement."""
     value %= 1 << 64
     groups = bytearray()
     while value >= 0x80:
@@ -20,13 +20,13 @@ def varint(value: int) -> bytes:
 
 
 def pack_varints(values: Int[np.ndarray, " n"] | Bool[np.ndarray, " n"]) -> bytes:
-    """Packed signed integers, all at once."""
+    """Signed integers as packed varints, encoded by NumPy."""
     values = values.astype(np.int64).view(np.uint64)
     if values.max(initial=0) < 0x80:
         return values.astype(np.uint8).tobytes()
     shift = 7 * np.arange(10, dtype=np.uint64)
     rest = values[:, None] >> shift
-    # The first group is always there, the others as long as anything is left.
+    # The first group of 7 bits is always present, the others as long as a higher bit is set.
     used = (rest > 0) | (shift == 0)
     more = np.append(used[:, 1:], np.zeros((len(used), 1), bool), axis=1)
     return ((rest & 0x7F) | np.where(more, 0x80, 0).astype(np.uint64)).astype(np.uint8)[used].tobytes()
@@ -52,12 +52,15 @@ def table(
     columns: Mapping[str, tuple[int, str]],
     values: Mapping[str, Num[np.ndarray, " n"] | Bool[np.ndarray, " n"]],
 ) -> np.ndarray:
-    """Many small messages of one kind as rows of equal size; the bytes of a run of rows are so many fields.
+    """Many small messages of one type as a structured array; the bytes of consecutive rows are consecutive fields.
 
     Args:
       number: Number of the field that holds each message, below 16.
       columns: Name -> (field number below 16, "<f8" double, "<f4" float or "u1" bool), in order of field number.
       values: The columns by name.
+
+    Returns:
+      One row per message, with its tag and size.
     """
     layout = [("tag", "u1"), ("size", "u1")]
     for column, (_, kind) in columns.items():

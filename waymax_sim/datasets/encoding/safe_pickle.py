@@ -1,14 +1,15 @@
-"""Reads data out of pickles without unpickling: nothing that a file names is imported or called.
+"""Decoder of pickles of plain data, which imports and calls nothing that a file names.
 
-A small machine runs the opcodes that build plain data. The few names that files with NumPy arrays need stand for
-functions written here; any other name, and any other opcode, is refused. So there is nothing to trick: no import, no
-call into NumPy with arguments from the file that were not checked, no attribute of anything.
+A stack machine interprets the opcodes that build plain data. The few names that NumPy arrays need are mapped to
+functions of this module; other names and opcodes are rejected. No file content causes an import, an attribute access,
+or a call into NumPy with unchecked arguments.
 
-Memory and time are bounded by the size of the file: the values are counted, lengths are checked against the bytes that
-are there, all arrays together cannot hold more bytes than the file, and keys are of kinds that cannot be made to
-collide. One value can still be in many places, as in any pickle, so whoever adds up parts of the result must count.
+Memory and time are bounded by the size of the file: values are counted, lengths are checked against the remaining
+bytes, all arrays together cannot hold more bytes than the file, and keys have types whose hashes cannot be chosen to
+collide. As in any pickle, a value can be referenced many times, so callers that concatenate parts of the result must
+bound the total.
 
-Format: the module `pickletools` of the standard library, protocols 3 to 5; sets only of 4 and 5.
+Format: the module `pickletools` of the standard library, protocols 3 to 5; sets of protocols 4 and 5 only.
 """
 
 import dataclasses
@@ -24,16 +25,16 @@ import numpy as np
 
 from waymax_sim.datasets.errors import DataError
 
-MAX_OPCODES = 4_000_000  # a recorded scene of 200 agents has a hundred thousand
-MAX_AXIS = 1_000_000
-REMEDY = "only NumPy arrays of numbers or text, dicts, lists, tuples, sets and plain values are read"
+MAX_OPCODES = 4_000_000  # a recorded scene of 200 agents has 100,000
+MAX_AXIS_LENGTH = 1_000_000
+PICKLE_REMEDY = "only NumPy arrays of numbers or strings, dicts, lists, tuples, sets and plain values are supported"
 
-NUMBERS = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BINFLOAT: ">d"}
+NUMBER_FORMATS = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BINFLOAT: ">d"}
 CONSTANTS = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
-EMPTY = {pickle.EMPTY_LIST: list, pickle.EMPTY_DICT: dict, pickle.EMPTY_SET: set}
-TUPLES = {pickle.EMPTY_TUPLE: 0, pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
-# Bytes of the length before the content, and how the content is read.
-SIZED: dict[bytes, tuple[int, Callable[[bytes], Any]]] = {
+EMPTY_CONTAINERS = {pickle.EMPTY_LIST: list, pickle.EMPTY_DICT: dict, pickle.EMPTY_SET: set}
+TUPLE_LENGTHS = {pickle.EMPTY_TUPLE: 0, pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+# Opcode -> size of the length before the content, bytes, and decoder of the content.
+LENGTH_PREFIXED: dict[bytes, tuple[int, Callable[[bytes], Any]]] = {
     pickle.SHORT_BINUNICODE: (1, bytes.decode),
     pickle.BINUNICODE: (4, bytes.decode),
     pickle.BINUNICODE8: (8, bytes.decode),
@@ -43,11 +44,11 @@ SIZED: dict[bytes, tuple[int, Callable[[bytes], Any]]] = {
     pickle.BYTEARRAY8: (8, bytes),
     pickle.LONG1: (1, functools.partial(int.from_bytes, byteorder="little", signed=True)),
 }
-GETS = {pickle.BINGET: 1, pickle.LONG_BINGET: 4}
-PUTS = {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
-SKIPPED = {pickle.PROTO: 1, pickle.FRAME: 8}
-# Booleans, integers and floats of up to 64 bits, and short texts; no objects, records or times.
-DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][1-9]\d{0,2}")
+MEMO_GET_BYTES = {pickle.BINGET: 1, pickle.LONG_BINGET: 4}
+MEMO_PUT_BYTES = {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
+SKIPPED_BYTES = {pickle.PROTO: 1, pickle.FRAME: 8}
+# Booleans, integers and floats of up to 64 bits, and short strings; no objects, records or times.
+DTYPE_PATTERN = re.compile(r"b1|[iu][1248]|f[248]|[US][1-9]\d{0,2}")
 
 
 _length = functools.partial(int.from_bytes, byteorder="little")
@@ -55,13 +56,13 @@ _length = functools.partial(int.from_bytes, byteorder="little")
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """A name that a pickle may mention, such as numpy.dtype."""
+    """An allowed global name, such as numpy.dtype."""
 
     text: str
 
 
-# NumPy 2 renamed numpy.core to numpy._core; both are read as the latter.
-NAMES = {
+# NumPy 2 renamed numpy.core to numpy._core; both are mapped to the latter.
+ALLOWED_NAMES = {
     "numpy.ndarray",
     "numpy.dtype",
     "numpy._core.multiarray._reconstruct",
@@ -74,24 +75,24 @@ NAMES = {
 
 
 def loads(data: bytes) -> Any:
-    """The value that a pickle holds: dicts, lists, tuples, sets, text, bytes, numbers, booleans, None and arrays.
+    """Decodes a pickle of dicts, lists, tuples, sets, strings, bytes, numbers, booleans, None and arrays.
 
-    A defaultdict becomes a dict, a NumPy scalar a Python number. Arrays are C or Fortran ordered, of booleans, numbers
-    or text, little-endian.
+    A defaultdict becomes a dict, a NumPy scalar a Python number. Arrays are C or Fortran ordered, little-endian, of
+    booleans, numbers or strings.
 
     Raises:
-      DataError: It holds anything else, names anything else, is damaged, or has too many parts.
+      DataError: The pickle has other values or names, is damaged, or has too many values.
     """
     try:
         return _Machine(data).run()
     except DataError:
         raise
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error):
-        raise DataError("is no sound pickle", remedy=REMEDY) from None
+        raise DataError("is not a valid pickle", remedy=PICKLE_REMEDY) from None
 
 
 class _Machine:
-    """The state of a pickle being read: a stack, the stacks below marks, and the memo."""
+    """State of the decoder: the stack, the stacks below marks, and the memo."""
 
     def __init__(self, data: bytes):
         self.data, self.position = data, 0
@@ -104,7 +105,7 @@ class _Machine:
             if opcode == pickle.STOP:
                 return self.stack.pop()
             self.step(opcode)
-        raise DataError(f"has more than {MAX_OPCODES} values", remedy="is it one scene?")
+        raise DataError(f"has more than {MAX_OPCODES} values", remedy="give a file with one scene")
 
     def take(self, size: int) -> bytes:
         taken = self.data[self.position : self.position + size]
@@ -127,31 +128,31 @@ class _Machine:
 
     def step(self, opcode: bytes) -> None:
         stack = self.stack
-        if opcode in GETS:
-            stack.append(self.memo[_length(self.take(GETS[opcode]))])
+        if opcode in MEMO_GET_BYTES:
+            stack.append(self.memo[_length(self.take(MEMO_GET_BYTES[opcode]))])
         elif opcode == pickle.MEMOIZE:
             self.memo[len(self.memo)] = stack[-1]
-        elif opcode in PUTS:
-            self.memo[_length(self.take(PUTS[opcode]))] = stack[-1]
-        elif opcode in SIZED:
-            width, read = SIZED[opcode]
+        elif opcode in MEMO_PUT_BYTES:
+            self.memo[_length(self.take(MEMO_PUT_BYTES[opcode]))] = stack[-1]
+        elif opcode in LENGTH_PREFIXED:
+            width, read = LENGTH_PREFIXED[opcode]
             content = self.take(_length(self.take(width)))
             if opcode == pickle.LONG1 and len(content) > 8:
-                raise DataError("has an integer of more than 64 bits", remedy=REMEDY)
+                raise DataError("has an integer of more than 64 bits", remedy=PICKLE_REMEDY)
             stack.append(read(content))
-        elif opcode in NUMBERS:
-            form = NUMBERS[opcode]
+        elif opcode in NUMBER_FORMATS:
+            form = NUMBER_FORMATS[opcode]
             stack.append(struct.unpack(form, self.take(struct.calcsize(form)))[0])
-        elif opcode in TUPLES:
-            stack.append(tuple(self.pop(TUPLES[opcode])))
+        elif opcode in TUPLE_LENGTHS:
+            stack.append(tuple(self.pop(TUPLE_LENGTHS[opcode])))
         elif opcode == pickle.MARK:
             self.below.append(stack)
             self.stack = []
         elif opcode == pickle.TUPLE:
             items = self.pop_to_mark()
             self.stack.append(tuple(items))
-        elif opcode in EMPTY:
-            stack.append(EMPTY[opcode]())
+        elif opcode in EMPTY_CONTAINERS:
+            stack.append(EMPTY_CONTAINERS[opcode]())
         elif opcode in CONSTANTS:
             stack.append(CONSTANTS[opcode])
         elif opcode == pickle.REDUCE:
@@ -171,10 +172,10 @@ class _Machine:
             stack.append(_name(self.take_line(), self.take_line()))
         elif opcode == pickle.STACK_GLOBAL:
             stack.append(_name(*self.pop(2)))
-        elif opcode in SKIPPED:
-            self.take(SKIPPED[opcode])
+        elif opcode in SKIPPED_BYTES:
+            self.take(SKIPPED_BYTES[opcode])
         else:
-            raise DataError(f"has opcode {opcode!r}, which builds no plain data", remedy=REMEDY)
+            raise DataError(f"has opcode {opcode!r}, which does not build plain data", remedy=PICKLE_REMEDY)
 
     def add(self, items: list) -> None:
         """Adds items to the list, set or dict on top of the stack."""
@@ -191,7 +192,7 @@ class _Machine:
     def call(self, name: Any, arguments: Any) -> Any:
         match name, arguments:
             case Name("numpy._core.multiarray._reconstruct"), (Name("numpy.ndarray"), (0,), bytes()):
-                # An empty array, to be filled by `build`.
+                # An empty array, which `build` fills.
                 return np.ndarray((0,), np.int8)
             case Name("numpy._core.numeric._frombuffer"), (
                 bytes(raw),
@@ -202,12 +203,12 @@ class _Machine:
                 return self.array(raw, dtype, shape, order)
             case Name("numpy._core.multiarray.scalar"), (np.dtype() as dtype, bytes(raw)):
                 return self.array(raw, dtype, (), "C").item()
-            case Name("numpy.dtype"), (str(kind), *_) if DTYPE.fullmatch(kind):
+            case Name("numpy.dtype"), (str(kind), *_) if DTYPE_PATTERN.fullmatch(kind):
                 return np.dtype("<" + kind)
             case Name("collections.defaultdict"), () | (None | Name(),):
                 return {}
-        what = name.text if isinstance(name, Name) else f"a {type(name).__name__}"
-        raise DataError(f"calls {what} with arguments that build no plain data", remedy=REMEDY)
+        called = name.text if isinstance(name, Name) else f"a {type(name).__name__}"
+        raise DataError(f"calls {called} with arguments that do not build plain data", remedy=PICKLE_REMEDY)
 
     def build(self, target: Any, state: Any) -> None:
         match target, state:
@@ -217,7 +218,7 @@ class _Machine:
                 self.check(raw, dtype, shape)
                 target.__setstate__(tuple(state))
                 return
-        raise DataError(f"sets the state of a {type(target).__name__} to what is no plain data", remedy=REMEDY)
+        raise DataError(f"sets the state of a {type(target).__name__} to other than plain data", remedy=PICKLE_REMEDY)
 
     def array(self, raw: bytes, dtype: np.dtype, shape: tuple, order: Any) -> np.ndarray:
         self.check(raw, dtype, shape)
@@ -225,11 +226,11 @@ class _Machine:
 
     def check(self, raw: bytes, dtype: np.dtype, shape: tuple) -> None:
         self.bytes_left -= len(raw)
-        sound = len(shape) <= 4 and all(type(size) is int and 0 <= size <= MAX_AXIS for size in shape)
-        if not sound or math.prod(shape) * dtype.itemsize != len(raw):
-            raise DataError("has an array whose shape does not fit its bytes", remedy=REMEDY)
+        is_valid = len(shape) <= 4 and all(type(size) is int and 0 <= size <= MAX_AXIS_LENGTH for size in shape)
+        if not is_valid or math.prod(shape) * dtype.itemsize != len(raw):
+            raise DataError("has an array whose shape does not match its bytes", remedy=PICKLE_REMEDY)
         if self.bytes_left < 0:
-            raise DataError("has arrays that hold more bytes than the file", remedy=REMEDY)
+            raise DataError("has arrays that hold more bytes than the file", remedy=PICKLE_REMEDY)
 
 
 def _name(module: Any, name: Any) -> Name:
@@ -237,12 +238,12 @@ def _name(module: Any, name: Any) -> Name:
         raise TypeError
     text = f"{module}.{name}"
     known = re.sub(r"^numpy\.core\.", "numpy._core.", text)
-    if known not in NAMES:
-        raise DataError(f"names {text[:80]}, which is not read", remedy=REMEDY)
+    if known not in ALLOWED_NAMES:
+        raise DataError(f"refers to {text[:80]}, which is not allowed", remedy=PICKLE_REMEDY)
     return Name(known)
 
 
 def _key(value: Any) -> Any:
     if not isinstance(value, (str, int, float, type(None))):
-        raise DataError(f"has a {type(value).__name__} as a key", remedy=REMEDY)
+        raise DataError(f"has a {type(value).__name__} as a key", remedy=PICKLE_REMEDY)
     return value

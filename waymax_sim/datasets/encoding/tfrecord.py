@@ -1,6 +1,6 @@
-"""TFRecord files: where the records are, and reading one of them.
+"""TFRecord files: random access to records, and writing.
 
-A record is its length (uint64), the checksum of those eight bytes, the data, and the checksum of the data, all
+A record consists of its length (uint64), the checksum of these eight bytes, the data and the checksum of the data, all
 little-endian. Checksums are CRC-32C (RFC 3720), rotated right by 15 bits, plus a constant.
 """
 
@@ -15,21 +15,21 @@ from jaxtyping import Int
 
 from waymax_sim.datasets.errors import DataError
 
-HEADER = struct.Struct("<QI")
+RECORD_HEADER = struct.Struct("<QI")  # length and its checksum
 CHECKSUM = struct.Struct("<I")
-DAMAGED = "the file is damaged: what comes before is usable, what comes after is not; copy it again"
-NOT_A_RECORD = "give an uncompressed TFRecord of WOMD tf.Examples or Scenario protos"
+DAMAGED_FILE_REMEDY = "the file is damaged from here on, earlier records are usable; copy it again"
+TFRECORD_REMEDY = "give an uncompressed TFRecord of WOMD tf.Examples or Scenario protos"
 
 
 @dataclasses.dataclass(frozen=True)
-class Index:
-    """Where the records of a file are.
+class RecordIndex:
+    """Offsets of the records of a file.
 
     Attributes:
       path: The file.
-      offset: Position of the data of each record, bytes.
+      offset: Offset of the data of each record, bytes.
       length: Size of the data of each record, bytes.
-      problem: Why nothing after these records can be read; None when the whole file is sound.
+      problem: Error that prevents reading of further records; None if there are none.
     """
 
     path: str
@@ -41,56 +41,64 @@ class Index:
         return len(self.offset)
 
 
-def index(path: str | os.PathLike[str]) -> Index:
-    """Finds the records of a file by their lengths, without reading their data.
+def index_records(path: str | os.PathLike[str]) -> RecordIndex:
+    """Indexes the records of a file by their lengths, without reading their data.
 
-    Lengths are checked against their checksums and the size of the file. What fails there is in `problem`,
-    and the records before it still count.
+    Lengths are checked against their checksums and the size of the file. The first mismatch ends the index and is its
+    `problem`.
 
     Raises:
       DataError: The file cannot be opened, or is empty.
     """
     path = os.fspath(path)
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     problem = None
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
-                raise DataError("the file is empty", file=path, remedy=NOT_A_RECORD)
+                raise DataError("is empty", file=path, remedy=TFRECORD_REMEDY)
             start = 0
             while start < size:
                 file.seek(start)
-                header = file.read(HEADER.size)
+                header = file.read(RECORD_HEADER.size)
                 problem = _header_problem(header, size - start)
                 if problem is not None:
-                    problem = problem.at(file=path, record=len(found))
+                    problem = problem.with_location(file=path, record=len(spans))
                     break
-                length = HEADER.unpack(header)[0]
-                found.append((start + HEADER.size, length))
-                start += HEADER.size + length + CHECKSUM.size
+                length = RECORD_HEADER.unpack(header)[0]
+                spans.append((start + RECORD_HEADER.size, length))
+                start += RECORD_HEADER.size + length + CHECKSUM.size
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=path) from error
-    offset, length = np.array(found, np.int64).reshape(-1, 2).T
-    return Index(path, offset, length, problem)
+    offset, length = np.array(spans, np.int64).reshape(-1, 2).T
+    return RecordIndex(path, offset, length, problem)
 
 
 def _header_problem(header: bytes, available: int) -> DataError | None:
-    """What is wrong with the header of a record that has `available` bytes until the end of the file."""
-    if len(header) < HEADER.size:
-        return DataError(f"the file ends after {len(header)} of {HEADER.size} bytes", field="length", remedy=DAMAGED)
-    length, checksum = HEADER.unpack(header)
+    """The error of a record header that is `available` bytes before the end of the file, if any."""
+    if len(header) < RECORD_HEADER.size:
+        return DataError(
+            f"the file ends after {len(header)} of {RECORD_HEADER.size} bytes",
+            field="length",
+            remedy=DAMAGED_FILE_REMEDY,
+        )
+    length, checksum = RECORD_HEADER.unpack(header)
     if masked_crc32c(header[:8]) != checksum:
-        hint = "decompress it first" if header.startswith(b"\x1f\x8b") else f"{DAMAGED}, or {NOT_A_RECORD}"
+        hint = (
+            "decompress it first" if header.startswith(b"\x1f\x8b") else f"{DAMAGED_FILE_REMEDY}, or {TFRECORD_REMEDY}"
+        )
         return DataError("does not match the length", field="length checksum", remedy=hint)
-    missing = HEADER.size + length + CHECKSUM.size - available
+    missing = RECORD_HEADER.size + length + CHECKSUM.size - available
     if missing > 0:
-        return DataError(f"the file ends {missing} bytes before the record does", field="data", remedy=DAMAGED)
+        return DataError(
+            f"the file ends {missing} bytes before the record does", field="data", remedy=DAMAGED_FILE_REMEDY
+        )
     return None
 
 
-def read(file: Index, record: int) -> bytes:
-    """The data of one record, checked.
+def read_record(file: RecordIndex, record: int) -> bytes:
+    """The data of one record, verified against their checksum.
 
     Raises:
       DataError: The data do not match their checksum, or the file has changed since it was indexed.
@@ -103,33 +111,33 @@ def read(file: Index, record: int) -> bytes:
             checksum = stream.read(CHECKSUM.size)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=file.path, record=record) from error
-    place = {"file": file.path, "record": record}
+    location = {"file": file.path, "record": record}
     if len(data) < length or len(checksum) < CHECKSUM.size:
-        raise DataError("the file has become shorter while in use", field="data", **place)
+        raise DataError("the file was truncated after it was indexed", field="data", remedy="load it again", **location)
     if masked_crc32c(data) != CHECKSUM.unpack(checksum)[0]:
         raise DataError(
             "does not match the data",
             field="data checksum",
             remedy="the record is damaged; copy the file again",
-            **place,
+            **location,
         )
     return data
 
 
 def write_records(path: str | os.PathLike[str], records: Sequence[bytes]) -> None:
     """Writes records to a new file."""
-    Path(path).write_bytes(b"".join(frame(record) for record in records))
+    Path(path).write_bytes(b"".join(encode_record(record) for record in records))
 
 
-def frame(data: bytes) -> bytes:
-    """One record as it stands in a file: length, checksum, data, checksum."""
+def encode_record(data: bytes) -> bytes:
+    """The bytes of one record: length, checksum, data, checksum."""
     length = struct.pack("<Q", len(data))
     return b"".join([length, CHECKSUM.pack(masked_crc32c(length)), data, CHECKSUM.pack(masked_crc32c(data))])
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum of a TFRecord."""
-    # Only here: made-up scenes run on machines that do not have it.
+    """The checksum of TFRecord: a masked CRC-32C."""
+    # Imported on use, because synthetic scenes do not need it.
     import google_crc32c
 
     crc = google_crc32c.value(data)

@@ -1,8 +1,8 @@
-"""Argoverse 2 motion forecasting scenarios (`scenario_<id>.parquet` and `log_map_archive_<id>.json`) to `RawScene`.
+"""Reader of Argoverse 2 motion forecasting scenarios (`scenario_<id>.parquet` and `log_map_archive_<id>.json`).
 
-A table with a row per track and step (110 steps at 10 Hz, 50 of them observed), in a city frame, without box sizes and
-heights. What takes their place is the least that lets a scene be simulated, and `lacks` says so: boxes have the nominal
-size of their object type, and stand on the lane point that is nearest in the plane.
+A scenario is a table with a row per track and step (110 steps at 10 Hz, 50 of them observed), in a city frame, without
+box sizes and heights. Boxes get the nominal size of their object type and the height of the lane point that is nearest
+in the plane; `missing_fields` lists both.
 """
 
 import os
@@ -14,19 +14,20 @@ from jaxtyping import Int, Shaped
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import read_bytes
 from waymax_sim.datasets.formats.argoverse2_map import read_map
-from waymax_sim.datasets.formats.map_features import MAX_STATES, ground_height, map_fields, no_lights
+from waymax_sim.datasets.formats.map_features import MAX_STATES, empty_light_fields, ground_height, map_fields
 from waymax_sim.datasets.scene import INT32, RawScene
 from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.roadmap import LANE_TYPES
+from waymax_sim.datatypes.scenario import TIME_STEP
 
-STEP = 0.1  # s
-REMEDY = "is it a scenario of Argoverse 2 motion forecasting?"
-SDC = "AV"
-SCORED, FOCAL = 2, 3  # of `object_category`
+ARGOVERSE2_REMEDY = "give a scenario of Argoverse 2 motion forecasting"
+SDC_TRACK_ID = "AV"
+SCORED_TRACK = 2  # value of `object_category`
+FOCAL_TRACK = 3  # value of `object_category`
 
-# Agent type and nominal length, width and height (m): a mid-size car, a city bus, two-wheelers as long as they are and
-# with riders as wide as shoulders, a person with room to walk; what has no shape of its own gets a cube.
-OBJECTS = {
+# Object type -> agent type and nominal length, width and height (m): a mid-size car, a city bus, two-wheelers with the
+# shoulder width of the rider, a walking person.
+OBJECT_TYPES = {
     "vehicle": (VEHICLE, 4.7, 1.9, 1.6),
     "bus": (VEHICLE, 12.0, 2.6, 3.2),
     "motorcyclist": (VEHICLE, 2.2, 0.8, 1.7),
@@ -34,9 +35,9 @@ OBJECTS = {
     "cyclist": (CYCLIST, 1.8, 0.6, 1.7),
     "riderless_bicycle": (OTHER, 1.8, 0.6, 1.1),
 }
-ANY_OBJECT = (OTHER, 1.0, 1.0, 1.0)  # static, background, construction, unknown
+OTHER_OBJECT = (OTHER, 1.0, 1.0, 1.0)  # static, background, construction and unknown objects: a cube
 
-COLUMNS = {
+SCENARIO_COLUMNS = {
     "observed": bool,
     "track_id": str,
     "object_type": str,
@@ -50,16 +51,18 @@ COLUMNS = {
     "scenario_id": str,
     "num_timestamps": np.int64,
 }
-LARGEST, LARGEST_MAP = 64 * 2**20, 16 * 2**20  # bytes; samples have 0.1 MB each
+MAX_TABLE_BYTES = 64 * 2**20  # samples have 0.1 MB
+MAX_MAP_BYTES = 16 * 2**20  # samples have 0.1 MB
 MAX_ROWS = 1_000_000
 
 
 def scene_from_file(path: str) -> RawScene:
-    """Reads a scenario; its map must lie in the same folder.
+    """Reads a scenario; its map must be in the same folder.
 
-    "Now" is the last observed step, 49. Scored and focal tracks are to predict, the focal one is of interest. Track ids
-    that are no numbers, such as that of the ego "AV", get the numbers after the largest one. Motorcyclists and buses
-    are vehicles; bicycles without riders, static objects and the like are "other". Without an ego the sdc index is -1.
+    The current step is the last observed one, 49. Scored and focal tracks are to predict, the focal one is of interest.
+    Track ids that are not integers, such as "AV" of the ego, get the integers after the largest id. Motorcyclists and
+    buses are vehicles; bicycles without riders, static objects and unknown ones are "other". Without an ego the sdc
+    index is -1.
 
     Raises:
       DataError: The file or its map is missing or damaged, or pyarrow is not installed.
@@ -69,14 +72,18 @@ def scene_from_file(path: str) -> RawScene:
     names, first, track = np.unique(rows["track_id"], return_index=True, return_inverse=True)
     num_steps = int(count[0])
     if (count != num_steps).any() or not 0 <= timestep.min() <= timestep.max() < num_steps:
-        raise DataError(f"not all steps are within {num_steps}", field="timestep", remedy=REMEDY)
+        raise DataError(f"has steps outside 0..{num_steps - 1}", field="timestep", remedy=ARGOVERSE2_REMEDY)
     shape = num_steps, len(names)
     if num_steps * len(names) > MAX_STATES:
-        raise DataError(f"{shape[1]} tracks of {num_steps} steps are too many", field="num_timestamps", remedy=REMEDY)
+        raise DataError(
+            f"has too many states, {shape[1]} tracks of {num_steps} steps",
+            field="num_timestamps",
+            remedy=ARGOVERSE2_REMEDY,
+        )
     if not rows["observed"].any():
-        raise DataError("no step is observed", field="observed", remedy=REMEDY)
+        raise DataError("has no observed step", field="observed", remedy=ARGOVERSE2_REMEDY)
     if len(np.unique(timestep * len(names) + track)) < len(track):
-        raise DataError("a track has two states at one step", field="timestep", remedy=REMEDY)
+        raise DataError("has a track with two states at one step", field="timestep", remedy=ARGOVERSE2_REMEDY)
 
     def log(*columns: str) -> np.ndarray:
         values = np.zeros((*shape, len(columns)))
@@ -84,8 +91,10 @@ def scene_from_file(path: str) -> RawScene:
         return values
 
     features, links = _map(path)
-    lane_points = np.concatenate([np.zeros((0, 3)), *(each.xyz for each in features if each.type in LANE_TYPES)])
-    objects = np.array([OBJECTS.get(kind, ANY_OBJECT) for kind in rows["object_type"][first]]).reshape(-1, 4)
+    lane_points = np.concatenate(
+        [np.zeros((0, 3)), *(feature.xyz for feature in features if feature.type in LANE_TYPES)]
+    )
+    objects = np.array([OBJECT_TYPES.get(kind, OTHER_OBJECT) for kind in rows["object_type"][first]]).reshape(-1, 4)
     xyz = np.concatenate([log("position_x", "position_y"), np.zeros((*shape, 1))], axis=-1)
     ground = ground_height(lane_points, xyz[timestep, track, :2])
     xyz[timestep, track, 2] = ground + objects[track, 3] / 2
@@ -94,7 +103,7 @@ def scene_from_file(path: str) -> RawScene:
     category = rows["object_category"][first]
     return RawScene(
         scenario_id=rows["scenario_id"][0],
-        timestamps=STEP * np.arange(num_steps),
+        timestamps=TIME_STEP * np.arange(num_steps),
         current_step=int(timestep[rows["observed"]].max()),
         agent_id=_numbers(names.tolist()),
         agent_type=objects[:, 0].astype(np.int64),
@@ -103,75 +112,75 @@ def scene_from_file(path: str) -> RawScene:
         velocity=log("velocity_x", "velocity_y"),
         size=np.broadcast_to(objects[:, 1:], (*shape, 3)).copy(),
         valid=valid,
-        sdc_index=names.tolist().index(SDC) if SDC in names else -1,
-        to_predict=category >= SCORED,
-        of_interest=category == FOCAL,
+        sdc_index=names.tolist().index(SDC_TRACK_ID) if SDC_TRACK_ID in names else -1,
+        to_predict=category >= SCORED_TRACK,
+        of_interest=category == FOCAL_TRACK,
         **map_fields(features, links),
-        **no_lights(num_steps),
-        lacks=("lights", "stop signs", "speed limits", "box sizes", "heights of agents"),
+        **empty_light_fields(num_steps),
+        missing_fields=("lights", "stop signs", "speed limits", "box sizes", "heights of agents"),
     )
 
 
 def _rows(path: str) -> dict[str, Shaped[np.ndarray, " R"]]:
-    """The columns of the table."""
+    """The columns of the table by name."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError("needs pyarrow", file=path, remedy="pip install 'waymax-sim[argoverse]'") from None
-    source = pyarrow.BufferReader(read_bytes(path, LARGEST))
+        raise DataError("needs the package pyarrow", file=path, remedy="pip install 'waymax-sim[argoverse]'") from None
+    source = pyarrow.BufferReader(read_bytes(path, MAX_TABLE_BYTES))
     try:
         metadata = pyarrow.parquet.read_metadata(source)
         num_rows = sum(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
         if not 0 < num_rows <= MAX_ROWS:
-            raise DataError(f"has {num_rows} rows", remedy=REMEDY)
+            raise DataError(f"has {num_rows} rows", remedy=ARGOVERSE2_REMEDY)
         schema = metadata.schema.to_arrow_schema()
-        for name, kind in COLUMNS.items():
+        for name, kind in SCENARIO_COLUMNS.items():
             if name not in schema.names:
-                raise DataError("missing column", field=name, remedy=REMEDY)
-            # Anything else could be far larger than the file.
+                raise DataError("missing column", field=name, remedy=ARGOVERSE2_REMEDY)
+            # Nested types could expand to far more than the size of the file.
             if not (pyarrow.types.is_string if kind is str else pyarrow.types.is_primitive)(schema.field(name).type):
-                raise DataError(f"holds {schema.field(name).type}", field=name, remedy=REMEDY)
-        text = [name for name, kind in COLUMNS.items() if kind is str]
+                raise DataError(f"has type {schema.field(name).type}", field=name, remedy=ARGOVERSE2_REMEDY)
+        text = [name for name, kind in SCENARIO_COLUMNS.items() if kind is str]
         file = pyarrow.parquet.ParquetFile(source, metadata=metadata, read_dictionary=text)
-        table = file.read(columns=list(COLUMNS), use_threads=False)
-        return {name: _column(table[name], name) for name in COLUMNS}
+        table = file.read(columns=list(SCENARIO_COLUMNS), use_threads=False)
+        return {name: _column(table[name], name) for name in SCENARIO_COLUMNS}
     except DataError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-        raise DataError(f"cannot be read: {str(error)[:200]}", remedy=REMEDY) from None
+        raise DataError(f"cannot be read: {str(error)[:200]}", remedy=ARGOVERSE2_REMEDY) from None
 
 
 def _column(column: Any, name: str) -> Shaped[np.ndarray, " R"]:
-    kind = COLUMNS[name]
+    kind = SCENARIO_COLUMNS[name]
     if column.null_count:
-        raise DataError(f"{column.null_count} values are missing", field=name, remedy=REMEDY)
+        raise DataError(f"has {column.null_count} missing values", field=name, remedy=ARGOVERSE2_REMEDY)
     if kind is str:
-        # Each text is kept once, however often it occurs.
-        chunks = [np.array(each.dictionary.to_pylist(), object)[each.indices.to_numpy()] for each in column.chunks]
+        # Dictionary-encoded, so that repeated strings share memory.
+        chunks = [np.array(chunk.dictionary.to_pylist(), object)[chunk.indices.to_numpy()] for chunk in column.chunks]
         return np.concatenate(chunks)
     values = column.to_numpy()
     if not np.can_cast(values.dtype, kind, "same_kind"):
-        raise DataError(f"holds {values.dtype}", field=name, remedy=REMEDY)
+        raise DataError(f"has type {values.dtype}", field=name, remedy=ARGOVERSE2_REMEDY)
     if not (np.abs(values.astype(np.float64)) < 1e7).all():
-        raise DataError("values are not finite or absurdly large", field=name, remedy=REMEDY)
+        raise DataError("has values that are not finite or too large", field=name, remedy=ARGOVERSE2_REMEDY)
     return values.astype(kind)
 
 
 def _map(path: str) -> tuple[list, set]:
     folder, name = os.path.split(path)
     scenario = os.path.splitext(name)[0].removeprefix("scenario_")
-    where = os.path.join(folder, f"log_map_archive_{scenario}.json")
-    if not os.path.exists(where):
-        raise DataError("no such file", file=where, remedy="put the map of a scenario into the same folder")
+    map_path = os.path.join(folder, f"log_map_archive_{scenario}.json")
+    if not os.path.exists(map_path):
+        raise DataError("no such file", file=map_path, remedy="put the map of the scenario into its folder")
     try:
-        return read_map(read_bytes(where, LARGEST_MAP))
+        return read_map(read_bytes(map_path, MAX_MAP_BYTES))
     except DataError as error:
-        raise error.at(file=where) from None
+        raise error.with_location(file=map_path) from None
 
 
 def _numbers(names: list[str]) -> Int[np.ndarray, " N"]:
-    """Ids that are whole numbers as such, others counted on after the largest of them."""
+    """Ids that are integers as such; the others get the integers after the largest of them."""
     number = {name: int(name) for name in names if len(name) < 11 and name.isdecimal() and str(int(name)) == name}
     free = max((value for value in number.values() if value <= INT32.max), default=-1)
     for name in names:

@@ -1,8 +1,8 @@
-"""Vector maps of Argoverse 2 (`log_map_archive_*.json`) to map features.
+"""Reader of vector maps of Argoverse 2 (`log_map_archive_*.json`).
 
-Lanes are the centre lines, at the mean height of their two boundaries, as the centre lines themselves are flat at 0.
-Boundaries with a painted mark are road lines, each once, however many lanes share it. Rings around drivable areas are
-road edges, without the pieces where the road goes on: those shared by two areas, and those that a lane crosses.
+Lanes are centerlines at the mean height of the two boundaries, because the centerlines of the source have height 0.
+Boundaries with a painted mark are road lines; a boundary of several lanes appears once. Boundaries of drivable areas
+are road edges, except where the road continues: sides that two areas share, and sides that a lane crosses.
 """
 
 import json
@@ -12,7 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.formats.map_features import AT_ONCE, MAX_PAIRS, Feature, resampled, shares
+from waymax_sim.datasets.formats.map_features import (
+    MAX_PAIRS,
+    PAIRS_PER_BATCH,
+    MapFeature,
+    relative_arc_length,
+    resample,
+)
 from waymax_sim.datatypes.roadmap import (
     CROSSWALK,
     LANE_BIKE,
@@ -26,11 +32,11 @@ from waymax_sim.datatypes.roadmap import (
 )
 
 Polyline = Float[np.ndarray, "_ 3"]
-REMEDY = "is it a map of Argoverse 2 motion forecasting?"
+ARGOVERSE2_MAP_REMEDY = "give a map of Argoverse 2 motion forecasting"
 
-LANES = {"VEHICLE": LANE_SURFACE_STREET, "BUS": LANE_SURFACE_STREET, "BIKE": LANE_BIKE}
-# WOMD has no code for what is missing here: blue lines, double dashed white ones, and half dashed white ones.
-MARKS = {
+ARGOVERSE2_LANE_TYPES = {"VEHICLE": LANE_SURFACE_STREET, "BUS": LANE_SURFACE_STREET, "BIKE": LANE_BIKE}
+# WOMD has no code for blue, double dashed white and half dashed white lines.
+ARGOVERSE2_LINE_TYPES = {
     "DASHED_WHITE": 6,
     "SOLID_WHITE": 7,
     "DOUBLE_SOLID_WHITE": 8,
@@ -41,22 +47,20 @@ MARKS = {
     "DASH_SOLID_YELLOW": 13,
     "SOLID_DASH_YELLOW": 13,
 }
-# Lanes end within centimetres of where the map was cut; they are made longer by this (m) to be sure to reach the edge.
-REACH = 0.2
-# A lane crosses an edge rather than runs along it if the sine of their angle is above this.
-ACROSS = 0.5
+LANE_EXTENSION = 0.2  # m; lanes end within centimeters of the edge at which the map was cut
+MIN_CROSSING_SINE = 0.5  # sine of the angle between a lane and an edge that it crosses rather than follows
 
 
-def read_map(data: bytes) -> tuple[list[Feature], set[tuple[int, int, int]]]:
+def read_map(data: bytes) -> tuple[list[MapFeature], set[tuple[int, int, int]]]:
     """Features, and links as ids (from, to, kind) of lanes.
 
     Raises:
-      DataError: The data are no such map.
+      DataError: The data are not a map of Argoverse 2.
     """
     try:
         archive = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", remedy=REMEDY) from None
+        raise DataError(f"is not JSON: {error}", remedy=ARGOVERSE2_MAP_REMEDY) from None
     try:
         lanes = list(archive["lane_segments"].values())
         areas = [_points(area["area_boundary"]) for area in archive["drivable_areas"].values()]
@@ -64,66 +68,68 @@ def read_map(data: bytes) -> tuple[list[Feature], set[tuple[int, int, int]]]:
         features = [_lane(lane) for lane in lanes]
         links = _links(lanes, features)
         marks = _marks(lanes)
-    # What JSON may hold in place of what it should.
+    # The members have other types than expected.
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
-        problem = f"damaged: {type(error).__name__} {error}"[:200]
-        raise DataError(problem, field="map", remedy=REMEDY) from None
+        problem = f"is damaged: {type(error).__name__} {error}"[:200]
+        raise DataError(problem, field="map", remedy=ARGOVERSE2_MAP_REMEDY) from None
     if len({lane.id for lane in features}) < len(features):
-        raise DataError("an id is used twice", field="lane_segments", remedy=REMEDY)
+        raise DataError("has an id twice", field="lane_segments", remedy=ARGOVERSE2_MAP_REMEDY)
     unnamed = [*marks, *((ROAD_EDGE_BOUNDARY, edge) for edge in _edges(areas, [lane.xyz for lane in features]))]
     features += crossings
     free = 1 + max((feature.id for feature in features), default=-1)
-    features += [Feature(free + index, kind, xyz) for index, (kind, xyz) in enumerate(unnamed)]
+    features += [MapFeature(free + index, kind, xyz) for index, (kind, xyz) in enumerate(unnamed)]
     return features, links
 
 
 def _points(items: list[dict[str, Any]]) -> Polyline:
     points = np.array([[item["x"], item["y"], item["z"]] for item in items], np.float64).reshape(-1, 3)
     if not (np.abs(points) < 1e7).all():
-        raise ValueError("points are not finite or absurdly far away")
+        raise ValueError("has points that are not finite or too large")
     return points
 
 
-def _lane(lane: dict[str, Any]) -> Feature:
+def _lane(lane: dict[str, Any]) -> MapFeature:
     center, left, right = (_points(lane[name]) for name in ("centerline", "left_lane_boundary", "right_lane_boundary"))
-    where = shares(center)
-    center[:, 2] = (resampled(left, where)[:, 2] + resampled(right, where)[:, 2]) / 2
-    return Feature(int(lane["id"]), LANES.get(lane["lane_type"], LANE_UNDEFINED), center)
+    fractions = relative_arc_length(center)
+    center[:, 2] = (resample(left, fractions)[:, 2] + resample(right, fractions)[:, 2]) / 2
+    return MapFeature(int(lane["id"]), ARGOVERSE2_LANE_TYPES.get(lane["lane_type"], LANE_UNDEFINED), center)
 
 
-def _links(lanes: list[dict[str, Any]], features: list[Feature]) -> set[tuple[int, int, int]]:
-    """Links as ids. Neighbours are those that drive the same way; Argoverse lists oncoming ones too."""
-    course = {lane.id: lane.xyz[-1, :2] - lane.xyz[0, :2] for lane in features}
+def _links(lanes: list[dict[str, Any]], features: list[MapFeature]) -> set[tuple[int, int, int]]:
+    """Links as ids. Only neighbors of the same direction count; Argoverse lists oncoming ones too."""
+    direction = {lane.id: lane.xyz[-1, :2] - lane.xyz[0, :2] for lane in features}
     links = set()
     for lane, feature in zip(lanes, features, strict=True):
         links |= {(feature.id, int(other), SUCCESSOR) for other in lane["successors"]}
         links |= {(int(other), feature.id, SUCCESSOR) for other in lane["predecessors"]}
         for side, kind in (("left_neighbor_id", LEFT_NEIGHBOR), ("right_neighbor_id", RIGHT_NEIGHBOR)):
             other = lane[side]
-            if other in course and course[feature.id] @ course[other] > 0:
+            if other in direction and direction[feature.id] @ direction[other] > 0:
                 links.add((feature.id, int(other), kind))
     return links
 
 
 def _marks(lanes: list[dict[str, Any]]) -> list[tuple[int, Polyline]]:
-    """Type and points of the painted boundaries, each once."""
+    """Type and points of the distinct painted boundaries."""
     lines = {}
     for lane in lanes:
         for side in ("left", "right"):
             mark, xyz = lane[f"{side}_lane_mark_type"], _points(lane[f"{side}_lane_boundary"])
             if mark != "NONE":
                 key = min(xyz.tobytes(), xyz[::-1].tobytes())
-                lines.setdefault(key, (MARKS.get(mark, ROAD_LINE_UNKNOWN), xyz))
+                lines.setdefault(key, (ARGOVERSE2_LINE_TYPES.get(mark, ROAD_LINE_UNKNOWN), xyz))
     return list(lines.values())
 
 
-def _crossing(item: dict[str, Any]) -> Feature:
-    """A polygon; the two edges run in one direction."""
-    return Feature(int(item["id"]), CROSSWALK, np.concatenate([_points(item["edge1"]), _points(item["edge2"])[::-1]]))
+def _crossing(item: dict[str, Any]) -> MapFeature:
+    """A crosswalk polygon; the two edges of the source have the same direction."""
+    return MapFeature(
+        int(item["id"]), CROSSWALK, np.concatenate([_points(item["edge1"]), _points(item["edge2"])[::-1]])
+    )
 
 
 def _edges(areas: list[Polyline], lanes: list[Polyline]) -> list[Polyline]:
-    """Road edges with the road on their left; a ring that is kept whole ends where it begins."""
+    """Road edges with the road on their left; a ring without gaps is closed."""
     rings = [area if _signed_area(area) > 0 else area[::-1] for area in areas if len(area)]
     sides = {side for ring in rings for side in _sides(ring)}
     edges = []
@@ -133,7 +139,7 @@ def _edges(areas: list[Polyline], lanes: list[Polyline]) -> list[Polyline]:
         if not gap.any():
             edges.append(np.concatenate([ring, ring[:1]]))
             continue
-        # From a gap on, so that no edge is cut where the ring happens to begin.
+        # Rotated to start at a gap, so that no edge is split at the start of the ring.
         first = int(np.argmax(gap)) + 1
         pieces = np.split(np.roll(ring, -first, axis=0), np.flatnonzero(np.roll(gap, -first)) + 1)
         edges += [piece for piece in pieces if len(piece) > 1]
@@ -141,34 +147,34 @@ def _edges(areas: list[Polyline], lanes: list[Polyline]) -> list[Polyline]:
 
 
 def _sides(ring: Polyline) -> list[tuple[float, float, float, float]]:
-    """Ends of the straight sides of a ring, in the plane."""
+    """Endpoints of the straight sides of a ring, in the plane."""
     return [(a[0], a[1], b[0], b[1]) for a, b in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True)]
 
 
 def _signed_area(ring: Polyline) -> float:
-    """Area (m^2); positive where the inside is on the left."""
+    """Area, m^2; positive if the interior is on the left."""
     plane = ring[:, :2] - ring[0, :2]
     return float(_cross(plane, np.roll(plane, -1, axis=0)).sum() / 2)
 
 
 def _crossed(ring: Polyline, lanes: list[Polyline]) -> Bool[np.ndarray, " E"]:
-    """Which sides of a ring a lane runs across."""
+    """Mask of the sides of a ring that a lane crosses."""
     start, side = ring[:, None, :2], (np.roll(ring, -1, axis=0) - ring)[:, None, :2]
-    begin = np.concatenate([np.zeros((0, 2)), *(lane[:-1, :2] for lane in lanes)])
+    piece_start = np.concatenate([np.zeros((0, 2)), *(lane[:-1, :2] for lane in lanes)])
     piece = np.concatenate([np.zeros((0, 2)), *(np.diff(lane[:, :2], axis=0) for lane in lanes)])
     pairs = len(ring) * len(piece)
     if pairs > MAX_PAIRS:
-        raise DataError("has absurdly many points", field="drivable_areas", remedy=REMEDY)
+        raise DataError("has too many points", field="drivable_areas", remedy=ARGOVERSE2_MAP_REMEDY)
     crossed = np.zeros(len(ring), bool)
-    for some in np.array_split(np.arange(len(piece)), 1 + pairs // AT_ONCE):
-        length = np.linalg.norm(piece[some], axis=-1)
-        sine = _cross(side, piece[some])
-        across = np.abs(sine) > ACROSS * np.linalg.norm(side, axis=-1) * length
-        sine, margin = np.where(across, sine, 1.0), REACH / np.where(length > 0, length, 1.0)
-        offset = begin[some] - start
-        along_side, along_lane = _cross(offset, piece[some]) / sine, _cross(offset, side) / sine
-        met = (along_side >= 0) & (along_side <= 1) & (along_lane >= -margin) & (along_lane <= 1 + margin)
-        crossed |= (across & met).any(axis=-1)
+    for batch in np.array_split(np.arange(len(piece)), 1 + pairs // PAIRS_PER_BATCH):
+        length = np.linalg.norm(piece[batch], axis=-1)
+        sine = _cross(side, piece[batch])
+        across = np.abs(sine) > MIN_CROSSING_SINE * np.linalg.norm(side, axis=-1) * length
+        sine, margin = np.where(across, sine, 1.0), LANE_EXTENSION / np.where(length > 0, length, 1.0)
+        offset = piece_start[batch] - start
+        along_side, along_lane = _cross(offset, piece[batch]) / sine, _cross(offset, side) / sine
+        intersects = (along_side >= 0) & (along_side <= 1) & (along_lane >= -margin) & (along_lane <= 1 + margin)
+        crossed |= (across & intersects).any(axis=-1)
     return crossed
 
 

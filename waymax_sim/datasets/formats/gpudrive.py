@@ -1,8 +1,8 @@
-"""GPUDrive and Nocturne JSON to `RawScene`: one scene a file, made from Waymo Open Motion Scenario protos.
+"""Reader of GPUDrive and Nocturne JSON: one scene per file, converted from Waymo Open Motion Scenario protos.
 
-The schema has no version number and has drifted; every version that was found is read. Nocturne's has neither heights
-nor ids nor metadata; early ones of GPUDrive have some of these. Nothing is read from invalid states, whose sentinel is
--10000, 0.0001 or 0 depending on the version. Sizes are those of the last valid state.
+The schema changed without version numbers; all known versions are supported. Nocturne has no heights, ids and metadata;
+early versions of GPUDrive have some of these. Values of invalid states are ignored; depending on the version they are
+-10000, 0.0001 or 0. Sizes are those of the last valid state.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from waymax_sim.datasets.encoding.json_fields import member, numbers, whole_numbers
+from waymax_sim.datasets.encoding.json_fields import integers, member, numbers
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import read_bytes
-from waymax_sim.datasets.formats.traffic_lights import Lights, by_lane
+from waymax_sim.datasets.formats.traffic_lights import Lights, lights_by_lane
 from waymax_sim.datasets.scene import INT32, RawScene
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
 from waymax_sim.datatypes.roadmap import (
@@ -27,16 +27,16 @@ from waymax_sim.datatypes.roadmap import (
     STOP_SIGN,
     kind_name,
 )
+from waymax_sim.datatypes.scenario import TIME_STEP
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES
 
-LARGEST = 32 * 2**20  # bytes; parsed, a file takes at most about twenty times its size
-REMEDY = "is it a scene of GPUDrive or Nocturne?"
-STEP = 0.1  # s
-NOW = 10  # by the convention of WOMD
-# No recorded heading, unwrapped, is larger; in degrees, all headings of a scene below it would be a coincidence.
-MAX_RADIANS = 20.0
-# What a road is when the file does not say more.
-KINDS = {
+MAX_GPUDRIVE_BYTES = 32 * 2**20  # parsed JSON takes up to about twenty times the size of the file
+GPUDRIVE_REMEDY = "give a scene of GPUDrive or Nocturne"
+DEFAULT_CURRENT_STEP = 10  # that of WOMD
+# rad; recorded unwrapped headings are smaller. A scene with a larger heading is in degrees.
+MAX_HEADING = 20.0
+# Road type -> feature type of roads without `map_element_id`.
+DEFAULT_FEATURE_TYPES = {
     "lane": LANE_UNDEFINED,
     "road_line": ROAD_LINE_UNKNOWN,
     "road_edge": ROAD_EDGE_UNKNOWN,
@@ -51,28 +51,32 @@ def scene_from_file(path: str) -> RawScene:
     """Reads a scene from a JSON file of GPUDrive or Nocturne.
 
     Raises:
-      DataError: The file cannot be read, is no such scene or is damaged.
+      DataError: The file cannot be read, is not a GPUDrive or Nocturne scene or is damaged.
     """
-    data = read_bytes(path, LARGEST)
+    data = read_bytes(path, MAX_GPUDRIVE_BYTES)
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON: {str(error)[:80]}", file=path, remedy=REMEDY) from None
+        raise DataError(f"is not JSON: {str(error)[:80]}", file=path, remedy=GPUDRIVE_REMEDY) from None
     return scene_from_record(record)
 
 
 def scene_from_record(record: Any) -> RawScene:
     """Reads a scene from the parsed JSON.
 
-    Times are regular steps of 0.1 s; "now" is step 10, or 0 in shorter records. Headings are taken for degrees where a
-    valid one exceeds 20. Agents without ids are counted from 0; roads without ids are counted from above the ids of the
-    lanes that lights name. Roads of unknown kinds are left out.
+    The time step is 0.1 s; the current step is 10, or 0 in shorter records. Headings are in degrees if a valid one
+    exceeds 20. Agents without ids are numbered from 0; roads without ids are numbered from above the lane ids of
+    lights. Roads of unknown types are dropped.
 
     Raises:
       DataError: A field is missing or malformed.
     """
     objects = member(record, "objects", list, "")
-    roads = [road for road in member(record, "roads", list, "") if member(road, "type", str, "roads") in KINDS]
+    roads = [
+        road
+        for road in member(record, "roads", list, "")
+        if member(road, "type", str, "roads") in DEFAULT_FEATURE_TYPES
+    ]
     tl_states = member(record, "tl_states", dict, "", default={})
     metadata = member(record, "metadata", dict, "", default={})
     num_steps = len(member(objects[0], "position", list, "objects[0]")) if objects else 0
@@ -85,7 +89,7 @@ def scene_from_record(record: Any) -> RawScene:
 
     valid = numbers(_over_time(objects, "valid", num_steps), "objects.valid").reshape(shape).T == 1
     heading = numbers(_over_time(objects, "heading", num_steps), "objects.heading").reshape(shape).T
-    in_degrees = np.abs(heading[valid]).max(initial=0) > MAX_RADIANS
+    in_degrees = np.abs(heading[valid]).max(initial=0) > MAX_HEADING
     velocity = _points(_over_time(objects, "velocity", num_steps), "xy", "objects.velocity")
     size = [[_size(track, key) for key in ("length", "width", "height")] for track in objects]
     agent_id = _ids(objects, "objects", first=0)
@@ -93,8 +97,8 @@ def scene_from_record(record: Any) -> RawScene:
     lights = _lights(tl_states, num_steps, axes)
     return RawScene(
         scenario_id=member(record, "scenario_id", str, "", default=member(record, "name", str, "", default="unnamed")),
-        timestamps=np.arange(num_steps) * STEP,
-        current_step=NOW if num_steps > NOW else 0,
+        timestamps=np.arange(num_steps) * TIME_STEP,
+        current_step=DEFAULT_CURRENT_STEP if num_steps > DEFAULT_CURRENT_STEP else 0,
         agent_id=agent_id,
         agent_type=np.array([_agent_type(track) for track in objects], np.int64),
         xyz=_points(positions, axes, "objects.position").reshape(*shape, 3).swapaxes(0, 1),
@@ -104,7 +108,7 @@ def scene_from_record(record: Any) -> RawScene:
         valid=valid,
         sdc_index=member(metadata, "sdc_track_index", int, "metadata", default=-1),
         to_predict=_to_predict(metadata, len(objects)),
-        of_interest=np.isin(agent_id, whole_numbers(of_interest, "metadata.objects_of_interest")),
+        of_interest=np.isin(agent_id, integers(of_interest, "metadata.objects_of_interest")),
         point_xyz=_points(points, axes, "roads.geometry"),
         point_feature=np.repeat(np.arange(len(roads)), [len(geometry) for geometry in geometries]),
         feature_id=_ids(roads, "roads", first=int(lights.lane_id.clip(max=INT32.max).max(initial=-1)) + 1),
@@ -115,12 +119,14 @@ def scene_from_record(record: Any) -> RawScene:
         signal_state=lights.state,
         signal_stop_point=lights.stop_point,
         signal_valid=lights.valid,
-        lacks=_lacks(metadata, objects, roads, has_z=axes == "xyz", has_lights=bool(tl_states)),
+        missing_fields=_missing_fields(metadata, objects, roads, has_z=axes == "xyz", has_lights=bool(tl_states)),
     )
 
 
-def _lacks(metadata: dict, objects: list[dict], roads: list[dict], *, has_z: bool, has_lights: bool) -> tuple[str, ...]:
-    found = {
+def _missing_fields(
+    metadata: dict, objects: list[dict], roads: list[dict], *, has_z: bool, has_lights: bool
+) -> tuple[str, ...]:
+    has_field = {
         "sdc": "sdc_track_index" in metadata,
         "tracks to predict": "tracks_to_predict" in metadata,
         "agent ids": all("id" in track for track in objects),
@@ -130,28 +136,28 @@ def _lacks(metadata: dict, objects: list[dict], roads: list[dict], *, has_z: boo
         "map types": all("map_element_id" in road for road in roads),
         "lights": has_lights,
     }
-    never = ("timestamps", "sizes over time", "speed limits", "lane links", "routes")
-    return (*never, *(name for name, is_there in found.items() if not is_there))
+    always_missing = ("timestamps", "sizes over time", "speed limits", "lane links", "routes")
+    return (*always_missing, *(name for name, present in has_field.items() if not present))
 
 
 def _over_time(objects: list, key: str, num_steps: int) -> list:
-    """The values of a field at all steps of the first object, at all steps of the second, and so on."""
-    found = []
+    """The values of a field at all steps of all objects, in the order [objects, steps]."""
+    series = []
     for i, track in enumerate(objects):
         values = member(track, key, list, f"objects[{i}]")
         if len(values) != num_steps:
-            problem = f"has {len(values)} steps where the first object has {num_steps}"
-            raise DataError(problem, field=f"objects[{i}].{key}", remedy=REMEDY)
-        found += values
-    return found
+            problem = f"has {len(values)} steps, the first object has {num_steps}"
+            raise DataError(problem, field=f"objects[{i}].{key}", remedy=GPUDRIVE_REMEDY)
+        series += values
+    return series
 
 
 def _points(points: list, axes: str, name: str) -> Float[np.ndarray, "P 3"]:
-    """Points {x, y, z} as an array; z is 0 where it is not among the axes."""
+    """Points {x, y, z} as an array; z is 0 if it is not among the axes."""
     try:
         rows = [[point[axis] for axis in axes] for point in points]
     except (KeyError, TypeError):
-        raise DataError(f"has points without {', '.join(axes)}", field=name, remedy=REMEDY) from None
+        raise DataError(f"has points without {', '.join(axes)}", field=name, remedy=GPUDRIVE_REMEDY) from None
     return np.pad(numbers(rows, name, width=len(axes)), ((0, 0), (0, 3 - len(axes))))
 
 
@@ -163,53 +169,55 @@ def _size(track: Any, key: str) -> float | int:
 def _agent_type(track: Any) -> int:
     word = member(track, "type", str, "objects")
     if word not in AGENT_TYPE_NAMES:
-        problem = f"{word[:40]!r} is none of {', '.join(AGENT_TYPE_NAMES)}"
-        raise DataError(problem, field="objects.type", remedy=REMEDY)
+        problem = f"{word[:40]!r} is not one of {', '.join(AGENT_TYPE_NAMES)}"
+        raise DataError(problem, field="objects.type", remedy=GPUDRIVE_REMEDY)
     return AGENT_TYPE_NAMES.index(word)
 
 
 def _road_type(road: Any) -> int:
-    """The code in the file where it agrees with the kind: early files give driveways none."""
+    """The code in the file if it matches the type of the road; early files have no code for driveways."""
     kind, code = road["type"], member(road, "map_element_id", int, "roads", default=-1)
-    return code if kind_name(code) == kind else KINDS[kind]
+    return code if kind_name(code) == kind else DEFAULT_FEATURE_TYPES[kind]
 
 
 def _ids(items: list[dict], name: str, first: int) -> Int[np.ndarray, " n"]:
     if not all("id" in item for item in items):
         return first + np.arange(len(items))
-    return whole_numbers([item["id"] for item in items], f"{name}.id")
+    return integers([item["id"] for item in items], f"{name}.id")
 
 
 def _to_predict(metadata: dict, num_tracks: int) -> Bool[np.ndarray, " N"]:
     name = "metadata.tracks_to_predict"
-    chosen = np.zeros(num_tracks, bool)
+    to_predict = np.zeros(num_tracks, bool)
     for item in member(metadata, "tracks_to_predict", list, "metadata", default=[]):
         index = member(item, "track_index", int, name)
         if not 0 <= index < num_tracks:
-            raise DataError(f"{index} is not one of {num_tracks} objects", field=name, remedy=REMEDY)
-        chosen[index] = True
-    return chosen
+            raise DataError(f"{index} is not one of {num_tracks} objects", field=name, remedy=GPUDRIVE_REMEDY)
+        to_predict[index] = True
+    return to_predict
 
 
 def _lights(tl_states: dict[str, Any], num_steps: int, axes: str) -> Lights:
     step, lane, state, stop_point = [], [], [], []
     for key, light in tl_states.items():
         name = f"tl_states.{key[:20]}"
-        seen = member(light, "time_index", list, name)
+        steps_of_light = member(light, "time_index", list, name)
         words = member(light, "state", list, name)
         try:
             state += [SIGNAL_STATE_NAMES.index(word) for word in words]
             lane += [int(key)] * len(words)
         except ValueError:
-            raise DataError("has unknown states, or no lane as its name", field=name, remedy=REMEDY) from None
+            raise DataError(
+                "has unknown states, or its key is not a lane id", field=name, remedy=GPUDRIVE_REMEDY
+            ) from None
         columns = [numbers(member(light, axis, list, name), f"{name}.{axis}") for axis in axes]
-        if {len(words), *map(len, columns)} != {len(seen)}:
-            raise DataError("has lists of different lengths", field=name, remedy=REMEDY)
-        step += seen
-        stop_point.append(np.stack([*columns, *[np.zeros(len(seen))] * (3 - len(axes))], axis=-1))
-    steps = whole_numbers(step, "tl_states.time_index")
+        if {len(words), *map(len, columns)} != {len(steps_of_light)}:
+            raise DataError("has lists of different lengths", field=name, remedy=GPUDRIVE_REMEDY)
+        step += steps_of_light
+        stop_point.append(np.stack([*columns, *[np.zeros(len(steps_of_light))] * (3 - len(axes))], axis=-1))
+    steps = integers(step, "tl_states.time_index")
     if ((steps < 0) | (steps >= num_steps)).any():
-        raise DataError(f"has steps outside 0..{num_steps - 1}", field="tl_states.time_index", remedy=REMEDY)
+        raise DataError(f"has steps outside 0..{num_steps - 1}", field="tl_states.time_index", remedy=GPUDRIVE_REMEDY)
     points = np.concatenate(stop_point) if stop_point else np.zeros((0, 3))
-    lanes = whole_numbers(lane, "tl_states")
-    return by_lane(num_steps, steps, lanes, np.array(state, np.int64), points)
+    lanes = integers(lane, "tl_states")
+    return lights_by_lane(num_steps, steps, lanes, np.array(state, np.int64), points)

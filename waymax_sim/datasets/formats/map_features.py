@@ -1,4 +1,4 @@
-"""Map features as readers of one-scene files find them, to the map of a `RawScene`."""
+"""Conversion of map features to the map fields of a `RawScene`, and geometry of map readers."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -10,21 +10,21 @@ from jaxtyping import Float
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import INT32
 
-# Comparisons of all with all are bounded, in all and at once: this is far beyond any scene.
-MAX_PAIRS, AT_ONCE = 500_000_000, 1_000_000
-# Steps times agents can outgrow a file, so they are bounded.
-MAX_STATES = 1_000_000
+# Limits for damaged files, far above those of recorded scenes.
+MAX_PAIRS = 500_000_000  # pairs of points that are compared
+PAIRS_PER_BATCH = 1_000_000  # pairs of points in memory
+MAX_STATES = 1_000_000  # steps times agents, which can exceed the size of the file
 
 
 @dataclasses.dataclass(frozen=True)
-class Feature:
+class MapFeature:
     """One map feature.
 
     Attributes:
       id: Map id of the source.
       type: WOMD tf.Example code (see `datatypes.roadmap`).
       xyz: Points, m, world frame of the source.
-      speed_limit: Of a lane, m/s; 0 where unknown.
+      speed_limit: Speed limit of a lane, m/s; 0 if unknown.
     """
 
     id: int
@@ -33,18 +33,18 @@ class Feature:
     speed_limit: float = 0.0
 
 
-def map_fields(features: Sequence[Feature], links: Collection[tuple[int, int, int]]) -> dict[str, Any]:
+def map_fields(features: Sequence[MapFeature], links: Collection[tuple[int, int, int]]) -> dict[str, Any]:
     """The map fields of a `RawScene`.
 
     Args:
       features: Rows of the feature table.
-      links: Ids (from, to, kind) of linked lanes. Each is kept once; links to what is not a feature are left out.
+      links: Ids (from, to, kind) of linked lanes. Duplicates and links to absent features are dropped.
 
     Raises:
-      DataError: An id does not fit 32 bits.
+      DataError: An id does not fit into 32 bits.
     """
     if any(not INT32.min <= feature.id <= INT32.max for feature in features):
-        raise DataError("ids do not fit 32 bits", field="feature_id")
+        raise DataError("has ids that do not fit into 32 bits", field="feature_id")
     row = {feature.id: index for index, feature in enumerate(features)}
     rows = {(row[a], row[b], kind) for a, b, kind in links if a in row and b in row}
     return {
@@ -57,7 +57,7 @@ def map_fields(features: Sequence[Feature], links: Collection[tuple[int, int, in
     }
 
 
-def no_lights(num_steps: int) -> dict[str, Any]:
+def empty_light_fields(num_steps: int) -> dict[str, Any]:
     """The light fields of a `RawScene` without lights."""
     return {
         "signal_lane_id": np.zeros(0, np.int64),
@@ -67,32 +67,32 @@ def no_lights(num_steps: int) -> dict[str, Any]:
     }
 
 
-def shares(points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"]:
-    """How far along a polyline (m) each point lies, in the plane, as a share of the whole."""
-    far = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(points[:, :2], axis=0), axis=-1)))
-    return far / far[-1] if far[-1] > 0 else far
+def relative_arc_length(points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"]:
+    """Arc length of each point of a polyline in the plane, as a fraction of the total length."""
+    arc_length = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(points[:, :2], axis=0), axis=-1)))
+    return arc_length / arc_length[-1] if arc_length[-1] > 0 else arc_length
 
 
-def resampled(points: Float[np.ndarray, "P 3"], where: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
-    """Points (m) of a polyline at shares of its length."""
-    return np.stack([np.interp(where, shares(points), points[:, axis]) for axis in range(3)], axis=-1)
+def resample(points: Float[np.ndarray, "P 3"], fractions: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+    """Points of a polyline, m, at fractions of its length, by linear interpolation."""
+    return np.stack([np.interp(fractions, relative_arc_length(points), points[:, axis]) for axis in range(3)], axis=-1)
 
 
 def ground_height(points: Float[np.ndarray, "P 3"], xy: Float[np.ndarray, "Q 2"]) -> Float[np.ndarray, " Q"]:
-    """Height (m) of the map point nearest in the plane to each place (m); 0 without any point.
+    """Height of the map point that is nearest in the plane to each query point, m; 0 without map points.
 
     Raises:
-      DataError: There are absurdly many points and places.
+      DataError: There are more than `MAX_PAIRS` pairs of map and query points.
     """
     if not len(points):
         return np.zeros(len(xy))
     if len(points) * len(xy) > MAX_PAIRS:
-        raise DataError(f"{len(points)} map points for {len(xy)} states are too many", field="point_xyz")
-    # The point p with the least |p|^2 - 2 p.q is nearest to q. Far from the origin that would cancel.
+        raise DataError(f"has too many map points, {len(points)} for {len(xy)} states", field="point_xyz")
+    # The nearest point p of a query point q minimizes |p|^2 - 2 p.q; shifted to the first point against cancellation.
     plane = points[:, :2] - points[0, :2]
-    norm2 = (plane**2).sum(axis=-1)
+    squared_norm = (plane**2).sum(axis=-1)
     nearest = [
-        np.argmin(norm2 - 2 * (some - points[0, :2]) @ plane.T, axis=-1)
-        for some in np.array_split(xy, 1 + len(points) * len(xy) // AT_ONCE)
+        np.argmin(squared_norm - 2 * (batch - points[0, :2]) @ plane.T, axis=-1)
+        for batch in np.array_split(xy, 1 + len(points) * len(xy) // PAIRS_PER_BATCH)
     ]
     return points[np.concatenate(nearest), 2]

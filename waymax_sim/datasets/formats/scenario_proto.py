@@ -1,4 +1,4 @@
-"""Waymo Open Motion `Scenario` protos (scenario.proto and map.proto of WOMD 1.0 to 1.3) to `RawScene`."""
+"""Decoder of Waymo Open Motion `Scenario` protos (scenario.proto and map.proto of WOMD 1.0 to 1.3)."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from waymax_sim.datasets.encoding import protobuf
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.formats.traffic_lights import Lights, by_lane
+from waymax_sim.datasets.formats.traffic_lights import Lights, lights_by_lane
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.roadmap import (
     CONTROLS,
@@ -41,8 +41,16 @@ OBJECT_STATE = {
 }
 
 
-class Kind(NamedTuple):
-    """How one kind of map feature is written: its first type code, how many there are, and two field numbers."""
+class FeatureKind(NamedTuple):
+    """Encoding of one kind of map feature.
+
+    Attributes:
+      name: Name in errors.
+      code: First type code.
+      codes: Number of type codes.
+      type_field: Field number of the type; unused for kinds with one code.
+      points_field: Field number of the points.
+    """
 
     name: str
     code: int
@@ -51,20 +59,27 @@ class Kind(NamedTuple):
     points_field: int
 
 
-# By field number in MapFeature. Kinds with one code have no type field.
-KINDS = {
-    3: Kind("lane", LANE_UNDEFINED, 4, 2, 8),
-    4: Kind("road_line", ROAD_LINE_UNKNOWN, 9, 1, 2),
-    5: Kind("road_edge", ROAD_EDGE_UNKNOWN, 3, 1, 2),
-    7: Kind("stop_sign", STOP_SIGN, 1, 0, 2),
-    8: Kind("crosswalk", CROSSWALK, 1, 0, 1),
-    9: Kind("speed_bump", SPEED_BUMP, 1, 0, 1),
-    10: Kind("driveway", DRIVEWAY, 1, 0, 1),
+# Field number in MapFeature -> kind.
+FEATURE_KINDS = {
+    3: FeatureKind("lane", LANE_UNDEFINED, 4, 2, 8),
+    4: FeatureKind("road_line", ROAD_LINE_UNKNOWN, 9, 1, 2),
+    5: FeatureKind("road_edge", ROAD_EDGE_UNKNOWN, 3, 1, 2),
+    7: FeatureKind("stop_sign", STOP_SIGN, 1, 0, 2),
+    8: FeatureKind("crosswalk", CROSSWALK, 1, 0, 1),
+    9: FeatureKind("speed_bump", SPEED_BUMP, 1, 0, 1),
+    10: FeatureKind("driveway", DRIVEWAY, 1, 0, 1),
 }
 
 
-class Feature(NamedTuple):
-    """One map feature: its id, type code, points still encoded, and its own message."""
+class EncodedFeature(NamedTuple):
+    """One map feature.
+
+    Attributes:
+      id: Map id.
+      type: WOMD tf.Example code (see `datatypes.roadmap`).
+      points: Encoded points.
+      body: Decoded message of the kind.
+    """
 
     id: int
     type: int
@@ -73,16 +88,16 @@ class Feature(NamedTuple):
 
 
 def scene_from_proto(data: bytes) -> RawScene:
-    """Reads a serialized `Scenario`.
+    """Decodes a serialized `Scenario`.
 
     Raises:
-      DataError: The data are not a Scenario, or tracks disagree with the number of steps.
+      DataError: The data are not a Scenario, or a track has another number of steps.
     """
     scene = protobuf.decode(data, "Scenario")
     timestamps = protobuf.numbers(scene, 1, "timestamps_seconds", "<f8")
     num_steps = len(timestamps)
     if not num_steps:
-        raise DataError("missing", field="timestamps_seconds", remedy=protobuf.REMEDY)
+        raise DataError("missing", field="timestamps_seconds", remedy=protobuf.MESSAGE_REMEDY)
     tracks = [protobuf.decode(track, f"tracks[{i}]") for i, track in enumerate(protobuf.blobs(scene, 2, "tracks"))]
     agent_id = np.array([protobuf.integer(track, 1, "tracks.id") for track in tracks], np.int64)
     states = _states(tracks, num_steps)
@@ -126,8 +141,8 @@ def _states(tracks: list[protobuf.Fields], num_steps: int) -> np.ndarray:
     for i, track in enumerate(tracks):
         states = protobuf.blobs(track, 3, f"tracks[{i}].states")
         if len(states) != num_steps:
-            problem = f"has {len(states)} states where there are {num_steps} timestamps"
-            raise DataError(problem, field=f"tracks[{i}].states", remedy=protobuf.REMEDY)
+            problem = f"has {len(states)} states for {num_steps} timestamps"
+            raise DataError(problem, field=f"tracks[{i}].states", remedy=protobuf.MESSAGE_REMEDY)
         messages += states
     return protobuf.table(messages, OBJECT_STATE, "states").reshape(len(tracks), num_steps).T
 
@@ -139,43 +154,45 @@ def _points(messages: list[bytes], name: str) -> Float[np.ndarray, "P 3"]:
 
 def _to_predict(scene: protobuf.Fields, num_tracks: int) -> np.ndarray:
     name = "tracks_to_predict.track_index"
-    chosen = np.zeros(num_tracks, bool)
+    to_predict = np.zeros(num_tracks, bool)
     for item in protobuf.blobs(scene, 11, "tracks_to_predict"):
         index = protobuf.integer(protobuf.decode(item, name), 1, name)
         if not 0 <= index < num_tracks:
-            raise DataError(f"{index} is not one of {num_tracks} tracks", field=name, remedy=protobuf.REMEDY)
-        chosen[index] = True
-    return chosen
+            raise DataError(f"{index} is not one of {num_tracks} tracks", field=name, remedy=protobuf.MESSAGE_REMEDY)
+        to_predict[index] = True
+    return to_predict
 
 
-def _feature(data: bytes) -> Feature | None:
-    """Splits a map feature; None for kinds that are not known."""
+def _feature(data: bytes) -> EncodedFeature | None:
+    """Decodes a map feature; None for unknown kinds."""
     item = protobuf.decode(data, "map_features")
-    number = next((number for number in KINDS if number in item), None)
+    number = next((number for number in FEATURE_KINDS if number in item), None)
     if number is None:
         return None
-    kind = KINDS[number]
+    kind = FEATURE_KINDS[number]
     body = protobuf.decode(protobuf.blobs(item, number, kind.name)[-1], kind.name)
-    which = protobuf.integer(body, kind.type_field, f"{kind.name}.type") if kind.codes > 1 else 0
-    if not 0 <= which < kind.codes:
-        raise DataError(f"{which} is outside 0..{kind.codes - 1}", field=f"{kind.name}.type", remedy=protobuf.REMEDY)
+    type_offset = protobuf.integer(body, kind.type_field, f"{kind.name}.type") if kind.codes > 1 else 0
+    if not 0 <= type_offset < kind.codes:
+        raise DataError(
+            f"{type_offset} is outside 0..{kind.codes - 1}", field=f"{kind.name}.type", remedy=protobuf.MESSAGE_REMEDY
+        )
     points = protobuf.blobs(body, kind.points_field, f"{kind.name} points")
-    return Feature(protobuf.integer(item, 1, "map_features.id"), kind.code + which, points, body)
+    return EncodedFeature(protobuf.integer(item, 1, "map_features.id"), kind.code + type_offset, points, body)
 
 
-def _is_lane(feature: Feature) -> bool:
+def _is_lane(feature: EncodedFeature) -> bool:
     return feature.type in LANE_TYPES
 
 
-def _speed_limit(feature: Feature) -> float:
+def _speed_limit(feature: EncodedFeature) -> float:
     if not _is_lane(feature):
         return 0.0
     miles = protobuf.numbers(feature.body, 1, "lane.speed_limit_mph", "<f8")
     return float(miles[-1]) * MILE_PER_HOUR if len(miles) else 0.0
 
 
-def _links(features: list[Feature]) -> Int[np.ndarray, "L 3"]:
-    """Links between lanes, and from stop signs to lanes, that are in the map, each once."""
+def _links(features: list[EncodedFeature]) -> Int[np.ndarray, "L 3"]:
+    """Distinct links between lanes, and from stop signs to lanes, of the map."""
     lanes = {feature.id: row for row, feature in enumerate(features) if _is_lane(feature)}
     links = set()
     for row, feature in enumerate(features):
@@ -201,7 +218,11 @@ def _links(features: list[Feature]) -> Int[np.ndarray, "L 3"]:
 def _lights(dynamic_map_states: list[bytes], num_steps: int) -> Lights:
     name = "dynamic_map_states"
     if len(dynamic_map_states) > num_steps:
-        raise DataError(f"{len(dynamic_map_states)} for {num_steps} timestamps", field=name, remedy=protobuf.REMEDY)
+        raise DataError(
+            f"has {len(dynamic_map_states)} states for {num_steps} timestamps",
+            field=name,
+            remedy=protobuf.MESSAGE_REMEDY,
+        )
     step, lane, state, stop_point = [], [], [], []
     for index, item in enumerate(dynamic_map_states):
         for light in protobuf.blobs(protobuf.decode(item, name), 1, "lane_states"):
@@ -209,7 +230,9 @@ def _lights(dynamic_map_states: list[bytes], num_steps: int) -> Lights:
             step.append(index)
             lane.append(protobuf.integer(fields, 1, "lane_states.lane"))
             state.append(protobuf.integer(fields, 2, "lane_states.state"))
-            # An absent stop point is an empty message: the origin.
+            # An absent stop point is decoded as an empty message: the origin.
             stop_point.append(b"".join(protobuf.blobs(fields, 3, "lane_states.stop_point")))
     points = _points(stop_point, "lane_states.stop_point")
-    return by_lane(num_steps, np.array(step, np.int64), np.array(lane, np.int64), np.array(state, np.int64), points)
+    return lights_by_lane(
+        num_steps, np.array(step, np.int64), np.array(lane, np.int64), np.array(state, np.int64), points
+    )

@@ -1,4 +1,4 @@
-"""Traffic lights as sources list them, per step, to one column per lane."""
+"""Conversion of lists of traffic light observations to arrays with one column per lane."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.errors import DataError
 
-# Far beyond any scene. Steps times lanes is the only size that can outgrow the input, so it is bounded.
+# Limit of steps times lanes for damaged files, far above that of recorded scenes.
 MAX_CELLS = 4_000_000
 
 
@@ -21,29 +21,33 @@ class Lights:
     valid: Bool[np.ndarray, "T S"]
 
 
-def by_lane(
+def lights_by_lane(
     num_steps: int,
     step: Int[np.ndarray, " K"],
     lane: Int[np.ndarray, " K"],
     state: Int[np.ndarray, " K"],
     stop_point: Float[np.ndarray, "K 3"],
 ) -> Lights:
-    """Collects sightings of lights into columns.
+    """Scatters K observations of lights to arrays of steps and lanes. The first observation of a lane at a step counts.
 
-    A sighting is a lane, its light and where to stop (m), at a step below `num_steps`. Where a lane is listed
-    twice at one step, the first sighting counts.
+    Args:
+      num_steps: Steps of the scene.
+      step: Step of each observation, less than `num_steps`.
+      lane: Map id of the lane.
+      state: WOMD light state.
+      stop_point: Stop point, m, world frame.
 
     Raises:
-      DataError: There are absurdly many lanes.
+      DataError: Steps times lanes exceed `MAX_CELLS`.
     """
     lane_id, column = np.unique(lane, return_inverse=True)
     if num_steps * len(lane_id) > MAX_CELLS:
-        raise DataError(f"{len(lane_id)} lights over {num_steps} steps are too many", field="signal_lane_id")
+        raise DataError(f"has too many lights, {len(lane_id)} over {num_steps} steps", field="signal_lane_id")
     shape = (num_steps, len(lane_id))
     cell, first = np.unique(step * len(lane_id) + column, return_index=True)
-    where = np.unravel_index(cell, shape)
+    index = np.unravel_index(cell, shape)
     lights = Lights(lane_id, np.zeros(shape, np.int64), np.zeros((*shape, 3)), np.zeros(shape, bool))
-    lights.state[where] = state[first]
-    lights.stop_point[where] = stop_point[first]
-    lights.valid[where] = True
+    lights.state[index] = state[first]
+    lights.stop_point[index] = stop_point[first]
+    lights.valid[index] = True
     return lights

@@ -1,7 +1,7 @@
-"""Waymo Open Motion tf.Examples to `RawScene`.
+"""Decoder of Waymo Open Motion tf.Examples.
 
-Everything sits in flat arrays of fixed numbers of slots, row-major, split into past, current and future; -1 stands for
-"nothing". Slot counts are inferred, so cut or enlarged examples are read as well.
+Features are flat row-major arrays with a fixed number of slots, split into past, current and future; unused slots are
+-1. Numbers of slots are inferred, so cropped or enlarged examples are supported.
 """
 
 import hashlib
@@ -11,59 +11,59 @@ from jaxtyping import Bool, Float, Int, Num
 
 from waymax_sim.datasets.encoding.tf_example import Example
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.formats.traffic_lights import Lights, by_lane
+from waymax_sim.datasets.formats.traffic_lights import Lights, lights_by_lane
 from waymax_sim.datasets.scene import RawRoutes, RawScene
+from waymax_sim.datatypes.scenario import TIME_STEP
 
 PERIODS = ("past", "current", "future")
-REMEDY = "is it a Waymo Open Motion tf.Example?"
-STEP = 0.1  # s
+WOMD_REMEDY = "give a Waymo Open Motion tf.Example"
 
 
 def scene_from_example(example: Example) -> RawScene:
-    """Reads a scene from the features of a WOMD tf.Example (schema of WOMD 1.0 to 1.3).
+    """Decodes a scene from the features of a WOMD tf.Example (schema of WOMD 1.0 to 1.3).
 
-    Slots with an id and a type, or with any valid state, become agents; valid map samples with the same id, one
-    after the other, become features. These examples hold no links between lanes and no speed limits.
+    Slots with an id and a type, or with any valid state, are agents; consecutive valid map samples with the same id are
+    features. Examples have no links between lanes and no speed limits.
 
     Raises:
-      DataError: A feature is missing, or has a wrong size or impossible values.
+      DataError: A feature is missing or has an invalid size or invalid values.
     """
-    slot_id = _whole(_feature(example, "state/id"), "state/id")
+    slot_id = _integers(_feature(example, "state/id"), "state/id")
     slots = len(slot_id)
     if not slots:
-        raise DataError("has no slots", field="state/id", remedy=REMEDY)
+        raise DataError("has no slots", field="state/id", remedy=WOMD_REMEDY)
     valid = _over_time(example, "valid", slots) == 1
-    slot_type = _whole(_feature(example, "state/type", slots), "state/type")
-    keep = valid.any(axis=0) | ((slot_id >= 0) & (slot_type >= 0))
+    slot_type = _integers(_feature(example, "state/type", slots), "state/type")
+    is_agent = valid.any(axis=0) | ((slot_id >= 0) & (slot_type >= 0))
 
     def log(*names: str) -> Float[np.ndarray, "T N C"]:
-        found = np.empty((len(valid), int(np.count_nonzero(keep)), len(names)))
+        values = np.empty((len(valid), int(np.count_nonzero(is_agent)), len(names)))
         for column, name in enumerate(names):
-            found[..., column] = _over_time(example, name, slots)[:, keep]
-        return found
+            values[..., column] = _over_time(example, name, slots)[:, is_agent]
+        return values
 
     def flag(name: str) -> Bool[np.ndarray, " N"]:
-        return _feature(example, f"state/{name}", slots)[keep] == 1
+        return _feature(example, f"state/{name}", slots)[is_agent] == 1
 
     num_steps = len(valid)
     sdc = np.flatnonzero(flag("is_sdc"))
     if len(sdc) > 1:
-        raise DataError(f"{len(sdc)} agents are marked as the sdc", field="state/is_sdc", remedy=REMEDY)
+        raise DataError(f"marks {len(sdc)} agents as the sdc", field="state/is_sdc", remedy=WOMD_REMEDY)
     sdc_index = int(sdc[0]) if len(sdc) else -1
-    micros = _whole(_over_time(example, "timestamp_micros", slots), "timestamp_micros")
+    micros = _integers(_over_time(example, "timestamp_micros", slots), "timestamp_micros")
     point_xyz, point_feature, feature_id, feature_type = _map(example)
     lights = _lights(example, num_steps)
     return RawScene(
         scenario_id=_scenario_id(example),
-        timestamps=_timestamps(micros[:, keep], valid[:, keep], sdc_index),
+        timestamps=_timestamps(micros[:, is_agent], valid[:, is_agent], sdc_index),
         current_step=_feature(example, "state/past/valid").size // slots,
-        agent_id=slot_id[keep],
-        agent_type=np.maximum(slot_type[keep], 0),
+        agent_id=slot_id[is_agent],
+        agent_type=np.maximum(slot_type[is_agent], 0),
         xyz=log("x", "y", "z"),
         yaw=log("bbox_yaw")[..., 0],
         velocity=log("velocity_x", "velocity_y"),
         size=log("length", "width", "height"),
-        valid=valid[:, keep],
+        valid=valid[:, is_agent],
         sdc_index=sdc_index,
         to_predict=flag("tracks_to_predict"),
         of_interest=flag("objects_of_interest"),
@@ -82,27 +82,27 @@ def scene_from_example(example: Example) -> RawScene:
 
 
 def _feature(example: Example, key: str, size: int | None = None) -> Num[np.ndarray, " n"]:
-    """A feature of numbers; of a known size where one is given."""
+    """A feature of numbers, of the given size if any."""
     values = example.get(key)
     if values is None:
-        raise DataError("missing feature", field=key, remedy=REMEDY)
+        raise DataError("missing feature", field=key, remedy=WOMD_REMEDY)
     if isinstance(values, list):
-        raise DataError("has bytes where numbers are expected", field=key, remedy=REMEDY)
+        raise DataError("has bytes, expected numbers", field=key, remedy=WOMD_REMEDY)
     if size is not None and values.size != size:
-        raise DataError(f"has {values.size} values where {size} are expected", field=key, remedy=REMEDY)
+        raise DataError(f"has {values.size} values, expected {size}", field=key, remedy=WOMD_REMEDY)
     return values.reshape(-1)
 
 
 def _rows(example: Example, key: str, width: int) -> Num[np.ndarray, "rows width"]:
-    """A feature of an unknown number of rows of a known width."""
+    """A feature as rows of the given width."""
     values = _feature(example, key)
     if not width or values.size % width:
-        raise DataError(f"has {values.size} values, which are no rows of {width}", field=key, remedy=REMEDY)
+        raise DataError(f"has {values.size} values, which is not a multiple of {width}", field=key, remedy=WOMD_REMEDY)
     return values.reshape(-1, width)
 
 
 def _over_time(example: Example, name: str, slots: int) -> Num[np.ndarray, "T slots"]:
-    """Past, current and future of a feature of all agents, with time first."""
+    """Past, current and future of an agent feature, time-major."""
     parts = []
     for period in PERIODS:
         steps = _rows(example, f"state/{period}/valid", slots).shape[0]
@@ -110,18 +110,18 @@ def _over_time(example: Example, name: str, slots: int) -> Num[np.ndarray, "T sl
     return np.concatenate(parts)
 
 
-def _whole(values: Num[np.ndarray, "*n"], key: str) -> Int[np.ndarray, "*n"]:
-    """Integers that the format keeps as floats."""
+def _integers(values: Num[np.ndarray, "*n"], key: str) -> Int[np.ndarray, "*n"]:
+    """Integers that the format stores as floats."""
     if np.issubdtype(values.dtype, np.integer):
         return values
-    # Written so that NaN fails too.
+    # NaN fails this comparison too.
     if not ((np.abs(values) < 2.0**62) & (np.floor(values) == values)).all():
-        raise DataError("has values that are not whole numbers", field=key, remedy=REMEDY)
+        raise DataError("has values that are not integers", field=key, remedy=WOMD_REMEDY)
     return values.astype(np.int64)
 
 
 def _scenario_id(example: Example) -> str:
-    """The id in the example, else one made from its positions."""
+    """The id of the example, else a hash of its positions."""
     values = example.get("scenario/id")
     if isinstance(values, list) and values:
         return values[0].decode("utf-8", errors="replace")
@@ -134,22 +134,22 @@ def _scenario_id(example: Example) -> str:
 def _timestamps(
     micros: Int[np.ndarray, "T N"], valid: Bool[np.ndarray, "T N"], sdc_index: int
 ) -> Float[np.ndarray, " T"]:
-    """Times (s) of the sdc, or of whoever is valid; regular steps where those leave gaps or run backwards."""
-    seen = np.where(valid, micros, -1)
-    sdc = seen[:, sdc_index] if sdc_index >= 0 else np.full(len(seen), -1)
-    times = np.where(sdc >= 0, sdc, seen.max(axis=1, initial=-1)) / 1e6
+    """Times (s) of the sdc, else of any valid agent; uniform steps if these have gaps or are not increasing."""
+    observed = np.where(valid, micros, -1)
+    sdc = observed[:, sdc_index] if sdc_index >= 0 else np.full(len(observed), -1)
+    times = np.where(sdc >= 0, sdc, observed.max(axis=1, initial=-1)) / 1e6
     if times.min(initial=0) < 0 or (np.diff(times) <= 0).any():
-        return np.arange(len(times)) * STEP
+        return np.arange(len(times)) * TIME_STEP
     return times
 
 
 def _map(example: Example):
-    """Points, the feature of each, and ids and types of features."""
+    """Points, their feature rows, and ids and types of features."""
     sample_id = _feature(example, "roadgraph_samples/id")
     xyz = _feature(example, "roadgraph_samples/xyz", sample_id.size * 3).reshape(-1, 3)
-    kind = _whole(_feature(example, "roadgraph_samples/type", sample_id.size), "roadgraph_samples/type")
+    kind = _integers(_feature(example, "roadgraph_samples/type", sample_id.size), "roadgraph_samples/type")
     valid = _feature(example, "roadgraph_samples/valid", sample_id.size) == 1
-    sample_id = _whole(sample_id, "roadgraph_samples/id")
+    sample_id = _integers(sample_id, "roadgraph_samples/id")
     if not valid.all():
         xyz, sample_id, kind = xyz[valid], sample_id[valid], kind[valid]
     first = np.ones(len(sample_id), bool)
@@ -166,17 +166,19 @@ def _lights(example: Example, num_steps: int) -> Lights:
         keys = [f"traffic_light_state/{period}/{name}" for period in PERIODS]
         values = np.concatenate([_rows(example, key, slots) for key in keys])
         if len(values) != num_steps:
-            raise DataError(f"lights have {len(values)} steps, agents {num_steps}", field=keys[-1], remedy=REMEDY)
+            raise DataError(f"has {len(values)} steps, agents have {num_steps}", field=keys[-1], remedy=WOMD_REMEDY)
         return values
 
     step, slot = np.nonzero(over_time("valid") == 1)
 
-    def seen(name: str) -> Num[np.ndarray, " K"]:
+    def observed(name: str) -> Num[np.ndarray, " K"]:
         return over_time(name)[step, slot]
 
-    lane = _whole(seen("id"), "traffic_light_state/current/id")
-    state = _whole(seen("state"), "traffic_light_state/current/state")
-    return by_lane(num_steps, step, lane, state, np.stack([seen(axis) for axis in "xyz"], axis=-1).astype(np.float64))
+    lane = _integers(observed("id"), "traffic_light_state/current/id")
+    state = _integers(observed("state"), "traffic_light_state/current/state")
+    return lights_by_lane(
+        num_steps, step, lane, state, np.stack([observed(axis) for axis in "xyz"], axis=-1).astype(np.float64)
+    )
 
 
 def _routes(example: Example) -> RawRoutes | None:
@@ -187,7 +189,7 @@ def _routes(example: Example) -> RawRoutes | None:
     valid = _feature(example, "path_samples/valid")
     if not paths or valid.size % paths:
         problem = f"has {valid.size} values for {paths} paths"
-        raise DataError(problem, field="path_samples/valid", remedy=REMEDY)
+        raise DataError(problem, field="path_samples/valid", remedy=WOMD_REMEDY)
     shape = (paths, valid.size // paths)
     return RawRoutes(
         xyz=_feature(example, "path_samples/xyz", valid.size * 3).reshape(*shape, 3).astype(np.float64),

@@ -1,4 +1,4 @@
-"""Writes scenes to TFRecord files, and says what a format cannot hold."""
+"""Writes scenes to TFRecord files, and lists content that a format does not support."""
 
 import os
 from collections.abc import Iterable
@@ -8,9 +8,15 @@ import numpy as np
 
 from waymax_sim.datasets.encoding import tfrecord
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.formats.write_scenario_proto import NUMBER_OF, proto_of
-from waymax_sim.datasets.formats.write_womd import NUM_POINTS, example_of, kept_agents, kept_lights, kept_points
-from waymax_sim.datasets.raw_from_scenario import raw_of
+from waymax_sim.datasets.formats.write_scenario_proto import FEATURE_FIELD, encode_scenario_proto
+from waymax_sim.datasets.formats.write_womd import (
+    NUM_POINT_SLOTS,
+    encode_tf_example,
+    select_agents,
+    select_lights,
+    select_points,
+)
+from waymax_sim.datasets.raw_from_scenario import to_raw_scene
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.scenario import Scenario
 
@@ -21,22 +27,25 @@ def write_scenes(
     path: str | os.PathLike[str],
     scenes: Iterable[RawScene | Scenario],
     format: Format = "tf_example",
-    num_points: int = NUM_POINTS,
+    num_points: int = NUM_POINT_SLOTS,
 ) -> int:
-    """Writes scenes to a TFRecord file, one record each, and returns how many.
+    """Writes scenes to a TFRecord file, one record each.
 
-    Scenes are taken one at a time. The file appears under its name when all are in it; an older one is replaced. What
-    `lost` lists is not in it, nor is `RawScene.lacks`.
+    Scenes are consumed one at a time. The file is written under a temporary name and replaces an existing one when it
+    is complete. Content listed by `unsupported_content` and `RawScene.missing_fields` is not written.
 
     Args:
       path: The file to write.
-      scenes: As readers produce them, or scenarios without a batch axis.
-      format: "tf_example" (see `example_of`) or "scenario_proto" (see `proto_of`).
+      scenes: Scenes as recorded, or scenarios without a batch axis.
+      format: "tf_example" (see `encode_tf_example`) or "scenario_proto" (see `encode_scenario_proto`).
       num_points: Slots for map samples of a tf.Example.
 
+    Returns:
+      The number of scenes.
+
     Raises:
-      DataError: A scene cannot be written; the error has its number. Nothing is left behind.
-      ValueError: There is no such format.
+      DataError: A scene cannot be encoded; the error has its index. No file is left.
+      ValueError: The format is unknown.
     """
     if format not in get_args(Format):
         raise ValueError(f"unknown format {format!r}; use one of {', '.join(get_args(Format))}")
@@ -44,12 +53,12 @@ def write_scenes(
     try:
         with open(unfinished, "wb") as file:
             for scene in scenes:
-                raw = raw_of(scene) if isinstance(scene, Scenario) else scene
+                raw = to_raw_scene(scene) if isinstance(scene, Scenario) else scene
                 try:
-                    data = example_of(raw, num_points) if format == "tf_example" else proto_of(raw)
+                    data = encode_tf_example(raw, num_points) if format == "tf_example" else encode_scenario_proto(raw)
                 except DataError as error:
-                    raise error.at(file=os.fspath(path), record=count) from None
-                file.write(tfrecord.frame(data))
+                    raise error.with_location(file=os.fspath(path), record=count) from None
+                file.write(tfrecord.encode_record(data))
                 count += 1
         os.replace(unfinished, path)
     finally:
@@ -58,26 +67,31 @@ def write_scenes(
     return count
 
 
-def lost(raw: RawScene, format: Format = "tf_example", num_points: int = NUM_POINTS) -> list[str]:
-    """Lists what of a scene is not in the record that `write_scenes` makes of it; empty when all of it is.
+def unsupported_content(raw: RawScene, format: Format = "tf_example", num_points: int = NUM_POINT_SLOTS) -> list[str]:
+    """Lists the content of a scene that `write_scenes` drops; empty if the record is complete.
 
-    Rounding to the number types of the format is not listed, see `example_of` and `proto_of`.
+    Rounding to the number types of the format is not listed; see `encode_tf_example` and `encode_scenario_proto`.
+
+    Args:
+      raw: The scene.
+      format: "tf_example" or "scenario_proto".
+      num_points: Slots for map samples of a tf.Example.
     """
-    found = [] if raw.signal_valid.any(axis=0).all() else ["lights that are never seen"]
+    dropped = [] if raw.signal_valid.any(axis=0).all() else ["lights that are never observed"]
     if format == "scenario_proto":
-        unknown = int((~np.isin(raw.feature_type, list(NUMBER_OF))).sum())
-        found += [f"{unknown} map features of unknown type"] if unknown else []
-        return found + (["routes"] if raw.routes is not None else [])
-    agents = len(raw.agent_id) - len(kept_agents(raw))
-    points = int((~kept_points(raw, num_points)).sum())
-    lights = int((raw.signal_valid & ~kept_lights(raw)).sum())
+        unknown = int((~np.isin(raw.feature_type, list(FEATURE_FIELD))).sum())
+        dropped += [f"{unknown} map features of unknown type"] if unknown else []
+        return dropped + (["routes"] if raw.routes is not None else [])
+    agents = len(raw.agent_id) - len(select_agents(raw))
+    points = int((~select_points(raw, num_points)).sum())
+    lights = int((raw.signal_valid & ~select_lights(raw)).sum())
     bare = len(raw.feature_id) - len(np.unique(raw.point_feature))
     counts = {
         "agents": agents,
         "map points": points,
-        "sightings of lights": lights,
+        "light observations": lights,
         "map features without points": bare,
         "links": len(raw.links),
         "speed limits": int((raw.speed_limit > 0).sum()),
     }
-    return found + [f"{count} {what}" for what, count in counts.items() if count]
+    return dropped + [f"{count} {content}" for content, count in counts.items() if count]

@@ -1,32 +1,32 @@
-"""`RawScene` to Waymo Open Motion `Scenario` protos: the counterpart of `scenario_proto`."""
+"""Encoder of Waymo Open Motion `Scenario` protos; see `scenario_proto` for the decoder."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from waymax_sim.datasets.encoding.protobuf_writer import blob, double, integer, pack_varints, table
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.formats.scenario_proto import KINDS, MILE_PER_HOUR, OBJECT_STATE, POINT
-from waymax_sim.datasets.scene import RawScene, check
+from waymax_sim.datasets.formats.scenario_proto import FEATURE_KINDS, MILE_PER_HOUR, OBJECT_STATE, POINT
+from waymax_sim.datasets.scene import RawScene, check_scene
 from waymax_sim.datatypes.roadmap import CONTROLS, LANE_TYPES, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR
 
 # Type code of a feature -> its field number in MapFeature.
-NUMBER_OF = {kind.code + which: number for number, kind in KINDS.items() for which in range(kind.codes)}
-LANE = next(number for number, kind in KINDS.items() if kind.name == "lane")
+FEATURE_FIELD = {kind.code + offset: number for number, kind in FEATURE_KINDS.items() for offset in range(kind.codes)}
+LANE_FIELD = next(number for number, kind in FEATURE_KINDS.items() if kind.name == "lane")
 NEIGHBOR_FIELD = {LEFT_NEIGHBOR: 11, RIGHT_NEIGHBOR: 12}
 
 
-def proto_of(raw: RawScene) -> bytes:
-    """Writes a scene as a serialized Scenario proto.
+def encode_scenario_proto(raw: RawScene) -> bytes:
+    """Encodes a scene as a serialized Scenario proto.
 
-    Times and positions keep their float64. Headings, velocities and sizes are float32, and states that are not valid
-    hold zeros. The format has no place for routes, for lights that are never seen, and for features of unknown type
-    (`lost` lists what one scene loses). What `RawScene` does not hold is absent: lane boundaries, where neighbours
-    begin and end, difficulties of predictions.
+    Times and positions are exact in float64. Headings, velocities and sizes are rounded to float32, and invalid states
+    are zero. Routes, lights that are never observed and features of unknown type are not supported by the format
+    (see `unsupported_content`). Lane boundaries, ranges of lane neighbors and prediction difficulties are absent,
+    because `RawScene` does not have them.
 
     Raises:
-      DataError: A number is impossible, or lanes with links share an id.
+      DataError: The scene is invalid, or lanes with links share an id.
     """
-    check(raw)
+    check_scene(raw)
     parts = [blob(1, raw.timestamps.astype("<f8").tobytes()), *_tracks(raw)]
     parts += [blob(4, pack_varints(raw.agent_id[raw.of_interest])), blob(5, raw.scenario_id.encode())]
     parts += [integer(6, raw.sdc_index)] if raw.sdc_index >= 0 else []
@@ -36,7 +36,7 @@ def proto_of(raw: RawScene) -> bytes:
 
 
 def _points(number: Int[np.ndarray, " P"] | int, xyz: Float[np.ndarray, "P 3"]) -> np.ndarray:
-    """MapPoints as rows of bytes, each with the number of the field that holds it."""
+    """MapPoints as rows of bytes, each with the tag of the field that holds it."""
     return table(number, POINT, dict(zip(POINT, xyz.T, strict=True)))
 
 
@@ -45,19 +45,20 @@ def _tracks(raw: RawScene) -> list[bytes]:
     values = np.where(raw.valid[..., None], values, 0.0).transpose(1, 0, 2)
     columns = [*values.reshape(-1, values.shape[-1]).T, raw.valid.T.reshape(-1)]
     states = table(3, OBJECT_STATE, dict(zip(OBJECT_STATE, columns, strict=True)))
-    heads = [
-        integer(1, int(who)) + integer(2, int(kind)) for who, kind in zip(raw.agent_id, raw.agent_type, strict=True)
+    headers = [
+        integer(1, int(agent_id)) + integer(2, int(agent_type))
+        for agent_id, agent_type in zip(raw.agent_id, raw.agent_type, strict=True)
     ]
-    states = states.reshape(len(heads), len(raw.timestamps))
-    return [blob(2, head + track.tobytes()) for head, track in zip(heads, states, strict=True)]
+    states = states.reshape(len(headers), len(raw.timestamps))
+    return [blob(2, header + track.tobytes()) for header, track in zip(headers, states, strict=True)]
 
 
 def _lights(raw: RawScene) -> list[bytes]:
-    """One DynamicMapState per step, with the lights it saw."""
+    """One DynamicMapState per step, with the observed lights."""
     steps: list[list[bytes]] = [[] for _ in raw.timestamps]
-    seen = np.argwhere(raw.signal_valid)
+    observed = np.argwhere(raw.signal_valid)
     points = _points(3, raw.signal_stop_point[raw.signal_valid])
-    for (step, column), point in zip(seen.tolist(), points, strict=True):
+    for (step, column), point in zip(observed.tolist(), points, strict=True):
         lane, state = int(raw.signal_lane_id[column]), int(raw.signal_state[step, column])
         steps[step].append(blob(1, integer(1, lane) + integer(2, state) + point.tobytes()))
     return [blob(7, b"".join(lights)) for lights in steps]
@@ -65,37 +66,37 @@ def _lights(raw: RawScene) -> list[bytes]:
 
 def _map_features(raw: RawScene) -> list[bytes]:
     ids, types = raw.feature_id.tolist(), raw.feature_type.tolist()
-    points_field = [KINDS[NUMBER_OF[code]].points_field if code in NUMBER_OF else 0 for code in types]
+    points_field = [FEATURE_KINDS[FEATURE_FIELD[code]].points_field if code in FEATURE_FIELD else 0 for code in types]
     order = np.argsort(raw.point_feature, kind="stable")
     feature = raw.point_feature[order]
     points = _points(np.array(points_field, np.int64)[feature], raw.point_xyz[order])
     ends = np.searchsorted(feature, np.arange(len(ids) + 1))
     links = _links(raw)
-    found = []
+    messages = []
     for row, code in enumerate(types):
-        if code not in NUMBER_OF:
+        if code not in FEATURE_FIELD:
             continue
-        number = NUMBER_OF[code]
-        kind = KINDS[number]
+        number = FEATURE_FIELD[code]
+        kind = FEATURE_KINDS[number]
         body = integer(kind.type_field, code - kind.code) if kind.codes > 1 else b""
         body += points[ends[row] : ends[row + 1]].tobytes()
-        if number == LANE:
+        if number == LANE_FIELD:
             body += _speed_limit(float(raw.speed_limit[row]))
         body += links[row]
-        found.append(blob(8, integer(1, ids[row]) + blob(number, body)))
-    return found
+        messages.append(blob(8, integer(1, ids[row]) + blob(number, body)))
+    return messages
 
 
 def _speed_limit(limit: float) -> bytes:
-    # Rounded, so that whole miles per hour stay whole.
+    # Rounded, so that integer miles per hour remain integers.
     return double(1, round(limit / MILE_PER_HOUR, 12)) if limit else b""
 
 
 def _links(raw: RawScene) -> list[bytes]:
-    """For each lane and stop sign, its fields about other lanes."""
+    """The link fields of each feature."""
     lanes = raw.feature_id[np.isin(raw.feature_type, LANE_TYPES)]
     if len(raw.links) and len(np.unique(lanes)) < len(lanes):
-        raise DataError("lanes share an id: links would be ambiguous", field="feature_id", remedy="number lanes anew")
+        raise DataError("lanes share an id, so links are ambiguous", field="feature_id", remedy="give lanes unique ids")
     entries: list[list[int]] = [[] for _ in raw.feature_id]
     exits: list[list[int]] = [[] for _ in raw.feature_id]
     others = [b"" for _ in raw.feature_id]

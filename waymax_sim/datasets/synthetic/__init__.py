@@ -1,4 +1,4 @@
-"""A made-up world: maps, traffic that behaves, and what sensors would have seen of it."""
+"""Synthetic scenes: procedural maps, simulated traffic and a sensor model."""
 
 from waymax_sim.datasets.synthetic.scene import synthetic_scene
 

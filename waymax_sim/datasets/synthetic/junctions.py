@@ -1,4 +1,4 @@
-"""Where streets meet: crossings of any number of arms, with lights, stop signs or a main road, and roundabouts."""
+"""Junctions of any number of arms, with lights, stop signs or a priority road, and roundabouts."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,24 +6,26 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from waymax_sim.datasets.synthetic.curves import arc, blend, fillet, resample
-from waymax_sim.datasets.synthetic.streets import Arm, connect, crosswalk, turn_of
-from waymax_sim.datasets.synthetic.world import Gate, World, light_programme
+from waymax_sim.datasets.synthetic.curves import arc, bezier_curve, fillet, resample
+from waymax_sim.datasets.synthetic.streets import Arm, add_crosswalk, connect_lanes, signed_turn
+from waymax_sim.datasets.synthetic.world import RightOfWayRule, World, signal_program
 from waymax_sim.datatypes import roadmap
 
 Control = Literal["lights", "arrows", "all_stop", "stop", "yield"]
-STRAIGHT = np.radians(40.0)  # turns by less are straight on
-SETBACK = 5.2  # m from where kerbs become parallel to the stop line; the crosswalk lies between
-CROSSWALK_WIDTH = 3.4
+MAX_STRAIGHT_ANGLE = np.radians(40.0)  # largest turn of a straight connection
+STOP_LINE_SETBACK = 5.2  # m from the end of the rounded curb to the stop line; the crosswalk is between_arms them
+CROSSWALK_WIDTH = 3.4  # m
+ROUNDABOUT_HALF_WIDTH = 2.6  # m from the center of the circulating lane to its edges
+ROUNDABOUT_JOIN_DISTANCE = 8.5  # m along the circulating lane from the axis of an arm to its entry and exit
 
 
-def mouths(angles: Float[np.ndarray, " A"], halves: Sequence[float], radius: float) -> Float[np.ndarray, " A"]:
-    """How far from the middle of a junction its streets begin, m.
+def arm_ends(angles: Float[np.ndarray, " A"], halves: Sequence[float], radius: float) -> Float[np.ndarray, " A"]:
+    """Distance from the center of a junction to the end of each arm, m.
 
     Args:
-      angles: Directions of the arms, counter-clockwise, rad.
-      halves: From the middle of each arm to its kerbs, m.
-      radius: Of the kerbs at the corners, m.
+      angles: Directions of the arms, counterclockwise, rad.
+      halves: Half width of each arm, m.
+      radius: Radius of the curbs at the corners, m.
     """
     count = len(angles)
     reach = np.full(count, radius)
@@ -35,10 +37,10 @@ def mouths(angles: Float[np.ndarray, " A"], halves: Sequence[float], radius: flo
             for one, other in ((a, b), (b, a)):
                 corner = (halves[other] + halves[one] * np.cos(angle)) / np.sin(angle)
                 reach[one] = max(reach[one], corner + tangent)
-    return reach + SETBACK
+    return reach + STOP_LINE_SETBACK
 
 
-def junction(
+def add_junction(
     world: World,
     arms: Sequence[Arm],
     control: Control,
@@ -47,134 +49,135 @@ def junction(
     main: tuple[int, ...] = (),
     crosswalks: bool = True,
 ) -> None:
-    """Joins the arms, given counter-clockwise: lanes, kerbs, crosswalks, and the right of way.
+    """Adds a junction: connecting lanes, road edges, crosswalks and right of way.
 
     Args:
-      world: Where to add.
-      arms: Ends of streets, whose stop lines they are.
-      control: `arrows` are lights with a phase for those who turn left; `stop` and `yield` are for all but the main
-        road.
-      rng: Draws the lights.
-      main: The arms of the main road.
-      crosswalks: Whether there are crosswalks over the arms.
+      world: The world, which is modified.
+      arms: The arms, counterclockwise; they end at their stop lines.
+      control: `arrows` are lights with a protected left turn; `stop` and `yield` apply to all but the main road.
+      rng: Source of the signal program.
+      main: Indices of the arms of the main road.
+      crosswalks: Whether the arms have crosswalks.
     """
-    place, world.num_places = world.num_places, world.num_places + 1
-    axis = [0 if abs(abs(turn_of(arms[0].out, arm.out)) - np.pi / 2) > np.pi / 4 else 1 for arm in arms]
+    junction, world.num_junctions = world.num_junctions, world.num_junctions + 1
+    axis = [0 if abs(abs(signed_turn(arms[0].out, arm.out)) - np.pi / 2) > np.pi / 4 else 1 for arm in arms]
     first = len(world.light_states)
-    lit = control in ("lights", "arrows")
-    if lit:
+    has_lights = control in ("lights", "arrows")
+    if has_lights:
         world.light_states += _lights(control == "arrows", rng)
     for a, arm in enumerate(arms):
-        stops = control == "all_stop" or (control == "stop" and a not in main)
+        has_stop_sign = control == "all_stop" or (control == "stop" and a not in main)
         for b, other in enumerate(arms):
             if a == b:
                 continue
-            turn = turn_of(-arm.out, other.out)
-            pairs = _lanes_of_turn(arm, other, turn)
-            left = int(turn > STRAIGHT)
+            turn = signed_turn(-arm.out, other.out)
+            pairs = _turn_lanes(arm, other, turn)
+            left = int(turn > MAX_STRAIGHT_ANGLE)
             column = axis[a] + (2 * left if control == "arrows" else 0)
-            rank = 1 if control == "all_stop" else (4 if a in main else 2) - left
+            priority = 1 if control == "all_stop" else (4 if a in main else 2) - left
             for start, end in pairs:
                 kind = roadmap.LANE_BIKE if start == arm.bike_in else arm.lane_type
-                row = connect(world, start, end, kind, min(arm.speed, world.features[start][2]))
-                world.gates.append(Gate(row, rank, stops, first + column if lit else -1, place))
-                if lit and kind != roadmap.LANE_BIKE:
+                row = connect_lanes(world, start, end, kind, min(arm.speed, world.features[start][2]))
+                world.rules.append(
+                    RightOfWayRule(row, priority, has_stop_sign, first + column if has_lights else -1, junction)
+                )
+                if has_lights and kind != roadmap.LANE_BIKE:
                     world.lights.append((row, first + column))
-        _corner(world, arm, arms[(a + 1) % len(arms)])
+        _add_corner(world, arm, arms[(a + 1) % len(arms)])
         if crosswalks:
-            _zebra(world, arm, first + axis[a] if lit else -1, place)
-        if stops:
-            world.add(roadmap.STOP_SIGN, _beside(arm, arm.left + 0.7)[None])
+            _add_arm_crosswalk(world, arm, first + axis[a] if has_lights else -1, junction)
+        if has_stop_sign:
+            world.add(roadmap.STOP_SIGN, _offset_end(arm, arm.left + 0.7)[None])
 
 
 def _lights(arrows: bool, rng: np.random.Generator) -> list:
-    """One axis, then the other; with arrows the left turns (columns 2 and 3) of an axis before the rest of it."""
-    long = rng.uniform(9.0, 22.0, 2)
+    """Signal program of two axes (columns 0 and 1), whose left-turn arrows (columns 2 and 3) precede them."""
+    green_time = rng.uniform(9.0, 22.0, 2)
     if not arrows:
-        return light_programme([({0}, long[0]), ({1}, long[1])], set(), rng)
-    short = rng.uniform(5.0, 8.0, 2)
-    phases = [({2}, short[0]), ({0}, long[0]), ({3}, short[1]), ({1}, long[1])]
-    return light_programme(phases, {2, 3}, rng)
+        return signal_program([({0}, green_time[0]), ({1}, green_time[1])], set(), rng)
+    left_green_time = rng.uniform(5.0, 8.0, 2)
+    phases = [({2}, left_green_time[0]), ({0}, green_time[0]), ({3}, left_green_time[1]), ({1}, green_time[1])]
+    return signal_program(phases, {2, 3}, rng)
 
 
-def _lanes_of_turn(arm: Arm, other: Arm, turn: float) -> list[tuple[int, int]]:
-    """Which incoming lanes lead to which outgoing lanes of another arm."""
+def _turn_lanes(arm: Arm, other: Arm, turn: float) -> list[tuple[int, int]]:
+    """Pairs of incoming lanes and the outgoing lanes of another arm that they connect to."""
     if not arm.incoming or not other.outgoing:
         return []
-    if turn > STRAIGHT:
+    if turn > MAX_STRAIGHT_ANGLE:
         return [(arm.incoming[0], other.outgoing[0])]
-    if turn < -STRAIGHT:
+    if turn < -MAX_STRAIGHT_ANGLE:
         return [(arm.incoming[-1], other.outgoing[-1])]
-    # Where one side has fewer lanes, the outermost ones of both fit together.
+    # If one arm has fewer lanes, the outermost lanes of both are connected.
     count = min(len(arm.incoming), len(other.outgoing))
     bikes = [(arm.bike_in, other.bike_out)] if arm.bike_in >= 0 and other.bike_out >= 0 else []
     return [*zip(arm.incoming[-count:], other.outgoing[-count:], strict=True), *bikes]
 
 
-def _beside(arm: Arm, left: float) -> np.ndarray:
-    """A point beside the end of an arm, to its left as one leaves the junction."""
+def _offset_end(arm: Arm, left: float) -> np.ndarray:
+    """The end of an arm, moved to the left (m) of its outward direction."""
     return arm.point + left * np.array([-arm.out[1], arm.out[0], 0.0])
 
 
-def _corner(world: World, arm: Arm, following: Arm) -> None:
-    """The kerb from the left of an arm to the right of the one that follows."""
-    edge = fillet(_beside(arm, arm.left), -arm.out, _beside(following, -following.right), following.out)
+def _add_corner(world: World, arm: Arm, following: Arm) -> None:
+    """Adds the road edge from the left of an arm to the right of the next one."""
+    edge = fillet(_offset_end(arm, arm.left), -arm.out, _offset_end(following, -following.right), following.out)
     world.add(roadmap.ROAD_EDGE_BOUNDARY, edge)
 
 
-def _zebra(world: World, arm: Arm, light: int, place: int) -> None:
-    inwards = np.array([*arm.out, 0.0]) * (0.8 + CROSSWALK_WIDTH / 2)
-    way = resample(np.stack([_beside(arm, -arm.right) - inwards, _beside(arm, arm.left) - inwards]))
-    crosswalk(world, way, CROSSWALK_WIDTH, light=light, place=place)
+def _add_arm_crosswalk(world: World, arm: Arm, light: int, junction: int) -> None:
+    """Adds a crosswalk in front of the stop line of an arm."""
+    inward = np.array([*arm.out, 0.0]) * (0.8 + CROSSWALK_WIDTH / 2)
+    line = resample(np.stack([_offset_end(arm, -arm.right) - inward, _offset_end(arm, arm.left) - inward]))
+    add_crosswalk(world, line, CROSSWALK_WIDTH, light=light, junction=junction)
 
 
-def roundabout(world: World, arms: Sequence[Arm], radius: float, speed: float) -> None:
-    """Joins the arms, given counter-clockwise around the origin, by a ring of one lane with the right of way.
+def add_roundabout(world: World, arms: Sequence[Arm], radius: float, speed: float) -> None:
+    """Adds a roundabout around the origin, with one circulating lane that has the right of way.
 
     Args:
-      world: Where to add.
-      arms: Ends of streets with one lane each way.
-      radius: Of the lane of the ring, m.
-      speed: On the ring, m/s.
+      world: The world, which is modified.
+      arms: Arms with one lane in each direction, counterclockwise.
+      radius: Radius of the circulating lane, m.
+      speed: Speed limit on the circulating lane, m/s.
     """
-    place, world.num_places = world.num_places, world.num_places + 1
-    centre, half = np.zeros(2), 2.6
+    junction, world.num_junctions = world.num_junctions, world.num_junctions + 1
+    center, half = np.zeros(2), ROUNDABOUT_HALF_WIDTH
     angles = np.unwrap([np.arctan2(arm.out[1], arm.out[0]) for arm in arms])
-    reach = 8.5 / radius  # from the middle of an arm to where its lanes touch the ring, as an angle
-    passing, between = [], []
+    join_angle = ROUNDABOUT_JOIN_DISTANCE / radius
+    at_arms, between_arms = [], []
     for a, angle in enumerate(angles):
         following = angles[(a + 1) % len(angles)] + (2 * np.pi if a + 1 == len(angles) else 0.0)
-        ring = [(angle - reach, angle + reach), (angle + reach, following - reach)]
-        rows = [world.add(roadmap.LANE_SURFACE_STREET, arc(centre, radius, *part), speed) for part in ring]
-        passing.append(rows[0])
-        between.append(rows[1])
-        world.gates.append(Gate(rows[0], 5, False, -1, place))
+        ring = [(angle - join_angle, angle + join_angle), (angle + join_angle, following - join_angle)]
+        rows = [world.add(roadmap.LANE_SURFACE_STREET, arc(center, radius, *part), speed) for part in ring]
+        at_arms.append(rows[0])
+        between_arms.append(rows[1])
+        world.rules.append(RightOfWayRule(rows[0], 5, False, -1, junction))
     for a, arm in enumerate(arms):
-        world.follow(between[a - 1], passing[a], between[a])
-        enter = connect(world, arm.incoming[0], between[a], roadmap.LANE_SURFACE_STREET, speed)
-        leave = connect(world, between[a - 1], arm.outgoing[0], roadmap.LANE_SURFACE_STREET, speed)
-        world.gates += [Gate(enter, 1, False, -1, place), Gate(leave, 6, False, -1, place)]
+        world.add_successors(between_arms[a - 1], at_arms[a], between_arms[a])
+        enter = connect_lanes(world, arm.incoming[0], between_arms[a], roadmap.LANE_SURFACE_STREET, speed)
+        leave = connect_lanes(world, between_arms[a - 1], arm.outgoing[0], roadmap.LANE_SURFACE_STREET, speed)
+        world.rules += [RightOfWayRule(enter, 1, False, -1, junction), RightOfWayRule(leave, 6, False, -1, junction)]
         following = arms[(a + 1) % len(arms)]
         turn = (angles[(a + 1) % len(angles)] - angles[a]) % (2 * np.pi)
-        bow = arc(centre, radius + half, angles[a] + reach * 1.1, angles[a] + turn - reach * 1.1)
-        ahead = [
-            np.array([-np.sin(at), np.cos(at)]) for at in (angles[a] + reach * 1.1, angles[a] + turn - reach * 1.1)
-        ]
-        first = blend(_beside(arm, arm.left), -arm.out, bow[0], ahead[0])
-        last = blend(bow[-1], ahead[1], _beside(following, -following.right), following.out)
-        world.add(roadmap.ROAD_EDGE_BOUNDARY, resample(np.concatenate([first, bow[1:-1], last])))
-        _splitter(world, arm, radius + half)
-        _zebra(world, arm, -1, place)
-    island = arc(centre, radius - half, 0.0, -2 * np.pi)
+        begin, end = angles[a] + join_angle * 1.1, angles[a] + turn - join_angle * 1.1
+        edge = arc(center, radius + half, begin, end)
+        tangents = [np.array([-np.sin(angle), np.cos(angle)]) for angle in (begin, end)]
+        first = bezier_curve(_offset_end(arm, arm.left), -arm.out, edge[0], tangents[0])
+        last = bezier_curve(edge[-1], tangents[1], _offset_end(following, -following.right), following.out)
+        world.add(roadmap.ROAD_EDGE_BOUNDARY, resample(np.concatenate([first, edge[1:-1], last])))
+        _add_splitter_island(world, arm, radius + half)
+        _add_arm_crosswalk(world, arm, -1, junction)
+    island = arc(center, radius - half, 0.0, -2 * np.pi)
     world.add(roadmap.ROAD_EDGE_MEDIAN, np.concatenate([island[:-1], island[:1]]))
-    world.inner |= {*passing, *between}
+    world.internal_lanes |= {*at_arms, *between_arms}
 
 
-def _splitter(world: World, arm: Arm, ring: float) -> None:
-    """A small island between the lanes of an arm, from the crosswalk on outwards."""
+def _add_splitter_island(world: World, arm: Arm, ring: float) -> None:
+    """Adds a splitter island between_arms the lanes of an arm of a roundabout."""
     out = np.array([*arm.out, 0.0])
-    centre, left = arm.point + out * 4.0, np.array([-arm.out[1], arm.out[0], 0.0])
-    corners = np.stack([centre - 3.0 * out, centre + 0.35 * left, centre + 6.0 * out, centre - 0.35 * left])
+    center, left = arm.point + out * 4.0, np.array([-arm.out[1], arm.out[0], 0.0])
+    corners = np.stack([center - 3.0 * out, center + 0.35 * left, center + 6.0 * out, center - 0.35 * left])
     # Clockwise: the road is to the left of an edge.
     loop = corners[[0, 1, 2, 3, 0]]
     world.add(roadmap.ROAD_EDGE_MEDIAN, resample(loop))

@@ -1,121 +1,167 @@
-"""When and where drivers change lanes: the incentive and the safety criterion of MOBIL (Kesting et al. 2007)."""
+"""Lane changes by the incentive and safety criteria of MOBIL (Kesting, Treiber, Helbing 2007), in NumPy."""
+
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from waymax_sim.datasets.synthetic.drivers import Driver, Sight
-from waymax_sim.datasets.synthetic.fleet import Fleet, places_on
+from waymax_sim.datasets.synthetic.curves import SAMPLE_SPACING
+from waymax_sim.datasets.synthetic.drivers import Driver, DriverObservation
 from waymax_sim.datasets.synthetic.paths import Paths
 from waymax_sim.datasets.synthetic.right_of_way import RightOfWay
+from waymax_sim.datasets.synthetic.vehicles import Vehicles, positions_along
 from waymax_sim.datasets.synthetic.world import World
 from waymax_sim.datatypes import roadmap
 
-EVERY = 4  # steps between looks
-DURATION = 4.0  # s
-GAIN = 0.35  # m/s^2 that a change has to be worth
-MUST = 8.0  # m/s^2 that it is worth to leave a lane that ends
-SAFE = 1.8  # deceleration that nobody behind may be forced to, m/s^2
-SLOWEST = 4.0  # m/s
-CLEAR = 2.5  # m to be free before and behind
-LOOK_BACK, APART = np.array([0.0, 25.0, 50.0, 75.0, 100.0, 150.0]), 6.0  # m behind; m between lanes side by side
+DECISION_INTERVAL = 4  # steps
+LANE_CHANGE_TIME = 4.0  # s
+# Distances behind a vehicle at which the old and the new path must be parallel, m.
+PARALLEL_CHECKS = np.array([0.0, 25.0, 50.0, 75.0, 100.0, 150.0])
+MAX_PARALLEL_DISTANCE = 6.0  # m between parallel paths
 
 
-def neighbours(world: World) -> Int[np.ndarray, "L 2"]:
-    """The lanes to the left and right of each lane, -1 where there is none."""
-    found = np.full((len(world.features) + 1, 2), -1)
+class LaneChangeModelParams(NamedTuple):
+    """Parameters of lane changes; all chosen, with the safe deceleration below that of Kesting et al. 2007."""
+
+    threshold: float = 0.35  # m/s^2 of gained acceleration below which a vehicle does not change
+    gain_noise: float = 0.15  # m/s^2, standard deviation
+    mandatory_gain: float = 8.0  # m/s^2 gained by leaving a lane that ends
+    safe_deceleration: float = 1.8  # m/s^2, largest of the vehicle and its new follower
+    min_speed: float = 4.0  # m/s
+    min_gap: float = 2.5  # m to the new leader and the new follower
+    max_length: float = 7.0  # m, longer vehicles do not change
+    rule_distance: float = 30.0  # m to the next right-of-way rule at least
+    rule_time: float = 4.0  # s to the next right-of-way rule at least, in addition
+    max_search_distance: float = 15.0  # m around the expected arc length on the new path
+
+
+LANE_CHANGE_PARAMS = LaneChangeModelParams()
+
+
+def adjacent_lanes(world: World) -> Int[np.ndarray, "L 2"]:
+    """The lanes to the left and right of each lane, -1 without one; the last row is for no lane."""
+    adjacent = np.full((len(world.features) + 1, 2), -1)
     for a, b, kind in world.links:
         if kind != roadmap.SUCCESSOR:
-            found[a, 0 if kind == roadmap.LEFT_NEIGHBOR else 1] = b
-    return found
+            adjacent[a, 0 if kind == roadmap.LEFT_NEIGHBOR else 1] = b
+    return adjacent
 
 
-def change(
-    fleet: Fleet,
+def change_lanes(
+    vehicles: Vehicles,
     paths: Paths,
-    beside: Int[np.ndarray, "L 2"],
+    adjacent: Int[np.ndarray, "L 2"],
     right_of_way: RightOfWay,
     driver: Driver,
-    sight: Sight,
+    observation: DriverObservation,
     acceleration: Float[np.ndarray, " N"],
     rng: np.random.Generator,
 ) -> None:
-    """Lets the one driver begin a change who gains most by it; never two at once, who might want the same place."""
-    front = fleet.arc + fleet.size[:, 0] / 2
-    lane = paths.lane_at(fleet.path, fleet.arc)
-    clear_of_gates = right_of_way.distances(fleet.path, front).min(axis=1, initial=np.inf) > 30.0 + 4.0 * fleet.speed
-    free = clear_of_gates & ~right_of_way.held.any(axis=1) & (fleet.progress >= 1.0) & (fleet.speed > SLOWEST)
-    free &= (fleet.arc > 0.0) & ~fleet.is_bike & (fleet.size[:, 0] < 7.0)
-    best, chosen = 0.0, None
-    for agent in np.flatnonzero(free & (beside[lane] >= 0).any(axis=1)).tolist():
-        for target in beside[lane[agent]]:
-            ways = np.flatnonzero(np.isfinite(paths.start[:, target]) & ~paths.blocked) if target >= 0 else []
-            if not len(ways):
+    """Starts the lane change of largest gain. One at a time, because two could have the same target.
+
+    Args:
+      vehicles: The vehicles, which are modified.
+      paths: Their paths.
+      adjacent: Lanes to the left and right of each lane.
+      right_of_way: Granted rules.
+      driver: Driver model.
+      observation: Observation of each driver on the present path.
+      acceleration: Acceleration of each driver on the present path, m/s^2.
+      rng: Source of paths and noise.
+    """
+    front = vehicles.arc + vehicles.size[:, 0] / 2
+    lane = paths.lane_at(vehicles.path, vehicles.arc)
+    rule_distance = right_of_way.distances(vehicles.path, front).min(axis=1, initial=np.inf)
+    may_change = rule_distance > LANE_CHANGE_PARAMS.rule_distance + LANE_CHANGE_PARAMS.rule_time * vehicles.speed
+    may_change &= ~right_of_way.is_granted.any(axis=1)
+    may_change &= (vehicles.progress >= 1.0) & (vehicles.speed > LANE_CHANGE_PARAMS.min_speed) & (vehicles.arc > 0.0)
+    may_change &= ~vehicles.is_bike & (vehicles.size[:, 0] < LANE_CHANGE_PARAMS.max_length)
+    max_gain, best = 0.0, None
+    for agent in np.flatnonzero(may_change & (adjacent[lane] >= 0).any(axis=1)).tolist():
+        for target in adjacent[lane[agent]]:
+            candidates = np.flatnonzero(np.isfinite(paths.start[:, target]) & ~paths.is_blocked) if target >= 0 else []
+            if not len(candidates):
                 continue
-            way = int(ways[rng.integers(len(ways))])
-            arc = fleet.arc[agent] - paths.start[fleet.path[agent], lane[agent]] + paths.start[way, target]
-            if not _come_from_the_same_side(paths, int(fleet.path[agent]), float(fleet.arc[agent]), way, float(arc)):
+            path = int(candidates[rng.integers(len(candidates))])
+            arc = vehicles.arc[agent] - paths.start[vehicles.path[agent], lane[agent]] + paths.start[path, target]
+            if not _are_parallel(paths, int(vehicles.path[agent]), float(vehicles.arc[agent]), path, float(arc)):
                 continue
-            gain = _gain(fleet, paths, driver, sight, agent, way, arc, int(target)) - acceleration[agent]
-            gain += MUST if paths.blocked[fleet.path[agent]] else rng.normal(0.0, 0.15) - GAIN
-            if gain > best and _runs_on(paths, way, arc, fleet.speed[agent]):
-                best, chosen = gain, (agent, way, arc)
-    if chosen is not None:
-        _begin(fleet, paths, *chosen)
+            new_acceleration = _acceleration_after(vehicles, paths, driver, observation, agent, path, arc, int(target))
+            gain = new_acceleration - acceleration[agent]
+            is_mandatory = paths.is_blocked[vehicles.path[agent]]
+            gain += (
+                LANE_CHANGE_PARAMS.mandatory_gain
+                if is_mandatory
+                else rng.normal(0.0, LANE_CHANGE_PARAMS.gain_noise) - LANE_CHANGE_PARAMS.threshold
+            )
+            if gain > max_gain and _is_unregulated(paths, path, arc, vehicles.speed[agent]):
+                max_gain, best = gain, (agent, path, arc)
+    if best is not None:
+        _start_change(vehicles, paths, *best)
 
 
-def _come_from_the_same_side(paths: Paths, path: int, arc: float, way: int, along: float) -> bool:
-    """Whether two ways have been side by side for as long as either of them; so what one has driven stays a way."""
-    back = np.minimum(LOOK_BACK, max(arc, along, 0.0))
-    both = paths.at(np.repeat([path, way], len(back)), np.append(arc - back, along - back))[:, :2]
-    gap = both[: len(back)] - both[len(back) :]
-    return bool((np.sum(gap * gap, axis=1) < APART**2).all())
+def _are_parallel(paths: Paths, path: int, arc: float, other: int, other_arc: float) -> bool:
+    """Whether two paths have been side by side since either began, so that the driven track remains a path."""
+    back = np.minimum(PARALLEL_CHECKS, max(arc, other_arc, 0.0))
+    points = paths.at(np.repeat([path, other], len(back)), np.append(arc - back, other_arc - back))[:, :2]
+    offset = points[: len(back)] - points[len(back) :]
+    return bool((np.sum(offset * offset, axis=1) < MAX_PARALLEL_DISTANCE**2).all())
 
 
-def _runs_on(paths: Paths, way: int, arc: float, speed: float) -> bool:
-    """Whether no gate comes soon on a way, nor its end."""
-    ahead = paths.gate[way] - arc
-    return bool(not ((ahead > -5.0) & (ahead < 30.0 + 4.0 * speed)).any())
+def _is_unregulated(paths: Paths, path: int, arc: float, speed: float) -> bool:
+    """Whether no right-of-way rule of a path begins soon."""
+    distance = paths.rule_begin[path] - arc
+    max_distance = LANE_CHANGE_PARAMS.rule_distance + LANE_CHANGE_PARAMS.rule_time * speed
+    return bool(not ((distance > -5.0) & (distance < max_distance)).any())
 
 
-def _gain(
-    fleet: Fleet, paths: Paths, driver: Driver, sight: Sight, agent: int, way: int, arc: float, target: int
+def _acceleration_after(
+    vehicles: Vehicles,
+    paths: Paths,
+    driver: Driver,
+    observation: DriverObservation,
+    agent: int,
+    path: int,
+    arc: float,
+    target: int,
 ) -> float:
-    """Acceleration on another way (m/s^2), minus infinity where the change is not safe."""
-    half = fleet.size[:, 0] / 2
-    apart = places_on(paths, way, fleet.path, fleet.arc) - arc
-    # Who comes towards the place on a way of its own that joins there.
-    theirs = fleet.arc - (paths.start[fleet.path, target] + arc - paths.start[way, target])
-    apart = np.where(np.isinf(apart) & np.isfinite(theirs), theirs, apart)
-    apart[agent] = np.inf
-    gaps = np.abs(apart) - half - half[agent]
-    if gaps.min() < CLEAR:
+    """Acceleration on another path (m/s^2); minus infinity if the change is not safe."""
+    half = vehicles.size[:, 0] / 2
+    offset = positions_along(paths, path, vehicles.path, vehicles.arc) - arc
+    # Vehicles that approach on a path of their own, which joins the target lane.
+    joining = vehicles.arc - (paths.start[vehicles.path, target] + arc - paths.start[path, target])
+    offset = np.where(np.isinf(offset) & np.isfinite(joining), joining, offset)
+    offset[agent] = np.inf
+    gaps = np.abs(offset) - half - half[agent]
+    if gaps.min() < LANE_CHANGE_PARAMS.min_gap:
         return -np.inf
-    ahead = np.where(apart > 0.0, gaps, np.inf)
-    behind = np.where(apart < 0.0, gaps, np.inf)
+    ahead = np.where(offset > 0.0, gaps, np.inf)
+    behind = np.where(offset < 0.0, gaps, np.inf)
     leader, follower = int(np.argmin(ahead)), int(np.argmin(behind))
     rows = np.array([agent, follower])
-    found = driver(
-        Sight(
-            speed=fleet.speed[rows],
-            allowed=sight.allowed[rows],
+    accelerations = driver(
+        DriverObservation(
+            speed=vehicles.speed[rows],
+            allowed_speed=observation.allowed_speed[rows],
             gap=np.array([ahead[leader], behind[follower]]),
-            leader=fleet.speed[[leader, agent]],
-            stop=np.full(2, np.inf),
+            leader_speed=vehicles.speed[[leader, agent]],
+            stop_distance=np.full(2, np.inf),
         ),
-        fleet.traits.of(rows),
+        vehicles.params.select(rows),
     )
-    return float(found[0]) if found.min() > -SAFE else -np.inf
+    return float(accelerations[0]) if accelerations.min() > -LANE_CHANGE_PARAMS.safe_deceleration else -np.inf
 
 
-def _begin(fleet: Fleet, paths: Paths, agent: int, way: int, arc: float) -> None:
-    here = paths.at(fleet.path[[agent]], fleet.arc[[agent]])[0]
-    nearby = np.arange(paths.samples.shape[1])
-    nearby = nearby[np.abs(nearby * 0.5 - arc) < 15.0]
-    offsets = paths.samples[way, nearby, :2] - here[:2]
-    nearest = nearby[np.argmin(np.sum(offsets * offsets, axis=1))]
-    sample = paths.samples[way, nearest]
+def _start_change(vehicles: Vehicles, paths: Paths, agent: int, path: int, arc: float) -> None:
+    """Projects a vehicle onto the nearest sample of its new path and starts the lateral motion."""
+    pose = paths.at(vehicles.path[[agent]], vehicles.arc[[agent]])[0]
+    near = np.arange(paths.samples.shape[1])
+    near = near[np.abs(near * SAMPLE_SPACING - arc) < LANE_CHANGE_PARAMS.max_search_distance]
+    offsets = paths.samples[path, near, :2] - pose[:2]
+    nearest = near[np.argmin(np.sum(offsets * offsets, axis=1))]
+    sample = paths.samples[path, nearest]
     cos, sin = np.cos(sample[3]), np.sin(sample[3])
-    dx, dy = here[0] - sample[0], here[1] - sample[1]
-    fleet.from_path[agent], fleet.from_arc[agent] = fleet.path[agent], fleet.arc[agent]
-    fleet.path[agent], fleet.arc[agent] = way, 0.5 * nearest + cos * dx + sin * dy
-    fleet.shift[agent], fleet.progress[agent] = cos * dy - sin * dx, 0.0
+    dx, dy = pose[0] - sample[0], pose[1] - sample[1]
+    vehicles.from_path[agent], vehicles.from_arc[agent] = vehicles.path[agent], vehicles.arc[agent]
+    vehicles.path[agent], vehicles.arc[agent] = path, SAMPLE_SPACING * nearest + cos * dx + sin * dy
+    vehicles.lateral_shift[agent], vehicles.progress[agent] = cos * dy - sin * dx, 0.0

@@ -1,137 +1,147 @@
-"""A made-up source of scenes, for demos and tests and for whoever has no recorded data."""
+"""Synthetic scenes in the form of recorded ones, for demos, tests and use without recorded data."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawRoutes, RawScene
-from waymax_sim.datasets.synthetic.curves import SPACING, turned
-from waymax_sim.datasets.synthetic.drivers import Driver, intelligent_driver
+from waymax_sim.datasets.synthetic.curves import SAMPLE_SPACING, rotate
+from waymax_sim.datasets.synthetic.drivers import Driver, idm_acceleration
 from waymax_sim.datasets.synthetic.layouts import LAYOUTS
-from waymax_sim.datasets.synthetic.sensors import Tracks, observe
-from waymax_sim.datasets.synthetic.traffic import Log, simulate
-from waymax_sim.datasets.synthetic.world import LIGHT_STEPS, NUM_STEPS, TIME_STEP, WARM_UP, World
+from waymax_sim.datasets.synthetic.sensors import SensorTracks, simulate_tracks
+from waymax_sim.datasets.synthetic.traffic import TrafficLog, simulate
+from waymax_sim.datasets.synthetic.world import NUM_LIGHT_STEPS, NUM_STEPS, NUM_WARM_UP_STEPS, World
 from waymax_sim.datatypes.agents import VEHICLE
+from waymax_sim.datatypes.scenario import TIME_STEP
 
 CURRENT_STEP = 10
-UNKNOWN = 0  # light state of WOMD
-LIGHTS_SEEN = 80.0  # m
-MOST_AGENTS, FEWEST_AGENTS = 128, 8
-CAR_LENGTH = 6.5  # m; what is longer is no self-driving car
-CLEAR = 5e-4  # m of room around boxes at the first step, for what rounding moves
-PROGRESS = 20.0  # m that a self-driving car makes at least, if any car does
+UNKNOWN_LIGHT = 0  # light state of WOMD
+MAX_LIGHT_DISTANCE = 80.0  # m from the sdc; the state of farther lights is unknown
+MIN_AGENTS = 8
+MAX_AGENTS = 128
+MAX_SDC_LENGTH = 6.5  # m
+MIN_SDC_DISTANCE = 20.0  # m driven by the sdc if any candidate drives as far
+SEPARATION_MARGIN = 5e-4  # m around boxes at the first step, more than rounding moves them
+MAX_TRACKS_TO_PREDICT = 4
+MAX_OBJECTS_OF_INTEREST = 2
 
 
-def synthetic_scene(seed: int, index: int = 0, driver: Driver = intelligent_driver) -> RawScene:
-    """Makes up a scene: 91 steps of 0.1 s, with step 10 as now.
+def synthetic_scene(seed: int, index: int = 0, driver: Driver = idm_acceleration) -> RawScene:
+    """Generates a scene of 91 steps of 0.1 s whose current step is 10.
 
-    By `index` the place is a road, a crossing with lights, a road under a bridge, a roundabout, a crossing with stop
-    signs, a freeway, a side road, an arterial road, a busy crossing and a town in turn (`LAYOUTS`). Traffic drives on
-    the right, follows and changes lanes, keeps its distance and gives way. Only what the sensors of the self-driving
-    car would have seen is in the record, with noise. As in recorded data numbers of one agent are garbage where it is
-    not valid, and the headings of another are not wrapped. The place lies kilometres away from the world origin.
+    The layout is `LAYOUTS[index % len(LAYOUTS)]`. Traffic drives on the right, follows and changes lanes and yields.
+    The record holds the noisy observations of the sensors of the self-driving car. As in recorded data, the invalid
+    states of one agent hold garbage, the headings of another are not wrapped, and the scene is kilometers away from the
+    world origin.
 
     Args:
       seed: Seed of a series of scenes, 0 or more.
-      index: Scene of the series, 0 or more. The same pair gives the same scene.
-      driver: How drivers accelerate.
+      index: Index in the series, 0 or more. The same pair gives the same scene.
+      driver: Driver model.
 
     Raises:
-      DataError: A negative seed or index.
+      DataError: The seed or index is negative.
     """
     if seed < 0 or index < 0:
         raise DataError(f"seed {seed} and index {index} must not be negative", file="synthetic")
     rng = np.random.default_rng([seed, index])
+    # Drawn again if there is no sdc, if there are too few agents, or if agents overlap at the first step.
     while True:
         world = LAYOUTS[index % len(LAYOUTS)](rng)
         log = simulate(world, driver, rng)
-        sdc = _self_driving_car(log, rng)
-        # Now and then traffic is such that no car is there all the time, or that two have touched before the record.
+        sdc = _select_sdc(log, rng)
         if sdc >= 0:
-            tracks = observe(log, sdc, rng)
-            rows = _recorded(log, tracks, sdc, rng)
-            if len(rows) >= FEWEST_AGENTS and _apart(log, tracks, rows):
+            tracks = simulate_tracks(log, sdc, rng)
+            rows = _recorded_rows(tracks, sdc, rng)
+            if len(rows) >= MIN_AGENTS and _are_separate(log, tracks, rows):
                 break
-    move = _Move(rng)
+    transform = _WorldTransform(rng)
     return RawScene(
         scenario_id=f"synthetic-{seed}-{index}",
         timestamps=TIME_STEP * np.arange(NUM_STEPS),
         current_step=CURRENT_STEP,
         sdc_index=int(np.flatnonzero(rows == sdc)[0]),
-        **_agents(log, tracks, rows, sdc, move, rng),
-        **_map(world, move),
-        **_signals(world, log.xyz[:, sdc], move),
-        routes=_routes(log, sdc, move),
+        **_agents(log, tracks, rows, sdc, transform, rng),
+        **_map(world, transform),
+        **_signals(world, log.xyz[:, sdc], transform),
+        routes=_routes(log, sdc, transform),
     )
 
 
-class _Move:
-    """Puts a place somewhere in the world: a turn and a shift. Rounded to micrometres."""
+class _WorldTransform:
+    """A random rotation and translation of a scene, rounded to micrometers."""
 
     def __init__(self, rng: np.random.Generator):
-        self.turn = rng.uniform(-np.pi, np.pi)
-        self.shift = np.array([8000.0, -3000.0, 20.0]) + rng.uniform(0.0, [900.0, 900.0, 5.0])
+        self.yaw = rng.uniform(-np.pi, np.pi)
+        self.translation = np.array([8000.0, -3000.0, 20.0]) + rng.uniform(0.0, [900.0, 900.0, 5.0])
 
     def __call__(self, xyz: np.ndarray) -> np.ndarray:
-        return np.round(turned(xyz, self.turn) + self.shift, 6)
+        return np.round(rotate(xyz, self.yaw) + self.translation, 6)
 
 
-def _self_driving_car(log: Log, rng: np.random.Generator) -> int:
-    """A car that is there all the time, drives somewhere if any does, and has others around; -1 where there is none."""
-    able = (log.type == VEHICLE) & (log.path >= 0) & log.present.all(axis=0) & (log.size[:, 0] < CAR_LENGTH)
-    moved = np.sum(np.hypot(*np.moveaxis(np.diff(log.xyz[..., :2], axis=0), -1, 0)), axis=0)
-    for least in (PROGRESS, 0.0):
-        rows = np.flatnonzero(able & (moved > least))
+def _select_sdc(log: TrafficLog, rng: np.random.Generator) -> int:
+    """Row of the self-driving car: present at all steps, moving, and near many other agents; -1 without a candidate."""
+    is_candidate = (log.type == VEHICLE) & (log.path >= 0) & log.present.all(axis=0)
+    is_candidate &= log.size[:, 0] < MAX_SDC_LENGTH
+    driven = np.sum(np.hypot(*np.moveaxis(np.diff(log.xyz[..., :2], axis=0), -1, 0)), axis=0)
+    for min_distance in (MIN_SDC_DISTANCE, 0.0):
+        rows = np.flatnonzero(is_candidate & (driven > min_distance))
         if len(rows):
-            middle = log.xyz[NUM_STEPS // 2, :, :2]
-            apart = np.hypot(*np.moveaxis(middle[rows, None] - middle[None], -1, 0))
-            company = ((apart < 60.0) & (log.speed.max(axis=0) > 1.0)).sum(axis=1)
-            aside = np.hypot(*(middle[rows] - middle.mean(axis=0)).T) / 10.0
-            return int(rows[np.argmax(company - aside + rng.uniform(0.0, 5.0, len(rows)))])
+            position = log.xyz[NUM_STEPS // 2, :, :2]
+            distance = np.hypot(*np.moveaxis(position[rows, None] - position[None], -1, 0))
+            num_near = ((distance < 60.0) & (log.speed.max(axis=0) > 1.0)).sum(axis=1)
+            eccentricity = np.hypot(*(position[rows] - position.mean(axis=0)).T) / 10.0
+            return int(rows[np.argmax(num_near - eccentricity + rng.uniform(0.0, 5.0, len(rows)))])
     return -1
 
 
-def _recorded(log: Log, tracks: Tracks, sdc: int, rng: np.random.Generator) -> Int[np.ndarray, " M"]:
-    """Rows of the log in the order of the record: who was seen, those that were seen longest if they are too many."""
-    seen = tracks.valid.sum(axis=0)
-    rows = np.argsort(-seen, kind="stable")[: min(MOST_AGENTS, int((seen > 0).sum()))]
+def _recorded_rows(tracks: SensorTracks, sdc: int, rng: np.random.Generator) -> Int[np.ndarray, " M"]:
+    """Rows of the log in the order of the record: the observed agents with the longest tracks, shuffled."""
+    num_valid = tracks.valid.sum(axis=0)
+    rows = np.argsort(-num_valid, kind="stable")[: min(MAX_AGENTS, int((num_valid > 0).sum()))]
     rows = rng.permutation(rows)
     if rows[0] == sdc:
         rows[[0, -1]] = rows[[-1, 0]]
     return rows
 
 
-def _apart(log: Log, tracks: Tracks, rows: Int[np.ndarray, " M"]) -> bool:
-    """Whether no two boxes share space at the first step, as far as they are seen: an axis of one keeps them apart."""
+def _are_separate(log: TrafficLog, tracks: SensorTracks, rows: Int[np.ndarray, " M"]) -> bool:
+    """Whether no two valid boxes intersect at the first step, by the separating axis theorem."""
     rows = rows[tracks.valid[0, rows]]
     x, y, z = tracks.xyz[0, rows].T
-    yaw, (length, width, height) = tracks.yaw[0, rows], (log.size[rows] / 2 + CLEAR).T
+    yaw, (length, width, height) = tracks.yaw[0, rows], (log.size[rows] / 2 + SEPARATION_MARGIN).T
     dx, dy = x - x[:, None], y - y[:, None]
     cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
-    along, across = np.abs(np.cos(yaw - yaw[:, None])), np.abs(np.sin(yaw - yaw[:, None]))
-    apart = np.abs(cos * dx + sin * dy) > length[:, None] + along * length + across * width
-    apart |= np.abs(cos * dy - sin * dx) > width[:, None] + across * length + along * width
-    apart |= apart.T | (np.abs(z - z[:, None]) > height + height[:, None]) | np.eye(len(rows), dtype=bool)
-    return bool(apart.all())
+    abs_cos, abs_sin = np.abs(np.cos(yaw - yaw[:, None])), np.abs(np.sin(yaw - yaw[:, None]))
+    separate = np.abs(cos * dx + sin * dy) > length[:, None] + abs_cos * length + abs_sin * width
+    separate |= np.abs(cos * dy - sin * dx) > width[:, None] + abs_sin * length + abs_cos * width
+    separate |= separate.T | (np.abs(z - z[:, None]) > height + height[:, None]) | np.eye(len(rows), dtype=bool)
+    return bool(separate.all())
 
 
 def _agents(
-    log: Log, tracks: Tracks, rows: Int[np.ndarray, " M"], sdc: int, move: _Move, rng: np.random.Generator
+    log: TrafficLog,
+    tracks: SensorTracks,
+    rows: Int[np.ndarray, " M"],
+    sdc: int,
+    transform: _WorldTransform,
+    rng: np.random.Generator,
 ) -> dict:
+    """Agents of the `RawScene`."""
     valid = tracks.valid[:, rows]
-    yaw = np.round(np.mod(tracks.yaw[:, rows] + move.turn + np.pi, 2 * np.pi) - np.pi, 6)
+    yaw = np.round(np.mod(tracks.yaw[:, rows] + transform.yaw + np.pi, 2 * np.pi) - np.pi, 6)
     velocity = tracks.velocity[:, rows]
-    velocity = np.round(turned(np.pad(velocity, [(0, 0), (0, 0), (0, 1)]), move.turn)[..., :2], 6)
-    xyz, size = move(tracks.xyz[:, rows]), np.broadcast_to(log.size[rows], (*valid.shape, 3)).copy()
+    velocity = np.round(rotate(np.pad(velocity, [(0, 0), (0, 0), (0, 1)]), transform.yaw)[..., :2], 6)
+    xyz, size = transform(tracks.xyz[:, rows]), np.broadcast_to(log.size[rows], (*valid.shape, 3)).copy()
     yaw[:, rng.integers(len(rows))] += 2 * np.pi
-    lost = rng.permutation(np.flatnonzero(~valid.all(axis=0)))[:1]
-    garbage = ~valid & np.isin(np.arange(len(rows)), lost)
+    garbage_agent = rng.permutation(np.flatnonzero(~valid.all(axis=0)))[:1]
+    is_garbage = ~valid & np.isin(np.arange(len(rows)), garbage_agent)
     for values in (xyz, velocity, size, yaw):
         values[~valid] = 0.0
-        values[garbage] = np.round(rng.normal(0.0, 1e4, values[garbage].shape), 6)
+        values[is_garbage] = np.round(rng.normal(0.0, 1e4, values[is_garbage].shape), 6)
 
     moving = np.flatnonzero(valid[CURRENT_STEP] & (log.speed[:, rows].max(axis=0) > 0.0) & (rows != sdc))
-    chosen = rng.permutation(moving)[:4]
+    to_predict = rng.permutation(moving)[:MAX_TRACKS_TO_PREDICT]
     return {
         "agent_id": rng.permutation(2000)[: len(rows)],
         "agent_type": log.type[rows],
@@ -140,21 +150,22 @@ def _agents(
         "velocity": velocity,
         "size": size,
         "valid": valid,
-        "to_predict": np.isin(np.arange(len(rows)), chosen),
-        "of_interest": np.isin(np.arange(len(rows)), chosen[:2]),
+        "to_predict": np.isin(np.arange(len(rows)), to_predict),
+        "of_interest": np.isin(np.arange(len(rows)), to_predict[:MAX_OBJECTS_OF_INTEREST]),
     }
 
 
 def _feature_ids(count: int) -> Int[np.ndarray, " F"]:
-    """Unlike rows, with gaps, and every third one too large for a float32."""
+    """Map ids that differ from rows, have gaps, and include ids that float32 cannot represent."""
     row = np.arange(count)
     return 101 + 13 * row + np.where(row % 3 == 2, 2**24, 0)
 
 
-def _map(world: World, move: _Move) -> dict:
+def _map(world: World, transform: _WorldTransform) -> dict:
+    """Map of the `RawScene`."""
     types, points, speeds = zip(*world.features, strict=True)
     return {
-        "point_xyz": move(np.concatenate(points)),
+        "point_xyz": transform(np.concatenate(points)),
         "point_feature": np.repeat(np.arange(len(points)), [len(xyz) for xyz in points]),
         "feature_id": _feature_ids(len(points)),
         "feature_type": np.array(types),
@@ -163,33 +174,34 @@ def _map(world: World, move: _Move) -> dict:
     }
 
 
-def _signals(world: World, sdc: Float[np.ndarray, "T 3"], move: _Move) -> dict:
-    """Lights as in WOMD: at the beginning of the lanes that they are for; unknown while they are far away."""
+def _signals(world: World, sdc: Float[np.ndarray, "T 3"], transform: _WorldTransform) -> dict:
+    """Lights of the `RawScene`, as in WOMD at the beginning of their lanes; unknown far from the sdc."""
     rows, columns = np.array(world.lights, int).reshape(-1, 2).T
     stop = np.array([world.features[row][1][0] for row in rows]).reshape(-1, 3)
-    states = np.array(world.light_states, int).reshape(-1, LIGHT_STEPS)
-    state = states[columns, WARM_UP : WARM_UP + NUM_STEPS].T
-    apart = stop[None, :, :2] - sdc[:, None, :2]
+    states = np.array(world.light_states, int).reshape(-1, NUM_LIGHT_STEPS)
+    state = states[columns, NUM_WARM_UP_STEPS : NUM_WARM_UP_STEPS + NUM_STEPS].T
+    offset = stop[None, :, :2] - sdc[:, None, :2]
+    is_near = np.hypot(offset[..., 0], offset[..., 1]) < MAX_LIGHT_DISTANCE
     return {
         "signal_lane_id": _feature_ids(len(world.features))[rows],
-        "signal_state": np.where(np.hypot(apart[..., 0], apart[..., 1]) < LIGHTS_SEEN, state, UNKNOWN),
-        "signal_stop_point": np.broadcast_to(move(stop), (NUM_STEPS, *stop.shape)).copy(),
+        "signal_state": np.where(is_near, state, UNKNOWN_LIGHT),
+        "signal_stop_point": np.broadcast_to(transform(stop), (NUM_STEPS, *stop.shape)).copy(),
         "signal_valid": np.ones((NUM_STEPS, len(rows)), bool),
     }
 
 
-def _routes(log: Log, sdc: int, move: _Move) -> RawRoutes:
-    """The ways that begin where the way of the sdc does; that one first."""
-    paths, driven = log.paths, log.path[sdc]
-    others = np.flatnonzero(paths.lane[:, 0] == paths.lane[driven, 0])
-    ways = np.array([driven, *others[others != driven]])
-    count = np.round(paths.length[ways] / SPACING).astype(int) + 1
-    row = np.arange(count.max())
-    valid = row < count[:, None]
-    xyz = move(paths.samples[ways, : len(row), :3])
+def _routes(log: TrafficLog, sdc: int, transform: _WorldTransform) -> RawRoutes:
+    """The paths that begin on the same lane as the path of the sdc, which is the first and the only one on route."""
+    paths, sdc_path = log.paths, log.path[sdc]
+    rows = np.flatnonzero(paths.lane[:, 0] == paths.lane[sdc_path, 0])
+    rows = np.array([sdc_path, *rows[rows != sdc_path]])
+    count = np.round(paths.length[rows] / SAMPLE_SPACING).astype(int) + 1
+    sample = np.arange(count.max())
+    valid = sample < count[:, None]
+    xyz = transform(paths.samples[rows, : len(sample), :3])
     return RawRoutes(
         xyz=np.where(valid[..., None], xyz, 0.0),
-        arc_length=np.where(valid, SPACING * row, 0.0),
+        arc_length=np.where(valid, SAMPLE_SPACING * sample, 0.0),
         valid=valid,
-        on_route=np.arange(len(ways)) == 0,
+        on_route=np.arange(len(rows)) == 0,
     )

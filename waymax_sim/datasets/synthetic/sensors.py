@@ -1,27 +1,41 @@
-"""What the sensors of the self-driving car would have seen of a log: part of it, and not exactly."""
+"""Sensor model: the tracks that a self-driving car would have recorded, with limited range, occlusion and noise."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from waymax_sim.datasets.synthetic.traffic import Log
-from waymax_sim.datasets.synthetic.world import NUM_STEPS, TIME_STEP
+from waymax_sim.datasets.synthetic.traffic import TrafficLog
+from waymax_sim.datasets.synthetic.world import NUM_STEPS
 from waymax_sim.datatypes.agents import PEDESTRIAN, VEHICLE
+from waymax_sim.datatypes.scenario import TIME_STEP
 
-RANGE = (62.0, 78.0)  # m; agents are seen from one of these on
-SENSOR_HEIGHT = 2.0  # m above the ground
-VISIBLE_PART = 0.95  # seen when this share of its height is in sight
-NEAR = 3.0  # m around either end of a line of sight where nothing hides anything
-LOSS, RETURN = 0.025, 0.1  # chance per step that a track breaks at 50 m, and that it begins again
-MEMORY = 4  # steps that a track outlasts its agent's being hidden
-SHORTEST = 4  # steps of a track
-POSITION, PEOPLE, HEADING = 0.009, 1.6, 0.0025  # noise: m; factor for people; rad
+
+class SensorParams(NamedTuple):
+    """Parameters of the sensor model; noise chosen to resemble recorded tracks (docs/synthetic.md)."""
+
+    min_range: float = 62.0  # m; the range of each agent is uniform between both
+    max_range: float = 78.0  # m
+    height: float = 2.0  # m above the ground
+    visible_height: float = 0.95  # fraction of the height of an agent at which it is aimed at
+    occlusion_margin: float = 3.0  # m from both ends of a line of sight without occlusion
+    loss_rate: float = 0.025  # probability per step that a track is lost at `loss_distance`, proportional to distance
+    loss_distance: float = 50.0  # m
+    recovery_rate: float = 0.1  # probability per step that a lost track is recovered
+    memory: int = 4  # steps that a track continues under occlusion
+    min_steps: int = 4  # valid steps of a track
+    position_noise: float = 0.009  # m
+    pedestrian_noise: float = 1.6  # factor for pedestrians
+    heading_noise: float = 0.0025  # rad
+
+
+SENSOR_PARAMS = SensorParams()
 
 
 @dataclasses.dataclass(frozen=True)
-class Tracks:
-    """As in a `RawScene`, in the frame of the place."""
+class SensorTracks:
+    """Tracks with the fields of a `RawScene`, in the frame of the world before its transform."""
 
     valid: Bool[np.ndarray, "T N"]
     xyz: Float[np.ndarray, "T N 3"]
@@ -29,62 +43,75 @@ class Tracks:
     velocity: Float[np.ndarray, "T N 2"]
 
 
-def observe(log: Log, sdc: int, rng: np.random.Generator) -> Tracks:
-    """Tracks of what can be seen from the car in row `sdc`; it knows all of itself.
+def simulate_tracks(log: TrafficLog, sdc: int, rng: np.random.Generator) -> SensorTracks:
+    """Tracks of all agents from the sdc, whose own track is complete.
 
-    Noise grows with distance and not with time. As in WOMD velocities are differences of positions, and what
-    does not move stands still.
+    Noise grows with distance, is white in time and vanishes for agents at rest. As in WOMD, velocities are differences
+    of positions.
+
+    Args:
+      log: The states of all agents.
+      sdc: Row of the self-driving car.
+      rng: Source of noise.
     """
     offset = log.xyz[..., :2] - log.xyz[:, [sdc], :2]
     distance = np.hypot(offset[..., 0], offset[..., 1])
     num_agents = distance.shape[1]
-    in_sight = ~hidden(log, sdc)
-    # The tracker outlasts a moment without sight.
-    in_sight = np.stack([in_sight[max(0, step - MEMORY) : step + 1].any(axis=0) for step in range(NUM_STEPS)])
-    seen = log.present & in_sight & (distance < rng.uniform(*RANGE, num_agents)) & _unbroken(distance, rng)
-    seen &= seen.sum(axis=0) >= SHORTEST
-    seen[:, sdc] = True
+    is_visible = ~is_occluded(log, sdc)
+    is_visible = np.stack(
+        [is_visible[max(0, step - SENSOR_PARAMS.memory) : step + 1].any(axis=0) for step in range(NUM_STEPS)]
+    )
+    max_distance = rng.uniform(SENSOR_PARAMS.min_range, SENSOR_PARAMS.max_range, num_agents)
+    valid = log.present & is_visible & (distance < max_distance) & _is_tracked(distance, rng)
+    valid &= valid.sum(axis=0) >= SENSOR_PARAMS.min_steps
+    valid[:, sdc] = True
 
-    moving = np.clip(log.speed / 2.0, 0.0, 1.0) * np.where(log.type == PEDESTRIAN, PEOPLE, 1.0)
-    sharpness = np.exp(rng.normal(0.0, 0.6, num_agents)) * (0.5 + distance / 50.0) * moving
-    sharpness[:, sdc] = 0.2 * moving[:, sdc]
+    factor = np.where(log.type == PEDESTRIAN, SENSOR_PARAMS.pedestrian_noise, 1.0)
+    motion = np.clip(log.speed / 2.0, 0.0, 1.0) * factor
+    noise = np.exp(rng.normal(0.0, 0.6, num_agents)) * (0.5 + distance / 50.0) * motion
+    noise[:, sdc] = 0.2 * motion[:, sdc]
     xyz = log.xyz.copy()
-    xyz[..., :2] += POSITION * sharpness[..., None] * rng.normal(size=(NUM_STEPS, num_agents, 2))
-    yaw = log.yaw + HEADING * sharpness * rng.normal(size=log.yaw.shape)
+    xyz[..., :2] += SENSOR_PARAMS.position_noise * noise[..., None] * rng.normal(size=(NUM_STEPS, num_agents, 2))
+    yaw = log.yaw + SENSOR_PARAMS.heading_noise * noise * rng.normal(size=log.yaw.shape)
     velocity = np.diff(xyz[..., :2], axis=0, prepend=2 * xyz[:1, :, :2] - xyz[1:2, :, :2]) / TIME_STEP
-    return Tracks(valid=seen, xyz=xyz, yaw=yaw, velocity=velocity)
+    return SensorTracks(valid=valid, xyz=xyz, yaw=yaw, velocity=velocity)
 
 
-def hidden(log: Log, sdc: int) -> Bool[np.ndarray, "T N"]:
-    """Who is behind a vehicle, seen from the top of a car: the line of sight to the upper part is cut."""
+def is_occluded(log: TrafficLog, sdc: int) -> Bool[np.ndarray, "T N"]:
+    """Whether a vehicle intersects the line of sight from the sensor on the sdc to the upper part of each agent.
+
+    Evaluated at every second step.
+    """
     blockers = np.flatnonzero(log.type == VEHICLE)
     blockers = blockers[blockers != sdc]
     offset = log.xyz[..., :2] - log.xyz[:, [sdc], :2]
     distance = np.maximum(np.hypot(offset[..., 0], offset[..., 1]), 0.1)
-    floor = log.xyz[..., 2] - log.size[:, 2] / 2
-    eye = floor[:, sdc] + SENSOR_HEIGHT
-    aim = floor + VISIBLE_PART * log.size[:, 2]
-    found = np.zeros(distance.shape, bool)
+    bottom = log.xyz[..., 2] - log.size[:, 2] / 2
+    sensor_z = bottom[:, sdc] + SENSOR_PARAMS.height
+    target_z = bottom + SENSOR_PARAMS.visible_height * log.size[:, 2]
+    occluded = np.zeros(distance.shape, bool)
     for step in range(0, NUM_STEPS, 2):
-        ahead = offset[step] / distance[step, :, None]
-        along = ahead @ offset[step, blockers].T
-        across = ahead[:, :1] * offset[step, blockers, 1] - ahead[:, 1:] * offset[step, blockers, 0]
-        between = (along > NEAR) & (along < distance[step, :, None] - NEAR)
-        between &= np.abs(across) < log.size[blockers, 1] / 2
-        share = along / distance[step, :, None]
-        sight = eye[step] + share * (aim[step] - eye[step])[:, None]
-        top, bottom = floor[step, blockers] + log.size[blockers, 2], floor[step, blockers]
-        cut = between & (sight < top) & (sight > bottom) & log.present[step, blockers]
-        found[step : step + 2] = cut.any(axis=1)
-    return found
+        direction = offset[step] / distance[step, :, None]
+        longitudinal = direction @ offset[step, blockers].T
+        lateral = direction[:, :1] * offset[step, blockers, 1] - direction[:, 1:] * offset[step, blockers, 0]
+        is_between = longitudinal > SENSOR_PARAMS.occlusion_margin
+        is_between &= longitudinal < distance[step, :, None] - SENSOR_PARAMS.occlusion_margin
+        is_between &= np.abs(lateral) < log.size[blockers, 1] / 2
+        fraction = longitudinal / distance[step, :, None]
+        sight_z = sensor_z[step] + fraction * (target_z[step] - sensor_z[step])[:, None]
+        low, high = bottom[step, blockers], bottom[step, blockers] + log.size[blockers, 2]
+        intersects = is_between & (sight_z < high) & (sight_z > low) & log.present[step, blockers]
+        occluded[step : step + 2] = intersects.any(axis=1)
+    return occluded
 
 
-def _unbroken(distance: Float[np.ndarray, "T N"], rng: np.random.Generator) -> Bool[np.ndarray, "T N"]:
-    """When the tracker has hold of an agent: it loses those far away more often."""
-    chance = rng.random(distance.shape)
-    found = np.empty(distance.shape, bool)
-    found[0] = chance[0] > LOSS * distance[0] / 50.0 / RETURN
+def _is_tracked(distance: Float[np.ndarray, "T N"], rng: np.random.Generator) -> Bool[np.ndarray, "T N"]:
+    """A two-state Markov chain of track loss and recovery, with a loss rate proportional to distance."""
+    sample = rng.random(distance.shape)
+    tracked = np.empty(distance.shape, bool)
+    loss_rate = SENSOR_PARAMS.loss_rate * distance / SENSOR_PARAMS.loss_distance
+    tracked[0] = sample[0] > loss_rate[0] / SENSOR_PARAMS.recovery_rate
     for step in range(1, NUM_STEPS):
-        keeps = chance[step] > LOSS * distance[step] / 50.0
-        found[step] = np.where(found[step - 1], keeps, chance[step] < RETURN)
-    return found
+        is_kept = sample[step] > loss_rate[step]
+        tracked[step] = np.where(tracked[step - 1], is_kept, sample[step] < SENSOR_PARAMS.recovery_rate)
+    return tracked

@@ -1,4 +1,4 @@
-"""Traffic: a place and a driver in, a log out. All agents move at once, a tenth of a second at a time."""
+"""Simulation of the traffic of a world: vehicles, cyclists and pedestrians advance together by steps of 0.1 s."""
 
 import dataclasses
 
@@ -6,31 +6,34 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.synthetic import lane_changes
-from waymax_sim.datasets.synthetic.curves import SPACING, yaw_along
-from waymax_sim.datasets.synthetic.drivers import Driver, Sight
-from waymax_sim.datasets.synthetic.fleet import Fleet, draw_fleet, draw_sizes
+from waymax_sim.datasets.synthetic.curves import SAMPLE_SPACING, yaw_along
+from waymax_sim.datasets.synthetic.drivers import Driver, DriverObservation
 from waymax_sim.datasets.synthetic.paths import Paths, find_paths, interpolate
+from waymax_sim.datasets.synthetic.pedestrians import draw_pedestrians, traffic_stop_table
 from waymax_sim.datasets.synthetic.right_of_way import RightOfWay
-from waymax_sim.datasets.synthetic.walkers import Walkers, draw_walkers, lights_for_walkers
-from waymax_sim.datasets.synthetic.world import NUM_STEPS, TIME_STEP, WARM_UP, World
+from waymax_sim.datasets.synthetic.vehicles import Vehicles, draw_sizes, draw_vehicles
+from waymax_sim.datasets.synthetic.world import NUM_STEPS, NUM_WARM_UP_STEPS, World
 from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, VEHICLE
+from waymax_sim.datatypes.scenario import TIME_STEP
 
-TAIL = 5.0  # m behind a rear bumper that still belong to the vehicle where ways part
+TAIL_LENGTH = 5.0  # m behind a rear bumper that block a path where lanes diverge
+OLD_LANE_FRACTION = 0.7  # completed fraction of a lane change until which a vehicle also occupies its old lane
+PEDESTRIAN_SIZE = np.array([0.9, 0.85, 1.72])  # mean length, width and height, m
 
 
 @dataclasses.dataclass(frozen=True)
-class Log:
-    """What really happened: every agent at every step, whether anybody saw it or not.
+class TrafficLog:
+    """The states of all N agents at T steps, before sensors.
 
     Attributes:
       type: Agent type (WOMD numbering).
       size: Length, width, height, m.
-      xyz: Centres of the boxes, m.
+      xyz: Centers of the boxes, m.
       yaw: rad, not wrapped.
       speed: m/s.
-      present: Who was on the map.
-      paths: All ways of vehicles and cyclists.
-      path: Row of the way that each of these is on in the end, -1 for other agents.
+      present: Whether the agent is on the map.
+      paths: All paths of vehicles and cyclists.
+      path: Row of the last path of each of them, -1 for other agents.
     """
 
     type: Int[np.ndarray, " N"]
@@ -43,135 +46,153 @@ class Log:
     path: Int[np.ndarray, " N"]
 
 
-def simulate(world: World, driver: Driver, rng: np.random.Generator) -> Log:
-    """Lets traffic flow for a while, then records it for 91 steps.
+def simulate(world: World, driver: Driver, rng: np.random.Generator) -> TrafficLog:
+    """Simulates a warm-up, then the steps of the log.
 
     Args:
-      world: The place.
-      driver: How drivers and cyclists accelerate.
-      rng: Draws who is there.
+      world: The world.
+      driver: Driver model of vehicles and cyclists.
+      rng: Source of the agents.
     """
     paths = find_paths(world, rng)
-    fleet, walkers = draw_fleet(world, paths, rng), draw_walkers(world, rng)
-    lights = lights_for_walkers(world)
-    right_of_way = RightOfWay(world, paths, len(fleet.arc))
-    neighbours = lane_changes.neighbours(world)
-    wheels, feet = [], []
-    for step in range(WARM_UP + NUM_STEPS):
-        if step >= WARM_UP:
-            wheels.append((fleet.path.copy(), fleet.arc.copy(), fleet.speed, *_sideways(fleet)))
-            feet.append((walkers.places(), walkers.speed, walkers.present()))
-        gap, leader = _leaders(paths, fleet)
-        walking = walkers.walking(len(world.crosswalks))
-        stop = right_of_way.step(step, fleet.path, fleet.arc, fleet.speed, fleet.size[:, 0], gap, leader, walking)
-        ending = np.where(paths.blocked, paths.length, np.inf)[fleet.path] - fleet.arc - fleet.size[:, 0] / 2
-        sight = Sight(
-            speed=fleet.speed,
-            allowed=paths.at(fleet.path, fleet.arc)[:, 4],
-            gap=gap,
-            leader=leader,
-            stop=np.minimum(stop, ending),
+    vehicles, pedestrians = draw_vehicles(world, paths, rng), draw_pedestrians(world, rng)
+    traffic_stops = traffic_stop_table(world)
+    right_of_way = RightOfWay(world, paths, len(vehicles.arc))
+    adjacent = lane_changes.adjacent_lanes(world)
+    vehicle_states, pedestrian_states = [], []
+    for step in range(NUM_WARM_UP_STEPS + NUM_STEPS):
+        if step >= NUM_WARM_UP_STEPS:
+            vehicle_states.append(
+                (vehicles.path.copy(), vehicles.arc.copy(), vehicles.speed, *_lateral_motion(vehicles))
+            )
+            pedestrian_states.append((pedestrians.poses(), pedestrians.speed, pedestrians.present()))
+        gap, leader_speed = _leaders(paths, vehicles)
+        is_occupied = pedestrians.occupied_crosswalks(len(world.crosswalks))
+        stop_distance = right_of_way.step(
+            step, vehicles.path, vehicles.arc, vehicles.speed, vehicles.size[:, 0], gap, leader_speed, is_occupied
         )
-        acceleration = driver(sight, fleet.traits)
-        if step % lane_changes.EVERY == 0:
-            lane_changes.change(fleet, paths, neighbours, right_of_way, driver, sight, acceleration, rng)
-        walkers.step(step, lights, right_of_way.crosswalks_in_use())
-        _move(fleet, acceleration)
-    return _log(world, paths, fleet, walkers, wheels, feet, rng)
+        path_end = np.where(paths.is_blocked, paths.length, np.inf)[vehicles.path]
+        end_distance = path_end - vehicles.arc - vehicles.size[:, 0] / 2
+        observation = DriverObservation(
+            speed=vehicles.speed,
+            allowed_speed=paths.at(vehicles.path, vehicles.arc)[:, 4],
+            gap=gap,
+            leader_speed=leader_speed,
+            stop_distance=np.minimum(stop_distance, end_distance),
+        )
+        acceleration = driver(observation, vehicles.params)
+        if step % lane_changes.DECISION_INTERVAL == 0:
+            lane_changes.change_lanes(vehicles, paths, adjacent, right_of_way, driver, observation, acceleration, rng)
+        pedestrians.step(step, traffic_stops, right_of_way.reserved_crosswalks())
+        _advance(vehicles, acceleration)
+    return _build_log(world, paths, vehicles, vehicle_states, pedestrian_states, rng)
 
 
-def _move(fleet: Fleet, acceleration: Float[np.ndarray, " N"]) -> None:
-    after = np.maximum(0.0, fleet.speed + TIME_STEP * acceleration)
-    moved = TIME_STEP * (fleet.speed + after) / 2
-    # Rounding makes the numbers of all machines alike, whatever their last bits.
-    fleet.arc = np.round(fleet.arc + moved, 6)
-    fleet.from_arc = fleet.from_arc + moved
-    fleet.speed = np.round(after, 6)
-    fleet.progress = np.minimum(1.0, fleet.progress + TIME_STEP / lane_changes.DURATION)
+def _advance(vehicles: Vehicles, acceleration: Float[np.ndarray, " N"]) -> None:
+    """Integrates speed and arc length over one step; vehicles do not reverse."""
+    new_speed = np.maximum(0.0, vehicles.speed + TIME_STEP * acceleration)
+    distance = TIME_STEP * (vehicles.speed + new_speed) / 2
+    # Rounded, so that scenes do not depend on the last bits of a machine.
+    vehicles.arc = np.round(vehicles.arc + distance, 6)
+    vehicles.from_arc = vehicles.from_arc + distance
+    vehicles.speed = np.round(new_speed, 6)
+    vehicles.progress = np.minimum(1.0, vehicles.progress + TIME_STEP / lane_changes.LANE_CHANGE_TIME)
 
 
-def _sideways(fleet: Fleet) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """How far to the left of their way agents are (m), and how fast they move to the left (m/s)."""
-    p = fleet.progress
+def _lateral_motion(vehicles: Vehicles) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Lateral offset from the path (m) and lateral velocity (m/s), a quintic polynomial of time in lane changes."""
+    p = vehicles.progress
     smooth = p * p * p * (10 + p * (6 * p - 15))
-    rate = 30 * p * p * (1 - p) * (1 - p) / lane_changes.DURATION
-    return fleet.side + fleet.shift * (1 - smooth), -fleet.shift * rate
+    rate = 30 * p * p * (1 - p) * (1 - p) / lane_changes.LANE_CHANGE_TIME
+    return vehicles.lane_offset + vehicles.lateral_shift * (1 - smooth), -vehicles.lateral_shift * rate
 
 
-def _leaders(paths: Paths, fleet: Fleet) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Distance to the next agent on the way (m) and its speed; while one changes lanes, of both lanes."""
-    half = fleet.size[:, 0] / 2
-    changing = fleet.progress < 0.7
-    # Who is where: rear bumpers, what lies behind them where ways part, and the lane that one is about to leave.
-    path = np.stack([fleet.path, fleet.path, np.where(changing, fleet.from_path, fleet.path)])
-    behind = np.stack([half, half + TAIL, half])
-    centre = np.stack([fleet.arc, fleet.arc, np.where(changing, fleet.from_arc, fleet.arc)])
-    lane = paths.lane_at(path, centre - behind)
-    begin = paths.start[path, lane]
-    local = np.where(np.isfinite(begin), centre - begin, 0.0)
-    local[2, ~changing] = np.inf
+def _leaders(paths: Paths, vehicles: Vehicles) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Gap to the leader (m) and its speed (m/s); during a lane change, the nearest of both lanes."""
+    half = vehicles.size[:, 0] / 2
+    is_changing = vehicles.progress < OLD_LANE_FRACTION
+    # Occupied positions: rear bumpers, their tails where lanes diverge, and rear bumpers on the old lane.
+    path = np.stack([vehicles.path, vehicles.path, np.where(is_changing, vehicles.from_path, vehicles.path)])
+    rear_distance = np.stack([half, half + TAIL_LENGTH, half])
+    center = np.stack([vehicles.arc, vehicles.arc, np.where(is_changing, vehicles.from_arc, vehicles.arc)])
+    lane = paths.lane_at(path, center - rear_distance)
+    lane_start = paths.start[path, lane]
+    position = np.where(np.isfinite(lane_start), center - lane_start, 0.0)
+    position[2, ~is_changing] = np.inf
 
-    # Everybody looks along the own way; whoever changes lanes, along the other one too.
-    rows = np.flatnonzero(changing)
-    who = np.concatenate([np.arange(len(half)), rows])
-    way, where = np.append(fleet.path, fleet.from_path[rows]), np.append(fleet.arc, fleet.from_arc[rows])
-    apart = paths.start[way[:, None, None], lane] + local - where[:, None, None]
-    apart = np.where(apart > 0.0, apart, np.inf).min(axis=1)
-    apart[np.arange(len(who)), who] = np.inf
-    gaps = apart - half - half[who][:, None]
-    closest = np.argmin(gaps, axis=1)
-    found, speed = gaps[np.arange(len(who)), closest], fleet.speed[closest]
+    # Queries: each vehicle along its path, and those that change lanes along their old path too.
+    changing = np.flatnonzero(is_changing)
+    agent = np.concatenate([np.arange(len(half)), changing])
+    query_path = np.append(vehicles.path, vehicles.from_path[changing])
+    query_arc = np.append(vehicles.arc, vehicles.from_arc[changing])
+    distance = paths.start[query_path[:, None, None], lane] + position - query_arc[:, None, None]
+    distance = np.where(distance > 0.0, distance, np.inf).min(axis=1)
+    distance[np.arange(len(agent)), agent] = np.inf
+    gaps = distance - half - half[agent][:, None]
+    nearest = np.argmin(gaps, axis=1)
+    min_gap, leader_speed = gaps[np.arange(len(agent)), nearest], vehicles.speed[nearest]
 
-    gap, leader = found[: len(half)].copy(), speed[: len(half)].copy()
-    other, speed = found[len(half) :], speed[len(half) :]
-    leader[rows] = np.where(other < gap[rows], speed, leader[rows])
-    gap[rows] = np.minimum(other, gap[rows])
-    return gap, leader
+    gap, speed = min_gap[: len(half)].copy(), leader_speed[: len(half)].copy()
+    old_gap, old_speed = min_gap[len(half) :], leader_speed[len(half) :]
+    speed[changing] = np.where(old_gap < gap[changing], old_speed, speed[changing])
+    gap[changing] = np.minimum(old_gap, gap[changing])
+    return gap, speed
 
 
-def _log(world: World, paths: Paths, fleet: Fleet, walkers: Walkers, wheels: list, feet: list, rng) -> Log:
-    path, arc, speed, left, rate = (np.stack(values) for values in zip(*wheels, strict=True))
-    at = paths.at(path.ravel(), arc.ravel()).reshape(*path.shape, 5)
-    yaw = at[..., 3]
-    xyz = at[..., :3] + left[..., None] * np.stack([-np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)], axis=-1)
-    yaw = yaw + np.where(left != 0.0, np.arctan2(rate, np.maximum(speed, 1.0)), 0.0)
-    half = fleet.size[:, 0] / 2
+def _build_log(
+    world: World,
+    paths: Paths,
+    vehicles: Vehicles,
+    vehicle_states: list,
+    pedestrian_states: list,
+    rng: np.random.Generator,
+) -> TrafficLog:
+    """Log of vehicles and cyclists, pedestrians and parked cars, in this order."""
+    path, arc, speed, lateral, rate = (np.stack(values) for values in zip(*vehicle_states, strict=True))
+    samples = paths.at(path.ravel(), arc.ravel()).reshape(*path.shape, 5)
+    yaw = samples[..., 3]
+    xyz = samples[..., :3] + lateral[..., None] * np.stack([-np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)], axis=-1)
+    yaw = yaw + np.where(lateral != 0.0, np.arctan2(rate, np.maximum(speed, 1.0)), 0.0)
+    half = vehicles.size[:, 0] / 2
     present = (arc > half) & (arc < paths.length[path] - half)
-    places, pace, here = (np.stack(values) for values in zip(*feet, strict=True))
-    people = np.round(np.array([0.9, 0.85, 1.72]) * rng.uniform(0.88, 1.12, (pace.shape[1], 3)), 3)
-    parked, parked_at = _park(world, rng)
-    still = np.zeros((NUM_STEPS, len(parked)))
-    size = np.concatenate([fleet.size, people, parked])
-    xyz = np.concatenate([xyz, places[..., :3], np.broadcast_to(parked_at[:, :3], (NUM_STEPS, len(parked), 3))], axis=1)
+    poses, walking_speed, is_walking = (np.stack(values) for values in zip(*pedestrian_states, strict=True))
+    pedestrian_size = np.round(PEDESTRIAN_SIZE * rng.uniform(0.88, 1.12, (walking_speed.shape[1], 3)), 3)
+    parked_size, parked_pose = _park(world, rng)
+    num_pedestrians, num_parked = len(pedestrian_size), len(parked_size)
+    zeros = np.zeros((NUM_STEPS, num_parked))
+    size = np.concatenate([vehicles.size, pedestrian_size, parked_size])
+    parked_xyz = np.broadcast_to(parked_pose[:, :3], (NUM_STEPS, num_parked, 3))
+    xyz = np.concatenate([xyz, poses[..., :3], parked_xyz], axis=1)
     xyz[..., 2] += size[:, 2] / 2
-    kinds = [np.where(fleet.is_bike, CYCLIST, VEHICLE), np.full(len(people), PEDESTRIAN), np.full(len(parked), VEHICLE)]
-    return Log(
-        type=np.concatenate(kinds),
+    vehicle_type = np.where(vehicles.is_bike, CYCLIST, VEHICLE)
+    types = [vehicle_type, np.full(num_pedestrians, PEDESTRIAN), np.full(num_parked, VEHICLE)]
+    return TrafficLog(
+        type=np.concatenate(types),
         size=size,
         xyz=xyz,
-        yaw=np.concatenate([yaw, places[..., 3], parked_at[:, 3] + still], axis=1),
-        speed=np.concatenate([speed, pace, still], axis=1),
-        present=np.concatenate([present, here, still == 0.0], axis=1),
+        yaw=np.concatenate([yaw, poses[..., 3], parked_pose[:, 3] + zeros], axis=1),
+        speed=np.concatenate([speed, walking_speed, zeros], axis=1),
+        present=np.concatenate([present, is_walking, zeros == 0.0], axis=1),
         paths=paths,
-        path=np.pad(path[-1], (0, len(people) + len(parked)), constant_values=-1),
+        path=np.pad(path[-1], (0, num_pedestrians + num_parked), constant_values=-1),
     )
 
 
 def _park(world: World, rng: np.random.Generator) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 4"]]:
-    """Sizes (m) and places (x, y, z, yaw) of parked cars; most rows are nearly full, some nearly empty."""
-    sizes, places = [], []
+    """Sizes (m) and poses (x, y, z, yaw) of parked cars, at a random occupancy of each row."""
+    sizes, poses = [], []
     for row in world.parking:
-        table = np.column_stack([row.line, yaw_along(row.line)])[None]
-        end, taken, at = SPACING * (len(row.line) - 1), rng.uniform(0.2, 0.95), 0.5
-        turn = rng.choice([-1.0, 1.0]) * np.pi / 2 if row.sideways else 0.0
+        curve = np.column_stack([row.line, yaw_along(row.line)])[None]
+        end, occupancy, arc = SAMPLE_SPACING * (len(row.line) - 1), rng.uniform(0.2, 0.95), 0.5
+        turn = rng.choice([-1.0, 1.0]) * np.pi / 2 if row.is_perpendicular else 0.0
         while True:
             size = draw_sizes(1, rng)[0]
-            room = size[1] if row.sideways else size[0]
-            if at + room > end:
+            extent = size[1] if row.is_perpendicular else size[0]
+            if arc + extent > end:
                 break
-            if rng.random() < taken:
+            if rng.random() < occupancy:
                 sizes.append(size)
-                place = interpolate(table, np.zeros(1, int), np.array([at + room / 2]))[0]
-                places.append(place + np.array([0.0, 0.0, 0.0, turn + rng.normal(0.0, 0.012)]))
-            at += room + rng.uniform(0.7, 1.6)
-    return np.array(sizes).reshape(-1, 3), np.array(places).reshape(-1, 4)
+                pose = interpolate(curve, np.zeros(1, int), np.array([arc + extent / 2]))[0]
+                poses.append(pose + np.array([0.0, 0.0, 0.0, turn + rng.normal(0.0, 0.012)]))
+            arc += extent + rng.uniform(0.7, 1.6)
+    return np.array(sizes).reshape(-1, 3), np.array(poses).reshape(-1, 4)

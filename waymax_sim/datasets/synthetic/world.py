@@ -1,4 +1,4 @@
-"""A made-up place: its map, who has the right of way on it, and where people walk and park."""
+"""A synthetic world: its map, right of way, signals, sidewalks and parking rows."""
 
 import dataclasses
 import itertools
@@ -9,145 +9,160 @@ from jaxtyping import Float, Int
 
 from waymax_sim.datasets.synthetic.curves import Polyline
 from waymax_sim.datatypes import roadmap
+from waymax_sim.datatypes.scenario import TIME_STEP
+from waymax_sim.datatypes.signals import ARROW_STOP, CAUTION, GO, STOP
 
-NUM_STEPS, TIME_STEP = 91, 0.1  # s
-WARM_UP = 60  # steps before the record
-LIGHT_STEPS = WARM_UP + NUM_STEPS + 200  # from the beginning of the warm-up on; people look ahead
-ARROW_STOP, ARROW_CAUTION, ARROW_GO, STOP, CAUTION, GO = range(1, 7)  # WOMD light states
-CAUTION_TIME, CLEARANCE_TIME = 3.2, 1.6  # s of yellow, and of red for all
+NUM_STEPS = 91  # steps of a scene, as in WOMD
+NUM_WARM_UP_STEPS = 60  # simulated steps before the first step of the scene
+NUM_LIGHT_STEPS = NUM_WARM_UP_STEPS + NUM_STEPS + 200  # steps of signal states; pedestrians look ahead
+YELLOW_TIME = 3.2  # s
+ALL_RED_TIME = 1.6  # s between yellow and the next green
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
-    """The right to drive on a lane, asked for at its beginning.
+class RightOfWayRule:
+    """A lane that may be entered only with the right of way.
 
     Attributes:
       lane: Row of the lane.
-      rank: Who has a lower rank waits for whoever comes on a lane that crosses.
-      stops: Whether a stop sign stands there.
-      light: Column of the light, -1 where there is none.
-      place: Number of the junction. Only lanes of one junction cross.
+      priority: Agents yield to agents on conflicting lanes of higher priority.
+      has_stop_sign: Whether agents stop before they enter the lane.
+      light: Column of the light, -1 without a light.
+      junction: Index of the junction. Only lanes of the same junction conflict.
     """
 
     lane: int
-    rank: int
-    stops: bool
+    priority: int
+    has_stop_sign: bool
     light: int
-    place: int
+    junction: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Crosswalk:
-    """Where people cross.
+    """A crosswalk.
 
     Attributes:
-      way: From kerb to kerb, m.
+      line: Center line from curb to curb, m.
       width: m.
-      light: Column of the light whose red stops the traffic there, -1 where there is none.
-      place: Number of the junction.
+      light: Column of the light of the lanes that the crosswalk crosses, -1 without a light.
+      junction: Index of the junction.
     """
 
-    way: Polyline
+    line: Polyline
     width: float
     light: int
-    place: int
+    junction: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parking:
-    """A row of parked cars along a line (m): one behind the other, or side by side."""
+    """A row of parking spaces.
+
+    Attributes:
+      line: Center line of the row, m.
+      is_perpendicular: Whether vehicles park perpendicular to the line, not along it.
+    """
 
     line: Polyline
-    sideways: bool
+    is_perpendicular: bool
 
 
 @dataclasses.dataclass
 class World:
-    """A place under construction.
+    """A world under construction.
 
     Attributes:
       features: Type (WOMD tf.Example code), points (m) and speed limit (m/s) of each map feature.
       links: Rows (from, to, kind) between features.
-      gates: Lanes that one needs the right of way for.
-      inner: Lanes that do not begin at the border of the place.
-      endings: Lanes that end before the border of the place: one has to change.
-      crosswalks: Where people cross.
-      walks: Lines that people walk along, m.
-      parking: Where cars stand.
-      lights: (row of a lane, column of `light_states`); the light stands at the beginning of the lane.
+      rules: Lanes that need the right of way.
+      internal_lanes: Rows of lanes that do not begin at the border of the map.
+      ending_lanes: Rows of lanes that end before the border, so that vehicles have to change lanes.
+      crosswalks: Crosswalks.
+      sidewalks: Center lines of sidewalks, m.
+      parking: Rows of parking spaces.
+      lights: (row of a lane, column of `light_states`); the light is at the beginning of the lane.
       light_states: For each column the WOMD state at each step from the beginning of the warm-up on.
-      num_places: Number of junctions.
-      density: Vehicles per metre of lane to begin with.
-      people: How busy the pavements are; 1 is usual.
+      num_junctions: Number of junctions.
+      vehicle_density: Initial vehicles per meter of lane.
+      pedestrian_density: Factor on the number of pedestrians.
     """
 
     features: list[tuple[int, Polyline, float]] = dataclasses.field(default_factory=list)
     links: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
-    gates: list[Gate] = dataclasses.field(default_factory=list)
-    inner: set[int] = dataclasses.field(default_factory=set)
-    endings: set[int] = dataclasses.field(default_factory=set)
+    rules: list[RightOfWayRule] = dataclasses.field(default_factory=list)
+    internal_lanes: set[int] = dataclasses.field(default_factory=set)
+    ending_lanes: set[int] = dataclasses.field(default_factory=set)
     crosswalks: list[Crosswalk] = dataclasses.field(default_factory=list)
-    walks: list[Polyline] = dataclasses.field(default_factory=list)
+    sidewalks: list[Polyline] = dataclasses.field(default_factory=list)
     parking: list[Parking] = dataclasses.field(default_factory=list)
     lights: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     light_states: list[Int[np.ndarray, " T"]] = dataclasses.field(default_factory=list)
-    num_places: int = 0
-    density: float = 0.02
-    people: float = 1.0
+    num_junctions: int = 0
+    vehicle_density: float = 0.02
+    pedestrian_density: float = 1.0
 
     def add(self, feature_type: int, xyz: Polyline, speed: float = 0.0) -> int:
-        """Adds a feature and returns its row."""
+        """Adds a feature and returns its row.
+
+        Args:
+          feature_type: WOMD tf.Example code.
+          xyz: Points, m.
+          speed: Speed limit of a lane, m/s.
+        """
         self.features.append((feature_type, xyz, speed))
         return len(self.features) - 1
 
-    def follow(self, *lanes: int) -> None:
-        """Each lane leads to the next."""
+    def add_successors(self, *lanes: int) -> None:
+        """Links each lane to the next as its successor."""
         self.links += [(a, b, roadmap.SUCCESSOR) for a, b in itertools.pairwise(lanes)]
 
-    def beside(self, left: int, right: int) -> None:
-        """Two lanes of the same direction lie side by side."""
+    def add_neighbors(self, left: int, right: int) -> None:
+        """Links two lanes of the same direction as neighbors."""
         self.links += [(left, right, roadmap.RIGHT_NEIGHBOR), (right, left, roadmap.LEFT_NEIGHBOR)]
 
     def successors(self, lane: int) -> list[int]:
-        """Lanes that a lane leads to."""
+        """Successors of a lane."""
         return [b for a, b, kind in self.links if a == lane and kind == roadmap.SUCCESSOR]
 
-    def on_ground(self, height: Callable[[Float[np.ndarray, "*b 2"]], Float[np.ndarray, "*b"]]) -> "World":
-        """The same place on uneven ground; `height` (m) is added to whatever height things have."""
+    def with_elevation(self, height: Callable[[Float[np.ndarray, "*b 2"]], Float[np.ndarray, "*b"]]) -> "World":
+        """The same world with a height of the ground (m), a function of positions, added to all heights."""
 
-        def up(xyz: Polyline) -> Polyline:
+        def raise_points(xyz: Polyline) -> Polyline:
             return np.round(np.column_stack([xyz[:, :2], xyz[:, 2] + height(xyz[:, :2])]), 6)
 
         return dataclasses.replace(
             self,
-            features=[(kind, up(xyz), speed) for kind, xyz, speed in self.features],
-            crosswalks=[dataclasses.replace(crosswalk, way=up(crosswalk.way)) for crosswalk in self.crosswalks],
-            walks=[up(walk) for walk in self.walks],
-            parking=[dataclasses.replace(row, line=up(row.line)) for row in self.parking],
+            features=[(kind, raise_points(xyz), speed) for kind, xyz, speed in self.features],
+            crosswalks=[
+                dataclasses.replace(crosswalk, line=raise_points(crosswalk.line)) for crosswalk in self.crosswalks
+            ],
+            sidewalks=[raise_points(line) for line in self.sidewalks],
+            parking=[dataclasses.replace(row, line=raise_points(row.line)) for row in self.parking],
         )
 
 
-def light_programme(phases: Sequence[tuple[set[int], float]], arrows: set[int], rng: np.random.Generator) -> list:
-    """States over time of the lights of one junction, which repeat from a random moment on.
+def signal_program(phases: Sequence[tuple[set[int], float]], arrows: set[int], rng: np.random.Generator) -> list:
+    """States of the lights of one junction over time, a periodic program with a random phase.
 
     Args:
-      phases: Columns (from 0) that are open together, and for how long, s. Each phase ends in yellow, then red for all.
-      arrows: Columns that are arrows.
-      rng: Draws the moment.
+      phases: Columns (from 0) that are green together, and the duration of green, s. Yellow and all-red follow.
+      arrows: Columns that are arrow lights.
+      rng: Source of the random phase.
 
     Returns:
-      For each column the state at each step.
+      The state at each step, for each column.
     """
-    columns = sorted(set().union(*(opened for opened, _ in phases)))
-    length = sum(green + CAUTION_TIME + CLEARANCE_TIME for _, green in phases)
-    seconds = (rng.uniform(0.0, length) + TIME_STEP * np.arange(LIGHT_STEPS)) % length
+    columns = sorted(set().union(*(green_columns for green_columns, _ in phases)))
+    length = sum(green_time + YELLOW_TIME + ALL_RED_TIME for _, green_time in phases)
+    seconds = (rng.uniform(0.0, length) + TIME_STEP * np.arange(NUM_LIGHT_STEPS)) % length
     states = np.full((len(columns), len(seconds)), STOP)
     start = 0.0
-    for opened, green in phases:
-        for column in opened:
-            states[column, (start <= seconds) & (seconds < start + green + CAUTION_TIME)] = CAUTION
-            states[column, (start <= seconds) & (seconds < start + green)] = GO
-        start += green + CAUTION_TIME + CLEARANCE_TIME
+    for green_columns, green_time in phases:
+        for column in green_columns:
+            states[column, (start <= seconds) & (seconds < start + green_time + YELLOW_TIME)] = CAUTION
+            states[column, (start <= seconds) & (seconds < start + green_time)] = GO
+        start += green_time + YELLOW_TIME + ALL_RED_TIME
     for column in arrows:
         states[column] -= STOP - ARROW_STOP
     return list(states)

@@ -1,4 +1,4 @@
-"""Realism scores in a folder: one row per scene, and their means with confidence intervals."""
+"""Rows of realism scores, one per scene, and their means with confidence intervals."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,28 +8,29 @@ from rich.table import Table
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.evaluation.confidence import bootstrap
+from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.realism.evaluate import RealismResult
-from waymax_sim.evaluation.report import Json, circumstances
 from waymax_sim.evaluation.tables import PRIVILEGED_NOTE
 from waymax_sim.metrics.realism import BUCKETS, CONFIGS, Score
+from waymax_sim.results_dir import Json
 
 GROUPS = ("likelihoods", "buckets", "simulated_rates")
-SINGLES = ("meta_metric", "ade", "min_ade")
+SCALARS = ("meta_metric", "ade", "min_ade")
 CORRECTED = "defects of the official code corrected: not comparable with its numbers"
 
 
-def conditions_of(
+def realism_conditions(
     *, path: str, source: str, config: str, parity: bool, privileged: bool, num_rollouts: int | None, seed: int
 ) -> Json:
-    """All that the scores depend on.
+    """The conditions that the scores depend on.
 
     Args:
-      path: Where the scenes come from.
-      source: Where the rollouts come from: the name of a policy or of a file.
+      path: Source of the scenes.
+      source: Source of the rollouts: the name of a policy or of a file.
       config: Name of the configuration.
       parity: Whether the official code is reproduced, defects included.
-      privileged: Whether the policy sees the logged future.
-      num_rollouts: How many there are; None where a file says so.
+      privileged: Whether the policy observes the logged future.
+      num_rollouts: Number of rollouts; None with a file.
       seed: Seed of all random draws.
     """
     return {
@@ -40,12 +41,12 @@ def conditions_of(
         "parity": parity,
         "rollouts": num_rollouts,
         "seed": seed,
-        **circumstances(),
+        **environment_info(),
     }
 
 
-def row_of(result: RealismResult, conditions: Json) -> Json:
-    """The scores of one scene under their official names; null where nothing counts."""
+def score_row(result: RealismResult, conditions: Json) -> Json:
+    """The row of one scene: its scores under their official names, None where they are undefined."""
     return {
         "scenario_id": result.scenario.scenario_id,
         "file": result.file,
@@ -53,35 +54,39 @@ def row_of(result: RealismResult, conditions: Json) -> Json:
         **{name: conditions[name] for name in ("policy", "privileged", "config", "parity")},
         "num_rollouts": result.rollouts.yaw.shape[0],
         "num_evaluated": result.num_evaluated,
-        **numbers(result.score),
+        **score_values(result.score),
     }
 
 
-def numbers(score: Score) -> Json:
-    """Plain numbers by the names that the official code gives them; None where they are not defined."""
-    # The order of a configuration; JAX sorts what it returns by name.
+def score_values(score: Score) -> Json:
+    """Scores as floats under the names of the official code; None where they are undefined."""
+    # In the order of the configuration: JAX returns dictionaries sorted by name.
     names = [feature.name for feature in CONFIGS["2025"].features]
-    found: Json = {
+    groups: Json = {
         "likelihoods": {f"{name}_likelihood": score.likelihoods[name] for name in names},
         "buckets": {f"{name}_metrics": score.buckets[name] for name in BUCKETS},
         "simulated_rates": {f"simulated_{name}_rate": value for name, value in score.simulated_rates.items()},
     }
-    found = {group: {name: _number(value) for name, value in values.items()} for group, values in found.items()}
-    return {name: _number(getattr(score, name)) for name in SINGLES} | found
+    groups = {group: {name: _to_float(value) for name, value in values.items()} for group, values in groups.items()}
+    return {name: _to_float(getattr(score, name)) for name in SCALARS} | groups
 
 
 def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: Json) -> Json:
-    """Means over scenes, each counting once, and 95% intervals from drawing scenes anew.
+    """Means over scenes and their 95% bootstrap intervals.
 
-    Scenes in which something is not defined are left out of all means and listed. There is no interval for less than
-    two scenes.
+    Scenes with an undefined score are left out of all means and listed. There is no interval for fewer than two scenes.
+
+    Args:
+      rows: Rows of the scored scenes.
+      failures: Errors of the other scenes.
+      conditions: The conditions of the run.
     """
     failed = [{"file": e.file, "record": e.record, "field": e.field, "error": e.problem} for e in failures]
     flat = [_flat(row) for row in rows]
     defined = [list(values.values()) for values in flat if None not in values.values()]
     names = list(flat[0]) if flat else []
     means, low, high = (
-        [_number(value) for value in column]
+        [_to_float(value) for value in column]
         for column in bootstrap(np.array(defined, float).reshape(len(defined), len(names)))
     )
     return {
@@ -98,7 +103,7 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
 
 
 def realism_table(summary: Json) -> Table:
-    """One row per number of a summary."""
+    """A table with one row per score of a summary."""
     conditions = summary["conditions"]
     star = "*" if conditions["privileged"] else ""
     mode = "parity" if summary["parity"] else "CORRECTED"
@@ -117,20 +122,21 @@ def realism_table(summary: Json) -> Table:
 
 
 def _flat(row: Json) -> dict[tuple[str, ...], Any]:
-    """All numbers of a row in one mapping, by where they are."""
-    found = {(name,): row[name] for name in SINGLES}
-    return found | {(group, name): value for group in GROUPS for name, value in row[group].items()}
+    """All scores of a row in one mapping, by group and name."""
+    return {(name,): row[name] for name in SCALARS} | {
+        (group, name): value for group in GROUPS for name, value in row[group].items()
+    }
 
 
 def _nested(names: Sequence[tuple[str, ...]], values: Sequence[Any]) -> Json:
-    found: Json = dict.fromkeys(SINGLES) | {group: {} for group in GROUPS}
+    nested: Json = dict.fromkeys(SCALARS) | {group: {} for group in GROUPS}
     for name, value in zip(names, values, strict=False):
         if len(name) == 1:
-            found[name[0]] = value
+            nested[name[0]] = value
         else:
-            found[name[0]][name[1]] = value
-    return found
+            nested[name[0]][name[1]] = value
+    return nested
 
 
-def _number(value: Any) -> float | None:
+def _to_float(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -1,12 +1,19 @@
-"""Realism: the metrics of the Waymo Open Sim Agents Challenge, in the graph.
+"""Realism: the metrics of the Waymo Open Sim Agents Challenge as JAX functions.
 
-An independent implementation from a description of what is computed; see docs/realism.md.
+An independent implementation of its definitions; see docs/realism.md.
 """
 
-from waymax_sim.metrics.realism.config import CONFIGS, Bernoulli, Feature, Histogram, RealismConfig
-from waymax_sim.metrics.realism.features import Comparison, SceneFeatures, compare, compare_generated
+from waymax_sim.metrics.realism.config import CONFIGS, Bernoulli, Histogram, RealismConfig, RealismFeature
+from waymax_sim.metrics.realism.features import Comparison, SceneFeatures, compare_generated, compare_rollouts
 from waymax_sim.metrics.realism.score import BUCKETS, AgentLogLikelihood, Score, score
-from waymax_sim.metrics.realism.tracks import MAX_EVALUATED, Evaluated, Rollouts, Tracks, simulated, to_evaluate
+from waymax_sim.metrics.realism.tracks import (
+    MAX_EVALUATED,
+    EvaluatedAgents,
+    RealismRollouts,
+    RealismTracks,
+    evaluated_mask,
+    simulated_mask,
+)
 
 __all__ = [
     "BUCKETS",
@@ -15,17 +22,17 @@ __all__ = [
     "AgentLogLikelihood",
     "Bernoulli",
     "Comparison",
-    "Evaluated",
-    "Feature",
+    "EvaluatedAgents",
     "Histogram",
     "RealismConfig",
-    "Rollouts",
+    "RealismFeature",
+    "RealismRollouts",
+    "RealismTracks",
     "SceneFeatures",
     "Score",
-    "Tracks",
-    "compare",
     "compare_generated",
+    "compare_rollouts",
+    "evaluated_mask",
     "score",
-    "simulated",
-    "to_evaluate",
+    "simulated_mask",
 ]

@@ -1,4 +1,4 @@
-"""What is scored and how: the configurations of the Waymo Open Sim Agents Challenge by year."""
+"""Features, estimators and weights: the configurations of the Waymo Open Sim Agents Challenge by year."""
 
 import dataclasses
 from typing import Literal
@@ -8,12 +8,12 @@ Bucket = Literal["kinematic", "interactive", "map_based"]
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:
-    """Equal bins between two values; what lies outside counts in the first or the last bin.
+    """Equal bins between two values; values outside count in the first or the last bin.
 
     Attributes:
       low: Lower end of the first bin, in the unit of the feature.
       high: Upper end of the last bin.
-      num_bins: How many.
+      num_bins: Number of bins.
       pseudocount: Added to the count of every bin, so that no bin is impossible.
       per_step: One distribution for each step of an agent instead of one for all its steps.
     """
@@ -27,7 +27,7 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """How often something happens: one yes or no per rollout.
+    """The probability of an event, which happens or not in each rollout.
 
     Attributes:
       pseudocount: Added to the counts of yes and of no.
@@ -37,13 +37,13 @@ class Bernoulli:
 
 
 @dataclasses.dataclass(frozen=True)
-class Feature:
-    """One thing that is scored.
+class RealismFeature:
+    """A scored feature.
 
     Attributes:
       name: Official name.
-      bucket: Group that it is summed up in.
-      estimator: How rollouts become a distribution.
+      bucket: Group of features with a common score.
+      estimator: Estimator of the distribution of rollouts.
       weight: Share of the meta-metric.
     """
 
@@ -55,22 +55,22 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class RealismConfig:
-    """The features of a year.
+    """The features and weights of a year.
 
     Attributes:
-      name: What it is called.
-      features: What is scored, ten in all.
+      name: Official name.
+      features: The ten scored features.
       pool_agents: One distribution per scene instead of one per agent.
-      evaluate: Agents that are scored: the sdc and those listed to be predicted, or all that are simulated.
+      evaluate: Scored agents: the sdc and those listed to be predicted, or all simulated agents.
     """
 
     name: str
-    features: tuple[Feature, ...]
+    features: tuple[RealismFeature, ...]
     pool_agents: bool = False
     evaluate: Literal["listed", "all"] = "listed"
 
 
-def _features(bins: dict[str, tuple[float, float, int]], weights: tuple[float, ...]) -> tuple[Feature, ...]:
+def _features(bins: dict[str, tuple[float, float, int]], weights: tuple[float, ...]) -> tuple[RealismFeature, ...]:
     names: dict[str, Bucket] = {
         "linear_speed": "kinematic",
         "linear_acceleration": "kinematic",
@@ -84,34 +84,34 @@ def _features(bins: dict[str, tuple[float, float, int]], weights: tuple[float, .
         "traffic_light_violation": "map_based",
     }
     return tuple(
-        Feature(name, bucket, Histogram(*bins[name]) if name in bins else Bernoulli(), weight)
+        RealismFeature(name, bucket, Histogram(*bins[name]) if name in bins else Bernoulli(), weight)
         for (name, bucket), weight in zip(names.items(), weights, strict=True)
     )
 
 
-_PLACES = {
+_DISTANCE_AND_TIME_BINS = {
     "distance_to_nearest_object": (-5.0, 40.0, 10),
     "time_to_collision": (0.0, 5.0, 10),
     "distance_to_road_edge": (-20.0, 40.0, 10),
 }
-_BINS_2023 = _PLACES | {
+_BINS_2023 = _DISTANCE_AND_TIME_BINS | {
     "linear_speed": (0.0, 35.0, 10),
     "linear_acceleration": (-15.0, 15.0, 10),
     "angular_speed": (-31.5, 31.5, 10),
     "angular_acceleration": (-31.5, 31.5, 10),
 }
-_BINS_2024 = _PLACES | {
+_BINS_2024 = _DISTANCE_AND_TIME_BINS | {
     "linear_speed": (0.0, 25.0, 10),
     "linear_acceleration": (-12.0, 12.0, 11),
     "angular_speed": (-0.628, 0.628, 11),
     "angular_acceleration": (-3.14, 3.14, 11),
 }
-# Weights in the order of the features. In 2023 nothing was said about red lights.
+# Weights in the order of the features. Red lights were not scored before 2025.
 _FEATURES_2023 = _features(_BINS_2023, (0.09, 0.09, 0.09, 0.09, 0.09, 0.18, 0.09, 0.09, 0.18, 0.0))
 _FEATURES_2024 = _features(_BINS_2024, (0.05, 0.05, 0.05, 0.05, 0.10, 0.25, 0.10, 0.10, 0.25, 0.0))
 _FEATURES_2025 = _features(_BINS_2024, (0.05, 0.05, 0.05, 0.05, 0.10, 0.25, 0.10, 0.05, 0.25, 0.05))
 
-# By name. All are scored with the features of 2025: with those of 2023 and 2024 this is not what was published then.
+# By name. All use the features of 2025, so scores of 2023 and 2024 are not those published in these years.
 CONFIGS = {
     config.name: config
     for config in (

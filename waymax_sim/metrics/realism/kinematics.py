@@ -7,42 +7,51 @@ from waymax_sim import geometry
 from waymax_sim.pytree import Array
 
 
-def central(values: Float[Array, "*lead T N"]) -> Float[Array, "*lead T N"]:
+def central_difference(values: Float[Array, "*lead T N"]) -> Float[Array, "*lead T N"]:
     """Half the difference between the next and the previous step; NaN at both ends of time."""
-    return _with_ends((values[..., 2:, :] - values[..., :-2, :]) / 2)
+    return _pad_ends((values[..., 2:, :] - values[..., :-2, :]) / 2)
 
 
-def acute(angle: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Half an angle (rad) after twice of it is wrapped: changes over two steps take the shorter way."""
+def wrap_half_angle(angle: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Half of the wrapped double of an angle (rad): changes of a heading over two steps are below pi."""
     return geometry.wrap_angle(2 * angle) / 2
 
 
 def speed(xyz: Float[Array, "*lead T N d"], dt: float) -> Float[Array, "*lead T N"]:
-    """Speed (m/s) in as many dimensions as are given; NaN at both ends of time."""
-    return _with_ends(geometry.norm((xyz[..., 2:, :, :] - xyz[..., :-2, :, :]) / 2) / dt)
+    """Speed (m/s) from positions with any number of dimensions (m); NaN at both ends of time."""
+    return _pad_ends(geometry.norm((xyz[..., 2:, :, :] - xyz[..., :-2, :, :]) / 2) / dt)
 
 
 def speeds_and_accelerations(
     xyz: Float[Array, "*lead T N 3"], yaw: Float[Array, "*lead T N"], dt: float
 ) -> dict[str, Float[Array, "*lead T N"]]:
-    """Speed in space (m/s, m/s^2) and turning (rad/s, rad/s^2); NaN at the ends, where differences do not reach."""
+    """Linear and angular speeds and accelerations by name; NaN at the ends of time, where differences are undefined.
+
+    Args:
+      xyz: Positions, m.
+      yaw: Headings, rad.
+      dt: Time step, s.
+
+    Returns:
+      m/s, m/s^2, rad/s and rad/s^2.
+    """
     linear = speed(xyz, dt)
-    turn = acute(central(yaw))
+    turn = wrap_half_angle(central_difference(yaw))
     return {
         "linear_speed": linear,
-        "linear_acceleration": central(linear) / dt,
+        "linear_acceleration": central_difference(linear) / dt,
         "angular_speed": turn / dt,
-        "angular_acceleration": acute(central(turn)) / dt**2,
+        "angular_acceleration": wrap_half_angle(central_difference(turn)) / dt**2,
     }
 
 
-def on_both_sides(valid: Bool[Array, "*lead T N"]) -> Bool[Array, "*lead T N"]:
-    """Steps whose two neighbours are valid; never the first and the last."""
+def has_valid_neighbors(valid: Bool[Array, "*lead T N"]) -> Bool[Array, "*lead T N"]:
+    """Mask of the steps whose two neighbors are valid; never the first and the last."""
     inside = valid[..., 2:, :] & valid[..., :-2, :]
     end = jnp.zeros_like(valid[..., :1, :])
     return jnp.concatenate([end, inside, end], axis=-2)
 
 
-def _with_ends(inside: Float[Array, "*lead t N"]) -> Float[Array, "*lead T N"]:
+def _pad_ends(inside: Float[Array, "*lead t N"]) -> Float[Array, "*lead T N"]:
     end = jnp.full((*inside.shape[:-2], 1, inside.shape[-1]), jnp.nan)
     return jnp.concatenate([end, inside, end], axis=-2)

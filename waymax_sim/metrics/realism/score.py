@@ -1,4 +1,4 @@
-"""From features to likelihoods, and from those to the score of a scene."""
+"""Likelihoods of the features, and the realism score of a scene."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,20 @@ from waymax_sim.metrics.realism import kinematics
 from waymax_sim.metrics.realism.config import Bucket, Histogram, RealismConfig
 from waymax_sim.metrics.realism.estimators import bernoulli_log_likelihood, histogram_log_likelihood
 from waymax_sim.metrics.realism.features import Comparison, SceneFeatures
-from waymax_sim.pytree import Array, pytree, take
+from waymax_sim.pytree import Array, pytree, tree_index
 
 BUCKETS: tuple[Bucket, ...] = ("kinematic", "interactive", "map_based")
-# How far on the wrong side something is half way between no and yes to surely yes, where yes and no are softened (m).
-SOFTNESS = 0.1
+# Scale of the sigmoid that replaces the step function of events in soft scores, m.
+SIGMOID_WIDTH = 0.1
 
 
 @pytree
 class AgentLogLikelihood:
-    """What one feature says about each agent.
+    """The log-likelihood of one feature per agent.
 
     Attributes:
-      value: Log-probability of the log, [F, E] per step or [E] for what happens or does not.
-      counts: Which of them are in the mean.
+      value: Log-probability of the log, [F, E] per step, or [E] for events.
+      counts: Mask of the values that are averaged.
     """
 
     value: Float[Array, "*b"]
@@ -34,12 +34,12 @@ class Score:
     """The realism of K rollouts of one scene.
 
     Attributes:
-      likelihoods: By feature, in 0..1; NaN where no agent counts.
+      likelihoods: By feature, in 0..1; NaN where it is defined for no agent.
       meta_metric: Their weighted sum.
       buckets: Their weighted means by group.
       ade: Mean displacement from the log over rollouts and agents, m.
       min_ade: That of the best rollout, m.
-      simulated_rates: Share of rollouts and agents with a collision, off the road, and with a red light run.
+      simulated_rates: Shares of rollouts and agents with a collision, off the road, and with a red light violation.
       log_likelihoods: By feature, per agent.
     """
 
@@ -56,39 +56,39 @@ def score(features: Comparison, config: RealismConfig, *, parity: bool = True, s
     """Scores rollouts against the log. Pure.
 
     Args:
-      features: From `compare`.
-      config: What is scored and how.
-      parity: As the official code does it; must be as it was for the features.
-      soft: Differentiable with respect to the rollouts: simulated values are shared between two bins, collisions
-        and leaving the road are sigmoids of how far. Close to the score, not equal to it.
+      features: From `compare_rollouts`.
+      config: Features and weights.
+      parity: Reproduce the official code; must have the value with which the features were computed.
+      soft: Differentiable with respect to the rollouts: simulated values are divided between two bins, and collisions
+        and leaving the road are sigmoids of the distance. An approximation of the score.
     """
     agents = features.agents
     logged, vehicle = agents.logged, (agents.type == VEHICLE)[None]
-    speeds = kinematics.on_both_sides(logged)
+    speeds = kinematics.has_valid_neighbors(logged)
     masks = dict.fromkeys(("linear_speed", "angular_speed"), speeds)
-    masks |= dict.fromkeys(("linear_acceleration", "angular_acceleration"), kinematics.on_both_sides(speeds))
+    masks |= dict.fromkeys(("linear_acceleration", "angular_acceleration"), kinematics.has_valid_neighbors(speeds))
     masks |= dict.fromkeys(("distance_to_nearest_object", "distance_to_road_edge"), logged)
     masks |= {"time_to_collision": logged & vehicle}
-    log_events = take(_events(take(features.log, None), logged, vehicle, soft=False), 0)
+    log_events = tree_index(_events(tree_index(features.log, None), logged, vehicle, soft=False), 0)
     sim_events = _events(features.sim, logged, vehicle, soft=soft)
 
-    found = {}
+    log_likelihoods = {}
     for feature in config.features:
-        name, how = feature.name, feature.estimator
-        if isinstance(how, Histogram):
+        name, estimator = feature.name, feature.estimator
+        if isinstance(estimator, Histogram):
             log, sim = getattr(features.log, name), getattr(features.sim, name)
             value = histogram_log_likelihood(
-                how, log, sim, agents.exists, pool_agents=config.pool_agents, parity=parity, soft=soft
+                estimator, log, sim, agents.exists, pool_agents=config.pool_agents, parity=parity, soft=soft
             )
-            found[name] = AgentLogLikelihood(value, masks[name])
+            log_likelihoods[name] = AgentLogLikelihood(value, masks[name])
         else:
             log, sim = log_events[name] > 0, sim_events[name]
-            value = bernoulli_log_likelihood(how, log, sim, agents.exists, pool_agents=config.pool_agents)
-            found[name] = AgentLogLikelihood(value, agents.exists)
-    likelihoods = {name: jnp.exp(_mean(item.value, item.counts)) for name, item in found.items()}
+            value = bernoulli_log_likelihood(estimator, log, sim, agents.exists, pool_agents=config.pool_agents)
+            log_likelihoods[name] = AgentLogLikelihood(value, agents.exists)
+    likelihoods = {name: jnp.exp(_mean(item.value, item.counts)) for name, item in log_likelihoods.items()}
     displacement = features.sim.displacement
     if config.evaluate == "all":
-        # Agents that are made up have no logged track to be compared with.
+        # Generated agents have no logged track.
         displacement = jnp.zeros_like(displacement)
     per_rollout = jax.vmap(lambda values: _mean(values, agents.exists))(displacement)
     return Score(
@@ -98,20 +98,20 @@ def score(features: Comparison, config: RealismConfig, *, parity: bool = True, s
         ade=jnp.mean(per_rollout),
         min_ade=jnp.min(per_rollout),
         simulated_rates=_rates(features, sim_events),
-        log_likelihoods=found,
+        log_likelihoods=log_likelihoods,
     )
 
 
 def _events(
     scenes: SceneFeatures, logged: Bool[Array, "F E"], vehicle: Bool[Array, "1 E"], soft: bool
 ) -> dict[str, Float[Array, "K E"]]:
-    """1 for agents to which it ever happens while the log has them, else 0; softened, something between."""
+    """1 for agents with an event at any step at which they are logged, else 0; values between them if softened."""
     deepest = jnp.min(jnp.where(logged[None], scenes.distance_to_nearest_object, jnp.inf), axis=1)
     furthest = jnp.max(jnp.where(logged[None], scenes.distance_to_road_edge, -jnp.inf), axis=1)
     red = jnp.any(scenes.traffic_light_violation & logged[None], axis=1)
 
     def event(excess):
-        return jax.nn.sigmoid(excess / SOFTNESS) if soft else (excess > 0).astype(jnp.float32)
+        return jax.nn.sigmoid(excess / SIGMOID_WIDTH) if soft else (excess > 0).astype(jnp.float32)
 
     return {
         "collision_indication": event(-deepest),
@@ -132,12 +132,12 @@ def _rates(features: Comparison, events: dict[str, Float[Array, "K E"]]) -> dict
 
 
 def _total(config: RealismConfig, likelihoods: dict[str, Float[Array, ""]], bucket: str | None = None) -> Array:
-    """Weighted sum over all features, or weighted mean over those of a bucket; what weighs nothing is left out."""
-    chosen = [item for item in config.features if item.weight and bucket in (None, item.bucket)]
-    total = sum(item.weight * likelihoods[item.name] for item in chosen)
-    return total if bucket is None else total / sum(item.weight for item in chosen)
+    """Weighted sum over all features, or weighted mean over those of a bucket; features of weight 0 are left out."""
+    features = [item for item in config.features if item.weight and bucket in (None, item.bucket)]
+    total = sum(item.weight * likelihoods[item.name] for item in features)
+    return total if bucket is None else total / sum(item.weight for item in features)
 
 
 def _mean(values: Float[Array, "*b"], counts: Bool[Array, "*b"]) -> Float[Array, ""]:
-    """Mean of what counts; NaN where nothing does."""
+    """Mean of the values of the mask; NaN for an empty mask."""
     return jnp.sum(jnp.where(counts, values, 0.0)) / jnp.sum(counts).astype(jnp.float32)

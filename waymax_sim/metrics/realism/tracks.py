@@ -1,4 +1,4 @@
-"""Whose motion is compared: the log and the rollouts of the same agents, as the metric wants to see them."""
+"""Tracks of the scored agents in the log and in rollouts, and the masks of these agents."""
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +7,18 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.pytree import Array, on_device, pytree
+from waymax_sim.pytree import Array, pytree, to_device
 
-# The challenge lists at most 8 tracks to predict; the sdc is one more.
+# Largest number of scored agents: the challenge lists at most 8 tracks to predict, in addition to the sdc.
 MAX_EVALUATED = 9
 
 
 @pytree
-class Rollouts:
-    """What K simulations of one scene gave for its agents, at the steps after the current one.
+class RealismRollouts:
+    """K rollouts of the agents of one scene, at the steps after the current one.
 
     Attributes:
-      xyz: Centres of the boxes, m, local frame.
+      xyz: Centers of the boxes, m, local frame.
       yaw: Headings, rad, as simulated.
     """
 
@@ -27,13 +27,13 @@ class Rollouts:
 
 
 @pytree
-class Tracks:
-    """Whole tracks of the same agents in several scenes: T steps, with history.
+class RealismTracks:
+    """Tracks of the same agents in the log or in several rollouts: T steps, with history.
 
     Attributes:
-      xyz: Centres, m, local frame.
+      xyz: Centers, m, local frame.
       yaw: Headings, rad.
-      valid: Whether the agent is there.
+      valid: Whether the agent is valid.
       size: Length, width and height, m.
       type: 1 vehicle, 2 pedestrian, 3 cyclist.
     """
@@ -46,15 +46,15 @@ class Tracks:
 
 
 @pytree
-class Evaluated:
-    """The agents that are scored, in the order of their ids.
+class EvaluatedAgents:
+    """The scored agents, in the order of their ids.
 
     Attributes:
       row: Row in the scenario.
       id: Track id.
       type: 1 vehicle, 2 pedestrian, 3 cyclist.
       exists: False for padding.
-      logged: Whether the log has them, at the steps after the current one.
+      logged: Whether they are valid in the log, at the steps after the current one.
     """
 
     row: Int[Array, " E"]
@@ -64,64 +64,80 @@ class Evaluated:
     logged: Bool[Array, "F E"]
 
 
-def simulated(scenario: Scenario) -> Bool[Array, " N"]:
-    """The agents that a rollout must have: all that are there at the current step."""
+def simulated_mask(scenario: Scenario) -> Bool[Array, " N"]:
+    """Mask of the agents that are simulated: all that are valid at the current step."""
     return jnp.asarray(scenario.log.valid)[scenario.current_step] & scenario.agents.exists
 
 
-def to_evaluate(scenario: Scenario, everyone: bool = False) -> Bool[Array, " N"]:
-    """The agents that are scored: the sdc and those to predict, or everyone, as far as they are simulated."""
-    listed = scenario.agents.is_sdc | scenario.agents.to_predict | everyone
-    return listed & simulated(scenario)
+def evaluated_mask(scenario: Scenario, all_agents: bool = False) -> Bool[Array, " N"]:
+    """Mask of the scored agents: of the simulated ones, the sdc and those to predict, or all."""
+    is_listed = scenario.agents.is_sdc | scenario.agents.to_predict | all_agents
+    return is_listed & simulated_mask(scenario)
 
 
-def choose(scenario: Scenario, num_future: int, count: int, everyone: bool = False) -> Evaluated:
-    """Rows of the agents that are scored; `count` must be enough for all of them."""
-    scored, agents = to_evaluate(scenario, everyone), on_device(scenario.agents)
+def select_evaluated(scenario: Scenario, num_future: int, count: int, all_agents: bool = False) -> EvaluatedAgents:
+    """Selects the scored agents.
+
+    Args:
+      scenario: The scenario.
+      num_future: Number of the last steps that are scored.
+      count: Slots for scored agents; must not be less than their number.
+      all_agents: Score all simulated agents.
+    """
+    mask, agents = evaluated_mask(scenario, all_agents), to_device(scenario.agents)
     last = np.iinfo(np.int32).max
-    row = jnp.argsort(jnp.where(scored, agents.id, last), stable=True)[:count].astype(jnp.int32)
-    exists = scored[row]
-    return Evaluated(
+    row = jnp.argsort(jnp.where(mask, agents.id, last), stable=True)[:count].astype(jnp.int32)
+    exists = mask[row]
+    return EvaluatedAgents(
         row, agents.id[row], agents.type[row], exists, scenario.log.valid[-num_future:, row] & exists[None]
     )
 
 
-def as_float32_of_the_world(xyz: Float[Array, "*b c"], origin: Float[Array, " c"]) -> Float[Array, "*b c"]:
-    """Positions (m, local frame) rounded to what float32 can tell apart in the frame of the world.
+def round_to_world_float32(xyz: Float[Array, "*b c"], origin: Float[Array, " c"]) -> Float[Array, "*b c"]:
+    """Positions (m, local frame) rounded to float32 in the frame of the world.
 
-    The official code computes there, where neighbouring numbers are up to 1 mm apart. Differences to the origin are
-    exact, so after this the local frame gives the same numbers.
+    The official code computes in that frame, where adjacent float32 numbers differ by up to 1 mm. Differences from the
+    origin are exact, so positions rounded like this give the same numbers in the local frame.
     """
     origin = origin[(None,) * (xyz.ndim - 1)]
     return jax.lax.optimization_barrier(xyz + origin) - origin
 
 
-def recorded(scenario: Scenario) -> AgentState:
-    """The log with what official records hold where nothing was seen: zeros, in the frame of the world."""
-    log = on_device(scenario.log)
+def official_log(scenario: Scenario) -> AgentState:
+    """The log with the values of official records where an agent is not valid: zeros, in the frame of the world."""
+    log = to_device(scenario.log)
     xyz = jnp.where(log.valid[..., None], log.xyz, -scenario.origin[None, None])
     return AgentState(xyz, jnp.where(log.valid, log.yaw, 0.0), log.velocity, log.valid)
 
 
-def logged_tracks(scenario: Scenario, log: AgentState) -> Tracks:
-    """The log of all simulated agents, of their size at the current step, [T, N]. Others are nowhere."""
+def logged_tracks(scenario: Scenario, log: AgentState) -> RealismTracks:
+    """The log of all simulated agents with their size at the current step, [T, N]; other agents are not valid."""
     agents = scenario.agents
-    return Tracks(log.xyz, log.yaw, log.valid & simulated(scenario)[None], agents.size, agents.type)
+    return RealismTracks(log.xyz, log.yaw, log.valid & simulated_mask(scenario)[None], agents.size, agents.type)
 
 
-def simulated_tracks(log: Tracks, rollouts: Rollouts, there: Bool[Array, " N"]) -> Tracks:
-    """The rollouts of the agents that are `there`, after their logged history, [K, T, N]."""
+def simulated_tracks(log: RealismTracks, rollouts: RealismRollouts, is_simulated: Bool[Array, " N"]) -> RealismTracks:
+    """Rollouts after the logged history of their agents.
+
+    Args:
+      log: The log, [T, N].
+      rollouts: K rollouts of the last F steps.
+      is_simulated: Mask of the simulated agents.
+
+    Returns:
+      Tracks [K, T, N].
+    """
     num_rollouts, num_future = rollouts.xyz.shape[:2]
     lead = (num_rollouts,)
 
-    def after(logged, future):
+    def append(logged, future):
         history = logged[: logged.shape[0] - num_future]
         return jnp.concatenate([jnp.broadcast_to(history[None], lead + history.shape), future], axis=1)
 
-    return Tracks(
-        xyz=after(log.xyz, rollouts.xyz),
-        yaw=after(log.yaw, rollouts.yaw),
-        valid=after(log.valid, jnp.broadcast_to(there[None, None], rollouts.yaw.shape)),
+    return RealismTracks(
+        xyz=append(log.xyz, rollouts.xyz),
+        yaw=append(log.yaw, rollouts.yaw),
+        valid=append(log.valid, jnp.broadcast_to(is_simulated[None, None], rollouts.yaw.shape)),
         size=jnp.broadcast_to(log.size[None], lead + log.size.shape),
         type=jnp.broadcast_to(log.type[None], lead + log.type.shape),
     )

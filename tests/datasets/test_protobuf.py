@@ -1,4 +1,4 @@
-"""The wire format: every value comes back, whatever its packing, and nothing malformed passes."""
+"""The wire format: values of any packing are restored, malformed data are refused."""
 
 import numpy as np
 import pytest

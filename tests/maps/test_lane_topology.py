@@ -10,29 +10,29 @@ from tests.data import recorded
 from tests.maps.lane_maps import arc, fork, lane_map, random_lines, straight
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.roadmap import CONTROLS, LANE_BIKE, STOP_SIGN, SUCCESSOR
-from waymax_sim.maps.centrelines import MOST_PAIRS, centrelines, near_pairs
-from waymax_sim.maps.links import JOINT, KINK, infer_controls, infer_successors
+from waymax_sim.maps.centerlines import MAX_NEIGHBOR_PAIRS, extract_centerlines, pairs_within_radius
+from waymax_sim.maps.lane_topology import MAX_JOINT_ANGLE, MAX_JOINT_GAP, infer_controls, infer_successors
 
 
-def beside_of(built, lane: int, side: str) -> list[int]:
-    """The lane beside each segment of a lane, -1 for none."""
-    first, count = built.graph.first[lane], built.graph.count[lane]
+def neighbor_lanes(built, lane: int, side: str) -> list[int]:
+    """The neighboring lane of each segment of a lane, -1 for none."""
+    first, count = built.graph.first_segment[lane], built.graph.num_segments[lane]
     other = getattr(built.graph, side).reshape(-1)[first : first + count]
     return [int(built.lanes.feature.reshape(-1)[one]) if one >= 0 else -1 for one in other]
 
 
 @given(seed=st.integers(0, 2**20), radius=st.floats(0.1, 20))
-def test_near_pairs_are_all_that_are_near(seed, radius):
+def test_pairs_within_a_radius_equal_brute_force(seed, radius):
     rng = np.random.default_rng(seed)
     a, b = rng.normal(0, 20, (rng.integers(0, 30), 2)), rng.normal(5, 10, (rng.integers(0, 30), 2))
     expected = {(i, j) for i in range(len(a)) for j in range(len(b)) if math.dist(a[i], b[j]) <= radius}
-    first, second = near_pairs(a, b, radius)
+    first, second = pairs_within_radius(a, b, radius)
     assert len(first) == len(expected) and set(zip(first.tolist(), second.tolist(), strict=True)) == expected
 
 
-def test_everything_in_one_spot_is_not_compared():
-    number = math.isqrt(MOST_PAIRS) + 1
-    assert not len(near_pairs(np.zeros((number, 2)), np.zeros((number, 2)), 1.0)[0])
+def test_too_many_pairs_are_not_listed():
+    number = math.isqrt(MAX_NEIGHBOR_PAIRS) + 1
+    assert not len(pairs_within_radius(np.zeros((number, 2)), np.zeros((number, 2)), 1.0)[0])
 
 
 @given(seed=st.integers(0, 2**20))
@@ -43,14 +43,19 @@ def test_successors_begin_where_a_lane_ends(seed):
         for j, b in enumerate(lines):
             ahead, on = a[-1] - a[-2], b[1] - b[0]
             turn = abs(oracle.wrap(math.atan2(on[1], on[0]) - math.atan2(ahead[1], ahead[0])))
-            if i != j and math.dist(a[-1][:2], b[0][:2]) <= JOINT and abs(a[-1][2] - b[0][2]) < 2 and turn <= KINK:
+            if (
+                i != j
+                and math.dist(a[-1][:2], b[0][:2]) <= MAX_JOINT_GAP
+                and abs(a[-1][2] - b[0][2]) < 2
+                and turn <= MAX_JOINT_ANGLE
+            ):
                 expected.add((i, j, SUCCESSOR))
     built = lane_map(*lines)
-    found = infer_successors(built.lines, built.graph.is_bike)
-    assert {tuple(link) for link in found.tolist()} == expected and len(found) == len(expected)
+    inferred = infer_successors(built.lines, built.graph.is_bike)
+    assert {tuple(link) for link in inferred.tolist()} == expected and len(inferred) == len(expected)
 
 
-def test_what_does_not_join():
+def test_lanes_without_successors():
     lines = [
         straight((0, 0), (20, 0)),
         straight((20.6, 0), (40, 0)),  # too far away
@@ -74,19 +79,19 @@ def test_lanes_side_by_side():
         straight((0, -3.5), (40, -3.5)),  # for bikes
     ]
     built = lane_map(*lines, types=[2, 2, 2, 2, 2, LANE_BIKE])
-    assert set(beside_of(built, 0, "left")) == {1} and set(beside_of(built, 0, "right")) == {-1}
-    assert set(beside_of(built, 1, "right")) == {0} and set(beside_of(built, 2, "right")) == {1}
-    where = built.lanes.start[built.graph.first[1] + np.arange(16), 0] + 1.25
-    for x, lane in zip(where, beside_of(built, 1, "left"), strict=True):
+    assert set(neighbor_lanes(built, 0, "left")) == {1} and set(neighbor_lanes(built, 0, "right")) == {-1}
+    assert set(neighbor_lanes(built, 1, "right")) == {0} and set(neighbor_lanes(built, 2, "right")) == {1}
+    positions = built.lanes.start[built.graph.first_segment[1] + np.arange(16), 0] + 1.25
+    for x, lane in zip(positions, neighbor_lanes(built, 1, "left"), strict=True):
         assert lane == (2 if 10 <= x <= 30 else -1) or min(abs(x - 10), abs(x - 30)) < 1.5
     for lane in (3, 4, 5):
-        assert set(beside_of(built, lane, "left") + beside_of(built, lane, "right")) == {-1}
+        assert set(neighbor_lanes(built, lane, "left") + neighbor_lanes(built, lane, "right")) == {-1}
 
 
-def test_what_lies_beside_is_straight_across():
+def test_neighbors_have_no_longitudinal_offset():
     built = lane_map(straight((0, 0), (40, 0), spacing=0.7), straight((-3, 3.5), (44, 3.5)), arc((0, 60), 60, -90, -30))
     middle = (built.lanes.start + built.lanes.end) / 2
-    first, count = built.graph.first[0], built.graph.count[0]
+    first, count = built.graph.first_segment[0], built.graph.num_segments[0]
     here = np.arange(first, first + count)
     across = built.graph.left.reshape(-1)[here]
     np.testing.assert_allclose(middle[across, 0], middle[here, 0], atol=0.3)
@@ -95,13 +100,13 @@ def test_what_lies_beside_is_straight_across():
 def test_lanes_that_fork_are_not_side_by_side_at_first():
     built = lane_map(*fork())
     for lane in range(4):
-        assert set(beside_of(built, lane, "left") + beside_of(built, lane, "right")) == {-1}
+        assert set(neighbor_lanes(built, lane, "left") + neighbor_lanes(built, lane, "right")) == {-1}
 
 
 @pytest.mark.parametrize(
     ("sign", "lanes"),
     [
-        ((20, -3, 2), {1, 2, 3}),  # where three lanes begin, to the right
+        ((20, -3, 2), {1, 2, 3}),  # x_position three lanes begin, to the right
         ((18, -3, 2), {1, 2, 3}),
         ((20, 3, 2), set()),  # on the left
         ((10, -3, 2), set()),  # nothing begins here
@@ -109,13 +114,13 @@ def test_lanes_that_fork_are_not_side_by_side_at_first():
         ((20, -3, 9), set()),  # above
     ],
 )
-def test_stop_signs_control_what_begins_beside_them(sign, lanes):
+def test_stop_signs_control_the_lanes_that_begin_next_to_them(sign, lanes):
     graph = lane_map(*fork(), signs=[sign]).graph
     assert set(np.flatnonzero(graph.stop_sign)) == lanes and graph.inferred[CONTROLS]
     np.testing.assert_allclose(graph.stop, 0, atol=0.1)
 
 
-def test_a_stop_sign_is_meant_for_the_nearest_lane():
+def test_a_stop_sign_controls_the_nearest_lane():
     lines = [straight((20, y), (40, y)) for y in (0, 3.5)]
     assert lane_map(*lines, signs=[(20, -2, 2)]).graph.stop_sign.tolist() == [True, False, False]
     assert not lane_map(*lines, types=[LANE_BIKE, LANE_BIKE], signs=[(20, -2, 2)]).graph.stop_sign.any()
@@ -123,16 +128,16 @@ def test_a_stop_sign_is_meant_for_the_nearest_lane():
 
 @pytest.mark.parametrize("file", ["scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f"])
 def test_inferred_successors_are_the_given_ones(file):
-    scenario = load(recorded(f"womd/{file}.tfrecord"), bucketed=False)[0]
+    scenario = load(recorded(f"womd/{file}.tfrecord"), pad_to_bucket=False)[0]
     roadmap, graph = scenario.roadmap, scenario.graph
-    lines = centrelines(scenario.lanes, len(roadmap.feature_type))
-    found = {tuple(link) for link in infer_successors(lines, graph.is_bike).tolist()}
+    lines = extract_centerlines(scenario.lanes, len(roadmap.feature_type))
+    inferred = {tuple(link) for link in infer_successors(lines, graph.is_bike).tolist()}
     stated = {tuple(link) for link in roadmap.links.tolist() if link[2] == SUCCESSOR}
-    assert len(found & stated) >= 0.99 * max(len(found), len(stated))
+    assert len(inferred & stated) >= 0.99 * max(len(inferred), len(stated))
     signs = np.flatnonzero(roadmap.feature_type == STOP_SIGN)
     xyz = np.array([roadmap.xyz[roadmap.feature == sign][0] for sign in signs], np.float64)
-    found = {tuple(link) for link in infer_controls(lines, signs, xyz, graph.is_bike).tolist()}
+    inferred = {tuple(link) for link in infer_controls(lines, signs, xyz, graph.is_bike).tolist()}
     stated = {tuple(link) for link in roadmap.links.tolist() if link[2] == CONTROLS}
     # Some signs are listed without lanes.
     known = {sign for sign, _, _ in stated}
-    assert {link for link in found if link[0] in known} <= stated and len(found & stated) >= len(stated) / 2
+    assert {link for link in inferred if link[0] in known} <= stated and len(inferred & stated) >= len(stated) / 2

@@ -1,4 +1,4 @@
-"""How good made-up scenes are, by slow and obvious means: NumPy, one step after the other."""
+"""Quality measures of synthetic scenes, as a slow and simple oracle in NumPy."""
 
 import functools
 
@@ -67,7 +67,7 @@ def edge_distance(raw: RawScene, points: np.ndarray) -> np.ndarray:
     xyz, feature = raw.point_xyz[is_edge], raw.point_feature[is_edge]
     inside = feature[1:] == feature[:-1]
     start, end, feature = xyz[:-1][inside], xyz[1:][inside], feature[:-1][inside]
-    previous, following = _neighbours(start, end, feature)
+    previous, following = _adjacent_segments(start, end, feature)
     ahead = (end - start)[:, :2]
     found = np.empty(len(points))
     for index, point in enumerate(points):
@@ -84,7 +84,7 @@ def edge_distance(raw: RawScene, points: np.ndarray) -> np.ndarray:
     return found
 
 
-def _neighbours(start: np.ndarray, end: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _adjacent_segments(start: np.ndarray, end: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     number = np.arange(len(feature))
     joined = feature[1:] == feature[:-1]
     previous, following = np.full(len(feature), -1), np.full(len(feature), -1)
@@ -97,7 +97,7 @@ def _neighbours(start: np.ndarray, end: np.ndarray, feature: np.ndarray) -> tupl
 
 
 def quality(raw: RawScene, every: int = 30) -> dict[str, int]:
-    """Counts of what went right and wrong; some only at every so many steps."""
+    """Counts of agents and of violations; some at every `every`-th step only."""
     steps = range(0, len(raw.timestamps), every)
     pairs = {step: touching(raw, step) for step in steps}
     off = total = 0
@@ -123,13 +123,13 @@ def quality(raw: RawScene, every: int = 30) -> dict[str, int]:
 def passages(raw: RawScene) -> tuple[int, int]:
     """How often a front bumper passes a stop point, and how often all lights known there were red."""
     passed = at_red = 0
-    places = np.unique(raw.signal_stop_point[0].round(2), axis=0)
-    for place in places:
-        lights = np.flatnonzero(np.linalg.norm(raw.signal_stop_point[0] - place, axis=-1) < 0.1)
+    points = np.unique(raw.signal_stop_point[0].round(2), axis=0)
+    for point in points:
+        lights = np.flatnonzero(np.linalg.norm(raw.signal_stop_point[0] - point, axis=-1) < 0.1)
         lane = raw.point_xyz[raw.feature_id[raw.point_feature] == raw.signal_lane_id[lights[0]]]
         forward = (lane[1] - lane[0])[:2] / np.linalg.norm((lane[1] - lane[0])[:2])
         for agent in np.flatnonzero(raw.agent_type == VEHICLE):
-            offset = raw.xyz[:, agent, :2] - place[:2]
+            offset = raw.xyz[:, agent, :2] - point[:2]
             front = offset @ forward + raw.size[:, agent, 0] / 2
             facing = np.cos(raw.yaw[:, agent] - np.arctan2(forward[1], forward[0])) > 0.9
             over = (front[:-1] <= 0) & (front[1:] > 0) & (np.abs(cross(forward, offset))[1:] < 0.8) & facing[1:]

@@ -1,4 +1,4 @@
-"""Writing the wire format: the same bytes as the slow encoder, and every value comes back."""
+"""Encoder of the wire format: the same bytes as the slow encoder, and all values are restored."""
 
 import numpy as np
 import pytest

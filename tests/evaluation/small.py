@@ -1,4 +1,4 @@
-"""Evaluations that are cheap: small scenes, few steps, a policy that draws at random."""
+"""Small evaluations: scenes of a few agents, few steps, and a policy with random actions."""
 
 import dataclasses
 import json
@@ -9,18 +9,18 @@ from tests.scenes import raw_scene
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene
-from waymax_sim.evaluation import Evaluation, Folder, Plan
+from waymax_sim.evaluation import Evaluation, EvaluationConfig, EvaluationRun
 
 STEPS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class SmallSource:
     """Scenes of a few agents; some cannot be read."""
 
     number: int
     broken: tuple[int, ...] = ()
-    name: str = "made"
+    name: str = "small"
 
     def __len__(self) -> int:
         return self.number
@@ -32,11 +32,11 @@ class Made:
         return dataclasses.replace(scene, xyz=scene.xyz + [0.0, 0.01 * record, 0.0])
 
 
-def made(number: int, *broken: int) -> Scenarios:
-    return Scenarios([Made(number, broken)])
+def small_scenes(number: int, *broken: int) -> Scenarios:
+    return Scenarios([SmallSource(number, broken)])
 
 
-def plan(**changes) -> Plan:
+def small_config(**changes) -> EvaluationConfig:
     fields = {
         "policies": {"random": Random()},
         "traffic": {"log_replay": None},
@@ -44,23 +44,25 @@ def plan(**changes) -> Plan:
         "seeds": (0, 1),
         "max_steps": STEPS,
     }
-    return Plan(**(fields | changes))
+    return EvaluationConfig(**(fields | changes))
 
 
-def run(out: Path, evaluation: Evaluation, shard: tuple[int, int] = (0, 1), at_most: int | None = None) -> Folder:
-    """Evaluates into a folder, all of it or so many pieces of work."""
-    folder = Folder(out, evaluation, "made", shard)
-    folder.open()
-    for count, _ in enumerate(folder.results()):
-        if count == at_most:
-            return folder
-    folder.finish()
-    return folder
+def evaluate_into(
+    out: Path, evaluation: Evaluation, shard: tuple[int, int] = (0, 1), max_count: int | None = None
+) -> EvaluationRun:
+    """Evaluates into a directory, completely or up to `max_count` pieces of work."""
+    run = EvaluationRun(out, evaluation, "small", shard)
+    run.open()
+    for count, _ in enumerate(run.results()):
+        if count == max_count:
+            return run
+    run.finish()
+    return run
 
 
 def read_rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
 
 
-def tables(out: Path) -> dict[str, bytes]:
+def read_tables(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}

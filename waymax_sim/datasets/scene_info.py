@@ -1,23 +1,71 @@
-"""What is in a scene, in numbers and words."""
+"""Descriptions of scenes: the facts that a store indexes, and a description for users."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
+from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, CYCLIST, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.roadmap import kind_name
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.validate import validate
 
 
-def describe(scenario: Scenario) -> dict[str, Any]:
-    """Facts about one scene as plain Python values, ready for JSON. Padding is not counted.
+@dataclasses.dataclass(frozen=True)
+class SceneInfo:
+    """Facts about a scene that stores index, so that no decoding is needed; padding is not counted.
+
+    Attributes:
+      num_steps: Recorded steps.
+      num_agents: Agents.
+      num_valid_now: Agents valid at the current step.
+      num_vehicles: Vehicles among the agents.
+      num_pedestrians: Pedestrians among the agents.
+      num_cyclists: Cyclists among the agents.
+      num_points: Map points.
+      num_lights: Lanes with lights.
+      has_sdc: Whether there is a self-driving car.
+      has_routes: Whether there are paths of the sdc.
+    """
+
+    num_steps: int
+    num_agents: int
+    num_valid_now: int
+    num_vehicles: int
+    num_pedestrians: int
+    num_cyclists: int
+    num_points: int
+    num_lights: int
+    has_sdc: bool
+    has_routes: bool
+
+
+def scene_info(scenario: Scenario) -> SceneInfo:
+    """The facts about a scenario."""
+    s = scenario
+    kinds = np.bincount(np.asarray(s.agents.type)[np.asarray(s.agents.exists)], minlength=5)
+    return SceneInfo(
+        num_steps=s.num_steps,
+        num_agents=int(kinds.sum()),
+        num_valid_now=int(np.count_nonzero(s.log.valid[int(s.current_step)])),
+        num_vehicles=int(kinds[VEHICLE]),
+        num_pedestrians=int(kinds[PEDESTRIAN]),
+        num_cyclists=int(kinds[CYCLIST]),
+        num_points=int(np.count_nonzero(s.roadmap.valid)),
+        num_lights=int(np.count_nonzero(s.signals.valid.any(axis=0))),
+        has_sdc=bool(np.any(s.agents.is_sdc)),
+        has_routes=s.routes is not None,
+    )
+
+
+def describe_scene(scenario: Scenario) -> dict[str, Any]:
+    """A description of a scene in values that JSON can encode. Padding is not counted.
 
     `origin` is the world position of the local origin (m); `bounds` are the extremes of map points and valid agents
     in the local frame (m), None where there are neither. `sdc_index` is None where there is no sdc. `num_lights` is the
-    largest number of lights seen at one step: sources may know a lane's light only for a while.
+    largest number of lights observed at one step.
     """
     info, roadmap, now = scenario.agents, scenario.roadmap, int(scenario.current_step)
     exists, is_sdc = np.asarray(info.exists), np.asarray(info.is_sdc & info.exists)

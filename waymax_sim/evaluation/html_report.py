@@ -1,12 +1,12 @@
-"""An evaluation as one page to read: it holds everything it needs and asks no network for anything."""
+"""The report of an evaluation: one HTML page without external resources."""
 
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
 from waymax_sim.evaluation.summary import headlines
-from waymax_sim.evaluation.tables import PRIVILEGED_NOTE, with_interval
+from waymax_sim.evaluation.tables import METRIC_NOTES, PRIVILEGED_NOTE, with_interval
+from waymax_sim.results_dir import Json
 
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
@@ -20,15 +20,13 @@ pre { overflow-x: auto; background: #8881; padding: 1rem }
 iframe { width: 100%; height: 640px; border: 1px solid #8884 }
 """
 
-Json = dict[str, Any]
 
-
-def page(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
-    """The page of an evaluation.
+def html_report(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
+    """The HTML report of an evaluation.
 
     Args:
-      summary: As the evaluation wrote it.
-      worst: Titles and pages of the scenes to show.
+      summary: The content of summary.json.
+      worst: Titles and HTML pages of the scenes to show.
 
     Returns:
       HTML.
@@ -36,10 +34,11 @@ def page(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
     results, conditions = summary["results"], summary["conditions"]
     title = f"{', '.join(conditions['policies'])} in {conditions['path']}"
     names = headlines(conditions["metrics"])
+    notes = [PRIVILEGED_NOTE, *(METRIC_NOTES[name] for name in names if name in METRIC_NOTES)]
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{summary['num_scenes']} scenes, {summary['num_failed']} could not be used. Means over scenes with half "
-        f"the width of their 95% intervals, from drawing the scenes anew. {escape(PRIVILEGED_NOTE)}.</p>",
+        f"the width of their 95% bootstrap intervals. {escape('; '.join(notes))}.</p>",
         "<h2>Policies among traffic</h2>",
         f'<div class="side">{"".join(_matrix(name, results, conditions) for name in names)}</div>',
         "<h2>All metrics</h2>",
@@ -55,7 +54,7 @@ def page(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
 
 
 def _matrix(name: str, results: Sequence[Json], conditions: Json) -> str:
-    """Policies down, traffic across."""
+    """A table of one metric: a row per policy, a column per traffic."""
     column = conditions["metrics"][name]
     values = {(item["policy"], item["traffic"]): with_interval(item["metrics"][name]) for item in results}
     rows = [[_name(p, conditions), *(values[p, t] for t in conditions["traffic"])] for p in conditions["policies"]]
@@ -78,7 +77,7 @@ def _failures(failures: Sequence[Json]) -> Iterable[str]:
     if failures:
         names = ("file", "record", "policy", "traffic", "seed", "field", "error", "remedy")
         rows = [["" if item[name] is None else str(item[name]) for name in names] for item in failures]
-        yield "<h2>What could not be used</h2>"
+        yield "<h2>Failures</h2>"
         yield _table(names, rows)
 
 

@@ -1,4 +1,4 @@
-"""Scenarios back to raw scenes: bit by bit the same scenario comes of them."""
+"""Scenarios converted to raw scenes and back are the same, bit for bit."""
 
 import dataclasses
 
@@ -12,10 +12,10 @@ from tests.datasets.encode import PAST, small_scene
 from tests.datasets.random_scenes import random_scene, scene_arguments
 from tests.datasets.same import assert_same
 from waymax_sim.datasets.loader import load
-from waymax_sim.datasets.raw_from_scenario import raw_of
+from waymax_sim.datasets.raw_from_scenario import to_raw_scene
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import stack_scenarios
-from waymax_sim.pytree import take
+from waymax_sim.pytree import tree_index
 
 
 def assert_bits(found, expected) -> None:
@@ -25,25 +25,25 @@ def assert_bits(found, expected) -> None:
         assert leaf.tobytes() == other.tobytes(), path
 
 
-@pytest.mark.parametrize("bucketed", [True, False])
-def test_a_scene_comes_back(bucketed):
+@pytest.mark.parametrize("pad_to_bucket", [True, False])
+def test_a_scene_comes_back(pad_to_bucket):
     raw = small_scene()
-    found = raw_of(to_scenario(raw, bucketed=bucketed))
+    found = to_raw_scene(to_scenario(raw, pad_to_bucket=pad_to_bucket))
     size = np.broadcast_to(raw.size[PAST], raw.size.shape).copy()
     size[:, 2] = raw.size[PAST, 2]
     yaw = np.array(np.mod(raw.yaw + np.pi, 2 * np.pi) - np.pi, np.float32)
     limit = np.float32(raw.speed_limit)
-    # Routes have been derived meanwhile.
+    # Routes were derived.
     assert_same(found, dataclasses.replace(raw, size=size, yaw=yaw, speed_limit=limit, routes=found.routes))
     assert not found.xyz[~raw.valid].any()
 
 
-# Maps kilometres wide take long to index, so they are small.
+# Small maps, because indexing of maps of kilometers takes long.
 @given(scene_arguments(agents=5, features=1))
 @settings(max_examples=10)
 def test_any_scenario_comes_back_bit_by_bit(arguments):
-    scenario = to_scenario(random_scene(**arguments), bucketed=False)
-    assert_bits(to_scenario(raw_of(scenario), bucketed=False), scenario)
+    scenario = to_scenario(random_scene(**arguments), pad_to_bucket=False)
+    assert_bits(to_scenario(to_raw_scene(scenario), pad_to_bucket=False), scenario)
 
 
 def test_nothing_that_is_there_passes_for_padding():
@@ -55,7 +55,7 @@ def test_nothing_that_is_there_passes_for_padding():
         signal_valid=raw.signal_valid & [True, False],
         signal_lane_id=np.array([-1, 10]),
     )
-    found = raw_of(to_scenario(odd))
+    found = to_raw_scene(to_scenario(odd))
     assert found.feature_id.tolist() == odd.feature_id.tolist() and found.point_feature.max() == 4
     assert found.signal_lane_id.tolist() == [-1, 10]
 
@@ -64,17 +64,17 @@ def test_nothing_that_is_there_passes_for_padding():
 def test_headings_at_the_seam_and_near_zero_come_back(yaw):
     raw = small_scene()
     scenario = to_scenario(dataclasses.replace(raw, yaw=np.full_like(raw.yaw, yaw)))
-    assert_bits(to_scenario(raw_of(scenario)), scenario)
+    assert_bits(to_scenario(to_raw_scene(scenario)), scenario)
 
 
 @pytest.mark.parametrize("name", ["synthetic:0:1", "womd/scenario_637f20cafde22ff8.tfrecord"])
 def test_scenes_of_real_size_come_back_bit_by_bit(name):
     scenario = load(name if name.startswith("synthetic") else recorded(name))[0]
-    assert_bits(to_scenario(raw_of(scenario)), scenario)
+    assert_bits(to_scenario(to_raw_scene(scenario)), scenario)
 
 
 def test_padding_to_the_size_of_others_is_dropped():
     scenarios = [load("synthetic:0:3")[i] for i in range(3)]
     batch = stack_scenarios(scenarios)
     for i, scenario in enumerate(scenarios):
-        assert_bits(to_scenario(raw_of(take(batch, i))), scenario)
+        assert_bits(to_scenario(to_raw_scene(tree_index(batch, i))), scenario)

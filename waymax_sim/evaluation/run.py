@@ -1,0 +1,189 @@
+"""A resumable evaluation in a directory, by one or several processes.
+
+Each process appends to a file of its own in `parts`. When all rows are complete, the last process sorts them into
+`rows.jsonl` and writes `summary.json`. Neither depends on the number of processes or on interruptions.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from waymax_sim.datasets.errors import DataError
+from waymax_sim.evaluation.environment import environment_info
+from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig, Failure, RunKey, SceneResult
+from waymax_sim.evaluation.summary import summarize_rows
+from waymax_sim.results_dir import ROWS, Json, ResultsDir, write_json, write_rows
+
+# Columns of a row before its metrics.
+SCENE_COLUMNS = ("index", "file", "record", "scenario_id", "digest", "policy", "traffic", "seed")
+# Columns that identify a row.
+RUN_ROW_KEY = ("index", "policy", "traffic", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRun:
+    """An evaluation whose results are collected in a directory.
+
+    Attributes:
+      out: The directory.
+      evaluation: The scenes and the evaluated configuration.
+      path: Source of the scenes, recorded in the conditions.
+      shard: (i, n): this process evaluates the scenes i, i + n, i + 2 n, ...
+    """
+
+    out: Path
+    evaluation: Evaluation
+    path: str
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def num_runs(self) -> int:
+        """Number of rows of this process, complete ones included."""
+        return len(self._indices) * len(self.evaluation.config.runs)
+
+    def open(self) -> None:
+        """Creates the directory, or resumes an existing one.
+
+        Raises:
+          ValueError: It holds results of other conditions.
+        """
+        self._directory.open(run_conditions(self.evaluation.config, self.path))
+
+    def results(self) -> Iterator[int]:
+        """Evaluates the missing rows of this process; yields the number of further complete rows, complete ones first.
+
+        Scenes that failed before are evaluated again.
+
+        Raises:
+          BlockingIOError: Another process evaluates the same shard.
+        """
+        with self._directory.lock():
+            done = {key for key, row in self._directory.rows().items() if "error" not in row}
+            runs, indices = self.evaluation.config.runs, self._indices
+            missing = [index for index in indices if any((index, *run) not in done for run in runs)]
+            yield sum((index, *run) in done for index in indices for run in runs)
+            for results in self.evaluation.results(missing, lambda index, run: (index, *run) in done):
+                self._directory.append([_row(result) for result in results])
+                yield sum(len(runs) if isinstance(item, Failure) and item.run is None else 1 for item in results)
+
+    def finish(self) -> Json | None:
+        """Writes the tables and returns the summary, if the rows of all processes are complete."""
+        config, latest = self.evaluation.config, self._directory.rows()
+        done = {key: row for key, row in latest.items() if "error" not in row}
+        failed = {key: row for key, row in latest.items() if "error" in row}
+        # A scene that cannot be read has one row for all its runs, which is obsolete if it has been evaluated since.
+        failed = {key: row for key, row in failed.items() if key[1] is not None or not _is_done(key[0], config, done)}
+        for index in range(len(self.evaluation.scenarios)):
+            if (index, None, None, None) not in failed and not _is_done(index, config, done | failed):
+                return None
+        order = {run: position for position, run in enumerate(config.runs)}
+        rows = [done[key] for key in sorted(done, key=lambda key: (key[0], order[key[1:]]))]
+        write_rows(self.out / ROWS, rows)
+        if importlib.util.find_spec("pyarrow"):
+            _write_parquet(self.out / "rows.parquet", rows, config)
+        failures = [_failure(error) for error in self.evaluation.scenarios.problems]
+        failures += [failed[key] for key in sorted(failed, key=lambda key: (key[0], order.get(key[1:], -1)))]
+        summary = {
+            "num_scenes": len({row["index"] for row in rows}),
+            "num_failed": len({(row["file"], row["record"]) for row in failures}),
+            "failures": failures,
+            "results": self._summarize(rows),
+            "conditions": run_conditions(config, self.path) | {"data_hash": _data_hash(rows)},
+        }
+        write_json(self.out / "summary.json", summary)
+        return summary
+
+    @property
+    def _directory(self) -> ResultsDir:
+        return ResultsDir(self.out, RUN_ROW_KEY, self.shard)
+
+    @property
+    def _indices(self) -> range:
+        """Indices of the scenes of this process."""
+        index, num_shards = self.shard
+        return range(index, len(self.evaluation.scenarios), num_shards)
+
+    def _summarize(self, rows: list[Json]) -> list[Json]:
+        config, results = self.evaluation.config, []
+        for name, policy in config.policies.items():
+            for traffic in config.traffic:
+                own = [row for row in rows if (row["policy"], row["traffic"]) == (name, traffic)]
+                header = {"policy": name, "privileged": policy.privileged, "agents": config.agents, "traffic": traffic}
+                results.append(header | summarize_rows(own, config.columns))
+        return results
+
+
+def failure_error(failure: Json) -> DataError:
+    """The error of a failure in a summary."""
+    details = {name: failure[name] for name in ("file", "record", "field", "remedy")}
+    return DataError(failure["error"], **details)
+
+
+def run_conditions(config: EvaluationConfig, path: str) -> Json:
+    """The conditions that the numbers of an evaluation depend on."""
+    env = config.env(next(iter(config.traffic)))
+
+    def describe(policies: Mapping) -> Json:
+        return {
+            name: policy and {"privileged": policy.privileged, "dynamics": repr(policy.dynamics or env.dynamics)}
+            for name, policy in policies.items()
+        }
+
+    return {
+        "path": path,
+        "policies": describe(config.policies),
+        "traffic": describe(config.traffic),
+        "agents": config.agents,
+        "metrics": {name: column._asdict() for name, column in config.columns.items()},
+        "steps": config.max_steps,
+        "seeds": list(config.seeds),
+        "env": {"spawn": {name: config.env(name).config.spawn for name in config.traffic}}
+        | {name: getattr(env.config, name) for name in ("despawn", "height_source", "dt")},
+        **environment_info(),
+    }
+
+
+def _is_done(index: int, config: EvaluationConfig, done: Mapping[tuple, Json]) -> bool:
+    return all((index, *run) in done for run in config.runs)
+
+
+def _row(item: SceneResult | Failure) -> Json:
+    if isinstance(item, Failure):
+        return {"index": item.index} | _failure(item.error, item.run)
+    values = (item.index, item.file, item.record, item.scenario_id, item.digest, *item.run)
+    return dict(zip(SCENE_COLUMNS, values, strict=True)) | item.values
+
+
+def _failure(error: DataError, run: RunKey | None = None) -> Json:
+    policy, traffic, seed = run or (None, None, None)
+    return {
+        "file": error.file,
+        "record": error.record,
+        "policy": policy,
+        "traffic": traffic,
+        "seed": seed,
+        "field": error.field,
+        "error": error.problem,
+        "remedy": error.remedy,
+    }
+
+
+def _data_hash(rows: list[Json]) -> str:
+    """Hash of the content of all evaluated scenes."""
+    scenes = {row["index"]: row["digest"] for row in rows}
+    return hashlib.sha256("".join(scenes[index] for index in sorted(scenes)).encode()).hexdigest()
+
+
+def _write_parquet(path: Path, rows: list[Json], config: EvaluationConfig) -> None:
+    import pyarrow as pa  # optional
+    import pyarrow.parquet
+
+    integers = ("index", "record", "seed")
+    schema = [(name, pa.int64() if name in integers else pa.string()) for name in SCENE_COLUMNS]
+    schema += [(name, pa.float64()) for name in config.columns]
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(schema)), partial)
+    os.replace(partial, path)

@@ -138,12 +138,18 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically: other processes read the old content or the new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with partial.open("w", encoding="utf-8") as file:
+    """Writes a file atomically, and waits until it is on the disk."""
+    with replace_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """A new file that replaces `path` at the end of the block: other processes read the old content or the new one."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    yield partial
     os.replace(partial, path)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState, mask_agents
+from waymax_sim.datatypes.agents import AgentState, forward_speed, mask_agents
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Discrete, Dynamics
 from waymax_sim.env import Observation, Policy
@@ -167,7 +167,7 @@ def _pursuit(
     local = geometry.to_frame(target.xyz[:, :2], now.xyz[:, :2], now.yaw)
     # Targets behind are reached backwards: seen from the rear they are ahead.
     sign = jnp.where(local[:, 0] < 0, -1.0, 1.0)
-    speed = sign * geometry.dot(now.velocity, geometry.unit_vector(now.yaw))
+    speed = sign * forward_speed(now)
     chord = geometry.norm(local)
     bearing = geometry.heading_angle(sign[:, None] * local, jnp.zeros_like(chord))
     count = jnp.maximum(num_steps, 2).astype(jnp.float32)

@@ -25,8 +25,8 @@ from behavior_models.planners.prediction import (
 from behavior_models.planners.proposals import desired_speed_profiles, last_action, simulate_proposals
 from behavior_models.planners.reference_path import interpolate
 from behavior_models.planners.scoring import corner_distances, rollout_cost, score_terms
-from behavior_models.traffic.vehicle import forward_speed
 from waymax_sim import geometry
+from waymax_sim.datatypes.agents import forward_speed
 from waymax_sim.datatypes.state import Action
 from waymax_sim.env import Observation, Policy
 from waymax_sim.metrics.comfort import COMFORT

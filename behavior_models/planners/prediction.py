@@ -11,10 +11,10 @@ from behavior_models.planners.reference_path import ReferencePath, build_referen
 from behavior_models.traffic.car_following import FAR
 from behavior_models.traffic.stop_lines import CLOSED_STATES, STOPPING
 from behavior_models.traffic.swept_path import is_level
-from behavior_models.traffic.vehicle import VEHICLE_LIMITS, forward_speed
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState
-from waymax_sim.datatypes.signals import CAUTION_STATES, UNKNOWN
+from waymax_sim.datatypes.agents import AgentState, forward_speed
+from waymax_sim.datatypes.signals import CAUTION_STATES, UNKNOWN, observed_states
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation
 from waymax_sim.pytree import Array, pytree, static_record, tree_index
@@ -243,7 +243,7 @@ def _next_stop_line(
         # The minimum over no stop lines has no index; the number of lines is static, so other maps are unaffected.
         return jnp.asarray(-1, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
     distance = reference.stop - arc_length
-    state = jnp.where(observation.signals.valid, observation.signals.state, UNKNOWN)
+    state = observed_states(observation.signals)
     # Stop lines without a light have the state unknown, which is no reason to stop.
     state = jnp.where(reference.light >= 0, jnp.append(state, UNKNOWN)[reference.light], UNKNOWN)
     # An ego that cannot stop before the line clears the junction: a stop behind the line would block it.

@@ -27,8 +27,9 @@ from behavior_models.traffic.car_following import (
 )
 from behavior_models.traffic.pure_pursuit import lookahead_distance, pursuit_curvature
 from behavior_models.traffic.route_following import speed_profile
-from behavior_models.traffic.vehicle import VEHICLE_LIMITS, forward_speed
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim import geometry
+from waymax_sim.datatypes.agents import forward_speed
 from waymax_sim.pytree import Array, static_record, tree_index
 
 

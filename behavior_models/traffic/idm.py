@@ -14,8 +14,8 @@ from behavior_models.traffic.right_of_way import PriorityInputs, find_conflicts,
 from behavior_models.traffic.route_following import DriverState, init_driver_state, update_paths
 from behavior_models.traffic.stop_lines import StopDistances, record_stops, stop_distances
 from behavior_models.traffic.swept_path import SweptPath, leading_gap, swept_path
-from behavior_models.traffic.vehicle import VEHICLE_LIMITS, forward_speed
-from waymax_sim.datatypes.agents import PEDESTRIAN, AgentState
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS
+from waymax_sim.datatypes.agents import PEDESTRIAN, AgentState, forward_speed
 from waymax_sim.datatypes.lanes import Frenet
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle

@@ -20,9 +20,9 @@ from behavior_models.traffic.route_following import (
     init_driver_state,
     update_paths,
 )
-from behavior_models.traffic.vehicle import VEHICLE_LIMITS, forward_speed
+from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import VEHICLE, AgentState
+from waymax_sim.datatypes.agents import VEHICLE, AgentState, forward_speed
 from waymax_sim.datatypes.lanes import Frenet, LanePath
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle

@@ -11,7 +11,7 @@ from behavior_models.traffic.car_following import FAR
 from behavior_models.traffic.route_following import DriverState
 from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim.datatypes.lanes import Frenet
-from waymax_sim.datatypes.signals import CAUTION_STATES, FLASHING_STOP, GO_STATES, STOP_STATES, UNKNOWN
+from waymax_sim.datatypes.signals import CAUTION_STATES, FLASHING_STOP, GO_STATES, STOP_STATES, UNKNOWN, observed_states
 from waymax_sim.env import Observation
 from waymax_sim.pytree import Array, static_record
 
@@ -99,8 +99,7 @@ def stop_distances(
 
 def _light_groups(observation: Observation, light) -> tuple[Bool[Array, "N Z"], ...]:
     """Whether lights [N, Z] are unknown, closed, closing or open; stop lines without a light are none of these."""
-    # A light without a valid record is unknown, not open.
-    state = jnp.where(observation.signals.valid, observation.signals.state, UNKNOWN)
+    state = observed_states(observation.signals)
     groups = (UNKNOWN,), CLOSED_STATES, CAUTION_STATES, GO_STATES
     # One more column for stop lines without a light.
     columns = [jnp.append(jnp.isin(state, jnp.asarray(states)), False) for states in groups]

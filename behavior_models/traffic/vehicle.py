@@ -1,10 +1,6 @@
-"""Limits of vehicle motion and the signed speed, shared by traffic models and planners."""
+"""Limits of vehicle motion, shared by traffic models and planners."""
 
-from jaxtyping import Float
-
-from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState
-from waymax_sim.pytree import Array, static_record
+from waymax_sim.pytree import static_record
 
 
 @static_record
@@ -27,8 +23,3 @@ class VehicleLimits:
 
 
 VEHICLE_LIMITS = VehicleLimits()
-
-
-def forward_speed(agents: AgentState) -> Float[Array, "*lead"]:
-    """Speed along the heading, m/s; negative for agents that roll backwards."""
-    return geometry.dot(agents.velocity, geometry.unit_vector(agents.yaw))

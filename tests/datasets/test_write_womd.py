@@ -67,9 +67,9 @@ def test_the_bytes_are_those_of_the_slow_encoder():
 @given(scene_arguments(agents=9) | scene_arguments(agents=0, lights=0) | scene_arguments(agents=128, features=2))
 def test_any_scene_comes_back(arguments):
     raw = random_scene(**arguments)
-    nobody = ("timestamps",) if not len(raw.agent_id) else ()
+    without_agents = ("timestamps",) if not len(raw.agent_id) else ()
     found = parse(encode_tf_example(raw, num_points=64))
-    assert_same(found, raw, ignore=(*NOT_IN_EXAMPLES, *nobody, "routes"))
+    assert_same(found, raw, ignore=(*NOT_IN_EXAMPLES, *without_agents, "routes"))
     assert_same_routes(found, raw, rtol=0)
 
 

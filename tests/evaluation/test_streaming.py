@@ -33,7 +33,7 @@ class Crowds:
     def read(self, record):
         self.read_by.append(threading.get_ident())
         if not self.crowds[record]:
-            raise DataError("nobody is there")
+            raise DataError("the scene has no agents")
         return raw_scene(num_agents=self.crowds[record], num_steps=12, scenario_id=f"scene {record}")
 
 
@@ -52,7 +52,7 @@ def test_results_come_in_order_with_their_source_and_errors():
     results = list(stream_scenes(look, Scenarios([Crowds(crowds)]), chunk=2, seed=7))
     assert [(result.file, result.record) for result in results] == [("crowds", record) for record in range(7)]
     assert [record for record, result in enumerate(results) if isinstance(result, DataError)] == [3]
-    assert "nobody is there" in str(results[3])
+    assert "the scene has no agents" in str(results[3])
     for record, result in enumerate(results):
         if isinstance(result, SceneOutput):
             assert result.scenario_id == f"scene {record}"

@@ -26,6 +26,7 @@ from waymax_sim.evaluation.evaluate import EvaluationConfig, evaluate_scene
 from waymax_sim.maps.segments import build_segments
 from waymax_sim.metrics import METRICS, MetricValue
 from waymax_sim.metrics.realism import CONFIGS, RealismRollouts, Score, compare_rollouts, score
+from waymax_sim.ops.backend import on_cpu
 from waymax_sim.pytree import Array, static_record, to_device, tree_index
 
 Policies = Mapping[str, Callable[[], Policy]]
@@ -235,7 +236,7 @@ class ViewObserver(Policy):
 
 def each_scene(function: Callable[..., Any]) -> Callable[..., Any]:
     """Maps a function over a batch like `map_scenes`: sequentially on CPUs, vectorized on other devices."""
-    return map_sequentially(function) if jax.default_backend() == "cpu" else jax.vmap(function)
+    return map_sequentially(function) if on_cpu() else jax.vmap(function)
 
 
 def map_sequentially(function: Callable[..., Any]) -> Callable[..., Any]:

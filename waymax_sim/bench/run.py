@@ -12,6 +12,7 @@ from waymax_sim.bench.interact import ENVIRONMENTS, interact_row
 from waymax_sim.bench.rows import Json, Sampling, compiled_rows, host_row, run_conditions
 from waymax_sim.bench.scenes import open_scenes, resize
 from waymax_sim.datasets.scene import RawScene
+from waymax_sim.ops.backend import on_cpu
 
 DEFAULT_AGENTS = 128  # agent slots of a recorded scene of the Waymo Open Motion Dataset
 DEFAULT_POINTS = 20000  # map points of such a scene
@@ -83,7 +84,7 @@ def default_settings(quick: bool, only: tuple[str, ...], data: str | None = None
         sizes: dict[str, Any] = {"batches": (1, 16), "agent_sweep": (), "point_sweep": (60000,)}
         sampling = Sampling(repeats=2, seconds=0.2)
         return Settings(data, only or QUICK_ROWS, **sizes, sampling=sampling, baseline_scenes=1)
-    batches = Settings.batches if jax.default_backend() == "cpu" else (*Settings.batches, 256, 1024, 4096)
+    batches = Settings.batches if on_cpu() else (*Settings.batches, 256, 1024, 4096)
     return Settings(data, only, batches=batches)
 
 
@@ -137,21 +138,19 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
         work = cases[item.name](scene, item.batch, settings.baseline_scenes if is_base else 1)
         return SizedWorkload(item.name, item.batch, scene, work)
 
+    def measure_on_host(name: str, _: list[Json]) -> list[Json]:
+        return [host_row(name, host[name], raw, settings.sampling)]
+
+    def measure_environment(name: str, _: list[Json]) -> list[Json]:
+        return [interact_row(name, settings.sampling)]
+
     names = [name for name in cases if settings.includes(name)]
     tasks: list[Callable[[list[Json]], list[Json]]] = [
         functools.partial(_measure_sizes, items, prepare, settings.sampling, left_out)
         for items in interleave_sizes(list_items(settings, names, base))
     ]
-    tasks += [
-        functools.partial(lambda name, _: [host_row(name, host[name], raw, settings.sampling)], name)
-        for name in host
-        if settings.includes(name)
-    ]
-    tasks += [
-        functools.partial(lambda name, _: [interact_row(name, settings.sampling)], name)
-        for name in ENVIRONMENTS
-        if settings.includes(name)
-    ]
+    tasks += [functools.partial(measure_on_host, name) for name in host if settings.includes(name)]
+    tasks += [functools.partial(measure_environment, name) for name in ENVIRONMENTS if settings.includes(name)]
     rows: list[Json] = []
     for task in track(tasks, total=len(tasks)):
         rows += task(rows)

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Num
 
+from waymax_sim import geometry
 from waymax_sim.pytree import Array, pytree
 
 # Object types as in the WOMD `Track.object_type` field.
@@ -74,6 +75,11 @@ def where(mask: Bool[Array, "*lead"], yes: AgentState, no: AgentState) -> AgentS
         velocity=jnp.where(mask[..., None], yes.velocity, no.velocity),
         valid=jnp.where(mask, yes.valid, no.valid),
     )
+
+
+def forward_speed(agents: AgentState) -> Float[Array, "*lead"]:
+    """Speed along the heading, m/s; negative for agents that roll backwards."""
+    return geometry.dot(agents.velocity, geometry.unit_vector(agents.yaw))
 
 
 def is_finite(agents: AgentState) -> Bool[Array, "*lead"]:

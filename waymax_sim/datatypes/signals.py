@@ -1,5 +1,6 @@
 """Traffic lights, one column per controlled lane."""
 
+import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim.pytree import Array, pytree
@@ -47,3 +48,8 @@ class Signals:
     state: Int[Array, "*lead S"]
     stop_point: Float[Array, "*lead S 3"]
     valid: Bool[Array, "*lead S"]
+
+
+def observed_states(signals: Signals) -> Int[Array, "*lead S"]:
+    """States of lights; a light without an observation is unknown, not open."""
+    return jnp.where(signals.valid, signals.state, UNKNOWN)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.agents import AgentState, forward_speed
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics.protocol import TimeStep, float_bounds
 from waymax_sim.pytree import Array
@@ -113,7 +113,7 @@ class Bicycle:
         """
         reached = dataclasses.replace(self, normalized=False).apply(before, value, dt)
         error = geometry.rotate(after.xyz[:, :2] - reached.xyz[:, :2], -before.yaw)
-        speed = geometry.dot(after.velocity, geometry.unit_vector(after.yaw))
+        speed = forward_speed(after)
         slow = jnp.abs(speed) < MIN_HEADING_SPEED
         speed = jnp.where(slow, 1.0, speed)
         turn = jnp.clip(error[:, 1] / (speed * CORRECTION_TIME), -MAX_CORRECTION, MAX_CORRECTION)
@@ -132,8 +132,8 @@ def estimate_controls(before: AgentState, after: AgentState, dt: TimeStep) -> Fl
       after: The same agents `dt` later.
       dt: Duration, s.
     """
-    speed = geometry.dot(before.velocity, geometry.unit_vector(before.yaw))
-    new_speed = geometry.dot(after.velocity, geometry.unit_vector(after.yaw))
+    speed = forward_speed(before)
+    new_speed = forward_speed(after)
     acceleration = (new_speed - speed) / dt
     reverses = new_speed < 0
     course = geometry.heading_angle(jnp.where(reverses[:, None], -after.velocity, after.velocity), after.yaw)

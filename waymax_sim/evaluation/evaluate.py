@@ -21,6 +21,7 @@ from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import iter_chunks, repeat_cyclically, stack_chunk
 from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
 from waymax_sim.metrics.nuplan import MULTIPLIERS, WEIGHTS
+from waymax_sim.ops.backend import on_cpu
 from waymax_sim.pytree import Array, to_device, tree_index
 
 # Default memory budget for the scenes in progress, bytes.
@@ -213,7 +214,7 @@ class Evaluation:
         assignment = self.config.assignment(policy, traffic)
         keys = [scene_key(seed, scenario.scenario_id) for scenario in members]
         keys = jnp.stack(repeat_cyclically(keys, len(batch.id_bytes)))
-        budget = None if _is_cpu() else self.memory_budget
+        budget = None if on_cpu() else self.memory_budget
         simulate = _SceneEvaluation(self.config.env(traffic), steps)
         return map_scenes(simulate, batch, keys, assignment, memory_budget=budget)
 
@@ -233,7 +234,7 @@ class Evaluation:
         """Number of scenes in a chunk with scenes of this size."""
         size = COPIES_PER_SCENE * sum(leaf.nbytes for leaf in jax.tree.leaves(scenario))
         share = self.memory_budget // (size * jax.local_device_count())
-        return jax.local_device_count() * int(np.clip(share, 1, MAX_CHUNK_CPU if _is_cpu() else MAX_CHUNK_ACCELERATOR))
+        return jax.local_device_count() * int(np.clip(share, 1, MAX_CHUNK_CPU if on_cpu() else MAX_CHUNK_ACCELERATOR))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,7 +327,3 @@ def scenario_digest(scenario: Scenario) -> str:
 def num_remaining_steps(scenario: Scenario) -> int:
     """Number of steps of the record after the current one."""
     return scenario.num_steps - 1 - int(scenario.current_step)
-
-
-def _is_cpu() -> bool:
-    return jax.default_backend() == "cpu"

@@ -7,7 +7,6 @@ Each process appends to a file of its own in `parts`. When all rows are complete
 import dataclasses
 import hashlib
 import importlib.util
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig, Failure, RunKey, SceneResult
 from waymax_sim.evaluation.summary import summarize_rows
-from waymax_sim.results_dir import ROWS, Json, ResultsDir, write_json, write_rows
+from waymax_sim.results_dir import ROWS, Json, ResultsDir, replace_file, write_json, write_rows
 
 # Columns of a row before its metrics.
 SCENE_COLUMNS = ("index", "file", "record", "scenario_id", "digest", "policy", "traffic", "seed")
@@ -184,6 +183,5 @@ def _write_parquet(path: Path, rows: list[Json], config: EvaluationConfig) -> No
     integers = ("index", "record", "seed")
     schema = [(name, pa.int64() if name in integers else pa.string()) for name in SCENE_COLUMNS]
     schema += [(name, pa.float64()) for name in config.columns]
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(schema)), partial)
-    os.replace(partial, path)
+    with replace_file(path) as partial:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(schema)), partial)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import VEHICLE
+from waymax_sim.datatypes.agents import VEHICLE, forward_speed
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import LOG
 from waymax_sim.env import Env, EnvConfig, Policies, rollout
@@ -75,7 +75,7 @@ def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], 
 
     red = metrics["red_light_violation"]
     is_controlled = trace.final.controller != LOG
-    speed = geometry.dot(agents.velocity, geometry.unit_vector(agents.yaw))
+    speed = forward_speed(agents)
     is_step = agents.valid[1:] & agents.valid[:-1]
     acceleration = jnp.where(is_step & vehicles[None], jnp.diff(speed, axis=0) / config.dt, 0.0)
     moved = geometry.norm(jnp.diff(agents.xyz[..., :2], axis=0))

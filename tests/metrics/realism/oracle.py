@@ -93,7 +93,7 @@ def time_to_collision(boxes: list[tuple], there: np.ndarray, speeds: np.ndarray,
 
 
 def road_edge(polylines: list[np.ndarray], point: np.ndarray, all_loops: bool = False) -> float:
-    """Signed distance of a point; of closed lines only those with the most points are closed, unless told."""
+    """Signed distance of a point; of closed lines only those with the most points are closed, unless `all_loops`."""
     longest = max(len(line) for line in polylines)
     best, signed = math.inf, 0.0
     for line in polylines:

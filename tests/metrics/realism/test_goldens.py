@@ -157,7 +157,7 @@ def test_replay_is_not_perfect_and_collides_as_the_log_does():
 
 @pytest.mark.parametrize("scene_id", SCENES)
 def test_a9_standing_still_collides_little_and_moves_unlike_the_log(scene_id):
-    """The metric is not a counter of collisions: who stands hits nobody, and moves least like the log."""
+    """The metric is not a counter of collisions: stationary agents collide least, and move least like the log."""
     frozen, moving = (ours(scene_id, name)[1]["2025"] for name in ("stationary", "const_vel"))
     # One of four agents touches another at the current step already.
     assert frozen.simulated_rates["collision"] <= {"2a1e44d405a6833f": 0.0, "637f20cafde22ff8": 0.25}[scene_id]

@@ -153,8 +153,7 @@ def _nearest_candidate(
     """The nearest segment of K candidate chunks per point, in ascending order."""
 
     def chunk_distance(column):
-        # One gather for all coordinates (bench row `evaluate_state`).
-        endpoints = backend.materialize(gather_rows(segments.endpoints, map_index, chunks[:, column]))
+        endpoints = gather_rows(segments.endpoints, map_index, chunks[:, column])
         return squared_distance(endpoints, points)
 
     # The minimum over chunks first, segment by segment; then one argmin over the segments of a chunk.
@@ -177,8 +176,7 @@ def _find_leaf(
     is_inside = jnp.all((cell >= 0) & (cell < num_cells), axis=-1)
     # Coordinates in units of the smallest cells: their bits are the path from the root to the leaf.
     fine = jnp.floor(jnp.where(is_inside[:, None], cell, 0.0) * 2**MAX_DEPTH).astype(jnp.int32)
-    # Computed once, not at each level of the tree (bench row `evaluate_state`).
-    x, y = backend.materialize((fine[:, 0], fine[:, 1]))
+    x, y = fine[:, 0], fine[:, 1]
     # Codes are stored as int16 where possible, which is too small for the rows of all maps.
     root_cell = (x >> MAX_DEPTH) * num_cells + (y >> MAX_DEPTH)
     code = gather_rows(flatten_rows(index.root), map_index, root_cell).astype(jnp.int32)
@@ -186,7 +184,7 @@ def _find_leaf(
         quarter = 2 * ((x >> level) & 1) + ((y >> level) & 1)
         child = gather_rows(flatten_rows(index.nodes), map_index, 4 * jnp.maximum(code, 0) + quarter)
         code = jnp.where(code >= 0, child.astype(jnp.int32), code)
-    leaf = backend.materialize(jnp.where(is_inside, ~jnp.minimum(code, -1), 0))
+    leaf = jnp.where(is_inside, ~jnp.minimum(code, -1), 0)
     z = points[:, 2]
     above, below = gather_rows(index.min_z, map_index, leaf), gather_rows(index.max_z, map_index, leaf)
     return leaf, (z >= above) & (z <= below)

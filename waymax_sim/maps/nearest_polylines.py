@@ -52,16 +52,11 @@ def _polyline_points(
 ) -> tuple[Int[Array, " Q"], Int[Array, " Q"], Float[Array, "Q 8 3"]]:
     *tables, xyz = maps
     first, count = (gather_rows(flatten_rows(table), map_index, index) for table in tables)
-    shape = POINTS_PER_POLYLINE, 3
-
-    def points():
-        # A slice of eight points per polyline; padding covers the end of the map.
-        map_first, rows = map_start(xyz, map_index)
-        padded = jnp.pad(rows, ((0, POINTS_PER_POLYLINE - 1), (0, 0)))
-        start = map_first + first
-        return jax.vmap(lambda start: jax.lax.dynamic_slice(padded, (start, 0), shape))(start)
-
-    return first, count, backend.isolate(jnp.any(count > 0), points, jnp.zeros((first.size, *shape)))
+    # A slice of eight points per polyline; padding covers the end of the map.
+    map_first, rows = map_start(xyz, map_index)
+    padded = jnp.pad(rows, ((0, POINTS_PER_POLYLINE - 1), (0, 0)))
+    points = jax.vmap(lambda start: jax.lax.dynamic_slice(padded, (start, 0), (POINTS_PER_POLYLINE, 3)))
+    return first, count, points(map_first + first)
 
 
 def nearest_polylines(
@@ -144,11 +139,8 @@ def _squared_distance(
     group = map_first[:, None] + jnp.maximum(groups, 0)
     table = table.reshape(-1, 2 * POINTS_PER_POLYLINE, POLYLINES_PER_GROUP)
 
-    def group_points():
-        return table.at[group].get(mode="promise_in_bounds", wrap_negative_indices=False)
-
-    empty = jnp.zeros((*group.shape, *table.shape[1:]), jnp.float32)
-    x, y = jnp.split(backend.isolate(jnp.any(groups >= 0), group_points, empty), 2, axis=-2)
+    group_points = table.at[group].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    x, y = jnp.split(group_points, 2, axis=-2)
     dx, dy = x - points[:, None, None, :1], y - points[:, None, None, 1:]
     distance2 = backend.min_without_nan(dx * dx + dy * dy, axis=2)
     return jnp.where(groups[..., None] >= 0, distance2, jnp.inf).reshape(group.shape[0], -1)

@@ -1,11 +1,10 @@
 """Trace-time choice of the platform, and operations that control how XLA compiles a computation."""
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from waymax_sim.pytree import Array
 
@@ -32,19 +31,6 @@ def materialize(values: T) -> T:
     Shown by the bench row `metric_time_to_collision`.
     """
     return jax.lax.optimization_barrier(values)
-
-
-def isolate(predicate: Bool[Array, ""], compute: Callable[[], Array], default: Array) -> Array:
-    """`compute()` where the predicate holds, behind a branch that keeps XLA from fusing a gather into its consumers.
-
-    On a CPU a fused gather copies each value again for every use (bench row `observe_all`).
-
-    Args:
-      predicate: Whether any result is needed.
-      compute: The computation.
-      default: Result where it is not, of equal shape.
-    """
-    return jax.lax.cond(predicate, compute, lambda: default)
 
 
 def min_without_nan(values: Float[Array, "*b"], axis: int) -> Float[Array, "*c"]:

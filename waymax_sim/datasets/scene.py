@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
-from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad, pad_empty_axes
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
@@ -96,7 +96,8 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
 
     Args:
       raw: A scene as recorded.
-      pad_to_bucket: Pad all axes to `bucket_lengths`, so that scenes of similar size share compiled programs.
+      pad_to_bucket: Pad all axes to `bucket_lengths`, so that scenes of similar size share compiled programs; otherwise
+        only those without content, see `pad_empty_axes`.
 
     Raises:
       DataError: A number of a valid state is not finite, an index is out of range, or an id does not fit int32.
@@ -159,7 +160,7 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
     if scenario.routes is None:
         routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, raw.current_step)
         scenario = dataclasses.replace(scenario, routes=routes)
-    return pad(scenario, bucket_lengths(axis_lengths(scenario))) if pad_to_bucket else scenario
+    return pad(scenario, bucket_lengths(axis_lengths(scenario))) if pad_to_bucket else pad_empty_axes(scenario)
 
 
 def _encode_id(scenario_id: str) -> np.ndarray:

@@ -23,7 +23,7 @@ def off_route(snapshot: Snapshot) -> MetricValue:
     Valid where the sdc is valid and a path is on the route.
     """
     routes = snapshot.scenario.routes
-    if routes is None or _has_no_segment(routes):
+    if routes is None:
         return _undefined()
     xy, present = _sdc(snapshot)
     distance, _, usable = project_on_routes(routes, xy)
@@ -41,7 +41,7 @@ def route_progression(snapshot: Snapshot) -> MetricValue:
     the current step, and a path is on the route.
     """
     scenario, routes = snapshot.scenario, snapshot.scenario.routes
-    if routes is None or _has_no_segment(routes):
+    if routes is None:
         return _undefined()
     xy, present = _sdc(snapshot)
     is_sdc = scenario.agents.is_sdc
@@ -78,11 +78,6 @@ def _sdc(snapshot: Snapshot) -> tuple[Float[Array, " 2"], Bool[Array, ""]]:
     is_sdc = snapshot.scenario.agents.is_sdc
     sdc = jnp.argmax(is_sdc)
     return snapshot.agents.xyz[sdc, :2], jnp.any(is_sdc) & snapshot.agents.valid[sdc]
-
-
-def _has_no_segment(routes: Routes) -> bool:
-    num_routes, num_points = routes.valid.shape
-    return num_routes == 0 or num_points < 2
 
 
 def _undefined() -> MetricValue:

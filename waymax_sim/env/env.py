@@ -334,7 +334,9 @@ class Env:
             case "all":
                 return None
             case "sdc":
-                return jnp.argmax(scenario.agents.is_sdc)[None].astype(jnp.int32)
+                # Without an sdc no agent is evaluated.
+                is_sdc = jnp.asarray(scenario.agents.is_sdc)
+                return _rows_in(jnp.argmax(is_sdc)[None].astype(jnp.int32), is_sdc)
         return _rows_in(self.controlled_rows(state), self.active_mask(state))
 
     def _has_episode(self, scenario: Scenario, state: State) -> Bool[Array, " N"]:

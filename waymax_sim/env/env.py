@@ -123,8 +123,9 @@ class Env:
             controller = jnp.where(self.controlled_mask(scenario), CALLER, LOG).astype(jnp.int32)
         steps = scenario.current_step - jnp.arange(self.num_history_steps - 1, -1, -1, dtype=jnp.int32)
         history = tree_index(scenario.log, jnp.maximum(steps, 0))
-        # Steps before the record are invalid; negative indices must not wrap around to its end.
-        history = mask_agents(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
+        # Steps before the record are invalid; negative indices must not wrap around to its end. Content of invalid
+        # states, such as NaN of another source, must not reach gradients.
+        history = mask_agents(history, history.valid & (steps >= 0)[:, None])
         controlled, absent = controller != LOG, ~tree_index(history, -1).valid
         never = jnp.full(controller.shape, self.config.spawn == "never" and self.config.ends == "agent")
         return State(

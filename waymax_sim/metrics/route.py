@@ -64,12 +64,13 @@ def project_on_routes(
     routes: Routes, xy: Float[Array, " 2"]
 ) -> tuple[Float[Array, " M"], Float[Array, " M"], Bool[Array, " M"]]:
     """Nearest point of each path: distance (m), arc length (m), and whether the path has any segment."""
-    x, y = routes.xyz[..., 0], routes.xyz[..., 1]
+    # Masked before the projection, so that the content of invalid samples does not reach gradients.
+    x, y = (jnp.where(routes.valid, routes.xyz[..., axis], 0.0) for axis in (0, 1))
     start, step = (x[:, :-1], y[:, :-1]), (x[:, 1:] - x[:, :-1], y[:, 1:] - y[:, :-1])
     is_segment = routes.valid[:, :-1] & routes.valid[:, 1:]
     nearest = polyline.project(start, step, (xy[:1, None], xy[1:, None]), is_segment)
     rows = jnp.stack([nearest.index, nearest.index + 1], axis=-1)
-    arc = jnp.take_along_axis(routes.arc_length, rows, axis=-1)
+    arc = jnp.take_along_axis(jnp.where(routes.valid, routes.arc_length, 0.0), rows, axis=-1)
     arc_length = arc[:, 0] + nearest.fraction * (arc[:, 1] - arc[:, 0])
     return geometry.safe_sqrt(nearest.squared_distance), arc_length, jnp.any(is_segment, axis=-1)
 

@@ -22,7 +22,7 @@ INT32 = np.iinfo(np.int32)
 MIN_TIME_STEP = 0.01
 MAX_TIME_STEP = 2.0
 # Largest deviation of a step from the median, as a share of it: beyond it a step is missing.
-MAX_RELATIVE_JITTER = 0.5
+MAX_STEP_DEVIATION = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +279,7 @@ def _check_clock(timestamps: Float[np.ndarray, " T"]) -> None:
         problem = f"do not increase: {timestamps[step]:.4f} s is followed by {timestamps[step + 1]:.4f} s"
         raise DataError(problem, field="timestamps", remedy="sort the steps by time and drop repeated ones")
     median, mean = np.median(gaps), gaps.mean()
-    if np.abs(gaps - median).max() > MAX_RELATIVE_JITTER * median:
+    if np.abs(gaps - median).max() > MAX_STEP_DEVIATION * median:
         problem = f"steps are {gaps.min():.3f} to {gaps.max():.3f} s apart, not equal"
         raise DataError(problem, field="timestamps", remedy=remedy)
     if not MIN_TIME_STEP <= mean <= MAX_TIME_STEP:

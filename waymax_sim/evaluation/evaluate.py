@@ -270,8 +270,8 @@ def _first_steps(trace: Trace, num_steps: int) -> Trace:
     def first(field: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[:num_steps], field)
 
-    kept = {field.name: getattr(trace, field.name) for field in dataclasses.fields(trace)}
-    return Trace(**{name: value if name == "final" else first(value) for name, value in kept.items()})
+    fields = {field.name: getattr(trace, field.name) for field in dataclasses.fields(trace)}
+    return Trace(**{name: value if name == "final" else first(value) for name, value in fields.items()})
 
 
 def metric_columns(metrics: Iterable[str]) -> dict[str, MetricInfo]:
@@ -338,8 +338,8 @@ def check_actions(scenario: Scenario, invalid: Bool[np.ndarray, " N"]) -> None:
     """
     ids = np.asarray(scenario.agents.id)[invalid].tolist()
     if ids:
-        listed = ", ".join(map(str, ids[:MAX_LISTED_AGENTS])) + (", ..." if len(ids) > MAX_LISTED_AGENTS else "")
-        problem = f"actions of {len(ids)} agents were not finite (ids {listed})"
+        shown = ", ".join(map(str, ids[:MAX_LISTED_AGENTS])) + (", ..." if len(ids) > MAX_LISTED_AGENTS else "")
+        problem = f"actions of {len(ids)} agents were not finite (ids {shown})"
         raise DataError(problem, field="actions", remedy="check the outputs of the policies")
 
 

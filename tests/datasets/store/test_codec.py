@@ -121,7 +121,7 @@ def test_recorded_scenes_are_exact(path):
     assert len(small) < len(fast) < 0.45 * size
 
 
-def test_empty_axes_of_earlier_stores_are_padded():
+def test_empty_axes_are_padded():
     scenario = to_scenario(small_scene(), pad_to_bucket=False)
     lights = scenario.signals
     no_lights = Signals(lights.lane_id[:0], lights.state[:, :0], lights.stop_point[:, :0], lights.valid[:, :0])

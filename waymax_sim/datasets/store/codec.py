@@ -4,6 +4,7 @@ A header (magic, checksum, optional parts) is followed by a table with one row p
 of the table. Decoding writes each chunk into its final, optionally padded, array.
 """
 
+import dataclasses
 import math
 import struct
 from collections.abc import Callable
@@ -15,13 +16,13 @@ import numpy as np
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store.layout import Shape, check_axis_lengths, padded_shapes, scenario_layout
 from waymax_sim.datatypes.padding import bucket_lengths, min_length
-from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.scenario import Scenario, clock_time_step
 from waymax_sim.pytree import aligned_host_arrays
 
 Compression = Literal["fast", "small"]
 Decompress = Callable[..., Any]
 # The last byte is the format version.
-MAGIC = b"WSP6"
+MAGIC = b"WSP7"
 # Magic, CRC32C of all that follows it, whether there are routes and goals, two bytes of padding.
 HEADER = struct.Struct("<4sI2?2x")
 CHECKSUM_BEGIN = 8  # offset of the first byte that the checksum covers
@@ -96,7 +97,7 @@ def decode_scenario(data: bytes | memoryview, *, pad_to_bucket: bool = True) -> 
         layout = scenario_layout(*_read_header(data))
         dtypes, shapes, spans = _read_table(data, len(layout.names))
         lengths = check_axis_lengths(layout, shapes)
-        # Stores of earlier versions have empty axes, see `pad_empty_axes`.
+        # Encoded scenarios may have empty axes, see `pad_empty_axes`.
         lengths = {axis: max(length, min_length(axis)) for axis, length in lengths.items()}
         padded = padded_shapes(layout, shapes, bucket_lengths(lengths) if pad_to_bucket else lengths)
         _check_size(padded, dtypes, len(data))
@@ -104,7 +105,8 @@ def decode_scenario(data: bytes | memoryview, *, pad_to_bucket: bool = True) -> 
         view = memoryview(data)
         for array, shape, span, fill in zip(arrays, shapes, spans, layout.fill_values, strict=True):
             _decode_array(blosc2.decompress2, view[span], array, shape, fill)
-        return jax.tree.unflatten(layout.structure, arrays)
+        scenario = jax.tree.unflatten(layout.structure, arrays)
+        return dataclasses.replace(scenario, time_step=clock_time_step(scenario.timestamps))
     except DataError as error:
         raise DataError(error.problem, field=error.field or "scene", remedy=error.remedy or STORE_REMEDY) from None
     except (KeyError, ValueError, RuntimeError, struct.error) as error:

@@ -165,7 +165,7 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
         time_step=clock_time_step(timestamps),
     )
     if scenario.routes is None:
-        routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, raw.current_step)
+        routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, raw.current_step, scenario.time_step)
         scenario = dataclasses.replace(scenario, routes=routes)
     return pad(scenario, bucket_lengths(axis_lengths(scenario))) if pad_to_bucket else scenario
 

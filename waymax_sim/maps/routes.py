@@ -48,7 +48,15 @@ MIN_SPACING = 2.0
 Points = Float[np.ndarray, "R 3"]
 
 
-def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: AgentInfo, agent: int, now: int) -> Routes:
+def build_routes(
+    lanes: Segments,
+    graph: LaneGraph,
+    log: AgentState,
+    info: AgentInfo,
+    agent: int,
+    now: int,
+    time_step: float = TIME_STEP,
+) -> Routes:
     """All drivable paths of an agent along the lane graph.
 
     They begin next to the agent, on the lanes that it may be following and on the neighbors of these. They end where
@@ -67,6 +75,7 @@ def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: Agent
       info: Types and sizes of agents.
       agent: Index of the agent; negative for none.
       now: Index of the current step.
+      time_step: Duration of a step of the record, s.
     """
     lines = extract_centerlines(lanes, len(graph.num_segments))
     if agent < 0 or not log.valid[now, agent]:
@@ -76,7 +85,7 @@ def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: Agent
     logged = ground[log.valid[now:, agent]]
     stride = max(LOG_STRIDE, -(-len(logged) // MAX_LOG_POSITIONS))
     distances = _LaneDistances(lines, logged[::stride, :2])
-    duration = max(MIN_DURATION, TIME_MARGIN + TIME_STEP * (len(log.valid) - 1 - now))
+    duration = max(MIN_DURATION, TIME_MARGIN + time_step * (len(log.valid) - 1 - now))
     max_length = duration * (SPEED_MARGIN + float(np.hypot(*log.velocity[now, agent])))
     starts = _start_lanes(lines, graph, is_usable, logged[0], float(log.yaw[now, agent]))
     routes = _expand(graph, is_usable, starts, max_length, distances)

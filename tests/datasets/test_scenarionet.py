@@ -96,6 +96,33 @@ def test_the_ego_of_argoverse_is_moved_to_its_center(record):
     np.testing.assert_array_equal(raw.xyz[:, 1:], scene.xyz[:, 1:])
 
 
+def test_constants_of_converters_are_no_speed_limits(record):
+    lanes = [record["map_features"][name] for name in (LANE, OTHER_LANE)]
+    for dataset, key, constant in (("nuscenes", "speed_limit_kmh", 100), ("av2", "speed_limit_mph", 85.0)):
+        for lane, limit in zip(lanes, (constant, 50), strict=True):
+            lane.pop("speed_limit_mph", None), lane.pop("speed_limit_kmh", None)
+            lane[key] = limit
+        record["metadata"]["dataset"] = dataset
+        assert (scene_from_record(record).speed_limit[:2] > 0).tolist() == [False, True]
+        record["metadata"]["dataset"] = "waymo"
+        assert (scene_from_record(record).speed_limit[:2] > 0).all()
+
+
+def test_the_last_velocity_of_nuscenes_is_that_of_the_step_before(record):
+    """Agent 3 is valid at all five steps, agent 7 from step 2 on, the third one until step 2."""
+    scene = small_scene()
+    for track, last in zip(record["tracks"].values(), (4, 4, 2), strict=True):
+        track["state"]["velocity"] = track["state"]["velocity"].copy()
+        track["state"]["velocity"][last] = 0
+    record["tracks"]["7"]["state"]["velocity"][3] = 0  # at rest before: it stays at rest
+    expected = scene.velocity.copy()
+    expected[3:, 1] = 0
+    assert not scene_from_record(record).velocity[4, :2].any()
+    record["metadata"]["dataset"] = "nuscenes"
+    raw = scene_from_record(record)
+    np.testing.assert_allclose(raw.velocity[scene.valid], expected[scene.valid], atol=1e-12)
+
+
 def oldest_lights(record, as_text):
     """Lights as in MetaDrive 0.3: one state, lane and stop point per step, zero where it is not observed."""
     scene = small_scene()

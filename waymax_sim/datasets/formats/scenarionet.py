@@ -20,6 +20,7 @@ from waymax_sim.datasets.formats.rear_axle import (
     EgoVehicleParams,
     rear_axle_to_center,
 )
+from waymax_sim.datasets.formats.scenario_proto import MILE_PER_HOUR
 from waymax_sim.datasets.formats.scenarionet_lights import lane_name, read_lights
 from waymax_sim.datasets.formats.scenarionet_map import (
     SCENARIONET_REMEDY,
@@ -40,6 +41,8 @@ from waymax_sim.datatypes.scenario import TIME_STEP
 MAX_SCENARIONET_BYTES = 64 * 2**20
 # Start of the name of a data set -> its recording vehicle, whose position is that of the rear axle.
 REAR_AXLE_EGOS = {"nuscenes": NUSCENES_EGO, "av2": ARGOVERSE2_EGO}
+# Start of the name of a data set without speed limits -> the constant that its converter writes, m/s.
+PLACEHOLDER_SPEED_LIMITS = {"nuscenes": 100 / 3.6, "av2": 85 * MILE_PER_HOUR}
 # Data sets whose converters write the outlines of the drivable area as lines.
 OUTLINED_DATASETS = ("nuscenes", "nuplan")
 
@@ -72,6 +75,10 @@ def scene_from_record(record: Any) -> RawScene:
     the file has one. The lanes that the converter of nuPlan marks are the route. Closed outlines of the drivable areas
     of nuScenes and nuPlan are road edges.
 
+    Speed limits of nuScenes and Argoverse 2, which are constants of their converters, are unknown. The converter of
+    nuScenes derives velocities from later positions, and writes zero for the last step of a track; the velocity of the
+    step before is used.
+
     The maps of nuScenes are planar, and the length and width of its ego, which its converter swaps, are corrected. The
     egos of nuScenes and Argoverse 2 are moved from the rear axle to the box center (see `rear_axle`); that of nuScenes
     is on the ground and is raised by half of its height.
@@ -102,6 +109,8 @@ def scene_from_record(record: Any) -> RawScene:
     if is_nuscenes and sdc_index >= 0:
         _unswap(log.size[:, sdc_index])
         log.xyz[:, sdc_index, 2] += log.size[:, sdc_index, 2] / 2
+    if is_nuscenes:
+        _hold_last_velocity(log)
     ego = next((params for name, params in REAR_AXLE_EGOS.items() if dataset.startswith(name)), None)
     if ego is not None and sdc_index >= 0:
         _move_to_center(log, sdc_index, timestamps, ego)
@@ -117,7 +126,9 @@ def scene_from_record(record: Any) -> RawScene:
     lights = read_lights(light_states, num_steps, feature_ids)
     links = read_links(roads)
     on_route = read_route(roads)
+    placeholders = [limit for name, limit in PLACEHOLDER_SPEED_LIMITS.items() if dataset.startswith(name)]
     speed_limit = np.array([read_speed_limit(road) for road in roads], np.float64)
+    speed_limit[np.isclose(speed_limit[:, None], placeholders).any(axis=1)] = 0.0
     agent_ids = integer_ids(tracks)
     has_field = {
         "timestamps": has_times,
@@ -207,6 +218,14 @@ def _series(state: dict, num_steps: int, field: str, key: str, *widths: int) -> 
         problem = f"has shape {rows.shape} in a scene of {num_steps} steps"
         raise DataError(problem, field=f"{field}.{key}", remedy=SCENARIONET_REMEDY)
     return rows
+
+
+def _hold_last_velocity(log: AgentLog) -> None:
+    """Replaces velocities of zero at steps without a later state by that of the step before, in place."""
+    valid, velocity = log.valid, log.velocity
+    ends = valid[1:] & ~np.append(valid[2:], np.zeros((1, valid.shape[1]), bool), axis=0)[: len(valid) - 1]
+    steps, agents = np.nonzero(ends & valid[:-1] & ~velocity[1:].any(axis=-1))
+    velocity[steps + 1, agents] = velocity[steps, agents]
 
 
 def _unswap(size: Float[np.ndarray, "T 3"]) -> None:

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.adapters.roads import Positions, ego_position
 from tests.empty_scenes import REMOVALS, empty_scenario
@@ -20,7 +21,7 @@ from waymax_sim.env import Env, EnvConfig, agent_centric_view, rollout
 from waymax_sim.env.bank import build_bank
 from waymax_sim.env.flat_view import FlatView
 from waymax_sim.pytree import tree_index
-from waymax_sim.viz import draw, to_image, viewer
+from waymax_sim.viz import animate, draw, to_image, viewer
 
 pytestmark = pytest.mark.compile_heavy
 
@@ -85,6 +86,14 @@ def test_drawing(name, scenarios):
         assert image.shape == (100, 100, 3)
         # Something is drawn wherever there is something: the background is one color.
         assert (np.unique(image.reshape(-1, 3), axis=0).shape[0] > 1) or name == "anything"
+
+
+@pytest.mark.parametrize("name", REMOVALS)
+def test_animation(name, scenarios, tmp_path):
+    scenario = scenarios[name]
+    path = animate(scenario, tree_index(scenario.log, slice(2)), tmp_path / "scene.gif", size=1.0)
+    with Image.open(path) as image:
+        assert image.size == (100, 100)
 
 
 @pytest.mark.parametrize("name", REMOVALS)

@@ -21,7 +21,7 @@ from waymax_sim.pytree import aligned_host_arrays
 Compression = Literal["fast", "small"]
 Decompress = Callable[..., Any]
 # The last byte is the format version.
-MAGIC = b"WSP6"
+MAGIC = b"WSP7"
 # Magic, CRC32C of all that follows it, whether there are routes and goals, two bytes of padding.
 HEADER = struct.Struct("<4sI2?2x")
 CHECKSUM_BEGIN = 8  # offset of the first byte that the checksum covers

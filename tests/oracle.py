@@ -138,7 +138,10 @@ def is_infeasible(before: tuple, after: tuple, length: float, dt: float) -> bool
     ahead = (x1 - x0) * math.cos(middle) + (y1 - y0) * math.sin(middle) - driven
     aside = (y1 - y0) * math.cos(middle) - (x1 - x0) * math.sin(middle)
     slip = min(turn, 0.301 * abs(driven))
-    if abs(ahead) > 0.1 + 10.4 * dt**2 / 2 + abs(driven) * slip**2 / 8 or abs(aside) > 0.1 + max(length, abs(driven)) / 2 * slip:
+    if (
+        abs(ahead) > 0.1 + 10.4 * dt**2 / 2 + abs(driven) * slip**2 / 8
+        or abs(aside) > 0.1 + max(length, abs(driven)) / 2 * slip
+    ):
         return True
     return abs(v1[1] * math.cos(yaw1) - v1[0] * math.sin(yaw1)) > 1 + length / 2 * slip / dt
 

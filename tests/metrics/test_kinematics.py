@@ -59,7 +59,8 @@ def test_the_center_of_a_turning_box_slips():
     slip = np.arctan(1.4 / 4)
     speed = np.array([rear_speed / np.cos(slip)])
     angles = np.array([0.0, 0.05])
-    center = 4 * np.stack([np.sin(angles), 1 - np.cos(angles)], -1) + 1.4 * np.stack([np.cos(angles), np.sin(angles)], -1)
+    cos, sin = np.cos(angles), np.sin(angles)
+    center = np.stack([4 * sin + 1.4 * cos, 4 * (1 - cos) + 1.4 * sin], axis=-1)
     before = driving(speed, slip, yaw=0.0, xy=center[:1])
     assert evaluate(before, driving(speed, slip + 0.05, yaw=yaw, xy=center[1:]))[0] == 0
 

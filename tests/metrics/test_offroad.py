@@ -136,7 +136,7 @@ def test_corners_in_driveways_are_not_off_the_road():
         pad_to_bucket=False,
     )
     # On the driveway; across the gap; on the road; beside the driveway; half beside it; beyond its end.
-    positions = np.array([(3, -7), (3, -2), (3, 0.5), (12, -7), (6, -7), (3, -12)], float) - np.asarray(scenario.origin)[:2]
+    positions = np.array([(3, -7), (3, -2), (3, 0.5), (12, -7), (6, -7), (3, -12)]) - scenario.origin[:2]
     agents = agent_state(np.column_stack([positions, np.full(6, 0.5)]), np.pi / 2)
     np.testing.assert_array_equal(measure(offroad, scenario, agents).value, [1, 1, 0, 1, 1, 1])
     result = measure(offroad_outside_driveways, scenario, agents)

@@ -1,12 +1,17 @@
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import oracle
+from tests.data import recorded
 from tests.scenes import agent_state, busy_raw_scene, measure, raw_scene, scene, segments
+from waymax_sim import load
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.metrics import Snapshot
 from waymax_sim.metrics.wrong_way import wrong_way, wrong_way_distance
 from waymax_sim.pytree import tree_index
 
@@ -111,3 +116,29 @@ def test_random_agents_equal_the_oracle(seed):
     np.testing.assert_array_equal(result.valid, agents.valid & np.isin(raw.agent_type, (1, 3)))
     assert np.asarray(result.value).any()
     np.testing.assert_array_equal(result.value, result.valid & np.array(expected))
+
+
+# The only vehicle of recorded scenes that drives in an oncoming lane: it leaves a parking lot on the left side.
+ON_THE_LEFT = {"scenario_637f20cafde22ff8": [42]}
+
+
+@pytest.mark.compile_heavy
+@pytest.mark.parametrize("name", ["tf_example_a3bb37c25ce56418", "scenario_637f20cafde22ff8"])
+def test_recorded_vehicles_drive_along_their_lanes(name):
+    """At more than 2 m/s none is flagged; the sdc of the first scene turns left over lanes of a junction."""
+    scenario = load(recorded(f"womd/{name}.tfrecord"), pad_to_bucket=False)[0]
+
+    @jax.jit
+    def evaluate_log(scenario):
+        def at(step):
+            history = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, step - 1, 2), scenario.log)
+            snapshot = Snapshot(scenario, step, history, dt=0.1)
+            return wrong_way(snapshot), wrong_way_distance(snapshot)
+
+        return jax.lax.map(at, jnp.arange(1, scenario.num_steps))
+
+    is_wrong, distance = evaluate_log(scenario)
+    speed = np.linalg.norm(scenario.log.velocity[1:], axis=-1)
+    flagged = np.flatnonzero(((np.asarray(is_wrong.value) > 0) & (speed > 2)).any(axis=0))
+    assert flagged.tolist() == ON_THE_LEFT.get(name, [])
+    assert np.asarray(distance.value)[:, scenario.agents.is_sdc].sum() < 0.01

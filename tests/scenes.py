@@ -101,7 +101,7 @@ def measure(
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(metric, scenario, agents, previous, step):
     history = jax.tree.map(lambda *leaves: jnp.stack(leaves), previous, agents)
-    return metric(Snapshot(scenario, step, history, dt=0.1))
+    return metric(Snapshot(scenario, step, history))
 
 
 def busy_raw_scene(seed: int = 0, num_agents: int = 12) -> RawScene:

@@ -37,18 +37,19 @@ def norm(vector: Float[Array, "*#b d"]) -> Float[Array, "*#b"]:
 
 
 def safe_sqrt(squared: Float[Array, "*#b"]) -> Float[Array, "*#b"]:
-    """Square root of non-negative values; its gradient at zero is zero, not infinite."""
-    is_positive = squared > 0
-    return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, squared, 1.0)), 0.0)
+    """Square root of non-negative values, 0 for negative ones; its gradient at zero is zero, not infinite."""
+    # NaN is neither positive nor at most zero; it remains NaN.
+    is_zero = squared <= 0
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
 
 
 def heading_angle(vector: Float[Array, "*#b 2"], fallback: Float[Array, "*#b"]) -> Float[Array, "*#b"]:
     """Angle of `vector` (rad), or `fallback` where its length is zero, with safe gradients."""
     # The gradient divides by the squared length, which is zero for lengths below 1e-19 too.
-    is_nonzero = dot(vector, vector) > 0
-    x = jnp.where(is_nonzero, vector[..., 0], 1.0)
-    y = jnp.where(is_nonzero, vector[..., 1], 0.0)
-    return jnp.where(is_nonzero, jnp.arctan2(y, x), fallback)
+    is_zero = dot(vector, vector) <= 0
+    x = jnp.where(is_zero, 1.0, vector[..., 0])
+    y = jnp.where(is_zero, 0.0, vector[..., 1])
+    return jnp.where(is_zero, fallback, jnp.arctan2(y, x))
 
 
 def dot(a: Float[Array, "*#b 2"], b: Float[Array, "*#b 2"]) -> Float[Array, "*#b"]:

@@ -131,9 +131,7 @@ def _fit_weights(valid: Bool[Array, "W N"], offset: Float[Array, "W 1"]) -> Floa
     return jnp.where(is_line, line, weight / jnp.maximum(total, 1.0))
 
 
-def arc_action(
-    model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: Float[Array, ""]
-) -> Action:
+def arc_action(model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: float) -> Action:
     """The constant (acceleration, curvature) that leads from `now` to the position of `target`.
 
     `Bicycle` drives straight and turns after each step. In n equal steps of total length d and curvature k it reaches
@@ -161,7 +159,7 @@ def arc_action(
 
 
 def _pursuit(
-    model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: Float[Array, ""]
+    model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: float
 ) -> Float[Array, "N 2"]:
     """Unclipped (acceleration, curvature), for at least two steps."""
     local = geometry.to_frame(target.xyz[:, :2], now.xyz[:, :2], now.yaw)

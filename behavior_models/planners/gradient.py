@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Float, Key
 
 from behavior_models.planners.action_sequence import (
-    NUM_KNOTS,
     PlannerState,
     initial_planner_state,
     interpolate_knots,
+    num_knots,
     shift_plan,
 )
 from behavior_models.planners.ego_action import apply_emergency_brake, ego_action
@@ -97,7 +97,7 @@ class GradientPlanner(Policy):
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> PlannerState:
         """A plan of zero acceleration and curvature."""
-        return initial_planner_state()
+        return initial_planner_state(observation.dt)
 
     def act(self, observation: Observation, carry: PlannerState, key: Key[Array, ""]) -> tuple[Action, PlannerState]:
         """The first action of the improved plan."""
@@ -128,7 +128,9 @@ class GradientPlanner(Policy):
         beta1, beta2 = SOFT_COST.mean_decay, SOFT_COST.square_decay
 
         def perturbed(knots: Float[Array, "Q 2"]) -> Float[Array, "T 2"]:
-            return plan + interpolate_knots(knots, context.speed, SOFT_COST.acceleration_unit, SOFT_COST.lateral_unit)
+            return plan + interpolate_knots(
+                knots, context.dt, context.speed, SOFT_COST.acceleration_unit, SOFT_COST.lateral_unit
+            )
 
         def cost(knots: Float[Array, "Q 2"]) -> Float[Array, ""]:
             return soft_cost(observation, context, perturbed(knots))
@@ -143,7 +145,7 @@ class GradientPlanner(Policy):
             return (knots, mean, square, best, jnp.minimum(value, best_cost)), None
 
         # The perturbation starts at zero, which is the start itself.
-        zero = jnp.zeros((NUM_KNOTS, 2))
+        zero = jnp.zeros((num_knots(context.dt), 2))
         iterations = jnp.arange(1, self.num_steps + 1, dtype=jnp.float32)
         initial = zero, zero, zero, zero, jnp.asarray(jnp.inf)
         (last, _, _, best, best_cost), _ = jax.lax.scan(step, initial, iterations)
@@ -189,7 +191,7 @@ def _agent_cost(context: PlanningContext, rollouts: EgoRollouts) -> Float[Array,
 
     The box of the ego is extended ahead by its headway, so that it keeps a gap. Agents behind keep theirs.
     """
-    stride = PREDICTION.stride
+    stride = PREDICTION.stride(context.dt)
     agents = jax.tree.map(lambda leaf: leaf[stride - 1 :: stride, 0], rollouts.agents)
     # A reversing ego is not extended.
     extension = SOFT_COST.headway * jnp.maximum(forward_speed(agents), 0.0)

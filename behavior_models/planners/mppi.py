@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Float, Key
 
 from behavior_models.planners.action_sequence import (
-    NUM_KNOTS,
     PlannerState,
     initial_planner_state,
     interpolate_knots,
+    num_knots,
     shift_plan,
 )
 from behavior_models.planners.ego_action import apply_emergency_brake, ego_action
@@ -60,7 +60,7 @@ class MPPI(Policy):
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> PlannerState:
         """A plan of zero acceleration and curvature."""
-        return initial_planner_state()
+        return initial_planner_state(observation.dt)
 
     def act(self, observation: Observation, carry: PlannerState, key: Key[Array, ""]) -> tuple[Action, PlannerState]:
         """The first action of the new plan."""
@@ -93,7 +93,7 @@ class MPPI(Policy):
 
     def _candidates(self, context: PlanningContext, plan: Float[Array, "T 2"], key: Key[Array, ""]) -> EgoRollouts:
         """Rollouts of the plan, its perturbations, and the proposals."""
-        sequences = self._perturbations(context.speed, plan, key)
+        sequences = self._perturbations(context, plan, key)
         num_sequences = sequences.shape[1]
 
         def control(state, last, step):
@@ -107,11 +107,11 @@ class MPPI(Policy):
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *rollouts)
 
     def _perturbations(
-        self, speed: Float[Array, ""], plan: Float[Array, "T 2"], key: Key[Array, ""]
+        self, context: PlanningContext, plan: Float[Array, "T 2"], key: Key[Array, ""]
     ) -> Float[Array, "T K 2"]:
         """The plan and its perturbations within the limits of the vehicle."""
-        knots = jax.random.normal(key, (NUM_KNOTS, self.num_samples, 2))
-        noise = interpolate_knots(knots, speed, self.acceleration, self.lateral)
+        knots = jax.random.normal(key, (num_knots(context.dt), self.num_samples, 2))
+        noise = interpolate_knots(knots, context.dt, context.speed, self.acceleration, self.lateral)
         # The unperturbed plan stays among the candidates, so the best cost does not rise.
         sequences = jnp.concatenate([plan[:, None], plan[:, None] + noise], axis=1)
         limits, curvature = VEHICLE_LIMITS, VEHICLE_LIMITS.max_curvature

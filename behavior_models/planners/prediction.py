@@ -17,7 +17,12 @@ from waymax_sim.datatypes.agents import AgentState, forward_speed
 from waymax_sim.datatypes.signals import CAUTION_STATES, UNKNOWN, observed_states
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation
-from waymax_sim.pytree import Array, pytree, static_record, tree_index
+from waymax_sim.pytree import Array, pytree, static, static_record, tree_index
+
+
+def steps_per_interval(interval: float, dt: float) -> int:
+    """Number of time steps (s) in an interval (s), at least one."""
+    return max(1, round(interval / dt))
 
 
 @static_record
@@ -25,8 +30,8 @@ class PredictionParams:
     """Horizon and detail of the forward simulation. The values are choices of this package but where it is said.
 
     Attributes:
-      num_steps: Steps of the planning horizon; 4 s at 0.1 s, as in PDM (Dauner et al. 2023).
-      stride: Steps between two comparisons of the ego with others.
+      horizon: Planning horizon, s, as in PDM (Dauner et al. 2023).
+      comparison_interval: Time between two comparisons of the ego with others, s; at least one step.
       num_agents: Other agents that are predicted.
       observation_time: These are the agents with the least distance after this driving time, s.
       lateral_margin: Free space on either side of the ego, m.
@@ -34,13 +39,21 @@ class PredictionParams:
       stopped_speed: Speed below which the ego has stopped at a stop sign, m/s.
     """
 
-    num_steps: int = 40
-    stride: int = 2
+    horizon: float = 4.0
+    comparison_interval: float = 0.2
     num_agents: int = 24
     observation_time: float = 3.0
     lateral_margin: float = 0.2
     comfortable_deceleration: float = 3.0
     stopped_speed: float = 0.4
+
+    def stride(self, dt: float) -> int:
+        """Steps between two comparisons, for a time step (s)."""
+        return steps_per_interval(self.comparison_interval, dt)
+
+    def num_steps(self, dt: float) -> int:
+        """Steps of the planning horizon for a time step (s): a multiple of the stride."""
+        return self.stride(dt) * steps_per_interval(self.horizon, self.stride(dt) * dt)
 
 
 PREDICTION = PredictionParams()
@@ -95,24 +108,24 @@ class PlanningContext:
     Attributes:
       history: The ego one step ago and now, [2].
       size: Its length, width and height, m.
-      dt: Time step, s.
       reference: The reference path.
       arc_length: Position of the ego on it, m.
       agents: Other agents near the ego.
       agents_on_path: The same in the frame of the reference path.
       stop_line_index: The stop line to stop at; -1 for none.
       stop_line_s: Its arc length, m; infinite for none.
+      dt: Time step, s; static.
     """
 
     history: AgentState
     size: Float[Array, " 3"]
-    dt: Float[Array, ""]
     reference: ReferencePath
     arc_length: Float[Array, ""]
     agents: PredictedAgents
     agents_on_path: AgentsOnPath
     stop_line_index: Int[Array, ""]
     stop_line_s: Float[Array, ""]
+    dt: float = static()
 
     @property
     def ego(self) -> AgentState:
@@ -188,9 +201,9 @@ def planning_context(
     )
 
 
-def prediction_times(dt: Float[Array, ""]) -> Float[Array, " T"]:
+def prediction_times(dt: float) -> Float[Array, " T"]:
     """Times from now at which the ego is compared with others (s), now included."""
-    return dt * jnp.arange(0, PREDICTION.num_steps + 1, PREDICTION.stride, dtype=jnp.float32)
+    return dt * jnp.arange(0, PREDICTION.num_steps(dt) + 1, PREDICTION.stride(dt), dtype=jnp.float32)
 
 
 def _nearby_agents(observation: Observation, ego_index: Int[Array, ""]) -> PredictedAgents:
@@ -213,7 +226,7 @@ def _nearby_agents(observation: Observation, ego_index: Int[Array, ""]) -> Predi
     return PredictedAgents(outline, velocity[:, 0], velocity[:, 1], valid=nearness > -jnp.inf)
 
 
-def _project_agents(reference: ReferencePath, agents: PredictedAgents, dt: Float[Array, ""]) -> AgentsOnPath:
+def _project_agents(reference: ReferencePath, agents: PredictedAgents, dt: float) -> AgentsOnPath:
     time = prediction_times(dt)[:, None]
     row = jax.tree.map(lambda leaf: leaf[None], agents)
     box = row.outline_at(time)
@@ -294,7 +307,7 @@ def forward_simulate(
         return (state, carry), EgoRollouts(agents, state.arc_length, state.lateral, action)
 
     first = _ego_state(context.reference, agents, arc_length)
-    return jax.lax.scan(step, (first, carry), jnp.arange(PREDICTION.num_steps, dtype=jnp.int32))[1]
+    return jax.lax.scan(step, (first, carry), jnp.arange(PREDICTION.num_steps(context.dt), dtype=jnp.int32))[1]
 
 
 def _ego_state(reference: ReferencePath, agents: AgentState, near: Float[Array, " K"]) -> EgoState:

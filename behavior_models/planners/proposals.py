@@ -113,7 +113,7 @@ def _required_deceleration(
 ) -> Float[Array, " K"]:
     """IDM deceleration (m/s^2) for agents on the path, at their positions of this step, and for the stop line."""
     idm, half_length, half_width = ego_idm_params(), *context.size[:2] / 2
-    agents = tree_index(context.agents_on_path, step // PREDICTION.stride)
+    agents = tree_index(context.agents_on_path, step // PREDICTION.stride(context.dt))
     # Agents lead a proposal only where they overlap its own strip, so that offsets can pass them.
     is_inside = jnp.abs(agents.lateral[None] - offset[:, None]) < half_width + agents.half_width[None]
     leads = (agents.center[None] > state.arc_length[:, None]) & is_inside
@@ -159,7 +159,7 @@ def last_action(context: PlanningContext) -> Float[Array, " 2"]:
 
 
 def limit_rates(
-    action: Float[Array, "K 2"], last: Float[Array, "K 2"], speed: Float[Array, " K"], dt: Float[Array, ""]
+    action: Float[Array, "K 2"], last: Float[Array, "K 2"], speed: Float[Array, " K"], dt: float
 ) -> Float[Array, "K 2"]:
     """Actions with bounded jerk and yaw acceleration. Braking beyond the comfortable deceleration is not delayed.
 

@@ -4,14 +4,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from behavior_models.planners.prediction import PREDICTION, EgoRollouts, PlanningContext, prediction_times
+from behavior_models.planners.prediction import (
+    PREDICTION,
+    EgoRollouts,
+    PlanningContext,
+    prediction_times,
+    steps_per_interval,
+)
 from behavior_models.planners.reference_path import interpolate, path_point
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.roadmap import Segments
 from waymax_sim.env import Observation
 from waymax_sim.maps.nearest import signed_distance
-from waymax_sim.metrics.comfort import COMFORT_STEPS, Kinematics, comfort_ratio, savgol_derivatives
+from waymax_sim.metrics.comfort import comfort_ratio, comfort_steps, savgol_derivatives
 from waymax_sim.metrics.contact import FRONT_CONTACT_COSINE, ContactInterval, MovingBoxes, contact_interval
 from waymax_sim.metrics.nuplan import NUPLAN, WEIGHTS, wrong_way_compliance
 from waymax_sim.metrics.overlap import Boxes3D
@@ -25,16 +31,16 @@ class ScoringParams:
     """Detail of the score terms and weights of the cost. The values are choices of this package.
 
     Attributes:
-      road_edge_stride: Steps between two queries of the road edge.
-      comfort_stride: Steps between the starts of two windows of the comfort limits.
+      road_edge_interval: Time between two queries of the road edge, s.
+      comfort_interval: Time between the starts of two windows of the comfort limits, s.
       min_progress: Lower bound of the progress that others are compared with, m.
       infeasible_scale: Scale of the score of rollouts with a fault; it orders them where all have one.
       fault_cost: Cost of a contact at the horizon, of a crossed stop line, and of 1 m beyond the road edge.
       lateral_offset_weight: Cost of the mean squared offset from the reference path, 1/m^2.
     """
 
-    road_edge_stride: int = 4
-    comfort_stride: int = 4
+    road_edge_interval: float = 0.4
+    comfort_interval: float = 0.4
     min_progress: float = 0.5
     infeasible_scale: float = 1e-3
     fault_cost: float = 4.0
@@ -169,7 +175,7 @@ def predicted_contacts(
     context: PlanningContext, agents: AgentState
 ) -> tuple[ContactInterval, MovingBoxes, MovingBoxes]:
     """Contact intervals of rollouts [T, K] with O predicted agents, [1 + T / stride, K, O], from now on."""
-    ego = jax.tree.map(lambda leaf: leaf[..., None], _subsample(context, agents, PREDICTION.stride))
+    ego = jax.tree.map(lambda leaf: leaf[..., None], _subsample(context, agents, PREDICTION.stride(context.dt)))
     half_length, half_width = jnp.abs(context.size[:2]) / 2
     ego_outline = geometry.Boxes(
         ego.xyz[..., 0, :], ego.xyz[..., 1, :], jnp.cos(ego.yaw), jnp.sin(ego.yaw), half_length, half_width
@@ -202,9 +208,9 @@ def corner_distances(edges: Segments, context: PlanningContext, rollouts: EgoRol
     Args:
       edges: Road edges; without one near, the distance is that of a corner far inside.
       context: The present.
-      rollouts: Candidates, of which every `road_edge_stride`-th step is evaluated.
+      rollouts: Candidates, of which one step per `road_edge_interval` is evaluated.
     """
-    stride = SCORING.road_edge_stride
+    stride = steps_per_interval(SCORING.road_edge_interval, context.dt)
     agents = _subsample(context, rollouts.agents, stride)
     # Heights select the road surface of bridges; those of the reference path hold for the future.
     arc_length = jax.lax.stop_gradient(rollouts.arc_length[stride - 1 :: stride])
@@ -241,11 +247,10 @@ def _comfort_ratio(context: PlanningContext, agents: AgentState) -> Float[Array,
         lambda leaf, future: jnp.broadcast_to(leaf[:, None], (2, *future.shape[1:])), context.history, agents
     )
     states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), history, agents)
-    starts = range(0, PREDICTION.num_steps + 3 - COMFORT_STEPS, SCORING.comfort_stride)
+    num_steps, stride = comfort_steps(context.dt), steps_per_interval(SCORING.comfort_interval, context.dt)
+    starts = range(0, len(states.yaw) + 1 - num_steps, stride)
     # Windows as long as those of the metric, so that its limits apply.
-    windows = [tree_index(states, slice(start, start + COMFORT_STEPS)) for start in starts]
-    kinematics = savgol_derivatives(jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *windows), 1.0)
-    # The filter takes a constant time step; derivatives by the traced one follow from their orders.
-    order = Kinematics(1, 1, 2, 2, 1, 2)
-    kinematics = Kinematics(*(value / context.dt**power for value, power in zip(kinematics, order, strict=True)))
+    windows = [tree_index(states, slice(start, start + num_steps)) for start in starts]
+    windows_by_column = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *windows)
+    kinematics = savgol_derivatives(windows_by_column, context.dt)
     return jnp.max(comfort_ratio(kinematics).reshape(len(windows), -1), axis=0)

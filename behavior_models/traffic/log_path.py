@@ -83,7 +83,7 @@ class LogPathIDM(Policy):
 
 
 def logged_path(
-    log: AgentState, mask: Bool[Array, "T N"], graph: LaneGraph, dt: Float[Array, ""]
+    log: AgentState, mask: Bool[Array, "T N"], graph: LaneGraph, dt: float
 ) -> tuple[LanePath, Bool[Array, " N"]]:
     """The logged paths of agents, resampled at equal steps, and whether the agents move.
 

@@ -51,3 +51,10 @@ def test_discrete_dynamics_have_a_discrete_spec():
     assert env.action_spec() == specs.DiscreteArray(9, name="action")
     env.reset()
     assert env.step(4).observation[0] == np.float32(0.01)
+
+
+def test_actions_that_are_not_finite_are_refused():
+    env = DriveEnvironment(roads(1), observe=ego_position)
+    env.reset()
+    with pytest.raises(ValueError, match=r"action\[0\] is nan"):
+        env.step(np.array([np.nan, 0.0]))

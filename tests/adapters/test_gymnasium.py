@@ -251,3 +251,14 @@ def test_parallel_environments_are_faster_than_single_ones():
     alone, together = np.median(pairs, axis=0)
     print(f"single {1e6 * alone:.0f} us, side by side {1e6 * together:.0f} us, {alone / together:.1f} times faster")
     assert alone / together >= 20
+
+
+def test_actions_that_are_not_finite_are_refused(single, vector):
+    single.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action\[1\] is nan"):
+        single.step(np.array([0.0, np.nan], np.float32))
+    vector.reset(seed=0)
+    actions = np.zeros((NUM_ENVS, 2), np.float32)
+    actions[1, 0] = np.inf
+    with pytest.raises(ValueError, match=r"action\[1, 0\] is inf"):
+        vector.step(actions)

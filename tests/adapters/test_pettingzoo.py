@@ -123,3 +123,9 @@ def test_invalid_arguments_are_rejected(scenes, env):
     config = dataclasses.replace(MULTI_AGENT_ENV.config, evaluated="sdc")
     with pytest.raises(ValueError, match="use evaluated='all'"):
         DriveParallelEnv(scenes, env=ws.Env(config=config))
+
+
+def test_actions_that_are_not_finite_are_refused(env):
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action of agent_2\[0\] is nan"):
+        env.step(idle(env) | {"agent_2": np.array([np.nan, 0.0], np.float32)})

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.compile_heavy
 
 POLICY = GradientPlanner(num_steps=4)
 act = jax.jit(POLICY.act)
-ZERO_PLAN = np.zeros((PREDICTION.num_steps, 2), np.float32)
+ZERO_PLAN = np.zeros((PREDICTION.num_steps(0.1), 2), np.float32)
 
 
 @jax.jit
@@ -52,10 +52,10 @@ def test_gradient_equals_central_differences():
 
 @pytest.mark.slow
 def test_passes_obstacles_and_stops_at_blocked_lane_and_red_light():
-    ego, overlap = drive(act, initial_planner_state(), road((40.0, -2.0, 0.0, 0.0), width=3.5))
+    ego, overlap = drive(act, initial_planner_state(0.1), road((40.0, -2.0, 0.0, 0.0), width=3.5))
     assert not overlap and ego.xyz[-1, 0] > 45.0
     assert ego.xyz[np.argmin(np.abs(ego.xyz[:, 0] - 40.0)), 1] > 0.1
-    ego, overlap = drive(act, initial_planner_state(), road((35.0, 0.0, 0.0, 0.0)))
+    ego, overlap = drive(act, initial_planner_state(0.1), road((35.0, 0.0, 0.0, 0.0)))
     assert not overlap and ego.velocity[-1, 0] < 2.0
-    ego, _ = drive(act, initial_planner_state(), road(light=RED))
+    ego, _ = drive(act, initial_planner_state(0.1), road(light=RED))
     assert ego.velocity[-1, 0] < 2.0 and ego.xyz[-1, 0] + 2.0 < 40.0

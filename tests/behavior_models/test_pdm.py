@@ -21,7 +21,7 @@ pytestmark = pytest.mark.compile_heavy
 
 # Plans by hand: straight on, braking hard, and to the left.
 STRAIGHT, BRAKE, LEFT = range(3)
-PLANS_BY_HAND = np.zeros((PREDICTION.num_steps, 3, 2), np.float32)
+PLANS_BY_HAND = np.zeros((PREDICTION.num_steps(0.1), 3, 2), np.float32)
 PLANS_BY_HAND[:, BRAKE, 0] = -6.0
 PLANS_BY_HAND[:, LEFT, 1] = 0.02
 
@@ -192,7 +192,7 @@ def oracle_proposal(context, offset, fraction):
     previous, now = (tree_index(context.history, index) for index in range(2))
     xy, yaw, speed = np.asarray(now.xyz[:2], float), float(now.yaw), float(np.hypot(*now.velocity))
     last, states = (0.0, (yaw - float(previous.yaw)) / (speed * 0.1)), []
-    for step in range(PREDICTION.num_steps):
+    for step in range(PREDICTION.num_steps(0.1)):
         arc, own_lateral, _ = path.project(xy)
         position = min(max((arc + 0.5 * speed) / REFERENCE_PATH.spacing, 0), REFERENCE_PATH.num_points - 1.001)
         desired = np.interp(position, np.arange(REFERENCE_PATH.num_points), profile)

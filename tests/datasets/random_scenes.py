@@ -43,7 +43,7 @@ def random_scene(seed: int, steps: int, agents: int, features: int, lights: int,
     here = np.arange(6) < count
     return RawScene(
         scenario_id="".join(rng.choice(list("0123456789abcdefü"), rng.integers(1, 20))),
-        timestamps=np.cumsum(rng.integers(1, 5, steps)) / 64,
+        timestamps=np.arange(steps) * rng.integers(1, 100) / 64,
         current_step=int(rng.integers(0, steps)),
         agent_id=rng.permutation(2000)[:agents],
         agent_type=rng.integers(0, 5, agents),

@@ -51,7 +51,7 @@ def random_scene(
     valid, lit = rng.random((steps, agents)) < 0.7, rng.random((steps, lights)) < 0.7
     return RawScene(
         scenario_id=scenario_id,
-        timestamps=np.cumsum(rng.uniform(0.05, 0.2, steps)),
+        timestamps=np.cumsum(rng.uniform(0.08, 0.12, steps)),
         current_step=int(rng.integers(steps)),
         agent_id=rng.integers(-(2**31), 2**31, agents),
         agent_type=rng.integers(0, 5, agents),

@@ -61,12 +61,6 @@ REPORTED = {
         "1 agent ids are used twice",
         {"example.tfrecord", "proto.tfrecord", "gpudrive.json"},
     ),
-    "decreasing timestamps": (
-        changed("timestamps", 3, -5.0),
-        "timestamps do not increase",
-        # The reader of tf.Examples, which have a clock per agent, takes uniform steps instead.
-        {"proto.tfrecord", "scenarionet.pkl"},
-    ),
     "no ego": (
         lambda raw: dataclasses.replace(raw, sdc_index=-1),
         "no agent is marked as the sdc",
@@ -97,6 +91,16 @@ def test_odd_scenes_are_reported(tmp_path, name, fault):
     change, line, formats = REPORTED[fault]
     scenario = written(tmp_path, name, FORMATS[name](change(small_scene())))[0]
     assert (line in validate(scenario)) == (name in formats)
+
+
+# The reader of tf.Examples, which have a clock per agent, takes uniform steps instead.
+@pytest.mark.parametrize("name", ["proto.tfrecord", "scenarionet.pkl"])
+@pytest.mark.parametrize(("time", "problem"), [(-5.0, "do not increase"), (0.49, "not equal")])
+def test_clocks_that_cannot_be_simulated_are_refused(tmp_path, name, time, problem):
+    scenarios = written(tmp_path, name, FORMATS[name](changed("timestamps", 3, time)(small_scene())))
+    with pytest.raises(DataError, match=problem) as caught:
+        scenarios[0]
+    assert caught.value.field == "timestamps" and caught.value.remedy
 
 
 def million_objects(name: str) -> tuple[bytes, str]:

@@ -43,14 +43,18 @@ CASES = {
     "the map has no lanes": lambda raw: changed(raw, "feature_type", slice(0, 2), 18),
     "the map has no road edges": lambda raw: changed(raw, "feature_type", 2, 18),
     "1 traffic lights control lanes that are not in the map": lambda raw: changed(raw, "signal_lane_id", 0, 404),
-    "timestamps do not increase": lambda raw: changed(raw, "timestamps", 3, 0.2),
-    "steps are 0.100 to 0.200 s apart, not 0.1 s": lambda raw: changed(raw, "timestamps", 4, 0.5),
+    "steps are 0.100 to 0.130 s apart, but simulated as 0.1075 s": lambda raw: changed(raw, "timestamps", 4, 0.43),
 }
 
 
 @pytest.mark.parametrize("problem", CASES)
 def test_problems_are_reported(raw, problem):
     assert any(line.startswith(problem) for line in validate(to_scenario(CASES[problem](raw))))
+
+
+def test_timestamps_of_an_edited_scenario_are_checked(raw):
+    edited = changed(to_scenario(raw), "timestamps", 3, 0.1)
+    assert "timestamps do not increase" in validate(edited)
 
 
 def test_a_lane_of_one_point_is_reported():

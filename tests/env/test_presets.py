@@ -25,7 +25,7 @@ def evaluator(config: EnvConfig):
 
     @jax.jit
     def evaluate(scenario, agents, controller):
-        history = tree_index(agents, slice(AT + 1 - env.num_history_steps, AT + 1))
+        history = tree_index(agents, slice(AT + 1 - env.num_history_steps(), AT + 1))
         no_agent = jnp.zeros(controller.shape, bool)
         step = jnp.asarray(AT, jnp.int32)
         state = State(

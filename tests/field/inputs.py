@@ -1,16 +1,16 @@
-"""Inputs of field reports; they are kept outside of this project."""
+"""Inputs of field reports, which are kept outside of the repository."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-DEFAULT_FOLDER = Path(__file__).parents[3] / "shared" / "field"
+FOLDER = Path(os.environ.get("WAYMAX_SIM_FIELD") or Path(__file__).parents[3] / "shared" / "field")
 
 
 def field_file(name: str) -> Path:
-    """Path of an input of a field report; skips the test where the input is absent."""
-    path = Path(os.environ.get("WAYMAX_SIM_FIELD", DEFAULT_FOLDER)) / name
+    """The path of an input; skips the test where it is absent."""
+    path = FOLDER / name
     if not path.exists():
-        pytest.skip(f"no field input at {path}; set WAYMAX_SIM_FIELD to a folder that has {name}")
+        pytest.skip(f"{name} is not in {FOLDER}; set WAYMAX_SIM_FIELD to the folder of field reports")
     return path

@@ -130,6 +130,6 @@ def evaluate_episode(scenario: Scenario, agents: AgentState) -> dict[str, Metric
 
     def at(step):
         history = jax.tree.map(functools.partial(jax.lax.dynamic_slice_in_dim, start_index=step, slice_size=31), padded)
-        return compute_metrics(Snapshot(scenario, step, history, DT), {name: METRICS[name] for name in NAMES})
+        return compute_metrics(Snapshot(scenario, step, history), {name: METRICS[name] for name in NAMES})
 
     return jax.lax.map(at, jnp.arange(1, NUM_STEPS))

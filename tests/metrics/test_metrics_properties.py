@@ -55,7 +55,7 @@ def lawless_raw_scene(seed: int = 0, num_agents: int = AGENTS) -> RawScene:
 def at(scenario: Scenario, step: int = 12) -> dict[str, MetricValue]:
     """All metrics at a step with the agents at their logged states two steps later."""
     history = tree_index(scenario.log, slice(0, step + 3))
-    return compute_metrics(Snapshot(scenario, jnp.asarray(step), history, 0.1), METRICS)
+    return compute_metrics(Snapshot(scenario, jnp.asarray(step), history), METRICS)
 
 
 at_now = jax.jit(at)

@@ -213,7 +213,7 @@ def test_from_a_rollout():
     @jax.jit
     def run(scenario):
         trace = rollout(env, ConstantVelocity(), scenario, jax.random.key(0), 15, record=("metrics",))
-        return nuplan_score(trace.metrics, scenario, trace.active, env.config.dt)
+        return nuplan_score(trace.metrics, scenario, trace.active)
 
     found = run(scene())
     assert {name: float(item.value[0]) for name, item in found.items()} == pytest.approx(PERFECT)
@@ -230,7 +230,7 @@ def test_on_recorded_scenes():
         @jax.jit
         def run(scenario, policy=policy):
             trace = rollout(env, policy, scenario, jax.random.key(0), 80, record=("metrics",))
-            return nuplan_score(trace.metrics, scenario, trace.active, env.config.dt)
+            return nuplan_score(trace.metrics, scenario, trace.active)
 
         scores = []
         for scenario in load(path):

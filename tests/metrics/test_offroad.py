@@ -101,7 +101,7 @@ def _log_distances(scenario):
 
     def at(step):
         history = tree_index(scenario.log, step + jnp.arange(-1, 1))
-        return road_edge_distance(Snapshot(scenario, step, history, 0.1)).value
+        return road_edge_distance(Snapshot(scenario, step, history)).value
 
     return jax.lax.map(at, jnp.arange(11, 91))
 

@@ -132,7 +132,7 @@ def test_recorded_vehicles_drive_along_their_lanes(name):
     def evaluate_log(scenario):
         def at(step):
             history = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, step - 1, 2), scenario.log)
-            snapshot = Snapshot(scenario, step, history, dt=0.1)
+            snapshot = Snapshot(scenario, step, history)
             return wrong_way(snapshot), wrong_way_distance(snapshot)
 
         return jax.lax.map(at, jnp.arange(1, scenario.num_steps))

@@ -166,11 +166,25 @@ def ego_outputs(out: StepOutput, scenario: Scenario):
     return select_sdc(out.reward, is_sdc), out.terminated, out.truncated, metrics
 
 
-def to_action(value: Any, loop: SimulationLoop) -> Num[np.ndarray, "*B"]:
-    """An action of a library as input of the dynamics: discrete actions get a trailing axis of length 1."""
+def to_action(value: Any, loop: SimulationLoop, name: str = "action") -> Num[np.ndarray, "*B"]:
+    """An action of a library as input of the dynamics: discrete actions get a trailing axis of length 1.
+
+    Args:
+      value: The action.
+      loop: The loop that it is for.
+      name: Name of the action in errors.
+
+    Raises:
+      ValueError: A component is not finite.
+    """
     if loop.num_actions is not None:
         return np.asarray(value, np.int32)[..., None]
-    return np.asarray(value, np.float32)
+    action = np.asarray(value, np.float32)
+    invalid = np.argwhere(~np.isfinite(action))
+    if len(invalid):
+        index = ", ".join(map(str, invalid[0].tolist()))
+        raise ValueError(f"{name}[{index}] is {action[tuple(invalid[0])]}; actions must be finite")
+    return action
 
 
 def action_shape(loop: SimulationLoop) -> tuple[int, ...]:

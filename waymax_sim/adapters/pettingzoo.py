@@ -128,7 +128,7 @@ class DriveParallelEnv(ParallelEnv):
         action_mask = np.zeros(len(value), bool)
         for name, action in actions.items():
             row = _row(name)
-            value[row], action_mask[row] = to_action(action, self._loop), self._alive[row]
+            value[row], action_mask[row] = to_action(action, self._loop, f"action of {name}"), self._alive[row]
         self._episode, observation, out = self._step(
             self._scenario, self._episode, Action(value=value, valid=action_mask), self.traffic
         )

@@ -313,7 +313,7 @@ def _with_baseline(env: Env, flat: FlatMap) -> Env:
 
 
 def _batch(env: Env, scene: SizedScene, batch: int) -> tuple[Scenario, list[State]]:
-    scenario, num_history = scene.scenario, env.num_history_steps
+    scenario, num_history = scene.scenario, env.num_history_steps(scene.scenario.time_step)
     steps = [sample_steps(scenario.num_steps, num_history, batch, variant) for variant in range(NUM_VARIANTS)]
     return device_batch(scenario, batch), [states_at(env, scenario, step) for step in steps]
 

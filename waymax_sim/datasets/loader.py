@@ -24,7 +24,13 @@ SYNTHETIC_PATTERN = re.compile(r"synthetic:(?P<seed>\d{1,9}):(?P<count>\d{1,9})"
 
 
 @overload
-def load(path: str | os.PathLike[str], *, pad_to_bucket: bool = True, window: Window | None = None) -> Scenarios: ...
+def load(
+    path: str | os.PathLike[str],
+    *,
+    pad_to_bucket: bool = True,
+    window: Window | None = None,
+    time_step: float | None = None,
+) -> Scenarios: ...
 @overload
 def load(
     path: str | os.PathLike[str],
@@ -38,8 +44,9 @@ def load(
     resume_from: Position | None = None,
     pad_to_bucket: bool = True,
     window: Window | None = None,
+    time_step: float | None = None,
 ) -> Batches: ...
-def load(path, *, batch_size=None, pad_to_bucket=True, window=None, resume_from=None, **options):
+def load(path, *, batch_size=None, pad_to_bucket=True, window=None, time_step=None, resume_from=None, **options):
     """Opens recorded, converted or synthetic scenes.
 
     Args:
@@ -49,6 +56,7 @@ def load(path, *, batch_size=None, pad_to_bucket=True, window=None, resume_from=
       batch_size: Scenes per batch; without it, a sequence of single scenes is returned.
       pad_to_bucket: Pad all axes to `bucket_lengths`, so that scenes of similar size share compiled programs.
       window: Steps to cut from every record, so that records of different lengths stack; all by default.
+      time_step: Time step to resample every record to, s; by default each scenario keeps that of its record.
       resume_from: Position of a `BatchIterator` to continue from.
       options: Further options of `Batches`: `shuffle_seed`, `shard`, `num_epochs`, `filter` and `pad_to`.
 
@@ -58,7 +66,7 @@ def load(path, *, batch_size=None, pad_to_bucket=True, window=None, resume_from=
     Raises:
       DataError: No file exists, or none can be read. An invalid record raises when it is read; batches skip it.
     """
-    scenarios = load_all([path], pad_to_bucket=pad_to_bucket, window=window)
+    scenarios = load_all([path], pad_to_bucket=pad_to_bucket, window=window, time_step=time_step)
     if batch_size is not None:
         return Batches(scenarios, batch_size, resume_from=resume_from or Position(), **options)
     if options or resume_from is not None:
@@ -67,7 +75,11 @@ def load(path, *, batch_size=None, pad_to_bucket=True, window=None, resume_from=
 
 
 def load_all(
-    paths: Sequence[str | os.PathLike[str]], *, pad_to_bucket: bool = True, window: Window | None = None
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    pad_to_bucket: bool = True,
+    window: Window | None = None,
+    time_step: float | None = None,
 ) -> Scenarios:
     """Opens the scenes of several paths as one sequence.
 
@@ -75,11 +87,13 @@ def load_all(
       paths: Paths as in `load`.
       pad_to_bucket: See `load`.
       window: See `load`.
+      time_step: See `load`.
     """
     opened_paths = [_open(os.fspath(path)) for path in paths]
     sources = [source for sources, _ in opened_paths for source in sources]
     problems = [problem for _, problems in opened_paths for problem in problems]
-    return Scenarios(sources, problems=problems, pad_to_bucket=pad_to_bucket, window=window)
+    options = {"pad_to_bucket": pad_to_bucket, "window": window, "time_step": time_step}
+    return Scenarios(sources, problems=problems, **options)
 
 
 def _open(path: str) -> tuple[list[Source], list[DataError]]:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from waymax_sim.datasets.scene import RawRoutes, RawScene
+from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 
@@ -18,7 +19,7 @@ def to_raw_scene(scenario: Scenario) -> RawScene:
     Args:
       scenario: One scenario, without a batch axis.
     """
-    scenario = jax.tree.map(np.asarray, scenario)
+    scenario = crop_steps(jax.tree.map(np.asarray, scenario))
     info, roadmap, signals = scenario.agents, scenario.roadmap, scenario.signals
     origin = scenario.origin.astype(np.float64)
     exists = info.exists

@@ -13,6 +13,7 @@ from waymax_sim.datasets.encoding.tf_example import decode_example
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.scenario_proto import scene_from_proto
 from waymax_sim.datasets.formats.womd import scene_from_example
+from waymax_sim.datasets.resample import resample
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.scene_info import SceneInfo, scene_info
 from waymax_sim.datasets.window import Window, cut_window
@@ -104,6 +105,7 @@ class Scenarios(Sequence):
       problems: See below.
       pad_to_bucket: Pad all axes to `bucket_lengths`.
       window: Steps to cut from every record; all by default.
+      time_step: Time step to resample every record to, s; that of the record by default.
       rows: Rows among the scenes of all sources; all by default.
 
     Attributes:
@@ -117,6 +119,7 @@ class Scenarios(Sequence):
         problems: Sequence[DataError] = (),
         pad_to_bucket: bool = True,
         window: Window | None = None,
+        time_step: float | None = None,
         rows: range | None = None,
     ):
         self.problems = list(problems)
@@ -124,6 +127,7 @@ class Scenarios(Sequence):
         self._ends = list(itertools.accumulate(len(source) for source in sources))
         self._bucketed = pad_to_bucket
         self._window = window
+        self._time_step = time_step
         self._rows = range(self._ends[-1] if self._ends else 0) if rows is None else rows
 
     def __len__(self) -> int:
@@ -145,18 +149,24 @@ class Scenarios(Sequence):
         """
         if isinstance(index, slice):
             rows = self._rows[index]
-            options = {"problems": self.problems, "pad_to_bucket": self._bucketed, "window": self._window}
-            return Scenarios(self._sources, **options, rows=rows)
+            return Scenarios(
+                self._sources,
+                problems=self.problems,
+                pad_to_bucket=self._bucketed,
+                window=self._window,
+                time_step=self._time_step,
+                rows=rows,
+            )
         source, record = self._locate(index)
         try:
-            if self._window is None and isinstance(source, ScenarioSource):
+            if self._window is None and self._time_step is None and isinstance(source, ScenarioSource):
                 return source.scenario(record, pad_to_bucket=self._bucketed)
             return to_scenario(self.read(index), pad_to_bucket=self._bucketed)
         except DataError as error:
             raise error.with_location(file=source.name, record=record) from None
 
     def read(self, index: int) -> RawScene:
-        """The scene as recorded: world frame, float64, no padding, cut to the window.
+        """The scene as recorded: world frame, float64, no padding, resampled, then cut to the window.
 
         Raises:
           DataError: The record is invalid.
@@ -164,6 +174,7 @@ class Scenarios(Sequence):
         source, record = self._locate(index)
         try:
             raw = source.read(record)
+            raw = raw if self._time_step is None else resample(raw, self._time_step)
             return raw if self._window is None else cut_window(raw, **dataclasses.asdict(self._window))
         except DataError as error:
             raise error.with_location(file=source.name, record=record) from None
@@ -176,7 +187,9 @@ class Scenarios(Sequence):
         """
         source, record = self._locate(index)
         try:
-            return source.info(record) if isinstance(source, ScenarioSource) else scene_info(self[index])
+            if isinstance(source, ScenarioSource) and self._time_step is None:
+                return source.info(record)
+            return scene_info(self[index])
         except DataError as error:
             raise error.with_location(file=source.name, record=record) from None
 

@@ -10,7 +10,7 @@ from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
-from waymax_sim.datatypes.scenario import ID_BYTES, Scenario
+from waymax_sim.datatypes.scenario import ID_BYTES, Scenario, clock_time_step
 from waymax_sim.datatypes.signals import Signals
 from waymax_sim.maps.driveways import driveway_sides
 from waymax_sim.maps.lanes import build_lane_graph
@@ -19,6 +19,11 @@ from waymax_sim.maps.routes import build_routes
 from waymax_sim.maps.segments import build_segments
 
 INT32 = np.iinfo(np.int32)
+# Time steps that can be simulated, s.
+MIN_TIME_STEP = 0.01
+MAX_TIME_STEP = 2.0
+# Largest deviation of a step from the median, as a share of it: beyond it a step is missing.
+MAX_STEP_DEVIATION = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +148,13 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
         valid=signal_valid,
     )
     lanes = build_segments(points, feature, feature_type, LANE_TYPES, sided=False)
+    timestamps = (raw.timestamps - raw.timestamps[0]).astype(np.float32)
     scenario = Scenario(
         id_bytes=_encode_id(raw.scenario_id),
         origin=origin.astype(np.float32),
-        timestamps=(raw.timestamps - raw.timestamps[0]).astype(np.float32),
+        timestamps=timestamps,
         current_step=np.asarray(raw.current_step, np.int32),
+        last_step=np.asarray(len(timestamps) - 1, np.int32),
         agents=agents,
         log=log,
         roadmap=roadmap,
@@ -157,6 +164,7 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
         polylines=build_polylines(points, feature),
         signals=signals,
         routes=_local_routes(raw.routes, origin),
+        time_step=clock_time_step(timestamps),
     )
     if scenario.routes is None:
         routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, raw.current_step)
@@ -240,6 +248,7 @@ def check_scene(raw: RawScene) -> None:
         invalid = ~(np.abs(values) < 1e10 if field == "timestamps" else np.abs(values) < 1e7)
         if invalid.any():
             raise DataError(f"{np.count_nonzero(invalid)} values are not finite or too large", field=field)
+    _check_clock(raw.timestamps)
     for field in ("agent_id", "feature_id", "signal_lane_id"):
         values = getattr(raw, field)
         if values.size and (values.min() < INT32.min or values.max() > INT32.max):
@@ -255,3 +264,26 @@ def check_scene(raw: RawScene) -> None:
     for field, values, low, high in ranges:
         if values.size and (values.min() < low or values.max() > high):
             raise DataError(f"values outside {low}..{high}", field=field)
+
+
+def _check_clock(timestamps: Float[np.ndarray, " T"]) -> None:
+    """Refuses timestamps that are not those of one time step, which simulation could not reproduce.
+
+    Raises:
+      DataError: They do not increase, a step is missing, or the time step is out of range.
+    """
+    gaps = np.diff(timestamps)
+    if not len(gaps):
+        return
+    remedy = "resample the record: load(path, time_step=0.1), or --time-step 0.1"
+    if not gaps.min() > 0:
+        step = int(np.argmin(gaps))
+        problem = f"do not increase: {timestamps[step]:.4f} s is followed by {timestamps[step + 1]:.4f} s"
+        raise DataError(problem, field="timestamps", remedy="sort the steps by time and drop repeated ones")
+    median, mean = np.median(gaps), gaps.mean()
+    if np.abs(gaps - median).max() > MAX_STEP_DEVIATION * median:
+        problem = f"steps are {gaps.min():.3f} to {gaps.max():.3f} s apart, not equal"
+        raise DataError(problem, field="timestamps", remedy=remedy)
+    if not MIN_TIME_STEP <= mean <= MAX_TIME_STEP:
+        problem = f"the time step of {mean:.4f} s is not within {MIN_TIME_STEP} to {MAX_TIME_STEP} s"
+        raise DataError(problem, field="timestamps", remedy=remedy)

@@ -1,5 +1,6 @@
 """Padding of scenarios to common axis lengths, so that they stack and share compiled programs."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -182,16 +183,68 @@ def pad_to_class(scenario: Scenario) -> Scenario:
     return pad(scenario, size_class_lengths(axis_lengths(scenario)))
 
 
+# Number of steps that is never rounded up: that of WOMD.
+WOMD_STEPS = 91
+
+
+def step_class_length(num_steps: int) -> int:
+    """A number of steps rounded up to few distinct values: 16, 20, 24, 28, 32, 40, 48, ..., or 91 for 91 steps."""
+    if num_steps == WOMD_STEPS:
+        return num_steps
+    unit = max(4, _ceil_pow2(num_steps) // 8)
+    return max(16, -(-num_steps // unit) * unit)
+
+
+def pad_steps(scenario: Scenario, num_steps: int) -> Scenario:
+    """Adds steps after `last_step`, on the host. They are never simulated, and change no result.
+
+    Args:
+      scenario: The scenario.
+      num_steps: Number of steps T with padding.
+    """
+    missing = num_steps - scenario.num_steps
+    if not missing:
+        return scenario
+    ahead = scenario.timestamps[-1] + scenario.time_step * np.arange(1, missing + 1, dtype=np.float32)
+
+    def extend(steps: np.ndarray) -> np.ndarray:
+        return np.concatenate([steps, np.zeros((missing, *steps.shape[1:]), steps.dtype)])
+
+    signals = scenario.signals
+    parts = {name: extend(getattr(signals, name)) for name in ("state", "stop_point", "valid")}
+    return dataclasses.replace(
+        scenario,
+        timestamps=np.concatenate([scenario.timestamps, ahead.astype(np.float32)]),
+        log=jax.tree.map(extend, scenario.log),
+        signals=dataclasses.replace(signals, **parts),
+    )
+
+
+def crop_steps(scenario: Scenario) -> Scenario:
+    """Removes the steps after `last_step`, on the host."""
+    steps, signals = slice(int(scenario.last_step) + 1), scenario.signals
+    parts = {name: getattr(signals, name)[steps] for name in ("state", "stop_point", "valid")}
+    return dataclasses.replace(
+        scenario,
+        timestamps=scenario.timestamps[steps],
+        log=tree_index(scenario.log, steps),
+        signals=dataclasses.replace(signals, **parts),
+    )
+
+
 def check_compatible(scenarios: Sequence[Scenario]) -> None:
     """Raises a ValueError unless scenarios can share arrays.
 
     Raises:
-      ValueError: There are none, they differ in the number of steps, or only some have routes or goals.
+      ValueError: There are none, they differ in the number or duration of steps, or only some have routes or goals.
     """
     if not scenarios:
         raise ValueError("no scenarios are given")
     if len({scenario.num_steps for scenario in scenarios}) > 1:
         raise ValueError("scenarios of different numbers of steps cannot share arrays; load them with a window")
+    if len({scenario.time_step for scenario in scenarios}) > 1:
+        steps = sorted({scenario.time_step for scenario in scenarios})
+        raise ValueError(f"scenarios with time steps of {steps} s cannot share arrays; load them with time_step=0.1")
     for name in ("routes", "goals"):
         if len({getattr(scenario, name) is None for scenario in scenarios}) > 1:
             raise ValueError(f"scenarios with {name} and scenarios without cannot share arrays")

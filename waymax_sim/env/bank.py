@@ -21,7 +21,7 @@ from waymax_sim.ops.bank import BankArray, BankRow, is_bank_row
 from waymax_sim.pytree import Array, pytree
 
 # Small fields of a scenario, which are copied; all others are read in the bank.
-GATHERED_FIELDS = ("id_bytes", "origin", "timestamps", "current_step", "agents", "goals")
+GATHERED_FIELDS = ("id_bytes", "origin", "timestamps", "current_step", "last_step", "agents", "goals")
 
 
 @pytree

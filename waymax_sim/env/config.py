@@ -3,14 +3,13 @@
 import dataclasses
 from typing import Literal
 
-from waymax_sim.datatypes.scenario import TIME_STEP
 from waymax_sim.env.selection import AgentSelector
 from waymax_sim.metrics import Metric, resolve
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-    """Rules of an environment.
+    """Rules of an environment. The time step is that of each scenario.
 
     Attributes:
       controlled: Agents of the caller (or of the only policy of a rollout); the log moves all others.
@@ -32,9 +31,8 @@ class EnvConfig:
       ends: Whether a terminating metric ends the episode of all agents ("scene") or that of the agent alone ("agent").
       at_end: State of an agent after its own episode: its actions still apply ("stay"), it stops at its pose ("stop"),
         it is removed ("remove"), or it respawns at its logged start once that is free ("respawn").
-      steps_per_action: Simulated steps per action: 2 decides at 5 Hz and simulates at 10 Hz.
+      steps_per_action: Simulated steps per action: 2 decides at half the rate of the simulation.
       num_history_steps: Steps that policies observe, at least 2. The state holds more where a metric needs them.
-      dt: Time step, s.
 
     Raises:
       ValueError: Entries contradict each other.
@@ -54,7 +52,6 @@ class EnvConfig:
     at_end: Literal["stay", "stop", "remove", "respawn"] = "stay"
     steps_per_action: int = 1
     num_history_steps: int = 2
-    dt: float = TIME_STEP
 
     def __post_init__(self):
         names = resolve(self.metrics)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from waymax_sim.datatypes.agents import AgentState, mask_agents, where
-from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.datatypes.state import CALLER, LOG, POLICY, Action, State
 from waymax_sim.dynamics import Bicycle, Dynamics
 from waymax_sim.env.actions import apply_actions, coast
@@ -64,10 +64,10 @@ class Env:
         """The metrics of the configuration, by name."""
         return resolve(self.config.metrics)
 
-    @property
-    def num_history_steps(self) -> int:
-        """Length of the history in the state: the maximum over policies and metrics."""
-        return max(self.config.num_history_steps, *(metric.num_steps for metric in self.metrics.values()), 2)
+    def num_history_steps(self, time_step: float = TIME_STEP) -> int:
+        """Length of the history in the state: the maximum over policies and metrics, for a time step (s)."""
+        needed = (metric.history_steps(time_step) for metric in self.metrics.values())
+        return max(self.config.num_history_steps, *needed, 2)
 
     def max_controlled(self, num_agents: int) -> int:
         """Static number of rows K for the controlled agents of a scenario with N agent slots."""
@@ -121,7 +121,8 @@ class Env:
         scenario = self.prepare(scenario)
         if controller is None:
             controller = jnp.where(self.controlled_mask(scenario), CALLER, LOG).astype(jnp.int32)
-        steps = scenario.current_step - jnp.arange(self.num_history_steps - 1, -1, -1, dtype=jnp.int32)
+        num_steps = self.num_history_steps(scenario.time_step)
+        steps = scenario.current_step - jnp.arange(num_steps - 1, -1, -1, dtype=jnp.int32)
         history = tree_index(scenario.log, jnp.maximum(steps, 0))
         # Steps before the record are invalid; negative indices must not wrap around to its end.
         history = mask_agents(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
@@ -152,7 +153,7 @@ class Env:
         """
         scenario = self.prepare(scenario)
         controlled = state.controller != LOG
-        next_agents, mask, invalid = apply_actions(self.dynamics, state, action, controlled, self.config.dt)
+        next_agents, mask, invalid = apply_actions(self.dynamics, state, action, controlled, scenario.time_step)
         state, _, out = self.transition(scenario, state, next_agents, mask, invalid)
         return state, out
 
@@ -176,7 +177,7 @@ class Env:
         Returns:
           The next state, the evaluated agents (before those whose episode has ended are removed), and the evaluation.
         """
-        has_advanced = state.step < scenario.num_steps - 1
+        has_advanced = state.step < scenario.last_step
         state = self.advance(scenario, state, next_agents, action_mask)
         out = self.evaluate_state(scenario, state, has_advanced=has_advanced, invalid_action=invalid_action)
         return self.end_agents(scenario, state, out), state.agents, out
@@ -202,7 +203,7 @@ class Env:
         history = tree_index(state.history, slice(-self.config.num_history_steps, None))
         rows = self.acting_rows(state, controller, max_controlled)
         scenario = self.prepare(scenario)
-        return observe(scenario, dataclasses.replace(state, history=history), self.config.dt, rows, privileged)
+        return observe(scenario, dataclasses.replace(state, history=history), rows, privileged)
 
     def controlled_rows(
         self, state: State, controller: int | None = None, max_controlled: int | None = None
@@ -263,7 +264,7 @@ class Env:
           action_mask: Agents whose entry of `next_agents` applies.
         """
         now = state.agents
-        last = scenario.num_steps - 1
+        last = scenario.last_step
         step = jnp.minimum(state.step + 1, last)
         agents = tree_index(scenario.log, step)
         may_appear = agents.valid & (self.config.spawn == "log")
@@ -272,7 +273,7 @@ class Env:
         valid = agents.valid & (now.valid | may_appear)
         if next_agents is not None:
             logged, controlled = agents, state.controller != LOG
-            moved = where(action_mask, next_agents, coast(now, self.config.dt))
+            moved = where(action_mask, next_agents, coast(now, scenario.time_step))
             moved = dataclasses.replace(moved, xyz=self._with_height(scenario, now, moved, logged, controlled))
             if self.config.ends == "agent" and self.config.at_end == "stop":
                 moved = where(state.ended, dataclasses.replace(now, velocity=jnp.zeros_like(now.velocity)), moved)
@@ -302,7 +303,7 @@ class Env:
           invalid_action: Agents whose action was invalid; none by default.
         """
         metrics = self.metrics
-        snapshot = Snapshot(scenario, state.step, state.history, self.config.dt, self._evaluated_rows(scenario, state))
+        snapshot = Snapshot(scenario, state.step, state.history, self._evaluated_rows(scenario, state))
         values = compute_metrics(snapshot, metrics)
         if invalid_action is None:
             invalid_action = jnp.zeros(state.ended.shape, bool)
@@ -315,7 +316,7 @@ class Env:
             reward=jnp.where(invalid_action, jnp.minimum(reward, 0.0), reward),
             agent_terminated=terminated,
             terminated=scene_terminates(self.config, has_episode, state.ended, terminated),
-            truncated=state.step >= scenario.num_steps - 1,
+            truncated=state.step >= scenario.last_step,
             invalid_action=invalid_action & has_advanced,
         )
 

@@ -70,7 +70,7 @@ def begin_episode(
     controllers = assignment.controllers(scenario, caller, env.config.max_controlled)
     state = env.initial_state(scenario, key, controllers)
     # Initial carries draw from a step index that no interaction uses.
-    unused_step = jnp.asarray(scenario.num_steps, jnp.int32)
+    unused_step = scenario.last_step + 1
     carries = []
     for index, policy in enumerate(assignment.policies):
         observation = observe_policy(env, scenario, state, assignment, index, caller is not None)
@@ -112,8 +112,8 @@ def interact(
     controls = _controls(env, assignment, decisions, action)
 
     def substep(state: State, _: None) -> tuple[State, tuple]:
-        next_agents, mask, invalid = _apply_controls(env, state, controls)
-        active = state.step < scenario.num_steps - 1
+        next_agents, mask, invalid = _apply_controls(scenario, state, controls)
+        active = state.step < scenario.last_step
         if evaluate:
             state, agents, out = env.transition(scenario, state, next_agents, mask, invalid)
         else:
@@ -170,14 +170,14 @@ def _controls(env: Env, assignment: Assignment, decisions: list[Action], action:
 
 
 def _apply_controls(
-    env: Env, state: State, controls: list[_Control]
+    scenario: Scenario, state: State, controls: list[_Control]
 ) -> tuple[AgentState | None, Bool[Array, " N"], Bool[Array, " N"]]:
     """Next agents of all controllers, and the masks of agents with a valid and with an invalid action."""
     next_agents, mask = None, jnp.zeros(state.ended.shape, bool)
     invalid = mask
     for dynamics, action, controller in controls:
         own = state.controller == controller
-        moved, usable, unusable = apply_actions(dynamics, state, action, own, env.config.dt)
+        moved, usable, unusable = apply_actions(dynamics, state, action, own, scenario.time_step)
         next_agents = where(own, moved, state.agents if next_agents is None else next_agents)
         mask, invalid = mask | usable, invalid | unusable
     return next_agents, mask, invalid

@@ -9,10 +9,10 @@ from waymax_sim.datatypes.lanes import LaneGraph
 from waymax_sim.datatypes.polylines import Polylines
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
-from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.datatypes.signals import Signals
 from waymax_sim.datatypes.state import Action, State
-from waymax_sim.pytree import Array, pytree, tree_index
+from waymax_sim.pytree import Array, pytree, static, tree_index
 
 
 @pytree
@@ -21,7 +21,6 @@ class Observation:
 
     Attributes:
       step: Index of the current step in the record.
-      dt: Time step, s.
       remaining_time: Time until the end of the record, s.
       controlled: Slots of the agents of the policy, -1 for empty rows and for agents whose actions do not apply now. An
         agent keeps its row during an episode. The number of rows K is static: 1 for the sdc, otherwise
@@ -37,10 +36,10 @@ class Observation:
       routes: Paths of the sdc, or None. `on_route` is a navigation command and therefore observed.
       goals: Goals of agents, or None.
       log: The whole record, future included, for privileged policies; None otherwise.
+      dt: Time step, s; static.
     """
 
     step: Int[Array, ""]
-    dt: Float[Array, ""]
     remaining_time: Float[Array, ""]
     controlled: Int[Array, " K"]
     history: AgentState
@@ -54,6 +53,7 @@ class Observation:
     routes: Routes | None
     goals: Goals | None
     log: AgentState | None
+    dt: float = static(default=TIME_STEP)
 
     @property
     def agents(self) -> AgentState:
@@ -61,15 +61,12 @@ class Observation:
         return tree_index(self.history, -1)
 
 
-def observe(
-    scenario: Scenario, state: State, dt: float, controlled: Int[Array, " K"], privileged: bool = False
-) -> Observation:
+def observe(scenario: Scenario, state: State, controlled: Int[Array, " K"], privileged: bool = False) -> Observation:
     """The observation of a state.
 
     Args:
       scenario: The scenario of the state.
       state: The state, with the history that policies observe.
-      dt: Time step, s.
       controlled: Slots of the agents of the policy, -1 for empty rows.
       privileged: Whether the observation includes the log.
     """
@@ -83,8 +80,8 @@ def observe(
     )
     return Observation(
         step=now,
-        dt=jnp.asarray(dt, jnp.float32),
-        remaining_time=(scenario.num_steps - 1 - now).astype(jnp.float32) * dt,
+        dt=scenario.time_step,
+        remaining_time=(scenario.last_step - now).astype(jnp.float32) * scenario.time_step,
         controlled=controlled,
         history=state.history,
         info=scenario.agents,

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Key
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datatypes.agents import Selector
+from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
@@ -33,6 +34,8 @@ MAX_CHUNK_CPU = 4
 # Largest number of scenes per device in a chunk on accelerators.
 MAX_CHUNK_ACCELERATOR = 256
 
+# Number of agents that a message lists.
+MAX_LISTED_AGENTS = 5
 # Name of the score that is computed wherever `NUPLAN_METRICS` are evaluated.
 NUPLAN_SCORE = "nuplan_score"
 
@@ -184,8 +187,8 @@ class Evaluation:
                 yield [Failure(*chunk)]
                 continue
             members = [scenario for _, scenario in chunk]
-            length, num_steps = self._length(members[0]), num_remaining_steps(members[0])
-            if num_steps < 1:
+            length = self._length(members[0])
+            if num_remaining_steps(members[0]) < 1:
                 error = DataError("no step follows the current one", field="current_step")
                 yield [Failure(index, self._with_source(index, error)) for index, _ in chunk]
                 continue
@@ -194,9 +197,9 @@ class Evaluation:
             for run in self.config.runs:
                 rows = [row for row, (index, _) in enumerate(chunk) if not skip(index, run)]
                 if rows:
-                    values, _ = self._simulate(run, batch, members, num_steps)
-                    host = jax.device_get(values)
-                    yield [self._result(*chunk[row], digests[row], run, tree_index(host, row)) for row in rows]
+                    values, trace = self._simulate(run, batch, members)
+                    host = jax.device_get((values, trace.invalid_action))
+                    yield [self._result(*chunk[row], digests[row], run, *tree_index(host, row)) for row in rows]
 
     def traces(self, index: int, runs: Iterable[RunKey]) -> tuple[Scenario, list[Trace]]:
         """A scene, and the rollouts that are evaluated in it."""
@@ -205,12 +208,13 @@ class Evaluation:
             raise chunk[1]
         scenario = chunk[0][1]
         batch = to_device(stack_chunk([scenario], self._length(scenario)))
-        traces = [self._simulate(run, batch, [scenario], num_remaining_steps(scenario))[1] for run in runs]
-        return scenario, [tree_index(jax.device_get(trace), 0) for trace in traces]
+        traces = [jax.device_get(self._simulate(run, batch, [scenario])[1]) for run in runs]
+        num_steps = min(num_remaining_steps(scenario), self._num_steps(scenario))
+        return crop_steps(scenario), [_first_steps(tree_index(trace, 0), num_steps) for trace in traces]
 
-    def _simulate(self, run: RunKey, batch: Scenario, members: list[Scenario], num_steps: int):
+    def _simulate(self, run: RunKey, batch: Scenario, members: list[Scenario]):
         policy, traffic, seed = run
-        steps = num_steps if self.config.max_steps is None else min(num_steps, self.config.max_steps)
+        steps = self._num_steps(members[0])
         assignment = self.config.assignment(policy, traffic)
         keys = [scene_key(seed, scenario.scenario_id) for scenario in members]
         keys = jnp.stack(repeat_cyclically(keys, len(batch.id_bytes)))
@@ -218,9 +222,18 @@ class Evaluation:
         simulate = _SceneEvaluation(self.config.env(traffic), steps)
         return map_scenes(simulate, batch, keys, assignment, memory_budget=budget)
 
-    def _result(self, index: int, scenario: Scenario, digest: str, run: RunKey, values: dict[str, MetricValue]):
+    def _result(
+        self,
+        index: int,
+        scenario: Scenario,
+        digest: str,
+        run: RunKey,
+        values: dict[str, MetricValue],
+        invalid_action: Bool[np.ndarray, "T N"],
+    ):
         file, record = self.scenarios.source(index)
         try:
+            check_actions(scenario, np.any(invalid_action, axis=0))
             floats = to_floats(values, self.config.columns)
         except DataError as error:
             return Failure(index, self._with_source(index, error), run)
@@ -229,6 +242,11 @@ class Evaluation:
     def _with_source(self, index: int, error: DataError) -> DataError:
         file, record = self.scenarios.source(index)
         return error.with_location(file=file, record=record)
+
+    def _num_steps(self, scenario: Scenario) -> int:
+        """Steps to simulate; those after the last step of a padded record are not active."""
+        num_steps = scenario.num_steps - 1 - int(scenario.current_step)
+        return num_steps if self.config.max_steps is None else min(num_steps, self.config.max_steps)
 
     def _length(self, scenario: Scenario) -> int:
         """Number of scenes in a chunk with scenes of this size."""
@@ -246,6 +264,14 @@ class _SceneEvaluation:
 
     def __call__(self, scenario: Scenario, key: Key[Array, ""], assignment: Assignment):
         return simulate_and_evaluate(self.env, assignment, scenario, key, self.num_steps)
+
+
+def _first_steps(trace: Trace, num_steps: int) -> Trace:
+    def first(field: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[:num_steps], field)
+
+    fields = {field.name: getattr(trace, field.name) for field in dataclasses.fields(trace)}
+    return Trace(**{name: value if name == "final" else first(value) for name, value in fields.items()})
 
 
 def metric_columns(metrics: Iterable[str]) -> dict[str, MetricInfo]:
@@ -271,12 +297,12 @@ def simulate_and_evaluate(
       One value per metric, with the nuPlan score and its parts if all of `NUPLAN_METRICS` are evaluated, and the
       rollout.
     """
-    trace = rollout(env, policies, scenario, key, num_steps)
+    trace = rollout(env, policies, scenario, key, num_steps, record=("agents", "metrics", "invalid_action"))
     assert trace.metrics is not None  # they are recorded by default
     evaluated = select_agents(scenario, env.config.controlled)
     values = summarize(trace.metrics, env.metrics, trace.active, evaluated)
     if values.keys() >= set(NUPLAN_METRICS):
-        scores = nuplan_score(trace.metrics, scenario, trace.active, env.config.dt)
+        scores = nuplan_score(trace.metrics, scenario, trace.active)
         values |= {name: _over_agents(value, evaluated) for name, value in scores.items()}
     return values, trace
 
@@ -303,6 +329,20 @@ def evaluate_scene(
     return simulate_and_evaluate(env, policies, scenario, key, num_steps)[0]
 
 
+def check_actions(scenario: Scenario, invalid: Bool[np.ndarray, " N"]) -> None:
+    """Raises a `DataError` that names the agents with an action that was not finite.
+
+    Args:
+      scenario: The scene.
+      invalid: Agents with such an action, or next pose, at any step.
+    """
+    ids = np.asarray(scenario.agents.id)[invalid].tolist()
+    if ids:
+        shown = ", ".join(map(str, ids[:MAX_LISTED_AGENTS])) + (", ..." if len(ids) > MAX_LISTED_AGENTS else "")
+        problem = f"actions of {len(ids)} agents were not finite (ids {shown})"
+        raise DataError(problem, field="actions", remedy="check the outputs of the policies")
+
+
 def to_floats(values: Mapping[str, MetricValue], names: Iterable[str]) -> dict[str, float | None]:
     """The values of one scene as floats, in the order of `names`; None where a metric is not valid.
 
@@ -326,4 +366,4 @@ def scenario_digest(scenario: Scenario) -> str:
 
 def num_remaining_steps(scenario: Scenario) -> int:
     """Number of steps of the record after the current one."""
-    return scenario.num_steps - 1 - int(scenario.current_step)
+    return int(scenario.last_step) - int(scenario.current_step)

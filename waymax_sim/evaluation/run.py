@@ -140,7 +140,7 @@ def run_conditions(config: EvaluationConfig, path: str) -> Json:
         "steps": config.max_steps,
         "seeds": list(config.seeds),
         "env": {"spawn": {name: config.env(name).config.spawn for name in config.traffic}}
-        | {name: getattr(env.config, name) for name in ("despawn", "height_source", "dt")},
+        | {name: getattr(env.config, name) for name in ("despawn", "height_source")},
         **environment_info(),
     }
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.prefetch import prefetch
 from waymax_sim.datasets.scenarios import Scenarios
-from waymax_sim.datatypes.padding import pad, pad_to_class, stack_scenarios
+from waymax_sim.datatypes.padding import pad, pad_steps, pad_to_class, stack_scenarios, step_class_length
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.evaluation.sharding import SceneFunction, map_scenes, scene_key
 from waymax_sim.pytree import tree_index
@@ -90,7 +90,8 @@ def iter_chunks(
 ) -> Iterator[Chunk | tuple[int, DataError]]:
     """Scenes in chunks of equal shape and current step, prefetched; a scene that cannot be read yields its error.
 
-    Scenes are padded to their `size_class_lengths`, so that the shape of a scene does not depend on the others.
+    Scenes are padded to their `size_class_lengths` and `step_class_length`, so that the shape of a scene does not
+    depend on the others.
 
     Args:
       scenarios: The scenes.
@@ -101,7 +102,7 @@ def iter_chunks(
       Chunks of (index, scene), or (index, error).
     """
     outcomes = ((index, _read_padded_to_class(scenarios, index)) for index in indices)
-    # The current step determines the number of steps to simulate.
+    # The current step determines the largest number of steps to simulate.
     return prefetch(group_scenes(outcomes, lambda scene: (_shape(scene), int(scene.current_step)), chunk_size), 1)
 
 
@@ -142,7 +143,8 @@ def repeat_cyclically(items: list, length: int) -> list:
 
 def _read_padded_to_class(scenarios: Scenarios, index: int) -> Scenario | DataError:
     try:
-        return pad_to_class(scenarios[index])
+        scenario = scenarios[index]
+        return pad_to_class(pad_steps(scenario, step_class_length(scenario.num_steps)))
     except DataError as error:
         file, record = scenarios.source(index)
         return error.with_location(file=file, record=record)

@@ -77,7 +77,7 @@ def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], 
     is_controlled = trace.final.controller != LOG
     speed = forward_speed(agents)
     is_step = agents.valid[1:] & agents.valid[:-1]
-    acceleration = jnp.where(is_step & vehicles[None], jnp.diff(speed, axis=0) / config.dt, 0.0)
+    acceleration = jnp.where(is_step & vehicles[None], jnp.diff(speed, axis=0) / scenario.time_step, 0.0)
     moved = geometry.norm(jnp.diff(agents.xyz[..., :2], axis=0))
     distance = jnp.sum(jnp.where(is_step, moved, 0.0), axis=0)
     last = scenario.current_step + num_steps

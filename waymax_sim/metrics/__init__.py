@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from waymax_sim.metrics.clearance import clearance
-from waymax_sim.metrics.comfort import COMFORT_STEPS as COMFORT_STEPS
-from waymax_sim.metrics.comfort import comfort_violation
+from waymax_sim.metrics.comfort import COMFORT_WINDOW, comfort_violation
 from waymax_sim.metrics.divergence import log_divergence
-from waymax_sim.metrics.encroachment import ENCROACHMENT_STEPS as ENCROACHMENT_STEPS
-from waymax_sim.metrics.encroachment import post_encroachment_time
+from waymax_sim.metrics.encroachment import MAX_ENCROACHMENT_TIME, post_encroachment_time
 from waymax_sim.metrics.fault import (
     at_fault_collision,
     at_fault_object_collisions,
@@ -19,15 +17,14 @@ from waymax_sim.metrics.fault import (
 )
 from waymax_sim.metrics.goal import goal_distance, goal_progress, goal_reached
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
-from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot
+from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot, masked_value
 from waymax_sim.metrics.nuplan import NUPLAN_METRICS, nuplan_score
 from waymax_sim.metrics.offroad import offroad, offroad_outside_driveways, road_departure, road_edge_distance
 from waymax_sim.metrics.overlap import overlap
 from waymax_sim.metrics.progress import log_progress
 from waymax_sim.metrics.route import off_route, route_progression
 from waymax_sim.metrics.speeding import speeding, speeding_time
-from waymax_sim.metrics.stop_lines import STOP_STEPS as STOP_STEPS
-from waymax_sim.metrics.stop_lines import red_light_violation, stop_sign_violation
+from waymax_sim.metrics.stop_lines import STOP_HISTORY, red_light_violation, stop_sign_violation
 from waymax_sim.metrics.straddling import straddling
 from waymax_sim.metrics.summary import summarize
 from waymax_sim.metrics.time_to_collision import time_to_collision
@@ -64,7 +61,7 @@ _ALL = (
         unit="s",
         over_time="min",
         better="higher",
-        num_steps=ENCROACHMENT_STEPS,
+        duration=MAX_ENCROACHMENT_TIME,
     ),
     Metric("clearance", clearance, per="agent", unit="m", over_time="min", better="higher"),
     Metric("at_fault_collision", at_fault_collision, per="agent", unit="1", over_time="max"),
@@ -72,12 +69,12 @@ _ALL = (
     Metric("at_fault_vehicle_collision", at_fault_vehicle_collision, per="agent", unit="1", over_time="max"),
     Metric("at_fault_object_collisions", at_fault_object_collisions, per="agent", unit="1", over_time="sum"),
     Metric("red_light_violation", red_light_violation, per="agent", unit="1", over_time="max"),
-    Metric("stop_sign_violation", stop_sign_violation, per="agent", unit="1", over_time="max", num_steps=STOP_STEPS),
+    Metric("stop_sign_violation", stop_sign_violation, per="agent", unit="1", over_time="max", duration=STOP_HISTORY),
     Metric("speeding", speeding, per="agent", unit="m/s", over_time="max"),
     Metric("speeding_time", speeding_time, per="agent", unit="s", over_time="sum"),
     Metric("wrong_way_distance", wrong_way_distance, per="agent", unit="m", over_time="sum"),
     Metric("straddling", straddling, per="agent", unit="1", over_time="mean"),
-    Metric("comfort_violation", comfort_violation, per="agent", unit="1", over_time="max", num_steps=COMFORT_STEPS),
+    Metric("comfort_violation", comfort_violation, per="agent", unit="1", over_time="max", duration=COMFORT_WINDOW),
     Metric("log_progress", log_progress, per="agent", unit="1", over_time="sum", better="higher"),
     Metric("goal_distance", goal_distance, per="agent", unit="m", over_time="last"),
     Metric("goal_progress", goal_progress, per="agent", unit="m", over_time="sum", better="higher"),
@@ -106,9 +103,12 @@ def resolve(metrics: Iterable[str | Metric]) -> dict[str, Metric]:
 def compute_metrics(snapshot: Snapshot, metrics: Mapping[str, Metric]) -> dict[str, MetricValue]:
     """Computes the metrics of one step.
 
-    Values per agent are [N]; those of agents that are not evaluated are not valid.
+    Values per agent are [N]; those of agents that are not evaluated are not valid. No value is valid in a step with a
+    valid agent whose state is not finite.
     """
+    usable = snapshot.is_finite
     values = {name: metric.compute(snapshot) for name, metric in metrics.items()}
+    values = {name: masked_value(value.value, value.valid & usable) for name, value in values.items()}
     if snapshot.rows is None:
         return values
 

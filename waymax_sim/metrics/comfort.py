@@ -11,8 +11,8 @@ from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
 from waymax_sim.pytree import Array
 
-# Window of the derivative filter, steps. In a shorter one the noise of recorded tracks alone exceeds the limits.
-COMFORT_STEPS = 11
+# Window of the derivative filter, s. In a shorter one the noise of recorded tracks alone exceeds the limits.
+COMFORT_WINDOW = 1.0
 
 
 class ComfortParams(NamedTuple):
@@ -65,17 +65,23 @@ def comfort_violation(snapshot: Snapshot) -> MetricValue:
 
     Limits (`ComfortParams`): acceleration 2.40 and braking 4.05 m/s^2, lateral acceleration 4.89 m/s^2, jerk 8.37 m/s^3
     (its longitudinal part 4.13), yaw rate 0.95 rad/s, yaw acceleration 1.93 rad/s^2. Derivatives are those of
-    `savgol_derivatives` at the middle of the last 11 steps. Valid for vehicles and cyclists that were valid in all of
-    them, once the first of them is the current step: logged motion before the simulation is not evaluated.
+    `savgol_derivatives` at the middle of the last second. Valid for vehicles and cyclists that were valid in all of
+    its steps, once the first of these is the current step: logged motion before the simulation is not evaluated.
 
-    Source: nuPlan, ego is comfortable. The state keeps 11 steps of history for it.
+    Source: nuPlan, ego is comfortable. The state keeps one second of history for it.
     """
-    past = snapshot.past(COMFORT_STEPS)
-    if past.yaw.shape[0] < COMFORT_STEPS:
+    num_steps = comfort_steps(snapshot.dt)
+    past = snapshot.past(num_steps)
+    if past.yaw.shape[0] < num_steps:
         return masked_value(jnp.zeros(past.yaw.shape[1]), jnp.zeros(past.yaw.shape[1], bool))
-    is_simulated = snapshot.step - (COMFORT_STEPS - 1) >= snapshot.scenario.current_step
+    is_simulated = snapshot.step - (num_steps - 1) >= snapshot.scenario.current_step
     valid = snapshot.is_wheeled & jnp.all(past.valid, axis=0) & is_simulated
     return masked_value(comfort_ratio(savgol_derivatives(past, snapshot.dt)), valid)
+
+
+def comfort_steps(dt: float) -> int:
+    """Length of the window of the derivative filter, steps: odd, and at least 3."""
+    return 2 * max(1, int(COMFORT_WINDOW / dt / 2 + 1e-6)) + 1
 
 
 def comfort_ratio(kinematics: Kinematics, params: ComfortParams = COMFORT) -> Float[Array, "*n"]:

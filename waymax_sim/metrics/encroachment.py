@@ -10,8 +10,8 @@ from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
 from waymax_sim.metrics.overlap import pairwise_separation
 from waymax_sim.pytree import Array
 
-# Steps of history; earlier encroachments do not count.
-ENCROACHMENT_STEPS = 31
+# Earlier encroachments do not count, s.
+MAX_ENCROACHMENT_TIME = 3.0
 # Angle between headings from which paths cross, rad; with a smaller one an agent follows the other.
 MIN_CROSSING_ANGLE = jnp.pi / 6
 
@@ -24,10 +24,11 @@ def post_encroachment_time(snapshot: Snapshot) -> MetricValue:
     post-encroachment time of its closest crossing, for the agent that came second. Steps are not interpolated. Valid
     where the agent is valid.
 
-    Source: Allen, Shin and Cooper (1978). The state keeps 31 steps of history for it.
+    Source: Allen, Shin and Cooper (1978). The state keeps 3 s of history for it.
     """
     size, own = snapshot.scenario.agents.size, snapshot.evaluated_agents
-    past = jax.tree.map(lambda leaf: leaf[-ENCROACHMENT_STEPS:][::-1], snapshot.history)
+    num_steps = 1 + round(MAX_ENCROACHMENT_TIME / snapshot.dt)
+    past = jax.tree.map(lambda leaf: leaf[-num_steps:][::-1], snapshot.history)
 
     def has_crossed(others: AgentState) -> Bool[Array, " O"]:
         overlaps = pairwise_separation(own, snapshot.info.size, others, size) < 0
@@ -38,7 +39,7 @@ def post_encroachment_time(snapshot: Snapshot) -> MetricValue:
         age, others = past_step
         return jnp.where(has_crossed(others), jnp.minimum(time, age), time), None
 
-    longest = (ENCROACHMENT_STEPS - 1) * snapshot.dt
+    longest = (num_steps - 1) * snapshot.dt
     ages = snapshot.dt * jnp.arange(past.yaw.shape[0], dtype=jnp.float32)
     no_crossing = jnp.full(own.valid.shape, longest, jnp.float32)
     return masked_value(jax.lax.scan(update, no_crossing, (ages, past))[0], own.valid)

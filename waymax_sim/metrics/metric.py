@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import CYCLIST, VEHICLE, AgentInfo, AgentState
+from waymax_sim.datatypes.agents import CYCLIST, VEHICLE, AgentInfo, AgentState, is_finite
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.nearest import is_on_right_side, signed_distance
 from waymax_sim.maps.paths import nearest_lane
@@ -39,15 +39,18 @@ class Snapshot:
       scenario: The scenario.
       step: Index of the step in the record.
       history: Agents over at least two steps, oldest first; the last one is the present step, [H, N].
-      dt: Time step, s.
       rows: Rows of the O evaluated agents, -1 for padding; None for all agents. Metrics per agent have O values.
     """
 
     scenario: Scenario
     step: Int[Array, ""]
     history: AgentState
-    dt: float
     rows: Int[Array, " O"] | None = None
+
+    @property
+    def dt(self) -> float:
+        """Time step, s."""
+        return self.scenario.time_step
 
     @cached_property
     def agents(self) -> AgentState:
@@ -58,6 +61,12 @@ class Snapshot:
     def previous(self) -> AgentState:
         """Agents one step earlier, [N]."""
         return tree_index(self.history, -2)
+
+    @property
+    def is_finite(self) -> Bool[Array, ""]:
+        """Whether all valid agents have finite states, now and one step earlier."""
+        recent = tree_index(self.history, slice(-2, None))
+        return jnp.all(is_finite(recent) | ~recent.valid)
 
     def cached(self, compute: Callable[["Snapshot"], T]) -> T:
         """The result of a function of the snapshot, computed at its first call and shared between metrics."""
@@ -167,6 +176,7 @@ class Metric:
       over_agents: Aggregation of the valid agents. Scenes are always averaged, each counting once.
       better: Whether lower or higher is better.
       num_steps: Number of steps of history that it needs, the present one included.
+      duration: History that it needs, s; the longer of both counts.
     """
 
     name: str
@@ -177,6 +187,11 @@ class Metric:
     over_agents: Literal["mean", "max"] = "mean"
     better: Literal["lower", "higher"] = "lower"
     num_steps: int = 2
+    duration: float = 0.0
+
+    def history_steps(self, time_step: float) -> int:
+        """Number of steps of history for a time step (s), the present one included."""
+        return max(self.num_steps, 1 + round(self.duration / time_step))
 
 
 def masked_value(value: Float[Array, "*lead"], valid: Bool[Array, "*lead"]) -> MetricValue:

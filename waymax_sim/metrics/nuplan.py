@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
+from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.metrics.metric import MetricValue, flag, masked_value
 from waymax_sim.metrics.progress import log_arc_length
 from waymax_sim.pytree import Array
@@ -70,7 +70,6 @@ def nuplan_score(
     values: Mapping[str, MetricValue],
     scenario: Scenario,
     active: Bool[Array, " T"],
-    dt: float = TIME_STEP,
     params: NuplanParams = NUPLAN,
 ) -> dict[str, MetricValue]:
     """The nuPlan closed-loop score of an episode and its parts, each from 0 to 1, for every evaluated agent.
@@ -95,13 +94,13 @@ def nuplan_score(
       values: Values per step of at least `NUPLAN_METRICS`, [T, N], as in `Trace.metrics`.
       scenario: The scenario.
       active: Mask of the steps to score, the first of which follows the current step, as in `Trace.active`.
-      dt: Time step, s.
       params: Thresholds.
 
     Source: nuPlan (Karnchanachari et al., 2024), closed-loop challenges, with the constants of devkit 1.2. Limits: the
     metrics are those of this project, so times to collision include traffic from the sides, the route of the expert is
     its logged path, and drivable areas are bounded by road edges.
     """
+    dt = scenario.time_step
     masks = {name: values[name].valid & active[:, None] for name in NUPLAN_METRICS}
     has_value = {name: jnp.any(masks[name], axis=0) for name in NUPLAN_METRICS}
 
@@ -120,7 +119,7 @@ def nuplan_score(
     direction = wrong_way_compliance(wrong_way, params)
 
     expert = log_arc_length(scenario)
-    end = jnp.minimum(scenario.current_step + jnp.sum(active), scenario.num_steps - 1)
+    end = jnp.minimum(scenario.current_step + jnp.sum(active), scenario.last_step)
     distance = jnp.sum(masked("log_progress"), axis=0) * expert[-1]
     shortest = params.min_path_length
     progress = jnp.minimum(jnp.maximum(distance, shortest) / jnp.maximum(expert[end], shortest), 1.0)

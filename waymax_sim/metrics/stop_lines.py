@@ -11,8 +11,8 @@ from waymax_sim.datatypes.signals import FLASHING_STOP, STOP_STATES
 from waymax_sim.metrics.metric import MetricValue, Snapshot, flag
 from waymax_sim.pytree import Array
 
-# Steps of history in which an agent may have stopped.
-STOP_STEPS = 31
+# History in which an agent may have stopped, s.
+STOP_HISTORY = 3.0
 
 
 class StopLineParams(NamedTuple):
@@ -72,17 +72,17 @@ def stop_sign_violation(snapshot: Snapshot) -> MetricValue:
     """Whether a vehicle or cyclist crossed the line of a stop sign in the last step without a stop before it.
 
     It has stopped if its speed fell below 0.5 m/s while its front bumper was within 5 m before the line. A flashing
-    red light is a stop sign. Agents that were within those 5 m in all valid steps of the last 31 may have stopped
+    red light is a stop sign. Agents that were within those 5 m at all valid steps of the last 3 s may have stopped
     before and do not count. Positive once per crossing. Valid for agents that are valid now and one step earlier, on
     maps with a stop sign or light, unless a stop sign has no lane although its lanes are inferred: which agents have to
     stop at it is not known.
 
-    The state keeps 31 steps of history for it.
+    The state keeps 3 s of history for it.
     """
     crossings = _crossings(snapshot)
     has_light = crossings.light >= 0
     must_stop = crossings.stop_sign | (has_light & _has_state(snapshot, (FLASHING_STOP,), crossings.light))
-    past = snapshot.past(STOP_STEPS)
+    past = snapshot.past(1 + round(STOP_HISTORY / snapshot.dt))
     along, _ = _bumper_offsets(snapshot, past)
     valid, is_slow = past.valid[..., None], geometry.norm(past.velocity)[..., None] < STOP_LINE.max_stopped_speed
     has_stopped = jnp.any(valid & is_slow & (along <= 0) & (along >= -STOP_LINE.max_stop_distance), axis=0)

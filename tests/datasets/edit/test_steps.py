@@ -54,7 +54,7 @@ def test_records_are_cut(start, stop):
     found = edit.slice_steps(scenario, start, stop)
     assert_sound(found)
     assert found.num_steps == stop - start and found.current_step == 10 - start
-    assert_unchanged(found, scenario, "timestamps", "current_step", "agents", "log", "signals")
+    assert_unchanged(found, scenario, "timestamps", "current_step", "last_step", "agents", "log", "signals")
     np.testing.assert_array_equal(found.log.xyz, scenario.log.xyz[start:stop])
     np.testing.assert_array_equal(found.signals.state, scenario.signals.state[start:stop])
     np.testing.assert_allclose(found.timestamps, np.arange(stop - start) * 0.1, atol=1e-5)

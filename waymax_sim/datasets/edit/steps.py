@@ -37,8 +37,8 @@ def shift_start(scenario: Scenario, steps: int) -> Scenario:
       ValueError: The step does not exist.
     """
     now = int(scenario.current_step) + steps
-    if not 0 <= now < scenario.num_steps:
-        raise ValueError(f"the current step {now} is not one of 0..{scenario.num_steps - 1}")
+    if not 0 <= now <= scenario.last_step:
+        raise ValueError(f"the current step {now} is not one of 0..{scenario.last_step}")
     return dataclasses.replace(scenario, current_step=np.asarray(now, np.int32))
 
 
@@ -61,6 +61,7 @@ def slice_steps(scenario: Scenario, start: int, stop: int) -> Scenario:
         scenario,
         timestamps=scenario.timestamps[steps] - scenario.timestamps[start],
         current_step=np.asarray(now - start, np.int32),
+        last_step=np.asarray(min(int(scenario.last_step), stop - 1) - start, np.int32),
         log=tree_index(scenario.log, steps),
         signals=dataclasses.replace(
             signals, state=signals.state[steps], stop_point=signals.stop_point[steps], valid=signals.valid[steps]

@@ -4,6 +4,7 @@ A header (magic, checksum, optional parts) is followed by a table with one row p
 of the table. Decoding writes each chunk into its final, optionally padded, array.
 """
 
+import dataclasses
 import math
 import struct
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store.layout import Shape, check_axis_lengths, padded_shapes, scenario_layout
 from waymax_sim.datatypes.padding import bucket_lengths
-from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.scenario import Scenario, clock_time_step
 from waymax_sim.pytree import aligned_host_arrays
 
 Compression = Literal["fast", "small"]
@@ -102,7 +103,8 @@ def decode_scenario(data: bytes | memoryview, *, pad_to_bucket: bool = True) -> 
         view = memoryview(data)
         for array, shape, span, fill in zip(arrays, shapes, spans, layout.fill_values, strict=True):
             _decode_array(blosc2.decompress2, view[span], array, shape, fill)
-        return jax.tree.unflatten(layout.structure, arrays)
+        scenario = jax.tree.unflatten(layout.structure, arrays)
+        return dataclasses.replace(scenario, time_step=clock_time_step(scenario.timestamps))
     except DataError as error:
         raise DataError(error.problem, field=error.field or "scene", remedy=error.remedy or STORE_REMEDY) from None
     except (KeyError, ValueError, RuntimeError, struct.error) as error:

@@ -47,6 +47,8 @@ def _skeleton(record_type: type, absent: set[str]) -> Any:
     hints = typing.get_type_hints(record_type)
     record = object.__new__(record_type)
     for field in dataclasses.fields(record_type):
+        if "static" in field.metadata:
+            continue  # its default applies
         # An optional part is annotated as a record or None.
         options = typing.get_args(hints[field.name]) or (hints[field.name],)
         part = next((option for option in options if dataclasses.is_dataclass(option)), None)

@@ -5,8 +5,9 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Key
+from jaxtyping import Bool, Key
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.sim_agents_submission import RolloutFile
@@ -14,8 +15,9 @@ from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.padding import pad_to_class
-from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, rollout
+from waymax_sim.evaluation.evaluate import check_actions
 from waymax_sim.evaluation.sharding import scene_key
 from waymax_sim.metrics.realism import (
     CONFIGS,
@@ -78,12 +80,22 @@ def simulate_rollouts(
       num_steps: Steps of a rollout.
     """
 
-    def run(key):
-        agents = rollout(env, policies, scenario, key, num_steps, record=("agents",)).agents
-        assert agents is not None  # as `record` names them
-        return RealismRollouts(agents.xyz, agents.yaw)
+    return _simulate(env, policies, scenario, key, num_rollouts, num_steps)[0]
 
-    return jax.vmap(run)(jax.random.split(key, num_rollouts))
+
+def _simulate(
+    env: Env, policies: Policies, scenario: Scenario, key: Key[Array, ""], num_rollouts: int, num_steps: int
+) -> tuple[RealismRollouts, Bool[Array, " N"]]:
+    """The rollouts, and the agents with an action that was not finite."""
+
+    def run(key):
+        trace = rollout(env, policies, scenario, key, num_steps, record=("agents", "invalid_action"))
+        agents, invalid = trace.agents, trace.invalid_action
+        assert agents is not None and invalid is not None  # as `record` names them
+        return RealismRollouts(agents.xyz, agents.yaw), jnp.any(invalid, axis=0)
+
+    rollouts, invalid = jax.vmap(run)(jax.random.split(key, num_rollouts))
+    return rollouts, jnp.any(invalid, axis=0)
 
 
 def evaluate_realism(
@@ -124,9 +136,10 @@ def evaluate_realism(
             if read_rollouts is None:
                 key = scene_key(seed, scenario.scenario_id)
                 lengths = {"num_rollouts": num_rollouts, "num_steps": _num_future(scenario), "max_evaluated": size}
-                rollouts, scores = _simulated_score(
+                rollouts, scores, invalid = _simulated_score(
                     assignment, scenario, log, key, config=config, parity=parity, **lengths
                 )
+                check_actions(scenario, np.asarray(invalid))
             else:
                 rollouts = from_rollout_file(read_rollouts(scenario.scenario_id), scenario)
                 scores = _only_score(scenario, rollouts, log, config=config, parity=parity, max_evaluated=size)
@@ -153,10 +166,13 @@ def _simulated_score(
     num_rollouts: int,
     num_steps: int,
     max_evaluated: int,
-) -> tuple[RealismRollouts, Score]:
-    """Rollouts and their score. Policies are arguments: weights of one structure share the program."""
-    rollouts = simulate_rollouts(realism_env(assignment), assignment, scenario, key, num_rollouts, num_steps)
-    return rollouts, _scored(scenario, rollouts, log, config, parity, max_evaluated)
+) -> tuple[RealismRollouts, Score, Bool[Array, " N"]]:
+    """Rollouts, their score, and the agents with an action that was not finite.
+
+    Policies are arguments: weights of one structure share the program.
+    """
+    rollouts, invalid = _simulate(realism_env(assignment), assignment, scenario, key, num_rollouts, num_steps)
+    return rollouts, _scored(scenario, rollouts, log, config, parity, max_evaluated), invalid
 
 
 _only_score = jax.jit(_scored, static_argnames=("config", "parity", "max_evaluated"))
@@ -172,6 +188,9 @@ def check_scene(scenario: Scenario) -> int:
     Raises:
       DataError: No step follows the current one, there are no road edges, or an agent to score is not valid.
     """
+    if scenario.time_step != TIME_STEP:
+        problem = f"realism is defined for time steps of {TIME_STEP} s, not {scenario.time_step} s"
+        raise DataError(problem, field="timestamps", remedy="resample the record with --time-step 0.1")
     if _num_future(scenario) < 1:
         raise DataError("no step follows the current one", field="current_step")
     if not np.any(scenario.edges.valid):

@@ -36,6 +36,16 @@ def test_a_sign_controls_both_lanes_of_its_approach(said):
 
 
 @pytest.mark.compile_heavy
+def test_a_car_that_runs_the_sign_on_either_lane_is_found():
+    said, not_said = (
+        replayed(f"womd_stop_sign_two_lanes_{said}.tfrecord", ("stop_sign_violation",))["stop_sign_violation"]
+        for said in ("said", "not_said")
+    )
+    np.testing.assert_array_equal(not_said, said)
+    assert np.nansum(not_said, axis=0)[:2].tolist() == [1, 1]
+
+
+@pytest.mark.compile_heavy
 def test_a_car_on_a_mapped_driveway_is_off_road_unless_driveways_are_excepted():
     values = replayed("womd_driveway.tfrecord", OFFROAD)
     np.testing.assert_array_equal(values["offroad"][:, 1], 1)

@@ -110,7 +110,8 @@ def test_inferred_links_of_recorded_scenes_are_the_stated_ones(stated_successors
 
 
 def test_scenes_without_stated_links_lose_no_sign_of_a_road():
-    """GPUDrive states no lanes: each of the nine signs of these scenes has some."""
-    for file in ("1c365f15b70ebdbf", "db4edc9bd0c9d18c", "2a173b334be3d32c_lights"):
-        graph = load(recorded(f"gpudrive/{file}.json"), pad_to_bucket=False)[0].graph
+    """GPUDrive and Nocturne state no lanes: each of the 15 signs of these scenes has some."""
+    files = [f"gpudrive/{name}.json" for name in ("1c365f15b70ebdbf", "db4edc9bd0c9d18c", "2a173b334be3d32c_lights")]
+    for file in (*files, "nocturne/example_scenario.json"):
+        graph = load(recorded(file), pad_to_bucket=False)[0].graph
         assert graph.stop_sign.any() and not graph.has_unassigned_sign

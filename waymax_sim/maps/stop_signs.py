@@ -27,7 +27,7 @@ class StopSignParams(NamedTuple):
     """
 
     max_lateral: float = 9.0
-    max_longitudinal: float = 6.0
+    max_longitudinal: float = 7.0
     max_longitudinal_straight: float = 1.0
     max_height: float = 4.0
     max_angle: float = np.pi / 12

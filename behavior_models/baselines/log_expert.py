@@ -9,6 +9,7 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState, forward_speed, mask_agents
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Discrete, Dynamics
+from waymax_sim.dynamics.protocol import TimeStep
 from waymax_sim.env import Observation, Policy
 from waymax_sim.pytree import Array, static_record, tree_index
 
@@ -131,7 +132,9 @@ def _fit_weights(valid: Bool[Array, "W N"], offset: Float[Array, "W 1"]) -> Floa
     return jnp.where(is_line, line, weight / jnp.maximum(total, 1.0))
 
 
-def arc_action(model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: float) -> Action:
+def arc_action(
+    model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: TimeStep
+) -> Action:
     """The constant (acceleration, curvature) that leads from `now` to the position of `target`.
 
     `Bicycle` drives straight and turns after each step. In n equal steps of total length d and curvature k it reaches
@@ -159,7 +162,7 @@ def arc_action(model: Bicycle, now: AgentState, target: AgentState, num_steps: I
 
 
 def _pursuit(
-    model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: float
+    model: Bicycle, now: AgentState, target: AgentState, num_steps: Int[Array, " N"], dt: TimeStep
 ) -> Float[Array, "N 2"]:
     """Unclipped (acceleration, curvature), for at least two steps."""
     local = geometry.to_frame(target.xyz[:, :2], now.xyz[:, :2], now.yaw)

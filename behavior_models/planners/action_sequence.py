@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from behavior_models.planners.prediction import PREDICTION, steps_per_interval
+from behavior_models.planners.prediction import PREDICTION
+from waymax_sim.datatypes.scenario import interval_steps
 from waymax_sim.pytree import Array, pytree
 
 # Time between two knots of a perturbation, s; a vehicle hardly reacts within less.
@@ -32,7 +33,7 @@ def initial_planner_state(dt: float) -> PlannerState:
 
 def num_knots(dt: float) -> int:
     """Number of knots Q of a perturbation, for a time step (s)."""
-    return 1 - -PREDICTION.num_steps(dt) // steps_per_interval(KNOT_INTERVAL, dt)
+    return 1 - -PREDICTION.num_steps(dt) // interval_steps(KNOT_INTERVAL, dt)
 
 
 def shift_plan(plan: Float[Array, "T 2"]) -> Float[Array, "T 2"]:
@@ -52,7 +53,7 @@ def interpolate_knots(
       acceleration: Unit of accelerations, m/s^2.
       lateral: Unit of curvatures, as the lateral acceleration that they cause at this speed, m/s^2.
     """
-    position = jnp.arange(PREDICTION.num_steps(dt)) / steps_per_interval(KNOT_INTERVAL, dt)
+    position = jnp.arange(PREDICTION.num_steps(dt)) / interval_steps(KNOT_INTERVAL, dt)
     low = jnp.floor(position).astype(jnp.int32)
     fraction = (position - low.astype(jnp.float32)).reshape(-1, *(1 for _ in knots.shape[1:]))
     unit = jnp.stack([jnp.asarray(acceleration), lateral / jnp.maximum(speed, MIN_KNOT_SPEED) ** 2])

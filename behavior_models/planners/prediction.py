@@ -14,15 +14,11 @@ from behavior_models.traffic.swept_path import is_level
 from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState, forward_speed
+from waymax_sim.datatypes.scenario import interval_steps
 from waymax_sim.datatypes.signals import CAUTION_STATES, UNKNOWN, observed_states
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation
 from waymax_sim.pytree import Array, pytree, static, static_record, tree_index
-
-
-def steps_per_interval(interval: float, dt: float) -> int:
-    """Number of time steps (s) in an interval (s), at least one."""
-    return max(1, round(interval / dt))
 
 
 @static_record
@@ -49,11 +45,11 @@ class PredictionParams:
 
     def stride(self, dt: float) -> int:
         """Steps between two comparisons, for a time step (s)."""
-        return steps_per_interval(self.comparison_interval, dt)
+        return interval_steps(self.comparison_interval, dt)
 
     def num_steps(self, dt: float) -> int:
         """Steps of the planning horizon for a time step (s): a multiple of the stride."""
-        return self.stride(dt) * steps_per_interval(self.horizon, self.stride(dt) * dt)
+        return self.stride(dt) * interval_steps(self.horizon, self.stride(dt) * dt)
 
 
 PREDICTION = PredictionParams()

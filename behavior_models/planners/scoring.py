@@ -9,12 +9,12 @@ from behavior_models.planners.prediction import (
     EgoRollouts,
     PlanningContext,
     prediction_times,
-    steps_per_interval,
 )
 from behavior_models.planners.reference_path import interpolate, path_point
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.roadmap import Segments
+from waymax_sim.datatypes.scenario import interval_steps
 from waymax_sim.env import Observation
 from waymax_sim.maps.nearest import signed_distance
 from waymax_sim.metrics.comfort import comfort_ratio, comfort_steps, savgol_derivatives
@@ -210,7 +210,7 @@ def corner_distances(edges: Segments, context: PlanningContext, rollouts: EgoRol
       context: The present.
       rollouts: Candidates, of which one step per `road_edge_interval` is evaluated.
     """
-    stride = steps_per_interval(SCORING.road_edge_interval, context.dt)
+    stride = interval_steps(SCORING.road_edge_interval, context.dt)
     agents = _subsample(context, rollouts.agents, stride)
     # Heights select the road surface of bridges; those of the reference path hold for the future.
     arc_length = jax.lax.stop_gradient(rollouts.arc_length[stride - 1 :: stride])
@@ -247,7 +247,7 @@ def _comfort_ratio(context: PlanningContext, agents: AgentState) -> Float[Array,
         lambda leaf, future: jnp.broadcast_to(leaf[:, None], (2, *future.shape[1:])), context.history, agents
     )
     states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), history, agents)
-    num_steps, stride = comfort_steps(context.dt), steps_per_interval(SCORING.comfort_interval, context.dt)
+    num_steps, stride = comfort_steps(context.dt), interval_steps(SCORING.comfort_interval, context.dt)
     starts = range(0, len(states.yaw) + 1 - num_steps, stride)
     # Windows as long as those of the metric, so that its limits apply.
     windows = [tree_index(states, slice(start, start + num_steps)) for start in starts]

@@ -24,6 +24,7 @@ from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import VEHICLE, AgentState, forward_speed
 from waymax_sim.datatypes.lanes import Frenet, LanePath
+from waymax_sim.datatypes.scenario import interval_steps
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation, Policy
@@ -37,8 +38,8 @@ class LaneChangeParams:
     """Conditions and shape of lane changes that are no options of the policy. The values are choices of this package.
 
     Attributes:
-      decision_interval: Steps between two decisions of a driver.
-      cooldown: Steps after a lane change without another one.
+      decision_interval: Time between two decisions of a driver, s.
+      cooldown: Time after a lane change without another one, s.
       min_speed: Speed below which no lane is changed, m/s; the bicycle cannot move sideways at rest.
       stop_line_distance: Distance to a stop line within which no lane is changed, m.
       max_curvature: Curvature of the road above which no lane is changed, 1/m.
@@ -51,8 +52,8 @@ class LaneChangeParams:
       batch_size: Agents per batch of path assignment.
     """
 
-    decision_interval: int = 5
-    cooldown: int = 40
+    decision_interval: float = 0.5
+    cooldown: float = 4.0
     min_speed: float = 3.0
     stop_line_distance: float = 40.0
     max_curvature: float = 0.01
@@ -95,7 +96,7 @@ class MOBIL(Policy):
     def init(self, observation: Observation, key: Key[Array, ""]) -> "LaneChangeState":
         """Drivers as those of `IDM`, with the cooldown of lane changes over."""
         drivers = init_driver_state(observation, key)
-        steps = jnp.full(drivers.is_initialized.shape, LANE_CHANGE.cooldown, jnp.int32)
+        steps = jnp.full(drivers.is_initialized.shape, interval_steps(LANE_CHANGE.cooldown, observation.dt), jnp.int32)
         return LaneChangeState(drivers, steps_since_change=steps)
 
     def act(
@@ -121,7 +122,8 @@ class MOBIL(Policy):
         segment = segment_at(graph, jnp.maximum(lane, 0), arc_length)
         # The desired speed is that of the current lane: neighboring lanes have nearly the same limits.
         desired = desired_speed(drivers, position, speed)
-        may_change = (lane >= 0) & (speed > LANE_CHANGE.min_speed) & (steps_since_change >= LANE_CHANGE.cooldown)
+        has_waited = steps_since_change >= interval_steps(LANE_CHANGE.cooldown, observation.dt)
+        may_change = (lane >= 0) & (speed > LANE_CHANGE.min_speed) & has_waited
         may_change &= _may_change(observation, drivers, position)
 
         on_lanes = lane, arc_length
@@ -152,7 +154,7 @@ def _may_change(observation: Observation, drivers: DriverState, position: Frenet
     params, path = LANE_CHANGE, drivers.path
     agent_index = jnp.arange(drivers.is_parked.shape[0], dtype=jnp.int32)
     # Drivers decide at different steps, so two of them rarely choose the same gap.
-    is_due = (observation.step + agent_index) % params.decision_interval == 0
+    is_due = (observation.step + agent_index) % interval_steps(params.decision_interval, observation.dt) == 0
     stop = jnp.min(jnp.where(path.stop > position.arc_length[:, None], path.stop, FAR), axis=-1)
     point = (position.arc_length / ROUTE_FOLLOWING.spacing).astype(jnp.int32)[:, None]
     point = point + jnp.arange(params.curvature_points, dtype=jnp.int32)[None]

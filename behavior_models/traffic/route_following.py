@@ -12,6 +12,7 @@ from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, AgentState
 from waymax_sim.datatypes.lanes import Frenet, LanePath
+from waymax_sim.datatypes.scenario import interval_steps
 from waymax_sim.env import Observation
 from waymax_sim.maps.paths import lane_path, nearest_lane, segment_frenet, to_frenet
 from waymax_sim.ops.batched_lookup import update_masked
@@ -37,7 +38,7 @@ class RouteFollowingParams:
       junction_distance: Distance within which it may wait at the end of its lane, m.
       off_path_distance: Lateral offset that triggers replanning, m.
       replan_margin: Remaining length of the path that triggers extension, m.
-      replan_interval: Steps between two such checks.
+      replan_interval: Time between two such checks, s.
       straight_probability: Probability of the straightest successor where lanes fork.
       max_speed_excess: Upper bound of the speed factor of agents that exceed the speed limit when they appear.
       min_curve_speed: Lower bound of the desired speed in curves, m/s; map noise makes curvatures too large.
@@ -58,7 +59,7 @@ class RouteFollowingParams:
     junction_distance: float = 12.0
     off_path_distance: float = 4.5
     replan_margin: float = 100.0
-    replan_interval: int = 10
+    replan_interval: float = 1.0
     straight_probability: float = 0.7
     max_speed_excess: float = 1.3
     min_curve_speed: float = 2.0
@@ -157,7 +158,8 @@ def update_paths(observation: Observation, drivers: DriverState) -> tuple[Driver
     is_moving = geometry.norm(now.velocity) > VEHICLE_LIMITS.standstill_speed
     replans = is_moving & (~drivers.has_lane | is_off_path | is_near_end)
     # Searches at an interval bound the cost of agents that find no lane, for example on parking lots.
-    replans = (observation.step % ROUTE_FOLLOWING.replan_interval == 0) & replans
+    interval = interval_steps(ROUTE_FOLLOWING.replan_interval, observation.dt)
+    replans = (observation.step % interval == 0) & replans
     mask = now.valid & (~drivers.is_initialized | replans) & (observation.info.type != PEDESTRIAN)
     # The loop over batches has an unknown number of iterations, so it has no reverse-mode gradient.
     old = _PathAssignment(drivers.path, drivers.has_lane, drivers.is_parked, drivers.last_stop, position)

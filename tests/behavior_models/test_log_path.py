@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,7 +48,7 @@ def test_a_logged_path_by_hand():
     scenario = jax.device_put(street([road()], cars, red))
     valid = scenario.log.valid.at[:3, 0].set(False).at[10:12, 0].set(False)
     log = dataclasses.replace(scenario.log, valid=valid)
-    path, moves = jax.device_get(jax.jit(logged_path)(log, valid, scenario.graph, jnp.float32(0.1)))
+    path, moves = jax.device_get(jax.jit(logged_path, static_argnums=3)(log, valid, scenario.graph, 0.1))
     assert moves[:2].tolist() == [True, False]
     # The log begins at its fourth step, at 2.4 m, and is 80 * 0.8 - 2.4 m long.
     origin = np.asarray(scenario.origin)[:2]

@@ -28,7 +28,7 @@ def compared(scenario: Scenario, seed: int = 0, num_states: int = 3) -> None:
         def compute(item):
             step, agents = item
             twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), agents)
-            snapshot = Snapshot(scenario, step, twice, 0.1)
+            snapshot = Snapshot(scenario, step, twice)
             baseline = baseline_metrics(flat)
             return [{name: known[name].compute(snapshot) for name in BASELINE_METRICS} for known in (METRICS, baseline)]
 
@@ -71,7 +71,7 @@ def test_offroad_is_invalid_without_road_edges():
     raw = busy_raw_scene()
     scenario = to_scenario(dataclasses.replace(raw, feature_type=np.full(7, 2)))
     flat, scenario = jax.device_put((flat_map(scenario.roadmap), scenario))
-    snapshot = Snapshot(scenario, jnp.asarray(3), tree_index(scenario.log, slice(2, 4)), 0.1)
+    snapshot = Snapshot(scenario, jnp.asarray(3), tree_index(scenario.log, slice(2, 4)))
     assert not baseline_metrics(flat)["offroad"].compute(snapshot).valid.any()
 
 

@@ -8,9 +8,9 @@ from waymax_sim.datasets.scene import RawScene
 
 
 def assert_same(found: RawScene, expected: RawScene, ignore: tuple[str, ...] = ()) -> None:
-    """All fields are equal, except for the values of invalid states."""
+    """All fields are equal, except for values of invalid states and `missing_fields`, a property of the format."""
     for field in dataclasses.fields(RawScene):
-        if field.name in ignore:
+        if field.name in ("missing_fields", *ignore):
             continue
         a, b = getattr(found, field.name), getattr(expected, field.name)
         if field.name in ("xyz", "yaw", "velocity", "size"):

@@ -50,9 +50,13 @@ def test_tracks(tmp_path):
     assert raw.valid[:, by_id[7]].tolist() == [False, True, True, False, True, False]
     assert raw.valid.sum() == 4 * NUM_STEPS + 3
     ego = raw.sdc_index
-    np.testing.assert_array_equal(raw.xyz[:, ego, :2], [[5 + step, 0] for step in range(NUM_STEPS)])
-    np.testing.assert_array_equal(raw.velocity[:, ego], [[10, -0.5]] * NUM_STEPS)
+    # The file has the rear axle; the heading is 0.25 rad and constant.
+    ahead = 1.339 * np.array([np.cos(0.25), np.sin(0.25)])
+    np.testing.assert_allclose(raw.xyz[:, ego, :2] - ahead, [[5 + step, 0] for step in range(NUM_STEPS)])
+    np.testing.assert_allclose(raw.velocity[:, ego], [[10, -0.5]] * NUM_STEPS)
     np.testing.assert_array_equal(raw.yaw[:, ego], [0.25] * NUM_STEPS)
+    assert raw.size[0, ego].tolist() == [4.869, 1.852, 1.476]
+    np.testing.assert_array_equal(raw.xyz[:, by_id[12], :2], [[5 + step, 0] for step in range(NUM_STEPS)])
     assert "box sizes" in raw.missing_fields
 
 
@@ -108,6 +112,14 @@ def test_ids_are_not_used_twice(tmp_path):
     raw = read(tmp_path)
     assert len({*raw.feature_id.tolist()}) == len(raw.feature_id)
     assert len({*raw.agent_id.tolist()}) == len(raw.agent_id)
+
+
+def test_ids_stay_different_at_the_limit_of_32_bits(tmp_path):
+    names = [str(2**31 - 1), "AV", str(2**31), "0", "x"]
+    raw = read(tmp_path, [row for name in names for row in rows(name)])
+    by_name = dict(zip(sorted(names), raw.agent_id.tolist(), strict=True))
+    assert by_name[names[0]] == 2**31 - 1 and by_name["0"] == 0
+    assert sorted(by_name.values()) == [0, 1, 2, 3, 2**31 - 1]
 
 
 def test_scenes_without_an_ego_or_a_map_load(tmp_path):

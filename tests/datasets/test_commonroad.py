@@ -223,7 +223,10 @@ def test_document_types_are_refused(tmp_path, text, encoding):
         ("<time><exact>1</exact>", f"<time><exact>{'9' * 5000}</exact>", "not a nonnegative integer"),
         ("<time><exact>1</exact>", "<time><intervalStart>1</intervalStart>", "not a nonnegative integer"),
         ("<exact>6.0</exact>", "<exact>fast</exact>", "'fast' is not a number"),
-        ("<velocity><exact>6.0</exact></velocity>", "", "velocity/exact"),
+        ("<velocity><exact>6.0</exact></velocity>", "<velocity/>", "velocity/exact"),
+        ("<velocity><exact>6.0</exact>", "<velocity><intervalStart>6</intervalStart>", "velocity/intervalEnd"),
+        (points((4, 1)), '<lanelet ref="1"/>', "is a lanelet, not a point"),
+        (points((4, 1)), "<polygon/>", "region without points"),
         ("<x>4</x>", "<x>NaN</x>", "'NaN' is not a number"),
         ("<x>4</x>", "<x>1e300</x>", "not a number or too large"),
         ("<x>4</x>", "", "field position/point/x"),
@@ -249,6 +252,59 @@ def test_damage_is_named(tmp_path, old, new, problem):
     with pytest.raises(DataError, match=problem) as caught:
         load(path).read(0)
     assert caught.value.file == str(path) and caught.value.remedy
+
+
+REGION = (
+    "<rectangle><length>3</length><width>1</width><orientation>0.7</orientation>"
+    "<center><x>2</x><y>1</y></center></rectangle>"
+)
+# A right triangle; its centroid is at a third of its sides.
+TRIANGLE = f"<polygon>{points((1, 1), (4, 1), (1, 4))}</polygon>"
+
+
+def test_the_middles_of_uncertain_states_are_used(read):
+    text = OLD.replace(points((2, 1)), REGION, 1).replace(points((4, 1)), TRIANGLE, 1)
+    text = text.replace("<exact>6.0</exact>", "<intervalStart>5</intervalStart><intervalEnd>8</intervalEnd>")
+    interval = "<intervalStart>-1</intervalStart><intervalEnd>2</intervalEnd>"
+    text = text.replace("<orientation><exact>0.0</exact>", f"<orientation>{interval}", 1)
+    raw = read(text)
+    np.testing.assert_allclose(raw.xyz[[0, 1, 3], 0, :2], [[1, 1], [2, 1], [2, 2]])
+    np.testing.assert_allclose(np.linalg.norm(raw.velocity[[0, 1, 3], 0], axis=-1), [5, 6.5, 7])
+    assert raw.yaw[[0, 1], 0].tolist() == [0.5, 0]
+    assert "exact states of 1 obstacles" in raw.missing_fields
+    assert not any("exact" in name for name in read(OLD).missing_fields)
+
+
+def test_absent_speeds_follow_from_the_positions(read):
+    """Positions 0, 1, 3 m along x at the steps 0, 1, 3 of 0.2 s; the last orientation is against the motion."""
+    raw = read(scenario(obstacle(1, [(0, 0, 0), (1, 1, 0), (3, 3, 0, np.pi)])))
+    np.testing.assert_allclose(raw.velocity[[0, 1, 3], 0], [[5, 0]] * 3, atol=1e-9)
+    assert "speeds of 1 obstacles" in raw.missing_fields
+    given = read(scenario(obstacle(1, [(0, 0, 0, 0, 2.0), (1, 1, 0)])))
+    np.testing.assert_allclose(given.velocity[:2, 0], [[2, 0], [5, 0]])
+    at_rest = read(scenario(obstacle(1, [(0, 0, 0)])))
+    assert not at_rest.velocity.any() and not any("speeds" in name for name in at_rest.missing_fields)
+
+
+def test_the_initial_state_may_be_repeated(read):
+    states = [(0, 1, 1, 0.0, 5.0), (0, 1, 1, 0.0, 5.0), (1, 2, 1, 0.0, 5.0)]
+    raw = read(scenario(obstacle(1, states)))
+    assert raw.valid[:, 0].tolist() == [True, True]
+    # Without speeds too.
+    assert read(scenario(obstacle(1, [each[:4] for each in states]))).xyz[:, 0, 0].tolist() == [1, 2]
+
+
+def test_missing_content_is_listed(read):
+    assert "1 sidewalks" in read(NEW).missing_fields
+    occupancy = obstacle(1, [(0, 0, 0, 0, 1)]).replace("</dynamicObstacle>", "<occupancySet/></dynamicObstacle>")
+    assert "states of 1 obstacles after the first one" in read(scenario(occupancy)).missing_fields
+
+
+def test_ids_of_scenarios_without_benchmark_depend_on_the_content(read):
+    ids = [
+        read(scenario(obstacle(1, [(0, x, 0, 0, 0)])).replace('benchmarkID="ZAM_X-1"', "")).scenario_id for x in (0, 1)
+    ]
+    assert ids[0] != ids[1] and len(ids[0]) == 16
 
 
 def test_the_order_of_states_does_not_matter(read):

@@ -1,5 +1,6 @@
 """GPUDrive and Nocturne JSON: all known schemas, and malformed files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,14 +17,24 @@ from waymax_sim.datatypes.validate import validate
 NOT_IN_GPUDRIVE = ("timestamps", "current_step", "size", "speed_limit", "links", "missing_fields")
 
 
+def moving_scene():
+    """`small_scene`, whose agents move 1 m per step in the direction of their headings."""
+    scene = small_scene()
+    heading = np.stack([np.cos(scene.yaw), np.sin(scene.yaw)], axis=-1)
+    start = [8000.5, -3000.25] + 10 * np.arange(3)[:, None]
+    xyz = scene.xyz.copy()
+    xyz[..., :2] = start + np.arange(5)[:, None, None] * heading
+    return dataclasses.replace(scene, xyz=xyz)
+
+
 @pytest.fixture
 def record():
-    return gpudrive_of(small_scene())
+    return gpudrive_of(moving_scene())
 
 
 def test_the_current_schema_holds_the_scene(record):
     raw = scene_from_record(record)
-    assert_same(raw, small_scene(), ignore=NOT_IN_GPUDRIVE)
+    assert_same(raw, moving_scene(), ignore=NOT_IN_GPUDRIVE)
     assert raw.missing_fields == ("timestamps", "sizes over time", "speed limits", "lane links", "routes")
 
 
@@ -47,7 +58,7 @@ def test_the_one_size_of_an_agent_holds_at_all_steps(record):
 
 
 def test_nocturne_has_degrees_and_neither_heights_nor_ids_nor_an_ego():
-    raw, scene = scene_from_record(nocturne_of(small_scene())), small_scene()
+    raw, scene = scene_from_record(nocturne_of(moving_scene())), moving_scene()
     assert raw.scenario_id == "scene.json"
     assert raw.sdc_index == -1 and not raw.to_predict.any() and not raw.of_interest.any()
     np.testing.assert_allclose(raw.yaw[raw.valid], scene.yaw[scene.valid], atol=1e-12)
@@ -61,7 +72,7 @@ def test_nocturne_has_degrees_and_neither_heights_nor_ids_nor_an_ego():
 
 
 def test_roads_without_ids_are_not_mistaken_for_the_lanes_of_lights():
-    raw = scene_from_record(nocturne_of(small_scene()))
+    raw = scene_from_record(nocturne_of(moving_scene()))
     assert not np.isin(raw.feature_id, raw.signal_lane_id).any()
     assert len(np.unique(raw.feature_id)) == len(raw.feature_id)
 
@@ -77,14 +88,45 @@ def test_degrees_with_heights_and_lights_and_any_sentinel(record, sentinel):
                 track["position"][step] = dict.fromkeys("xyz", sentinel)
     raw = scene_from_record(record)
     ignore = (*NOT_IN_GPUDRIVE, "sdc_index", "to_predict", "of_interest")
-    assert_same(raw, small_scene(), ignore=ignore)
+    assert_same(raw, moving_scene(), ignore=ignore)
     assert "sdc" in raw.missing_fields
 
 
 def test_large_sentinels_are_not_degrees(record):
-    """The unit follows from valid headings only; those here reach 9.25 rad."""
+    """The unit follows from valid states only; headings here reach 9.25 rad."""
     assert any(heading == -10000 for track in record["objects"] for heading in track["heading"])
-    np.testing.assert_array_equal(scene_from_record(record).yaw[PAST], small_scene().yaw[PAST])
+    np.testing.assert_array_equal(scene_from_record(record).yaw[PAST], moving_scene().yaw[PAST])
+
+
+def unit_record(heading, step, yaw):
+    """Two agents that move by `step` (m) per step in the direction `yaw` (rad), with a heading in the file."""
+    track = {
+        "position": [{"x": t * step * np.cos(yaw), "y": t * step * np.sin(yaw), "z": 0.0} for t in range(5)],
+        "velocity": [{"x": 0.0, "y": 0.0}] * 5,
+        "heading": [heading] * 5,
+        "valid": [True] * 5,
+        **dict.fromkeys(("length", "width", "height"), 1.0),
+        "type": "vehicle",
+    }
+    return {"name": "x", "objects": [track] * 2, "roads": []}
+
+
+@pytest.mark.parametrize(
+    ("heading", "step", "yaw"),
+    [
+        (90.0, 1.0, np.pi / 2),
+        (np.pi / 2, 1.0, np.pi / 2),
+        # Wrapped several times: larger than any threshold, and in radians.
+        (np.pi / 2 + 8 * np.pi, 1.0, np.pi / 2 + 8 * np.pi),
+        # Small numbers that are degrees.
+        (12.0, 1.0, np.radians(12.0)),
+        # At rest only the size of the numbers tells.
+        (90.0, 0.01, np.pi / 2),
+        (1.5, 0.01, 1.5),
+    ],
+)
+def test_the_unit_of_headings_follows_from_the_motion(heading, step, yaw):
+    np.testing.assert_allclose(scene_from_record(unit_record(heading, step, yaw)).yaw, yaw)
 
 
 def test_a_code_that_contradicts_the_kind_is_not_used(record):
@@ -98,6 +140,7 @@ def test_roads_of_unknown_kinds_are_left_out(record):
     record["roads"][1]["type"] = "tunnel"
     raw = scene_from_record(record)
     assert raw.feature_type.tolist() == [2, 15, 18, 17]
+    assert "1 map features of type tunnel" in raw.missing_fields
     assert np.bincount(raw.point_feature).tolist() == [4, 4, 3, 1]
 
 
@@ -197,4 +240,4 @@ def test_a_million_empty_objects_are_refused(tmp_path):
 
 def test_ids_that_are_no_sound_text_are_replaced(record):
     record["scenario_id"] = "a\ud800b"
-    assert to_scenario(scene_from_record(record)).scenario_id == "a?b"
+    assert to_scenario(scene_from_record(record)).scenario_id.startswith("a?b~")

@@ -11,7 +11,14 @@ from tests.data import recorded
 from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
-from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR, kind_name
+from waymax_sim.datatypes.roadmap import (
+    LANE_TYPES,
+    LEFT_NEIGHBOR,
+    RIGHT_NEIGHBOR,
+    ROAD_EDGE_TYPES,
+    SUCCESSOR,
+    kind_name,
+)
 
 # Numbers of an independent reader.
 FACTS = {
@@ -100,7 +107,8 @@ FACTS = {
         "steps": (196, 0),
         "sdc_index": 6,
         "points": 12017,
-        "kinds": {"road_line": 80, "lane": 153},
+        # 44 of the 80 lines are outlines of the drivable area.
+        "kinds": {"road_line": 36, "road_edge": 44, "lane": 153},
         "lights": 0,
     },
 }
@@ -204,6 +212,40 @@ def test_recorded_neighbors_are_on_their_side():
             if 2 < np.linalg.norm(nearest) < 5:
                 sides.append(sign * (ahead[0] * nearest[1] - ahead[1] * nearest[0]) > 0)
         assert len(sides) > 50 and np.mean(sides) > 0.95
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scenarionet/sd_nuscenes_v1.0-mini_scene-1100.pkl",
+        "argoverse2/scenario_0a1e6f0a-1817-4a98-b02e-db8c9327d151.parquet",
+        "womd/scenario_2a1e44d405a6833f.tfrecord",
+    ],
+)
+def test_recorded_egos_are_at_the_center_of_their_box(name):
+    """The sideways velocity over the yaw rate is the distance from the rear axle: about a quarter of the length."""
+    raw = read(name)
+    yaw, xy = np.unwrap(raw.yaw[:, raw.sdc_index]), raw.xyz[:, raw.sdc_index, :2]
+    rate, velocity = np.gradient(yaw, raw.timestamps), np.gradient(xy, raw.timestamps, axis=0)
+    turns = np.abs(rate) > 0.03
+    sideways = np.cos(yaw) * velocity[:, 1] - np.sin(yaw) * velocity[:, 0]
+    assert turns.sum() >= 14 and 0.9 < np.median((sideways / np.where(turns, rate, 1.0))[turns]) < 1.5
+
+
+def test_recorded_lanes_and_traffic_of_nuscenes_are_inside_the_road_edges():
+    """The nearest road edge of a lane point has it on its left."""
+    raw = read("scenarionet/sd_nuscenes_v1.0-mini_scene-1100.pkl")
+    is_edge = np.isin(raw.feature_type[raw.point_feature], ROAD_EDGE_TYPES)
+    start, end = raw.point_xyz[:-1, :2], raw.point_xyz[1:, :2]
+    keep = is_edge[:-1] & (raw.point_feature[:-1] == raw.point_feature[1:]) & (start != end).any(axis=-1)
+    start, along = start[keep], (end - start)[keep]
+    ego = raw.xyz[::10, raw.sdc_index, :2]
+    lanes = raw.point_xyz[np.isin(raw.feature_type[raw.point_feature], LANE_TYPES)][::200, :2]
+    for point in (*ego, *lanes):
+        offset = point - start
+        fraction = np.clip((offset * along).sum(axis=-1) / (along**2).sum(axis=-1), 0, 1)
+        nearest = np.argmin(np.linalg.norm(offset - fraction[:, None] * along, axis=-1))
+        assert along[nearest, 0] * offset[nearest, 1] - along[nearest, 1] * offset[nearest, 0] > 0
 
 
 def test_the_recorded_ego_of_nuscenes_has_the_size_of_its_car():

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -75,6 +76,45 @@ def test_a_defaultdict_becomes_a_dict():
     value = collections.defaultdict(int, a=1)
     found = loads(pickle.dumps({"x": value}))
     assert found == {"x": {"a": 1}} and type(found["x"]) is dict
+
+
+def class_pickle(module, name, content, protocol):
+    """A pickle of an instance of a subclass of dict; neither its module nor its class exists here."""
+    cls = type(name, (dict,), {"__module__": module})
+    package, parts = types.ModuleType(module), module.split(".")
+    setattr(package, name, cls)
+    with pytest.MonkeyPatch.context() as patch:
+        for end in range(1, len(parts)):
+            patch.setitem(sys.modules, ".".join(parts[:end]), types.ModuleType(parts[0]))
+        patch.setitem(sys.modules, module, package)
+        return pickle.dumps(cls(content), protocol)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_scenario_descriptions_of_metadrive_become_dicts(protocol):
+    module = "metadrive.scenario.scenario_description"
+    content = {"a": 1, "b": np.arange(3.0)} if protocol > 2 else {"a": 1}
+    found = loads(class_pickle(module, "ScenarioDescription", content, protocol))
+    assert type(found) is dict and found["a"] == 1
+    assert module not in sys.modules
+    for other in ((module, "Other"), ("metadrive.other", "ScenarioDescription")):
+        with pytest.raises(DataError, match="which is not allowed"):
+            loads(class_pickle(*other, content, protocol))
+
+
+def test_scenario_descriptions_take_no_arguments():
+    description = named("metadrive.scenario.scenario_description", "ScenarioDescription")
+    for data in (
+        b"\x80\x04" + description + ZERO + pickle.TUPLE1 + pickle.NEWOBJ + b".",
+        called(description, ZERO),
+    ):
+        with pytest.raises(DataError, match="arguments that do not build plain data"):
+            loads(data)
+    attributes = description + pickle.EMPTY_TUPLE + pickle.NEWOBJ + pickle.EMPTY_DICT + pickle.BUILD
+    with pytest.raises(DataError, match="sets the state of a dict"):
+        loads(b"\x80\x04" + attributes + b".")
+    with pytest.raises(DataError, match="not a valid pickle"):
+        loads(b"\x80\x04" + pickle.EMPTY_TUPLE + pickle.NEWOBJ + b".")
 
 
 def test_a_shared_value_is_one_value():

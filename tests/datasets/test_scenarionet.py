@@ -10,9 +10,12 @@ from tests.datasets.encode_files import scenarionet_of
 from tests.datasets.same import assert_same
 from tests.datasets.test_gpudrive import spoil
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats.drivable_area import signed_area
 from waymax_sim.datasets.formats.scenarionet import scene_from_file, scene_from_record
+from waymax_sim.datasets.formats.write import unsupported_content
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.roadmap import CONTROLS
+from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES
 from waymax_sim.datatypes.validate import validate
 
 LANE, OTHER_LANE = "10", str(2**24 + 11)
@@ -78,8 +81,119 @@ def test_the_ego_of_nuscenes_is_longer_than_wide(record):
     for state in (ego, other):
         state["length"], state["width"] = state["width"], state["length"]
     raw, scene = scene_from_record(record), small_scene()
+    # It is moved from its rear axle to its center, and raised from the ground.
+    ahead = [1.385 * np.cos(0.5), 1.385 * np.sin(0.5), scene.size[0, 0, 2] / 2]
+    np.testing.assert_allclose(raw.xyz[:, 0], scene.xyz[:, 0] + ahead)
+    np.testing.assert_array_equal(raw.xyz[:, 1:], scene.xyz[:, 1:])
     np.testing.assert_array_equal(raw.size[:, 0], scene.size[:, 0])
     np.testing.assert_array_equal(raw.size[:, 1, :2], scene.size[:, 1, 1::-1])
+
+
+def test_the_ego_of_argoverse_is_moved_to_its_center(record):
+    record["metadata"]["dataset"] = "av2"
+    raw, scene = scene_from_record(record), small_scene()
+    np.testing.assert_allclose(raw.xyz[:, 0] - scene.xyz[:, 0], [[1.339 * np.cos(0.5), 1.339 * np.sin(0.5), 0]] * 5)
+    np.testing.assert_array_equal(raw.xyz[:, 1:], scene.xyz[:, 1:])
+
+
+def test_constants_of_converters_are_no_speed_limits(record):
+    lanes = [record["map_features"][name] for name in (LANE, OTHER_LANE)]
+    for dataset, key, constant in (("nuscenes", "speed_limit_kmh", 100), ("av2", "speed_limit_mph", 85.0)):
+        for lane, limit in zip(lanes, (constant, 50), strict=True):
+            lane.pop("speed_limit_mph", None), lane.pop("speed_limit_kmh", None)
+            lane[key] = limit
+        record["metadata"]["dataset"] = dataset
+        assert (scene_from_record(record).speed_limit[:2] > 0).tolist() == [False, True]
+        record["metadata"]["dataset"] = "waymo"
+        assert (scene_from_record(record).speed_limit[:2] > 0).all()
+
+
+def test_the_last_velocity_of_nuscenes_is_that_of_the_step_before(record):
+    """Agent 3 is valid at all five steps, agent 7 from step 2 on, the third one until step 2."""
+    scene = small_scene()
+    for track, last in zip(record["tracks"].values(), (4, 4, 2), strict=True):
+        track["state"]["velocity"] = track["state"]["velocity"].copy()
+        track["state"]["velocity"][last] = 0
+    record["tracks"]["7"]["state"]["velocity"][3] = 0  # at rest before: it stays at rest
+    expected = scene.velocity.copy()
+    expected[3:, 1] = 0
+    assert not scene_from_record(record).velocity[4, :2].any()
+    record["metadata"]["dataset"] = "nuscenes"
+    raw = scene_from_record(record)
+    np.testing.assert_allclose(raw.velocity[scene.valid], expected[scene.valid], atol=1e-12)
+
+
+def oldest_lights(record, as_text):
+    """Lights as in MetaDrive 0.3: one state, lane and stop point per step, zero where it is not observed."""
+    scene = small_scene()
+    for column, (name, light) in enumerate(record["dynamic_map_states"].items()):
+        seen = scene.signal_valid[:, column]
+        words = [f"LANE_STATE_{SIGNAL_STATE_NAMES[code].upper()}" for code in scene.signal_state[:, column]]
+        codes = np.where(seen, scene.signal_state[:, column], 0).astype(np.int32)
+        light["state"] = {
+            "object_state": np.where(seen, words, "") if as_text else codes,
+            "lane": np.where(seen, int(name), 0),
+            "stop_point": scene.signal_stop_point[:, column].astype(np.float32),
+        }
+        del light["stop_point"], light["lane"]
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_the_lights_of_the_oldest_generation_hold_the_same(record, as_text):
+    oldest_lights(record, as_text)
+    assert_same(scene_from_record(record), small_scene())
+    # The lane is in the states.
+    states = record["dynamic_map_states"]
+    record["dynamic_map_states"] = {"a": states[LANE], "b": states[OTHER_LANE]}
+    assert_same(scene_from_record(record), small_scene())
+
+
+def test_links_of_the_oldest_generation(record):
+    for name in (LANE, OTHER_LANE):
+        lane = record["map_features"][name]
+        lane["entry"], lane["exit"] = lane.pop("entry_lanes"), lane.pop("exit_lanes")
+    assert scene_from_record(record).links.tolist() == small_scene().links.tolist()
+
+
+def test_outlines_of_the_drivable_area_are_road_edges(record):
+    ring = np.array([[0, 0], [0, 9], [9, 9], [9, 0], [0, 0.0]])
+    line = {"type": "ROAD_LINE_SOLID_SINGLE_WHITE"}
+    record["map_features"] |= {
+        "boundary_0": line | {"polyline": ring},
+        "boundary_1": line | {"polyline": 2 + ring[::-1] / 9},
+        "boundary_2": line | {"polyline": ring[:-1]},
+        "edge": line | {"polyline": ring},
+    }
+    for dataset, types in (("nuscenes", [15, 15, 7, 7]), ("nuplan", [15, 15, 7, 7]), ("waymo", [7] * 4)):
+        record["metadata"]["dataset"] = dataset
+        raw = scene_from_record(record)
+        assert raw.feature_type[5:].tolist() == types
+    record["metadata"]["dataset"] = "nuplan"
+    raw = scene_from_record(record)
+    # The outer ring is counter-clockwise, the hole clockwise: the road is on the left of both.
+    areas = [signed_area(raw.point_xyz[raw.point_feature == row]) for row in (5, 6)]
+    np.testing.assert_allclose(areas, [81, -1])
+
+
+def test_the_marked_route(record):
+    assert scene_from_record(record).on_route is None
+    record["map_features"][LANE]["is_sdc_route"] = False
+    assert scene_from_record(record).on_route is None
+    record["map_features"][OTHER_LANE]["is_sdc_route"] = True
+    raw = scene_from_record(record)
+    assert raw.on_route is not None and raw.on_route.tolist() == [False, True, False, False, False]
+    assert "routes" not in raw.missing_fields
+    assert "marks of the lanes of the route" in unsupported_content(raw)
+
+
+def test_scenes_without_an_id_have_one_of_their_content(record):
+    del record["id"]
+    record["metadata"]["scenario_id"] = "from metadata"
+    assert scene_from_record(record).scenario_id == "from metadata"
+    del record["metadata"]["scenario_id"]
+    first = scene_from_record(record).scenario_id
+    record["tracks"]["3"]["state"]["position"][0, 0] += 1
+    assert len(first) == 16 and scene_from_record(record).scenario_id != first
 
 
 def test_words_for_ids_are_counted(record):
@@ -134,6 +248,12 @@ def test_speed_limits_in_km_per_hour(record):
     np.testing.assert_allclose(scene_from_record(record).speed_limit, [25 * 0.44704, 10, 0, 0, 0])
 
 
+def test_speed_limits_in_m_per_second(record):
+    record["map_features"][LANE] |= {"speed_limit_mps": 13.5, "speed_limit_kmh": 1.0}
+    record["map_features"][OTHER_LANE] |= {"speed_limit_mps": None}
+    np.testing.assert_allclose(scene_from_record(record).speed_limit, [13.5, 0, 0, 0, 0])
+
+
 def test_missing_links_and_speed_limits_are_reported(record):
     for name in (LANE, OTHER_LANE):
         feature = record["map_features"][name]
@@ -152,6 +272,10 @@ def test_kinds_that_womd_lacks(record):
     assert raw.agent_type.tolist() == [1, 4, 2]
     assert raw.feature_id.tolist()[5:] == [22, 23, 24]
     assert raw.feature_type.tolist()[5:] == [2, 14, 0]
+    assert raw.missing_fields[-2:] == (
+        "1 map features of type ROAD_EDGE_SIDEWALK",
+        "1 map features of type LANE_SURFACE_UNSTRUCTURE without polyline",
+    )
 
 
 def test_without_metadata_of_waymo(record):
@@ -169,9 +293,10 @@ def test_an_empty_scene_of_some_length(record):
     assert "there is no map" in validate(to_scenario(raw))
 
 
-def test_decreasing_timestamps_are_reported(record):
+def test_decreasing_timestamps_are_refused(record):
     record["metadata"]["ts"] = record["metadata"]["ts"][::-1]
-    assert "timestamps do not increase" in validate(to_scenario(scene_from_record(record)))
+    with pytest.raises(DataError, match="timestamps: do not increase"):
+        to_scenario(scene_from_record(record))
 
 
 def test_coordinates_that_are_not_finite_are_refused(record):

@@ -123,8 +123,18 @@ def test_padding_adds_nothing(raw):
 
 def test_ids_are_text_again(raw):
     assert to_scenario(raw).scenario_id == raw.scenario_id
-    long = dataclasses.replace(raw, scenario_id="ü" * 99)
-    assert to_scenario(long).scenario_id == "ü" * 32
+
+
+def test_long_ids_keep_their_start_and_stay_different(raw):
+    for text in ("ü" * 99, "a" * 70):
+        ids = [to_scenario(dataclasses.replace(raw, scenario_id=text + end)).scenario_id for end in ("x", "y", "y")]
+        assert ids[0] != ids[1] == ids[2]
+        assert all(each.startswith(text[:23]) and len(each.encode()) <= 64 for each in ids)
+    whole = "b" * 64
+    assert to_scenario(dataclasses.replace(raw, scenario_id=whole)).scenario_id == whole
+    # The id of a scenario that is read again does not change.
+    again = dataclasses.replace(raw, scenario_id=ids[0])
+    assert to_scenario(again).scenario_id == ids[0]
 
 
 @pytest.mark.parametrize(

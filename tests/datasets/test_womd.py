@@ -172,6 +172,33 @@ def test_a_map_may_be_absent(features):
     assert not to_scenario(raw).roadmap.valid.any()
 
 
+def without_groups(features, *groups):
+    """The features of no group, as where a testing split lacks them."""
+    return {key: values for key, values in features.items() if not key.startswith(groups)}
+
+
+def test_an_example_without_a_map_or_lights_loads(features):
+    raw = read(without_groups(features, "roadgraph_samples/", "traffic_light_state/"))
+    assert raw.point_xyz.shape == (0, 3) and not raw.feature_id.size and raw.signal_valid.shape == (5, 0)
+    assert {"map", "lights"} <= set(raw.missing_fields) and not {"map", "lights"} & set(read(features).missing_fields)
+    np.testing.assert_array_equal(raw.xyz[raw.valid], small_scene().xyz[small_scene().valid])
+    assert not to_scenario(raw).roadmap.valid.any()
+
+
+def test_an_example_without_a_future_loads(features):
+    """Of five steps, three are past and present."""
+    expected, num_known = small_scene(), PAST + 1
+    raw = read(without_groups(features, "state/future/", "traffic_light_state/future/"))
+    assert (len(raw.timestamps), raw.current_step) == (num_known, PAST)
+    np.testing.assert_array_equal(raw.valid, expected.valid[:num_known])
+    np.testing.assert_array_equal(raw.signal_valid, expected.signal_valid[:num_known])
+    # States may have a future that lights lack.
+    unlit = read(without_groups(features, "traffic_light_state/future/"))
+    np.testing.assert_array_equal(unlit.valid, expected.valid)
+    np.testing.assert_array_equal(unlit.signal_valid[:num_known], expected.signal_valid[:num_known])
+    assert not unlit.signal_valid[num_known:].any()
+
+
 def test_a_gap_in_a_feature_does_not_split_it(features):
     features["roadgraph_samples/valid"][1] = 0
     raw = read(features)

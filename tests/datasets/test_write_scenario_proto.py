@@ -43,6 +43,8 @@ def test_recorded_scenes_come_back_exactly(name):
     raw = load(recorded(f"womd/{name}.tfrecord")).read(0)
     found = parse(encode_scenario_proto(raw))
     for field in dataclasses.fields(raw):
+        if field.name == "missing_fields":  # of the format that was read
+            continue
         got, expected = getattr(found, field.name), getattr(raw, field.name)
         if field.name in ("xyz", "yaw", "velocity", "size"):
             got, expected = got[raw.valid], expected[raw.valid]

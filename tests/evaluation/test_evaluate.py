@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from behavior_models import ConstantVelocity, Random, Stationary
-from tests.evaluation.small import STEPS, small_config, small_scenes
+from tests.evaluation.small import STEPS, evaluate_into, read_rows, small_config, small_scenes
 from tests.scenes import raw_scene
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenarios import Scenarios
@@ -14,9 +15,10 @@ from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import select
 from waymax_sim.datatypes.padding import axis_lengths, size_class_lengths
 from waymax_sim.env import rollout
-from waymax_sim.evaluation import Evaluation, Failure, SceneResult, scene_key
+from waymax_sim.evaluation import Evaluation, Failure, SceneResult, html_report, scene_key
 from waymax_sim.evaluation.evaluate import to_floats
-from waymax_sim.metrics import MetricValue, summarize
+from waymax_sim.evaluation.future import INTERACTION_METRICS, LOG_METRICS, NO_FUTURE_NOTE, invalid_without_future
+from waymax_sim.metrics import METRICS, MetricValue, summarize
 
 pytestmark = pytest.mark.compile_heavy
 
@@ -150,6 +152,25 @@ def test_a_scene_without_a_step_to_simulate_is_refused():
     assert (failure.error.file, failure.error.record, failure.error.field) == ("single", 0, "current_step")
 
 
+def test_scenes_without_a_future_are_simulated_and_compared_with_nothing(tmp_path):
+    """All other agents vanish where they follow the log, so that not to hit them is no merit."""
+    valid = np.arange(12)[:, None] < [6, 6, 6]
+    scenarios = Scenarios([SingleScene(raw_scene(num_steps=12, valid=valid))])
+    metrics = ("overlap", "log_divergence", "route_progression", "kinematic_infeasibility")
+    traffic = {"log_replay": None, "constant": ConstantVelocity()}
+    config = small_config(metrics=metrics, traffic=traffic, policies={"steady": ConstantVelocity()}, seeds=(0,))
+    evaluation = Evaluation(scenarios, config)
+    among_log, among_traffic = flat(evaluation, [0])
+    assert among_log.values == dict.fromkeys(metrics[:3]) | {"kinematic_infeasibility": 0.0}
+    assert among_traffic.values == {"overlap": 0.0} | dict.fromkeys(metrics[1:3]) | {"kinematic_infeasibility": 0.0}
+    assert among_log.notes == among_traffic.notes == (NO_FUTURE_NOTE,)
+    evaluate_into(tmp_path, evaluation)
+    assert [row["notes"] for row in read_rows(tmp_path)] == [[NO_FUTURE_NOTE]] * 2
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["notes"] == {NO_FUTURE_NOTE: 1} and summary["num_failed"] == 0
+    assert NO_FUTURE_NOTE in html_report(summary)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -171,3 +192,10 @@ def test_numbers_that_are_not_finite_are_refused():
     assert to_floats({"a": value(2.0, True), "b": value(float("nan"), False)}, ["b", "a"]) == {"b": None, "a": 2.0}
     with pytest.raises(DataError, match="nan"):
         to_floats({"a": value(float("nan"), True)}, ["a"])
+
+
+def test_metrics_without_a_future_exist():
+    columns = small_config(metrics=(*METRICS, "nuplan_score")).columns.keys()
+    assert columns >= LOG_METRICS | INTERACTION_METRICS
+    assert invalid_without_future("all", log_traffic=True) == LOG_METRICS
+    assert invalid_without_future("vehicle", log_traffic=True) == LOG_METRICS | INTERACTION_METRICS

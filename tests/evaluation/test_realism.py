@@ -13,6 +13,7 @@ from waymax_sim import results_dir
 from waymax_sim.cli import main
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.sim_agents_submission import read_rollouts, unpack_submission
+from waymax_sim.datasets.formats.write import write_scenes
 from waymax_sim.datasets.loader import load
 from waymax_sim.evaluation.realism.evaluate import check_scene, evaluate_realism, from_rollout_file, to_rollout_file
 from waymax_sim.evaluation.realism.report import summarize
@@ -182,6 +183,39 @@ def test_scenes_without_a_number_are_listed_and_left_out(submitted):
     assert total["meta_metric"] == found[0]["meta_metric"] and total["confidence"]["meta_metric"] is None
     nothing = summarize([broken], [], total["conditions"])
     assert nothing["meta_metric"] is None and set(nothing["likelihoods"].values()) == {None}
+
+
+@pytest.fixture(scope="module")
+def testing_file(tmp_path_factory):
+    """A record that ends with its current step, of the shape of the scenes that are scored here."""
+    raw = load(SCENES).read(0)
+    steps = raw.current_step + 1
+    names = ("timestamps", "xyz", "yaw", "velocity", "size", "valid", "signal_state", "signal_stop_point")
+    cut = {name: getattr(raw, name)[:steps] for name in (*names, "signal_valid")}
+    path = tmp_path_factory.mktemp("testing") / "testing.tfrecord"
+    write_scenes(path, [dataclasses.replace(raw, **cut)], "scenario_proto")
+    return path
+
+
+def test_scenes_without_a_future_are_submitted_and_not_scored(testing_file, tmp_path, capsys):
+    options = ("--policy", "random", "--submission", tmp_path / "x.tar.gz", "--account", "a@b")
+    assert realism(tmp_path / "out", *options, path=testing_file) == 0
+    assert "1 scenes without score: no future in the record" in " ".join(capsys.readouterr().out.split())
+    (row,), total = rows(tmp_path / "out"), summary(tmp_path / "out")
+    assert not row["scored"] and row["num_rollouts"] == 32
+    assert row["meta_metric"] is None and {*row["likelihoods"].values(), *row["simulated_rates"].values()} == {None}
+    assert row.keys() == rows(tmp_path / "out")[0].keys()
+    assert total["unscored"] == [row["scenario_id"]] and total["undefined"] == [] and total["meta_metric"] is None
+    assert unpack_submission(tmp_path / "x.tar.gz", tmp_path) == 1
+    scenario = load(testing_file)[0]
+    found = read_rollouts(tmp_path, scenario.scenario_id)
+    assert found.heading.shape == (32, scenario.log.valid[10].sum(), 80)
+    assert np.isfinite(found.xyz).all() and np.isfinite(found.heading).all()
+
+
+def test_scenes_without_a_future_are_not_scored_without_a_submission(testing_file, tmp_path, capsys):
+    assert realism(tmp_path / "out", "--policy", "random", "--rollouts", 1, path=testing_file) == 1
+    assert "no future in the record" in " ".join(capsys.readouterr().err.split())
 
 
 def test_replay_follows_the_log():

@@ -1,0 +1,1 @@
+"""Inputs that failed at users, with the expected behavior."""

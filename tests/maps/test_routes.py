@@ -14,7 +14,7 @@ from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datasets.synthetic import synthetic_scene
 from waymax_sim.datatypes.agents import CYCLIST, VEHICLE, AgentInfo, AgentState
-from waymax_sim.datatypes.roadmap import LANE_BIKE
+from waymax_sim.datatypes.roadmap import LANE_BIKE, LEFT_NEIGHBOR
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.maps.routes import NUM_POINTS, NUM_ROUTES, build_routes
 from waymax_sim.metrics import METRICS
@@ -22,7 +22,14 @@ from waymax_sim.pytree import tree_index
 
 
 def drive(
-    built: LaneMap, log, yaw: float = 0.0, speed: float = 0.0, kind: int = VEHICLE, valid=True, height: float = 0.0
+    built: LaneMap,
+    log,
+    yaw: float = 0.0,
+    speed: float = 0.0,
+    kind: int = VEHICLE,
+    valid=True,
+    height: float = 0.0,
+    marked=None,
 ) -> Routes:
     """Routes of an agent that is at the first position [n, 2] of a log now."""
     positions = np.asarray(log, np.float32).reshape(-1, 2)
@@ -38,7 +45,8 @@ def drive(
     size = np.array([[4.0, 2.0, 1.5]], np.float32)
     number = np.ones(1, np.int32)
     info = AgentInfo(number, kind * number, size, exists=one, is_sdc=one, to_predict=one, of_interest=one)
-    return build_routes(built.lanes, built.graph, state, info, 0, 0)
+    mask = None if marked is None else np.isin(np.arange(len(built.graph.num_segments)), marked)
+    return build_routes(built.lanes, built.graph, state, info, 0, 0, marked=mask)
 
 
 def valid_paths(routes: Routes) -> list[np.ndarray]:
@@ -77,6 +85,26 @@ def test_the_log_tells_the_turn(log, end):
     bend = [(20, 0), (25, 0.29 * log[1]), log]
     routes = drive(lane_map(*fork()), [(5, 0), (15, 0), *bend, log])
     assert {tuple(np.round(path[-1])) for path in on_route(routes)} == {end}
+
+
+@pytest.mark.parametrize("lane", [1, 2, 3])
+def test_marked_lanes_are_the_route_even_against_the_log(lane):
+    """The fork is lane 0 and its three successors; the log goes straight on."""
+    log = [(5, 0), (15, 0), (20, 0), (30, 0), (40, 0), (40, 0)]
+    built, end = lane_map(*fork()), tuple(np.round(fork()[lane][-1, :2]))
+    routes = drive(built, log, marked=[0, lane])
+    assert {tuple(np.round(path[-1])) for path in on_route(routes)} == {end}
+    # Marks of lanes on which the agent is not are useless.
+    unmarked, elsewhere = drive(built, log), drive(built, log, marked=[lane])
+    np.testing.assert_array_equal(elsewhere.on_route, unmarked.on_route)
+    assert routes.on_route.sum() == 1 and routes.on_route.size == unmarked.on_route.size
+
+
+def test_parallel_marked_lanes_are_on_the_route():
+    lines = [straight((0, y), (40, y)) for y in (0, 3.5, 7)]
+    built = lane_map(*lines, links=[(0, 1, LEFT_NEIGHBOR), (1, 2, LEFT_NEIGHBOR)])
+    routes = drive(built, [(5, 0), (30, 0)], marked=[0, 1])
+    assert sorted(path[-1, 1] for path in on_route(routes)) == [0, 3.5]
 
 
 def all_sequences(graph, lane: int, left: float, visited=()) -> list[tuple]:

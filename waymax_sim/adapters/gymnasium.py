@@ -87,6 +87,7 @@ class DriveEnv(gymnasium.Env):
         self._scenes = load_scenes(scenarios, pad_to)
         self._reset, self._step = jit_with_loop(SimulationLoop.reset, self._loop), jit_with_loop(step_ego, self._loop)
         self._scenario = jax.device_put(self._scenes[0])
+        self.metadata = self.metadata | {"render_fps": round(1 / self._scenario.time_step)}
         self._key, self._count, self._scene, self._episode = None, 0, 0, None
         self.observation_space = observation_space(self._loop, self._loop.observation_shape(self._scenario))
         self.action_space = action_space(self._loop)

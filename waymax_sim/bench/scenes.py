@@ -135,6 +135,7 @@ def _tile(raw: RawScene, copies: int) -> RawScene:
         feature_id=renumbered(raw.feature_id),
         feature_type=repeated(raw.feature_type),
         speed_limit=repeated(raw.speed_limit),
+        on_route=None,
         links=np.concatenate([raw.links + [num_features * index, num_features * index, 0] for index in number]),
     )
 
@@ -180,5 +181,6 @@ def _crop_map(raw: RawScene, distance: Float[np.ndarray, " F"], num_points: int)
         feature_id=raw.feature_id[features],
         feature_type=raw.feature_type[features],
         speed_limit=raw.speed_limit[features],
+        on_route=None if raw.on_route is None else raw.on_route[features],
         links=links[np.all(links[:, :2] >= 0, axis=-1)],
     )

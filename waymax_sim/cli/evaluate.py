@@ -1,5 +1,6 @@
 """Commands that evaluate policies on whole data sets."""
 
+import sys
 from pathlib import Path
 
 import tyro
@@ -105,6 +106,8 @@ def evaluate(
     width = max(MIN_TABLE_WIDTH, Console().width)
     Console(highlight=False, markup=False, width=width).print(evaluation_table(summary))
     print(f"wrote {out / 'rows.jsonl'}, {out / 'summary.json'} and {out / 'report.html'}")
+    for note, count in summary["notes"].items():
+        print(f"in {count} of {summary['num_scenes']} scenes: {note}", file=sys.stderr)
     print_failures([failure_error(failure) for failure in summary["failures"]])
     return DONE if summary["num_scenes"] else NOTHING_USABLE
 

@@ -6,6 +6,7 @@ import os
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene
+from waymax_sim.datasets.testing_split import add_task_steps
 
 # File extension -> module with `scene_from_file(path)`. Imported on use, because some need optional packages.
 READER_MODULES = {
@@ -33,7 +34,7 @@ class SceneFile:
 
     def read(self, record: int) -> RawScene:
         module = importlib.import_module(READER_MODULES[os.path.splitext(self.name)[1]])
-        return module.scene_from_file(self.name)
+        return add_task_steps(module.scene_from_file(self.name))
 
 
 def read_bytes(path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:

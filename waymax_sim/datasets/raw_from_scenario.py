@@ -14,7 +14,7 @@ def to_raw_scene(scenario: Scenario) -> RawScene:
 
     `to_scenario` converts it back to the same scenario, bit for bit, provided that the origin is `local_origin`.
     Properties that a scenario does not have are lost: timestamps start at 0, headings are wrapped, sizes are constant
-    over time, invalid states are zero, and an id of more than 64 bytes remains truncated.
+    over time, invalid states are zero, and an id of more than 64 bytes remains shortened.
 
     Args:
       scenario: One scenario, without a batch axis.

@@ -16,6 +16,7 @@ from waymax_sim.datasets.formats.womd import scene_from_example
 from waymax_sim.datasets.resample import resample
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.scene_info import SceneInfo, scene_info
+from waymax_sim.datasets.testing_split import add_task_steps
 from waymax_sim.datasets.window import Window, cut_window
 from waymax_sim.datatypes.scenario import Scenario
 
@@ -84,15 +85,17 @@ class SyntheticScenes:
 def parse(data: bytes) -> RawScene:
     """Decodes a serialized tf.Example or Scenario proto; the format follows from the field numbers.
 
+    Records of testing splits are extended, see `add_task_steps`.
+
     Raises:
       DataError: The record is neither, or it is damaged.
     """
     fields = protobuf.decode(data, "record")
     # An Example has only field 1, a message; a Scenario has its tracks in field 2 and its id in field 5.
     if fields.keys() == {1} and fields[1][0][0] == protobuf.LEN:
-        return scene_from_example(decode_example(data))
+        return add_task_steps(scene_from_example(decode_example(data)))
     if 2 in fields or 5 in fields:
-        return scene_from_proto(data)
+        return add_task_steps(scene_from_proto(data))
     raise DataError("is neither a tf.Example nor a Scenario proto", remedy=tfrecord.TFRECORD_REMEDY)
 
 

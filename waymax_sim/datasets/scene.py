@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.scenario_id import encode_id
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
 from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
-from waymax_sim.datatypes.scenario import ID_BYTES, Scenario, clock_time_step
+from waymax_sim.datatypes.scenario import Scenario, clock_time_step
 from waymax_sim.datatypes.signals import Signals
 from waymax_sim.maps.driveways import driveway_sides
 from waymax_sim.maps.lanes import build_lane_graph
@@ -65,6 +66,8 @@ class RawScene:
       signal_stop_point: Stop points, m.
       signal_valid: Mask of observed light states.
       routes: Candidate paths of the sdc; None to derive them from the lanes.
+      on_route: Mask of the features that the source marks as the route of the sdc; None where it marks none. Derived
+        routes that follow these lanes are on route.
       missing_fields: Content that the source format lacks, such as "lights" or "z"; reported by `info`.
     """
 
@@ -92,6 +95,7 @@ class RawScene:
     signal_stop_point: Float[np.ndarray, "T S 3"]
     signal_valid: Bool[np.ndarray, "T S"]
     routes: RawRoutes | None = None
+    on_route: Bool[np.ndarray, " F"] | None = None
     missing_fields: tuple[str, ...] = ()
 
 
@@ -150,7 +154,7 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
     lanes = build_segments(points, feature, feature_type, LANE_TYPES, sided=False)
     timestamps = (raw.timestamps - raw.timestamps[0]).astype(np.float32)
     scenario = Scenario(
-        id_bytes=_encode_id(raw.scenario_id),
+        id_bytes=encode_id(raw.scenario_id),
         origin=origin.astype(np.float32),
         timestamps=timestamps,
         current_step=np.asarray(raw.current_step, np.int32),
@@ -167,14 +171,10 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
         time_step=clock_time_step(timestamps),
     )
     if scenario.routes is None:
-        routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, raw.current_step)
+        now, time_step = raw.current_step, scenario.time_step
+        routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, now, time_step, marked=raw.on_route)
         scenario = dataclasses.replace(scenario, routes=routes)
     return pad(scenario, bucket_lengths(axis_lengths(scenario))) if pad_to_bucket else scenario
-
-
-def _encode_id(scenario_id: str) -> np.ndarray:
-    data = scenario_id.encode("utf-8", errors="replace")[:ID_BYTES]
-    return np.frombuffer(data.ljust(ID_BYTES, b"\0"), np.uint8)
 
 
 def _wrap(yaw: np.ndarray) -> np.ndarray:

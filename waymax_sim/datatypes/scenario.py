@@ -86,3 +86,8 @@ def clock_time_step(timestamps: Float[Array, " T"]) -> float:
         return TIME_STEP
     mean = (float(timestamps[-1]) - float(timestamps[0])) / (len(timestamps) - 1)
     return TIME_STEP if abs(mean - TIME_STEP) <= TIME_STEP_TOLERANCE else round(mean, 4)
+
+
+def interval_steps(interval: float, time_step: float) -> int:
+    """Number of time steps (s) in an interval (s), at least one."""
+    return max(1, round(interval / time_step))

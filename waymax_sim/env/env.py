@@ -18,6 +18,7 @@ from waymax_sim.env.selection import first_agents, mask_to_rows, select_agents
 from waymax_sim.maps.goals import log_end_goals
 from waymax_sim.maps.ground import terrain_height_change
 from waymax_sim.metrics import Metric, MetricValue, Snapshot, compute_metrics, resolve
+from waymax_sim.metrics.metric import masked_value
 from waymax_sim.pytree import Array, pytree, to_device, tree_index
 
 
@@ -26,7 +27,8 @@ class StepOutput:
     """Results of a step, evaluated on the state after it.
 
     Attributes:
-      metrics: Values by name, [N] or [] each.
+      metrics: Values by name, [N] or [] each. Those of an agent with an invalid action are not valid, nor are those of
+        the scene if it is the sdc.
       reward: Weighted sum of metrics of controlled agents whose episode has not ended, 0 for others and at reset; at
         most 0 for agents with an invalid action.
       agent_terminated: Agents whose episode a terminating metric has ended in this step.
@@ -312,7 +314,7 @@ class Env:
         reward = jnp.where(counted, rewards(self.config, metrics, scenario, state, values), 0.0)
         terminated = counted & terminates(self.config, metrics, scenario, values)
         return StepOutput(
-            metrics=values,
+            metrics=_without_invalid(values, metrics, scenario, invalid_action & has_advanced),
             reward=jnp.where(invalid_action, jnp.minimum(reward, 0.0), reward),
             agent_terminated=terminated,
             terminated=scene_terminates(self.config, has_episode, state.ended, terminated),
@@ -370,6 +372,16 @@ def _controlled(state: State, controller: int | None) -> Bool[Array, " N"]:
     if controller is None:
         return (state.controller == CALLER) | (state.controller == POLICY)
     return state.controller == controller
+
+
+def _without_invalid(
+    values: dict[str, MetricValue], metrics: dict[str, Metric], scenario: Scenario, invalid_action: Bool[Array, " N"]
+) -> dict[str, MetricValue]:
+    """The values of agents whose action was valid: the motion of the others is not that of their policy."""
+    invalid = {"agent": invalid_action, "scene": jnp.any(invalid_action & scenario.agents.is_sdc)}
+    return {
+        name: masked_value(value.value, value.valid & ~invalid[metrics[name].per]) for name, value in values.items()
+    }
 
 
 def _rows_in(rows: Int[Array, " K"], mask: Bool[Array, " N"]) -> Int[Array, " K"]:

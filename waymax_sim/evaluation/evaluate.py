@@ -18,6 +18,7 @@ from waymax_sim.datatypes.agents import Selector
 from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
+from waymax_sim.evaluation.future import NO_FUTURE_NOTE, has_future, invalid_without_future
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import iter_chunks, repeat_cyclically, stack_chunk
 from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
@@ -130,6 +131,7 @@ class SceneResult:
       digest: Hash of the scenario.
       run: Policy, traffic and seed.
       values: One number per metric, in its unit; None where the metric is not valid.
+      notes: Limits of the evaluation of the scene.
     """
 
     index: int
@@ -139,6 +141,7 @@ class SceneResult:
     digest: str
     run: RunKey
     values: dict[str, float | None]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +240,13 @@ class Evaluation:
             floats = to_floats(values, self.config.columns)
         except DataError as error:
             return Failure(index, self._with_source(index, error), run)
-        return SceneResult(index, file, record, scenario.scenario_id, digest, run, floats)
+        notes = ()
+        if not has_future(scenario):
+            log_traffic = self.config.traffic[run[1]] is None
+            invalid = invalid_without_future(self.config.agents, log_traffic=log_traffic)
+            floats = {name: None if name in invalid else value for name, value in floats.items()}
+            notes = (NO_FUTURE_NOTE,)
+        return SceneResult(index, file, record, scenario.scenario_id, digest, run, floats, notes)
 
     def _with_source(self, index: int, error: DataError) -> DataError:
         file, record = self.scenarios.source(index)

@@ -39,6 +39,7 @@ def html_report(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
         f"<h1>{escape(title)}</h1>",
         f"<p>{summary['num_scenes']} scenes, {summary['num_failed']} could not be used. Means over scenes with half "
         f"the width of their 95% bootstrap intervals. {escape('; '.join(notes))}.</p>",
+        *(f"<p>In {count} scenes: {escape(note)}.</p>" for note, count in summary.get("notes", {}).items()),
         "<h2>Policies among traffic</h2>",
         f'<div class="side">{"".join(_matrix(name, results, conditions) for name in names)}</div>',
         "<h2>All metrics</h2>",

@@ -7,6 +7,7 @@ Each process appends to a file of its own in `parts`. When all rows are complete
 import dataclasses
 import hashlib
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -89,6 +90,7 @@ class EvaluationRun:
             "num_scenes": len({row["index"] for row in rows}),
             "num_failed": len({(row["file"], row["record"]) for row in failures}),
             "failures": failures,
+            "notes": _count_notes(rows),
             "results": self._summarize(rows),
             "conditions": run_conditions(config, self.path) | {"data_hash": _data_hash(rows)},
         }
@@ -153,7 +155,8 @@ def _row(item: SceneResult | Failure) -> Json:
     if isinstance(item, Failure):
         return {"index": item.index} | _failure(item.error, item.run)
     values = (item.index, item.file, item.record, item.scenario_id, item.digest, *item.run)
-    return dict(zip(SCENE_COLUMNS, values, strict=True)) | item.values
+    notes = {"notes": list(item.notes)} if item.notes else {}
+    return dict(zip(SCENE_COLUMNS, values, strict=True)) | item.values | notes
 
 
 def _failure(error: DataError, run: RunKey | None = None) -> Json:
@@ -168,6 +171,12 @@ def _failure(error: DataError, run: RunKey | None = None) -> Json:
         "error": error.problem,
         "remedy": error.remedy,
     }
+
+
+def _count_notes(rows: list[Json]) -> dict[str, int]:
+    """Number of scenes with each note."""
+    scenes = {(note, row["index"]) for row in rows for note in row.get("notes", ())}
+    return dict(sorted(Counter(note for note, _ in scenes).items()))
 
 
 def _data_hash(rows: list[Json]) -> str:

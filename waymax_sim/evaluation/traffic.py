@@ -31,6 +31,7 @@ class TrafficReport:
       strongest_braking: m/s^2.
       strongest_acceleration: m/s^2.
       parked_moved: Number of vehicles that are parked in the log and come to be more than 1 m from their position.
+      invalid_actions: Number of agents with an action that was not finite; such a report is not one of the policy.
     """
 
     vehicles: Float[Array, ""]
@@ -42,6 +43,7 @@ class TrafficReport:
     strongest_braking: Float[Array, ""]
     strongest_acceleration: Float[Array, ""]
     parked_moved: Float[Array, ""]
+    invalid_actions: Float[Array, ""]
 
 
 def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], num_steps: int) -> TrafficReport:
@@ -60,9 +62,9 @@ def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], 
         controlled="none", metrics=("overlap", "offroad", "red_light_violation"), rewards=(), spawn="never"
     )
     env = Env(config=config)
-    trace = rollout(env, policies, scenario, key, num_steps)
+    trace = rollout(env, policies, scenario, key, num_steps, record=("agents", "metrics", "invalid_action"))
     recorded, metrics = trace.agents, trace.metrics
-    assert recorded is not None and metrics is not None  # as by default
+    assert recorded is not None and metrics is not None and trace.invalid_action is not None  # as `record` names them
     now = tree_index(scenario.log, scenario.current_step)
     agents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), now, recorded)
     vehicles = now.valid & (scenario.agents.type == VEHICLE)
@@ -95,6 +97,7 @@ def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], 
         strongest_braking=-jnp.min(acceleration),
         strongest_acceleration=jnp.max(acceleration),
         parked_moved=_count(is_parked & (jnp.max(travel, axis=0) > 2 * MAX_PARKED_TRAVEL)),
+        invalid_actions=_count(jnp.any(trace.invalid_action, axis=0)),
     )
 
 
@@ -108,7 +111,10 @@ def _share(mask: Bool[Array, " N"], population: Bool[Array, " N"]) -> Float[Arra
 
 def summarize_reports(reports: list[TrafficReport]) -> dict[str, float]:
     """Sums of counts, extremes of accelerations, and means weighted by the number of vehicles."""
-    counts, extremes = ("vehicles", "red_lights", "parked_moved"), ("strongest_braking", "strongest_acceleration")
+    counts, extremes = (
+        ("vehicles", "red_lights", "parked_moved", "invalid_actions"),
+        ("strongest_braking", "strongest_acceleration"),
+    )
     total = sum(float(report.vehicles) for report in reports)
     summary = {}
     for field in dataclasses.fields(TrafficReport):

@@ -48,7 +48,17 @@ MIN_SPACING = 2.0
 Points = Float[np.ndarray, "R 3"]
 
 
-def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: AgentInfo, agent: int, now: int) -> Routes:
+def build_routes(
+    lanes: Segments,
+    graph: LaneGraph,
+    log: AgentState,
+    info: AgentInfo,
+    agent: int,
+    now: int,
+    time_step: float = TIME_STEP,
+    *,
+    marked: Bool[np.ndarray, " F"] | None = None,
+) -> Routes:
     """All drivable paths of an agent along the lane graph.
 
     They begin next to the agent, on the lanes that it may be following and on the neighbors of these. They end where
@@ -60,6 +70,10 @@ def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: Agent
     a route are evaluated. If the log leaves all of these routes (a driveway, a truncated map), the logged path is an
     additional route, on route too.
 
+    If the source marks the lanes of the route, parallel lanes of a road included, the log does not matter: `on_route`
+    holds for the routes that have marked lanes only, and for those that begin with the largest number of marked lanes.
+    Routes of an agent that is not on a marked lane are compared with the log.
+
     Args:
       lanes: Lane segments.
       graph: Their graph, on the host.
@@ -67,6 +81,8 @@ def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: Agent
       info: Types and sizes of agents.
       agent: Index of the agent; negative for none.
       now: Index of the current step.
+      time_step: Duration of a step of the record, s.
+      marked: Mask of the features that the source marks as the route; None where it marks none.
     """
     lines = extract_centerlines(lanes, len(graph.num_segments))
     if agent < 0 or not log.valid[now, agent]:
@@ -76,11 +92,14 @@ def build_routes(lanes: Segments, graph: LaneGraph, log: AgentState, info: Agent
     logged = ground[log.valid[now:, agent]]
     stride = max(LOG_STRIDE, -(-len(logged) // MAX_LOG_POSITIONS))
     distances = _LaneDistances(lines, logged[::stride, :2])
-    duration = max(MIN_DURATION, TIME_MARGIN + TIME_STEP * (len(log.valid) - 1 - now))
+    duration = max(MIN_DURATION, TIME_MARGIN + time_step * (len(log.valid) - 1 - now))
     max_length = duration * (SPEED_MARGIN + float(np.hypot(*log.velocity[now, agent])))
     starts = _start_lanes(lines, graph, is_usable, logged[0], float(log.yaw[now, agent]))
-    routes = _expand(graph, is_usable, starts, max_length, distances)
-    on_route, covers_log = _agree_with_log(routes, distances)
+    marked = np.zeros(len(graph.num_segments), bool) if marked is None else marked
+    routes = _expand(graph, is_usable, starts, max_length, distances, marked)
+    on_route, covers_log = _follow_marks(routes, marked), True
+    if not on_route.any():
+        on_route, covers_log = _agree_with_log(routes, distances)
     return _pack_routes(lines, routes, max_length, on_route, [] if covers_log else _logged_path(logged))
 
 
@@ -150,6 +169,7 @@ def _expand(
     starts: dict[int, float],
     max_length: float,
     distances: _LaneDistances,
+    marked: Bool[np.ndarray, " F"],
 ) -> list[tuple[list[int], float]]:
     """Lanes of each route and the arc length on the first one at which it begins, expanding the shortest route first.
 
@@ -159,6 +179,7 @@ def _expand(
       starts: First lanes, and the arc length at which routes begin there, m.
       max_length: Length at which routes end, m.
       distances: Distances of lanes to the log.
+      marked: Mask of the features that the source marks as the route.
     """
     open_routes = [(float(graph.length[lane]) - start, [lane], start) for lane, start in starts.items()]
     open_routes = [route for route in open_routes if route[0] >= MIN_SPACING][: NUM_ROUTES - 1]
@@ -174,11 +195,19 @@ def _expand(
         capacity = NUM_ROUTES - 1 - len(open_routes) - len(routes)
         if capacity < len(successors):
             successors = sorted(
-                successors, key=lambda lane: np.minimum(distances.lane(lane), MAX_EVALUATED_DISTANCE).sum()
+                successors,
+                key=lambda lane: (not marked[lane], np.minimum(distances.lane(lane), MAX_EVALUATED_DISTANCE).sum()),
             )
         for lane in successors[: max(capacity, 1)]:
             heapq.heappush(open_routes, (length + float(graph.length[lane]), [*lanes, lane], start))
     return sorted(routes)
+
+
+def _follow_marks(routes: list[tuple[list[int], float]], marked: Bool[np.ndarray, " F"]) -> Bool[np.ndarray, " M"]:
+    """Whether each route has marked lanes only, or begins with as many as any; false for all if none begins on one."""
+    count = np.array([int(np.cumprod(marked[lanes]).sum()) for lanes, _ in routes], int)
+    is_marked = np.array([bool(marked[lanes].all()) for lanes, _ in routes], bool)
+    return is_marked | ((count == count.max(initial=0)) & (count > 0))
 
 
 def _agree_with_log(

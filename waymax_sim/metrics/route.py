@@ -37,8 +37,8 @@ def route_progression(snapshot: Snapshot) -> MetricValue:
     """Share of the logged route that the sdc has driven since the current step: 0 at its start, 1 at the log's end.
 
     Both ends and the sdc are projected on one path for the whole episode: the on-route path nearest to the last
-    logged position of the sdc. Not clipped; 1 where the log does not move. Valid where the sdc is valid and logged at
-    the current step, and a path is on the route.
+    logged position of the sdc. Not clipped; 1 where the log does not move. Valid where the sdc is valid, logged at the
+    current step and at a later one, and a path is on the route.
     """
     scenario, routes = snapshot.scenario, snapshot.scenario.routes
     if routes is None or _has_no_segment(routes):
@@ -57,7 +57,8 @@ def route_progression(snapshot: Snapshot) -> MetricValue:
     length = end[path] - start
     log_moves = jnp.abs(length) > MIN_ROUTE_LENGTH
     share = jnp.where(log_moves, (now - start) / jnp.where(log_moves, length, 1.0), 1.0)
-    return masked_value(share, present & logged[scenario.current_step] & jnp.any(usable))
+    has_future = last > scenario.current_step
+    return masked_value(share, present & logged[scenario.current_step] & has_future & jnp.any(usable))
 
 
 def project_on_routes(

@@ -44,7 +44,7 @@ def animate(
     *,
     steps: Int[Array, " T"] | None = None,
     flags: Mapping[str, Bool[Array, "T N"]] | None = None,
-    fps: float = 10.0,
+    fps: float | None = None,
     controlled: Bool[Array, " N"] | None = None,
     center: Center = "sdc",
     radius: float = 60.0,
@@ -59,7 +59,7 @@ def animate(
       path: File to write: `.gif`, or `.mp4` if ffmpeg is installed.
       steps: Step of each frame in the scenario; 0, 1, 2, ... by default.
       flags: Masks by name per frame; see `draw`.
-      fps: Frames per second; 10 is real time. Frame durations of a GIF are multiples of 0.01 s.
+      fps: Frames per second; real time by default. Frame durations of a GIF are multiples of 0.01 s.
       controlled: See `draw`.
       center: See `draw`. The view follows the sdc or an agent and stays while it is not valid.
       radius: See `draw`.
@@ -88,6 +88,9 @@ def animate(
     flags = {name: np.asarray(mask) for name, mask in (flags or {}).items()}
 
     scenario = to_host(scenario)
+    if fps is None:
+        stride = int(steps[1] - steps[0]) if len(steps) > 1 else 1
+        fps = 1.0 / (scenario.time_step * max(stride, 1))
     for step in steps.tolist():
         check_step(scenario, step)
     centers, radius = view_centers(scenario, agents, center, radius)

@@ -164,7 +164,8 @@ def set_sdc(scenario: Scenario, agent_id: int) -> Scenario:
     """
     is_sdc = agent_mask(scenario, [agent_id])
     agents, now = dataclasses.replace(scenario.agents, is_sdc=is_sdc), int(scenario.current_step)
-    routes = build_routes(scenario.lanes, scenario.graph, scenario.log, agents, int(np.argmax(is_sdc)), now)
+    sdc, time_step = int(np.argmax(is_sdc)), scenario.time_step
+    routes = build_routes(scenario.lanes, scenario.graph, scenario.log, agents, sdc, now, time_step)
     return pad_like(scenario, dataclasses.replace(scenario, agents=agents, routes=routes))
 
 

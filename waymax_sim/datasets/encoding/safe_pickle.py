@@ -61,6 +61,8 @@ class Name:
     text: str
 
 
+# Subclasses of dict without attributes; an instance becomes a dict.
+DICT_CLASSES = [Name("metadrive.scenario.scenario_description.ScenarioDescription")]
 # NumPy 2 renamed numpy.core to numpy._core; both are mapped to the latter.
 ALLOWED_NAMES = {
     "numpy.ndarray",
@@ -69,6 +71,7 @@ ALLOWED_NAMES = {
     "numpy._core.multiarray.scalar",
     "numpy._core.numeric._frombuffer",
     "collections.defaultdict",
+    *(name.text for name in DICT_CLASSES),
     # Factories of a defaultdict, which are never called.
     *(f"builtins.{name}" for name in ("int", "float", "str", "list", "dict", "set")),
 }
@@ -77,8 +80,8 @@ ALLOWED_NAMES = {
 def loads(data: bytes) -> Any:
     """Decodes a pickle of dicts, lists, tuples, sets, strings, bytes, numbers, booleans, None and arrays.
 
-    A defaultdict becomes a dict, a NumPy scalar a Python number. Arrays are C or Fortran ordered, little-endian, of
-    booleans, numbers or strings.
+    A defaultdict and MetaDrive's `ScenarioDescription` become a dict, a NumPy scalar a Python number. Arrays are C or
+    Fortran ordered, little-endian, of booleans, numbers or strings.
 
     Raises:
       DataError: The pickle has other values or names, is damaged, or has too many values.
@@ -155,7 +158,7 @@ class _Machine:
             stack.append(EMPTY_CONTAINERS[opcode]())
         elif opcode in CONSTANTS:
             stack.append(CONSTANTS[opcode])
-        elif opcode == pickle.REDUCE:
+        elif opcode == pickle.REDUCE or (opcode == pickle.NEWOBJ and stack[-2] in DICT_CLASSES):
             name, arguments = self.pop(2)
             stack.append(self.call(name, arguments))
         elif opcode == pickle.BUILD:
@@ -206,6 +209,8 @@ class _Machine:
             case Name("numpy.dtype"), (str(kind), *_) if DTYPE_PATTERN.fullmatch(kind):
                 return np.dtype("<" + kind)
             case Name("collections.defaultdict"), () | (None | Name(),):
+                return {}
+            case Name(), () if name in DICT_CLASSES:
                 return {}
         called = name.text if isinstance(name, Name) else f"a {type(name).__name__}"
         raise DataError(f"calls {called} with arguments that do not build plain data", remedy=PICKLE_REMEDY)

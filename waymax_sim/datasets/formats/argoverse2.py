@@ -1,10 +1,12 @@
 """Reader of Argoverse 2 motion forecasting scenarios (`scenario_<id>.parquet` and `log_map_archive_<id>.json`).
 
 A scenario is a table with a row per track and step (110 steps at 10 Hz, 50 of them observed), in a city frame, without
-box sizes and heights. Boxes get the nominal size of their object type and the height of the lane point that is nearest
-in the plane; `missing_fields` lists both.
+box sizes and heights. Boxes get the nominal size of their object type, that of the ego the size of its car, and the
+height of the lane point that is nearest in the plane; `missing_fields` lists both. The position of the ego is that of
+the middle of its rear axle; it is moved to the box center (see `rear_axle`).
 """
 
+import itertools
 import os
 from typing import Any
 
@@ -15,6 +17,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import read_bytes
 from waymax_sim.datasets.formats.argoverse2_map import read_map
 from waymax_sim.datasets.formats.map_features import MAX_STATES, empty_light_fields, ground_height, map_fields
+from waymax_sim.datasets.formats.rear_axle import ARGOVERSE2_EGO, rear_axle_to_center
 from waymax_sim.datasets.scene import INT32, RawScene
 from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.roadmap import LANE_TYPES
@@ -96,23 +99,39 @@ def scene_from_file(path: str) -> RawScene:
     )
     objects = np.array([OBJECT_TYPES.get(kind, OTHER_OBJECT) for kind in rows["object_type"][first]]).reshape(-1, 4)
     xyz = np.concatenate([log("position_x", "position_y"), np.zeros((*shape, 1))], axis=-1)
-    ground = ground_height(lane_points, xyz[timestep, track, :2])
-    xyz[timestep, track, 2] = ground + objects[track, 3] / 2
+    yaw, velocity, timestamps = (
+        log("heading")[..., 0],
+        log("velocity_x", "velocity_y"),
+        TIME_STEP * np.arange(num_steps),
+    )
     valid = np.zeros(shape, bool)
     valid[timestep, track] = True
+    sdc_index = names.tolist().index(SDC_TRACK_ID) if SDC_TRACK_ID in names else -1
+    if sdc_index >= 0:
+        objects[sdc_index, 1:] = ARGOVERSE2_EGO.length, ARGOVERSE2_EGO.width, ARGOVERSE2_EGO.height
+        xyz[:, sdc_index, :2], velocity[:, sdc_index] = rear_axle_to_center(
+            xyz[:, sdc_index, :2],
+            yaw[:, sdc_index],
+            velocity[:, sdc_index],
+            valid[:, sdc_index],
+            timestamps,
+            ARGOVERSE2_EGO,
+        )
+    ground = ground_height(lane_points, xyz[timestep, track, :2])
+    xyz[timestep, track, 2] = ground + objects[track, 3] / 2
     category = rows["object_category"][first]
     return RawScene(
         scenario_id=rows["scenario_id"][0],
-        timestamps=TIME_STEP * np.arange(num_steps),
+        timestamps=timestamps,
         current_step=int(timestep[rows["observed"]].max()),
         agent_id=_numbers(names.tolist()),
         agent_type=objects[:, 0].astype(np.int64),
         xyz=xyz,
-        yaw=log("heading")[..., 0],
-        velocity=log("velocity_x", "velocity_y"),
+        yaw=yaw,
+        velocity=velocity,
         size=np.broadcast_to(objects[:, 1:], (*shape, 3)).copy(),
         valid=valid,
-        sdc_index=names.tolist().index(SDC_TRACK_ID) if SDC_TRACK_ID in names else -1,
+        sdc_index=sdc_index,
         to_predict=category >= SCORED_TRACK,
         of_interest=category == FOCAL_TRACK,
         **map_fields(features, links),
@@ -180,11 +199,10 @@ def _map(path: str) -> tuple[list, set]:
 
 
 def _numbers(names: list[str]) -> Int[np.ndarray, " N"]:
-    """Ids that are integers as such; the others get the integers after the largest of them."""
-    number = {name: int(name) for name in names if len(name) < 11 and name.isdecimal() and str(int(name)) == name}
-    free = max((value for value in number.values() if value <= INT32.max), default=-1)
-    for name in names:
-        if number.get(name, INT32.max + 1) > INT32.max:
-            free += 1
-            number[name] = free
+    """Ids that are 32-bit integers as such; the others get unused integers after the largest of them, then below it."""
+    integers = {name: int(name) for name in names if len(name) < 11 and name.isdecimal() and str(int(name)) == name}
+    number = {name: value for name, value in integers.items() if value <= INT32.max}
+    used, after = set(number.values()), 1 + max(number.values(), default=-1)
+    unused = (value for value in itertools.chain(range(after, INT32.max + 1), range(after)) if value not in used)
+    number |= {name: next(unused) for name in names if name not in number}
     return np.array([number[name] for name in names], np.int64)

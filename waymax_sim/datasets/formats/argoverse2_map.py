@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats.drivable_area import signed_area
 from waymax_sim.datasets.formats.map_features import (
     MAX_PAIRS,
     PAIRS_PER_BATCH,
@@ -130,7 +131,7 @@ def _crossing(item: dict[str, Any]) -> MapFeature:
 
 def _edges(areas: list[Polyline], lanes: list[Polyline]) -> list[Polyline]:
     """Road edges with the road on their left; a ring without gaps is closed."""
-    rings = [area if _signed_area(area) > 0 else area[::-1] for area in areas if len(area)]
+    rings = [area if signed_area(area) > 0 else area[::-1] for area in areas if len(area)]
     sides = {side for ring in rings for side in _sides(ring)}
     edges = []
     for ring in rings:
@@ -149,12 +150,6 @@ def _edges(areas: list[Polyline], lanes: list[Polyline]) -> list[Polyline]:
 def _sides(ring: Polyline) -> list[tuple[float, float, float, float]]:
     """Endpoints of the straight sides of a ring, in the plane."""
     return [(a[0], a[1], b[0], b[1]) for a, b in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True)]
-
-
-def _signed_area(ring: Polyline) -> float:
-    """Area, m^2; positive if the interior is on the left."""
-    plane = ring[:, :2] - ring[0, :2]
-    return float(_cross(plane, np.roll(plane, -1, axis=0)).sum() / 2)
 
 
 def _crossed(ring: Polyline, lanes: list[Polyline]) -> Bool[np.ndarray, " E"]:

@@ -79,6 +79,11 @@ def read_map(root: Element) -> tuple[list[MapFeature], set[tuple[int, int, int]]
     return [*features.values(), *unnamed], links
 
 
+def is_sidewalk(lanelet: Element) -> bool:
+    """Whether a lanelet is a sidewalk, which is dropped."""
+    return _kind(lanelet) is None
+
+
 def _kind(lanelet: Element) -> int | None:
     """Feature type of a lanelet; None to drop it."""
     types = {kind.text for kind in lanelet.iterfind("laneletType")}

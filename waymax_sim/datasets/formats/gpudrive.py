@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim.datasets.encoding.json_fields import integers, member, numbers
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import read_bytes
+from waymax_sim.datasets.formats.map_features import left_out_features
 from waymax_sim.datasets.formats.traffic_lights import Lights, lights_by_lane
+from waymax_sim.datasets.scenario_id import content_id
 from waymax_sim.datasets.scene import INT32, RawScene
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES
 from waymax_sim.datatypes.roadmap import (
@@ -33,8 +35,12 @@ from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES
 MAX_GPUDRIVE_BYTES = 32 * 2**20  # parsed JSON takes up to about twenty times the size of the file
 GPUDRIVE_REMEDY = "give a scene of GPUDrive or Nocturne"
 DEFAULT_CURRENT_STEP = 10  # that of WOMD
-# rad; recorded unwrapped headings are smaller. A scene with a larger heading is in degrees.
+# rad; recorded unwrapped headings are smaller. A scene with a larger heading is in degrees, if motion does not tell.
 MAX_HEADING = 20.0
+# Smallest displacement in one step whose direction is compared with the heading, m: 3 m/s.
+MIN_DISPLACEMENT = 0.3
+# Smallest difference between the mean cosines of both units that is evidence for one of them.
+MIN_EVIDENCE = 0.1
 # Road type -> feature type of roads without `map_element_id`.
 DEFAULT_FEATURE_TYPES = {
     "lane": LANE_UNDEFINED,
@@ -64,19 +70,17 @@ def scene_from_file(path: str) -> RawScene:
 def scene_from_record(record: Any) -> RawScene:
     """Reads a scene from the parsed JSON.
 
-    The time step is 0.1 s; the current step is 10, or 0 in shorter records. Headings are in degrees if a valid one
+    The time step is 0.1 s; the current step is 10, or 0 in shorter records. The unit of headings, radians or degrees,
+    is the one that agrees with the directions in which agents move; if no agent moves, it is degrees if a valid heading
     exceeds 20. Agents without ids are numbered from 0; roads without ids are numbered from above the lane ids of
-    lights. Roads of unknown types are dropped.
+    lights. Roads of unknown types are dropped, which `missing_fields` says.
 
     Raises:
       DataError: A field is missing or malformed.
     """
     objects = member(record, "objects", list, "")
-    roads = [
-        road
-        for road in member(record, "roads", list, "")
-        if member(road, "type", str, "roads") in DEFAULT_FEATURE_TYPES
-    ]
+    all_roads = member(record, "roads", list, "")
+    roads = [road for road in all_roads if member(road, "type", str, "roads") in DEFAULT_FEATURE_TYPES]
     tl_states = member(record, "tl_states", dict, "", default={})
     metadata = member(record, "metadata", dict, "", default={})
     num_steps = len(member(objects[0], "position", list, "objects[0]")) if objects else 0
@@ -89,20 +93,21 @@ def scene_from_record(record: Any) -> RawScene:
 
     valid = numbers(_over_time(objects, "valid", num_steps), "objects.valid").reshape(shape).T == 1
     heading = numbers(_over_time(objects, "heading", num_steps), "objects.heading").reshape(shape).T
-    in_degrees = np.abs(heading[valid]).max(initial=0) > MAX_HEADING
+    xyz = _points(positions, axes, "objects.position").reshape(*shape, 3).swapaxes(0, 1)
     velocity = _points(_over_time(objects, "velocity", num_steps), "xy", "objects.velocity")
     size = [[_size(track, key) for key in ("length", "width", "height")] for track in objects]
     agent_id = _ids(objects, "objects", first=0)
     of_interest = member(metadata, "objects_of_interest", list, "metadata", default=[])
     lights = _lights(tl_states, num_steps, axes)
+    stated_id = member(record, "scenario_id", str, "", default="") or member(record, "name", str, "", default="")
     return RawScene(
-        scenario_id=member(record, "scenario_id", str, "", default=member(record, "name", str, "", default="unnamed")),
+        scenario_id=stated_id or content_id(xyz, valid),
         timestamps=np.arange(num_steps) * TIME_STEP,
         current_step=DEFAULT_CURRENT_STEP if num_steps > DEFAULT_CURRENT_STEP else 0,
         agent_id=agent_id,
         agent_type=np.array([_agent_type(track) for track in objects], np.int64),
-        xyz=_points(positions, axes, "objects.position").reshape(*shape, 3).swapaxes(0, 1),
-        yaw=np.radians(heading) if in_degrees else heading,
+        xyz=xyz,
+        yaw=np.radians(heading) if _in_degrees(heading, xyz, valid) else heading,
         velocity=velocity.reshape(*shape, 3).swapaxes(0, 1)[..., :2],
         size=np.tile(numbers(size, "objects.length", width=3), (num_steps, 1, 1)),
         valid=valid,
@@ -119,8 +124,28 @@ def scene_from_record(record: Any) -> RawScene:
         signal_state=lights.state,
         signal_stop_point=lights.stop_point,
         signal_valid=lights.valid,
-        missing_fields=_missing_fields(metadata, objects, roads, has_z=axes == "xyz", has_lights=bool(tl_states)),
+        missing_fields=(
+            *_missing_fields(metadata, objects, roads, has_z=axes == "xyz", has_lights=bool(tl_states)),
+            *left_out_features(road["type"] for road in all_roads if road["type"] not in DEFAULT_FEATURE_TYPES),
+        ),
     )
+
+
+# Invalid states hold any value.
+@np.errstate(invalid="ignore", over="ignore")
+def _in_degrees(
+    heading: Float[np.ndarray, "T N"], xyz: Float[np.ndarray, "T N 3"], valid: Bool[np.ndarray, "T N"]
+) -> bool:
+    """Whether headings are in degrees: the schema does not tell, and wrapped degrees can be small numbers."""
+    both = valid[1:] & valid[:-1]
+    step = np.where(both[..., None], np.diff(xyz[..., :2], axis=0), 0.0)
+    moves = np.hypot(step[..., 0], step[..., 1]) > MIN_DISPLACEMENT
+    course, headings = np.arctan2(step[moves][:, 1], step[moves][:, 0]), heading[:-1][moves]
+    if len(course):
+        agreement = [np.cos(course - yaw).mean() for yaw in (headings, np.radians(headings))]
+        if abs(agreement[1] - agreement[0]) > MIN_EVIDENCE:
+            return bool(agreement[1] > agreement[0])
+    return bool(np.abs(heading[valid]).max(initial=0) > MAX_HEADING)
 
 
 def _missing_fields(

@@ -1,7 +1,8 @@
 """Conversion of map features to the map fields of a `RawScene`, and geometry of map readers."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from waymax_sim.datasets.scene import INT32
 # Limits for damaged files, far above those of recorded scenes.
 MAX_PAIRS = 500_000_000  # pairs of points that are compared
 PAIRS_PER_BATCH = 1_000_000  # pairs of points in memory
+MAX_LEFT_OUT = 20  # types of map features that are left out and named
 MAX_STATES = 1_000_000  # steps times agents, which can exceed the size of the file
 
 
@@ -55,6 +57,12 @@ def map_fields(features: Sequence[MapFeature], links: Collection[tuple[int, int,
         "speed_limit": np.array([feature.speed_limit for feature in features], np.float64),
         "links": np.array(sorted(rows), np.int64).reshape(-1, 3),
     }
+
+
+def left_out_features(types: Iterable[str]) -> list[str]:
+    """Entries of `RawScene.missing_fields` for map features that a reader leaves out, one for each type."""
+    counts = Counter(types)
+    return [f"{count} map features of type {kind[:60]}" for kind, count in counts.items()][:MAX_LEFT_OUT]
 
 
 def empty_light_fields(num_steps: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from waymax_sim.datasets.encoding import protobuf
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats.traffic_lights import Lights, lights_by_lane
+from waymax_sim.datasets.scenario_id import content_id
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.roadmap import (
     CONTROLS,
@@ -105,20 +106,21 @@ def scene_from_proto(data: bytes) -> RawScene:
     def log(*names: str) -> Float[np.ndarray, "T N C"]:
         return np.stack([states[name] for name in names], axis=-1).astype(np.float64)
 
+    xyz, valid = log("x", "y", "z"), states["valid"] == 1
     features = [feature for item in protobuf.blobs(scene, 8, "map_features") if (feature := _feature(item))]
     points = _points([point for feature in features for point in feature.points], "map_features.points")
     lights = _lights(protobuf.blobs(scene, 7, "dynamic_map_states"), num_steps)
     return RawScene(
-        scenario_id=protobuf.text(scene, 5, "scenario_id"),
+        scenario_id=protobuf.text(scene, 5, "scenario_id") or content_id(xyz, valid),
         timestamps=timestamps.astype(np.float64),
         current_step=protobuf.integer(scene, 10, "current_time_index"),
         agent_id=agent_id,
         agent_type=np.array([protobuf.integer(track, 2, "tracks.object_type") for track in tracks], np.int64),
-        xyz=log("x", "y", "z"),
+        xyz=xyz,
         yaw=log("heading")[..., 0],
         velocity=log("velocity_x", "velocity_y"),
         size=log("length", "width", "height"),
-        valid=states["valid"] == 1,
+        valid=valid,
         sdc_index=protobuf.integer(scene, 6, "sdc_track_index", default=-1),
         to_predict=_to_predict(scene, len(tracks)),
         of_interest=np.isin(agent_id, protobuf.integers(scene, 4, "objects_of_interest")),

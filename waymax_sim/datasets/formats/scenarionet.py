@@ -1,7 +1,7 @@
 """Reader of ScenarioNet pickles (MetaDrive's ScenarioDescription): one scene per file, of any dataset.
 
-Two generations of the schema are supported, with the conventions of the converters of Waymo Open Motion, nuScenes,
-nuPlan and Argoverse 2. The pickle is decoded without unpickling, see `safe_pickle`.
+Two generations of the schema, and the lights of MetaDrive 0.3, are supported, with the conventions of the converters of
+Waymo Open Motion, nuScenes, nuPlan and Argoverse 2. The pickle is decoded without unpickling, see `safe_pickle`.
 """
 
 import functools
@@ -14,23 +14,37 @@ from waymax_sim.datasets.encoding.json_fields import member, numbers, row_width
 from waymax_sim.datasets.encoding.safe_pickle import loads
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import read_bytes
+from waymax_sim.datasets.formats.rear_axle import (
+    ARGOVERSE2_EGO,
+    NUSCENES_EGO,
+    EgoVehicleParams,
+    rear_axle_to_center,
+)
+from waymax_sim.datasets.formats.scenario_proto import MILE_PER_HOUR
+from waymax_sim.datasets.formats.scenarionet_lights import lane_name, read_lights
 from waymax_sim.datasets.formats.scenarionet_map import (
     SCENARIONET_REMEDY,
     id_strings,
     integer_ids,
-    lane_name,
-    read_lights,
     read_links,
     read_roads,
+    read_route,
     read_speed_limit,
 )
 from waymax_sim.datasets.formats.traffic_lights import MAX_CELLS
+from waymax_sim.datasets.scenario_id import content_id
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, OTHER
 from waymax_sim.datatypes.roadmap import CONTROLS
 from waymax_sim.datatypes.scenario import TIME_STEP
 
 MAX_SCENARIONET_BYTES = 64 * 2**20
+# Start of the name of a data set -> its recording vehicle, whose position is that of the rear axle.
+REAR_AXLE_EGOS = {"nuscenes": NUSCENES_EGO, "av2": ARGOVERSE2_EGO}
+# Start of the name of a data set without speed limits -> the constant that its converter writes, m/s.
+PLACEHOLDER_SPEED_LIMITS = {"nuscenes": 100 / 3.6, "av2": 85 * MILE_PER_HOUR}
+# Data sets whose converters write the outlines of the drivable area as lines.
+OUTLINED_DATASETS = ("nuscenes", "nuplan")
 
 
 class AgentLog(NamedTuple):
@@ -57,8 +71,17 @@ def scene_from_record(record: Any) -> RawScene:
 
     Ids are strings. If all of a scene are 32-bit integers, they are converted; otherwise agents and map features are
     numbered from 0 in the order of the file. Agents of types that WOMD does not have are "other"; map features of such
-    types, and lanes that have a polygon only, are dropped. The current step is 0 unless the file has one. The maps of
-    nuScenes are planar, and the length and width of its ego, which its converter swaps, are corrected.
+    types, and lanes that have a polygon only, are dropped, which `missing_fields` says. The current step is 0 unless
+    the file has one. The lanes that the converter of nuPlan marks are the route. Closed outlines of the drivable areas
+    of nuScenes and nuPlan are road edges.
+
+    Speed limits of nuScenes and Argoverse 2, which are constants of their converters, are unknown. The converter of
+    nuScenes derives velocities from later positions, and writes zero for the last step of a track; the velocity of the
+    step before is used.
+
+    The maps of nuScenes are planar, and the length and width of its ego, which its converter swaps, are corrected. The
+    egos of nuScenes and Argoverse 2 are moved from the rear axle to the box center (see `rear_axle`); that of nuScenes
+    is on the ground and is raised by half of its height.
 
     Raises:
       DataError: A field is missing or malformed.
@@ -70,7 +93,8 @@ def scene_from_record(record: Any) -> RawScene:
         raise DataError("has an id twice, as a string and as a number", field="tracks", remedy=SCENARIONET_REMEDY)
     map_features = member(record, "map_features", dict, "")
     light_states = member(record, "dynamic_map_states", dict, "", default={})
-    is_nuscenes = member(metadata, "dataset", str, "metadata", default="").startswith("nuscenes")
+    dataset = member(metadata, "dataset", str, "metadata", default="")
+    is_nuscenes = dataset.startswith("nuscenes")
 
     has_times = metadata.get("ts") is not None
     num_steps = len(numbers(metadata["ts"], "metadata.ts")) if has_times else member(record, "length", int, "")
@@ -79,22 +103,32 @@ def scene_from_record(record: Any) -> RawScene:
             f"has too many states, {len(tracks)} tracks of {num_steps} steps", field="tracks", remedy=SCENARIONET_REMEDY
         )
     log = _log(tracks, num_steps)
+    timestamps = numbers(metadata["ts"], "metadata.ts") if has_times else np.arange(num_steps) * TIME_STEP
     sdc_id = str(member(metadata, "sdc_id", (str, int), "metadata", default=""))
     sdc_index = list(tracks).index(sdc_id) if sdc_id in tracks else -1
     if is_nuscenes and sdc_index >= 0:
         _unswap(log.size[:, sdc_index])
+        log.xyz[:, sdc_index, 2] += log.size[:, sdc_index, 2] / 2
+    if is_nuscenes:
+        _hold_last_velocity(log)
+    ego = next((params for name, params in REAR_AXLE_EGOS.items() if dataset.startswith(name)), None)
+    if ego is not None and sdc_index >= 0:
+        _move_to_center(log, sdc_index, timestamps, ego)
 
     def agent_mask(key: str) -> Bool[np.ndarray, " N"]:
         values = member(metadata, key, (list, tuple, set, dict), "metadata", default=[])
         selected = set(id_strings(values, f"metadata.{key}"))
         return np.array([name in selected for name in tracks], bool)
 
-    roads = read_roads(map_features, planar=is_nuscenes)
+    roads, left_out = read_roads(map_features, planar=is_nuscenes, has_outlines=dataset.startswith(OUTLINED_DATASETS))
     lane_names = [lane_name(key, light) for key, light in light_states.items()]
     feature_ids = integer_ids([*(road.name for road in roads), *lane_names])
     lights = read_lights(light_states, num_steps, feature_ids)
     links = read_links(roads)
+    on_route = read_route(roads)
+    placeholders = [limit for name, limit in PLACEHOLDER_SPEED_LIMITS.items() if dataset.startswith(name)]
     speed_limit = np.array([read_speed_limit(road) for road in roads], np.float64)
+    speed_limit[np.isclose(speed_limit[:, None], placeholders).any(axis=1)] = 0.0
     agent_ids = integer_ids(tracks)
     has_field = {
         "timestamps": has_times,
@@ -104,11 +138,11 @@ def scene_from_record(record: Any) -> RawScene:
         "speed limits": speed_limit.any(),
         "lane links": (links[:, 2] != CONTROLS).any(),
         "lights": len(lights.lane_id) > 0,
-        "routes": False,
+        "routes": on_route is not None,
     }
     return RawScene(
-        scenario_id=member(record, "id", str, "", default="unnamed"),
-        timestamps=numbers(metadata["ts"], "metadata.ts") if has_times else np.arange(num_steps) * TIME_STEP,
+        scenario_id=_scenario_id(record, metadata, log),
+        timestamps=timestamps,
         current_step=member(metadata, "current_time_index", int, "metadata", default=0),
         agent_id=np.array([agent_ids[name] for name in tracks], np.int64),
         agent_type=np.array([_agent_type(track, name) for name, track in tracks.items()], np.int64),
@@ -130,7 +164,26 @@ def scene_from_record(record: Any) -> RawScene:
         signal_state=lights.state,
         signal_stop_point=lights.stop_point,
         signal_valid=lights.valid,
-        missing_fields=tuple(name for name, present in has_field.items() if not present),
+        on_route=on_route,
+        missing_fields=(*(name for name, present in has_field.items() if not present), *left_out),
+    )
+
+
+def _scenario_id(record: dict, metadata: dict, log: AgentLog) -> str:
+    """The id in the file, or else a digest of the states."""
+    stated = member(record, "id", str, "", default="") or member(metadata, "scenario_id", str, "metadata", default="")
+    return stated or content_id(log.xyz, log.valid)
+
+
+def _move_to_center(log: AgentLog, agent: int, timestamps: Float[np.ndarray, " T"], params: EgoVehicleParams) -> None:
+    """Moves an agent from its rear axle to its box center, in place."""
+    log.xyz[:, agent, :2], log.velocity[:, agent] = rear_axle_to_center(
+        log.xyz[:, agent, :2],
+        log.yaw[:, agent],
+        log.velocity[:, agent],
+        log.valid[:, agent],
+        timestamps,
+        params,
     )
 
 
@@ -165,6 +218,14 @@ def _series(state: dict, num_steps: int, field: str, key: str, *widths: int) -> 
         problem = f"has shape {rows.shape} in a scene of {num_steps} steps"
         raise DataError(problem, field=f"{field}.{key}", remedy=SCENARIONET_REMEDY)
     return rows
+
+
+def _hold_last_velocity(log: AgentLog) -> None:
+    """Replaces velocities of zero at steps without a later state by that of the step before, in place."""
+    valid, velocity = log.valid, log.velocity
+    ends = valid[1:] & ~np.append(valid[2:], np.zeros((1, valid.shape[1]), bool), axis=0)[: len(valid) - 1]
+    steps, agents = np.nonzero(ends & valid[:-1] & ~velocity[1:].any(axis=-1))
+    velocity[steps + 1, agents] = velocity[steps, agents]
 
 
 def _unswap(size: Float[np.ndarray, "T 3"]) -> None:

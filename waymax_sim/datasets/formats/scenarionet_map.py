@@ -1,16 +1,17 @@
-"""Reader of maps and traffic lights of ScenarioNet records."""
+"""Reader of maps of ScenarioNet records."""
 
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datasets.encoding.json_fields import member, numbers, row_width
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.formats.drivable_area import is_ring, orient_rings
+from waymax_sim.datasets.formats.map_features import left_out_features
 from waymax_sim.datasets.formats.scenario_proto import MILE_PER_HOUR
-from waymax_sim.datasets.formats.traffic_lights import MAX_CELLS, Lights, lights_by_lane
 from waymax_sim.datasets.scene import INT32
 from waymax_sim.datatypes.roadmap import (
     CONTROLS,
@@ -31,10 +32,12 @@ from waymax_sim.datatypes.roadmap import (
     STOP_SIGN,
     SUCCESSOR,
 )
-from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES
 
 SCENARIONET_REMEDY = "give a scene of ScenarioNet"
 MAX_ITEMS = 1_000_000  # points or links of a map; recorded scenes have tens of thousands
+OUTLINE_PATTERN = re.compile(r"boundary_\d{1,6}")
+# Member of a lane with its speed limit, and the unit in m/s; the first one counts.
+SPEED_LIMIT_UNITS = (("speed_limit_mps", 1.0), ("speed_limit_mph", MILE_PER_HOUR), ("speed_limit_kmh", 1 / 3.6))
 INTEGER_PATTERN = re.compile(r"0|-?[1-9]\d{0,9}")
 
 FEATURE_TYPES = {
@@ -61,17 +64,6 @@ FEATURE_TYPES = {
     "SPEED_BUMP": SPEED_BUMP,
     "DRIVEWAY": DRIVEWAY,
 }
-NOT_OBSERVED = -1
-# States of Waymo, of MetaDrive, and the numbers of the older schema.
-LIGHT_STATES: dict[Any, int] = {
-    **{f"LANE_STATE_{name.upper()}": code for code, name in enumerate(SIGNAL_STATE_NAMES)},
-    **{code: code for code in range(len(SIGNAL_STATE_NAMES))},
-    "TRAFFIC_LIGHT_UNKNOWN": SIGNAL_STATE_NAMES.index("unknown"),
-    "TRAFFIC_LIGHT_RED": SIGNAL_STATE_NAMES.index("stop"),
-    "TRAFFIC_LIGHT_YELLOW": SIGNAL_STATE_NAMES.index("caution"),
-    "TRAFFIC_LIGHT_GREEN": SIGNAL_STATE_NAMES.index("go"),
-    None: NOT_OBSERVED,
-}
 
 
 class Road(NamedTuple):
@@ -92,25 +84,32 @@ class Road(NamedTuple):
     fields: dict
 
 
-def read_roads(map_features: dict, planar: bool) -> list[Road]:
+def read_roads(map_features: dict, *, planar: bool, has_outlines: bool) -> tuple[list[Road], list[str]]:
     """The features of types that WOMD has, except lanes, lines and edges that have a polygon only.
 
     Args:
       map_features: As in the file.
       planar: Use only x and y, because the third number of a lane point of nuScenes is a heading.
+      has_outlines: Lines named "boundary_0" and so on are the outlines of the drivable area; they become road edges.
+
+    Returns:
+      The features, and a description of the features that are left out, one for each type.
 
     Raises:
       DataError: A feature is malformed, or there are more than `MAX_ITEMS` points.
     """
-    roads, num_points = [], 0
+    roads, num_points, left_out = [], 0, []
     for key, fields in map_features.items():
         name = f"map_features.{str(key)[:40]}"
         word = member(fields, "type", str, name)
         if word not in FEATURE_TYPES:
+            left_out.append(word)
             continue
-        code = LANE_UNDEFINED if word == "UNKNOWN" and "entry_lanes" in fields else FEATURE_TYPES[word]
+        is_lane = word == "UNKNOWN" and not fields.keys().isdisjoint(("entry_lanes", "entry"))
+        code = LANE_UNDEFINED if is_lane else FEATURE_TYPES[word]
         values = _shape(fields, code, name)
         if values is None:
+            left_out.append(f"{word} without polyline")
             continue
         width = row_width(values)
         points = numbers(values, name, width)
@@ -120,8 +119,21 @@ def read_roads(map_features: dict, planar: bool) -> list[Road]:
         if num_points > MAX_ITEMS:
             raise DataError(f"has more than {MAX_ITEMS} points", field="map_features", remedy=SCENARIONET_REMEDY)
         has_z = not planar and (width == 3 or not len(points))
-        roads.append(Road(str(key), code, _in_space(points, has_z), has_z, fields))
-    return roads
+        roads.append(Road(str(key), code, to_xyz(points, has_z), has_z, fields))
+    return (_outlines_as_edges(roads) if has_outlines else roads), left_out_features(left_out)
+
+
+def _outlines_as_edges(roads: list[Road]) -> list[Road]:
+    """Roads, with closed outlines of the drivable area as road edges."""
+    rows = [row for row, road in enumerate(roads) if OUTLINE_PATTERN.fullmatch(road.name) and is_ring(road.points)]
+    rings = orient_rings([roads[row].points for row in rows])
+    if rings is None:
+        return roads
+    edges = dict(zip(rows, rings, strict=True))
+    return [
+        road._replace(type=ROAD_EDGE_BOUNDARY, points=edges[row]) if row in edges else road
+        for row, road in enumerate(roads)
+    ]
 
 
 def _shape(fields: dict, code: int, name: str) -> Any:
@@ -133,7 +145,8 @@ def _shape(fields: dict, code: int, name: str) -> Any:
     return fields.get("polyline")
 
 
-def _in_space(points: np.ndarray, has_z: bool) -> Float[np.ndarray, "P 3"]:
+def to_xyz(points: np.ndarray, has_z: bool) -> Float[np.ndarray, "P 3"]:
+    """Points as rows of three numbers, at height 0 if they have no heights."""
     xyz = np.zeros((len(points), 3))
     axes = 3 if has_z else 2
     if len(points):
@@ -158,14 +171,24 @@ def id_strings(values: Iterable, field: str) -> list[str]:
 
 def read_speed_limit(road: Road) -> float:
     """Speed limit of a lane, m/s; 0 if unknown."""
-    miles = member(road.fields, "speed_limit_mph", (int, float), road.name, default=0)
-    km_per_hour = member(road.fields, "speed_limit_kmh", (int, float), road.name, default=0)
-    return float(miles * MILE_PER_HOUR or km_per_hour / 3.6)
+    limits = (
+        float(member(road.fields, key, (int, float), road.name, default=0)) * unit for key, unit in SPEED_LIMIT_UNITS
+    )
+    return next((limit for limit in limits if limit), 0.0)
 
 
+def read_route(roads: list[Road]) -> Bool[np.ndarray, " F"] | None:
+    """Mask of the lanes that the file marks as the route of the ego, as the converter of nuPlan does; None without."""
+    on_route = np.array([road.type in LANE_TYPES and road.fields.get("is_sdc_route") is True for road in roads], bool)
+    return on_route if on_route.any() else None
+
+
+# The older generation has "entry" and "exit".
+ENTRY_KEYS = ("entry_lanes", "entry")
 LANE_LINKS = (
-    ("entry_lanes", SUCCESSOR),
+    *((key, SUCCESSOR) for key in ENTRY_KEYS),
     ("exit_lanes", SUCCESSOR),
+    ("exit", SUCCESSOR),
     ("left_neighbor", LEFT_NEIGHBOR),
     ("right_neighbor", RIGHT_NEIGHBOR),
 )
@@ -195,63 +218,5 @@ def read_links(roads: list[Road]) -> Int[np.ndarray, "L 3"]:
             ]
         for other, key, kind in candidates:
             if other is not None:
-                links.add((other, row, kind) if key == "entry_lanes" else (row, other, kind))
+                links.add((other, row, kind) if key in ENTRY_KEYS else (row, other, kind))
     return np.array(sorted(links), np.int64).reshape(-1, 3)
-
-
-def lane_name(key: Any, light: Any) -> str:
-    """The id of the lane of a light in the file."""
-    return str(member(light, "lane", (str, int), f"dynamic_map_states.{str(key)[:40]}", default=str(key)))
-
-
-def read_lights(dynamic_map_states: dict, num_steps: int, ids: dict[str, int]) -> Lights:
-    """The lights, whose stop points are constant, or given per step in the older schema.
-
-    Args:
-      dynamic_map_states: As in the file.
-      num_steps: Steps of the scene.
-      ids: Integer ids of all lanes by name.
-
-    Raises:
-      DataError: A light is malformed, or steps times lights exceed `MAX_CELLS`.
-    """
-    if num_steps * len(dynamic_map_states) > MAX_CELLS:
-        raise DataError(
-            f"has too many lights, {len(dynamic_map_states)} over {num_steps} steps", field="dynamic_map_states"
-        )
-    lane, codes, points = [], [], []
-    for key, light in dynamic_map_states.items():
-        name = f"dynamic_map_states.{str(key)[:40]}"
-        code = _light_states(member(light, "state", dict, name).get("object_state"), num_steps, name)
-        values = member(light, "stop_point", (np.ndarray, list, tuple), name)
-        width = row_width(values)
-        stop_points = numbers(values, f"{name}.stop_point", width)
-        stop_points = stop_points[None] if width is None else stop_points
-        if stop_points.shape[1] not in (2, 3) or len(stop_points) not in (1, num_steps):
-            raise DataError(
-                "is neither a point nor one for each step", field=f"{name}.stop_point", remedy=SCENARIONET_REMEDY
-            )
-        if width is not None:
-            # Steps at which the light was not observed are zero.
-            code = np.where((code > 0) | stop_points.any(axis=-1), code, NOT_OBSERVED)
-        lane.append(ids[lane_name(key, light)])
-        codes.append(code)
-        points.append(np.broadcast_to(_in_space(stop_points, stop_points.shape[1] == 3), (num_steps, 3)))
-    state = np.array(codes, np.int64).reshape(len(lane), num_steps)
-    light_index, step = np.nonzero(state != NOT_OBSERVED)
-    stop_point = np.array(points).reshape(len(lane), num_steps, 3)
-    return lights_by_lane(
-        num_steps, step, np.array(lane, np.int64)[light_index], state[light_index, step], stop_point[light_index, step]
-    )
-
-
-def _light_states(values: Any, num_steps: int, name: str) -> Int[np.ndarray, " T"]:
-    words = values.tolist() if isinstance(values, np.ndarray) and values.dtype.kind in "iuf" else values
-    if not isinstance(words, (list, tuple)) or len(words) != num_steps:
-        raise DataError(
-            f"is not a list of {num_steps} states", field=f"{name}.state.object_state", remedy=SCENARIONET_REMEDY
-        )
-    codes = [LIGHT_STATES.get(word) if isinstance(word, (str, int, float, type(None))) else None for word in words]
-    if None in codes:
-        raise DataError("has unknown states", field=f"{name}.state.object_state", remedy=SCENARIONET_REMEDY)
-    return np.array(codes, np.int64)

@@ -23,7 +23,8 @@ def scene_from_example(example: Example) -> RawScene:
     """Decodes a scene from the features of a WOMD tf.Example (schema of WOMD 1.0 to 1.3).
 
     Slots with an id and a type, or with any valid state, are agents; consecutive valid map samples with the same id are
-    features. Examples have no links between lanes and no speed limits.
+    features. Examples have no links between lanes and no speed limits. Those of the testing split may lack all features
+    of the future, of the map or of the lights.
 
     Raises:
       DataError: A feature is missing or has an invalid size or invalid values.
@@ -52,7 +53,14 @@ def scene_from_example(example: Example) -> RawScene:
     sdc_index = int(sdc[0]) if len(sdc) else -1
     micros = _integers(_over_time(example, "timestamp_micros", slots), "timestamp_micros")
     point_xyz, point_feature, feature_id, feature_type = _map(example)
-    lights = _lights(example, num_steps)
+    lights, routes = _lights(example, num_steps), _routes(example)
+    has_field = {
+        "map": _has_group(example, "roadgraph_samples"),
+        "lights": _has_group(example, "traffic_light_state"),
+        "speed limits": False,
+        "lane links": False,
+        "routes": routes is not None,
+    }
     return RawScene(
         scenario_id=_scenario_id(example),
         timestamps=_timestamps(micros[:, is_agent], valid[:, is_agent], sdc_index),
@@ -77,7 +85,8 @@ def scene_from_example(example: Example) -> RawScene:
         signal_state=lights.state,
         signal_stop_point=lights.stop_point,
         signal_valid=lights.valid,
-        routes=_routes(example),
+        routes=routes,
+        missing_fields=tuple(name for name, present in has_field.items() if not present),
     )
 
 
@@ -101,10 +110,19 @@ def _rows(example: Example, key: str, width: int) -> Num[np.ndarray, "rows width
     return values.reshape(-1, width)
 
 
+def _has_group(example: Example, prefix: str) -> bool:
+    return any(key.startswith(f"{prefix}/") for key in example)
+
+
+def _periods(example: Example, group: str) -> tuple[str, ...]:
+    """The periods of a group of features; the future is optional, but complete or absent."""
+    return PERIODS if _has_group(example, f"{group}/future") else PERIODS[:-1]
+
+
 def _over_time(example: Example, name: str, slots: int) -> Num[np.ndarray, "T slots"]:
     """Past, current and future of an agent feature, time-major."""
     parts = []
-    for period in PERIODS:
+    for period in _periods(example, "state"):
         steps = _rows(example, f"state/{period}/valid", slots).shape[0]
         parts.append(_feature(example, f"state/{period}/{name}", slots * steps).reshape(slots, steps).T)
     return np.concatenate(parts)
@@ -126,7 +144,8 @@ def _scenario_id(example: Example) -> str:
     if isinstance(values, list) and values:
         return values[0].decode("utf-8", errors="replace")
     content = hashlib.blake2b(digest_size=8)
-    for key in ("state/id", *(f"state/{period}/{axis}" for period in PERIODS for axis in "xy")):
+    periods = _periods(example, "state")
+    for key in ("state/id", *(f"state/{period}/{axis}" for period in periods for axis in "xy")):
         content.update(_feature(example, key).tobytes())
     return content.hexdigest()
 
@@ -145,6 +164,8 @@ def _timestamps(
 
 def _map(example: Example):
     """Points, their feature rows, and ids and types of features."""
+    if not _has_group(example, "roadgraph_samples"):
+        return np.zeros((0, 3)), *np.zeros((3, 0), np.int64)
     sample_id = _feature(example, "roadgraph_samples/id")
     xyz = _feature(example, "roadgraph_samples/xyz", sample_id.size * 3).reshape(-1, 3)
     kind = _integers(_feature(example, "roadgraph_samples/type", sample_id.size), "roadgraph_samples/type")
@@ -158,13 +179,17 @@ def _map(example: Example):
 
 
 def _lights(example: Example, num_steps: int) -> Lights:
-    slots = _feature(example, "traffic_light_state/current/id").size
+    has_lights = _has_group(example, "traffic_light_state")
+    slots = _feature(example, "traffic_light_state/current/id").size if has_lights else 0
+    periods = _periods(example, "traffic_light_state")
 
     def over_time(name: str) -> Num[np.ndarray, "T slots"]:
         if not slots:
             return np.zeros((num_steps, 0), np.int64)
-        keys = [f"traffic_light_state/{period}/{name}" for period in PERIODS]
+        keys = [f"traffic_light_state/{period}/{name}" for period in periods]
         values = np.concatenate([_rows(example, key, slots) for key in keys])
+        if periods != PERIODS:
+            values = np.concatenate([values, np.zeros((max(num_steps - len(values), 0), slots), values.dtype)])
         if len(values) != num_steps:
             raise DataError(f"has {len(values)} steps, agents have {num_steps}", field=keys[-1], remedy=WOMD_REMEDY)
         return values

@@ -78,6 +78,7 @@ def unsupported_content(raw: RawScene, format: Format = "tf_example", num_points
       num_points: Slots for map samples of a tf.Example.
     """
     dropped = [] if raw.signal_valid.any(axis=0).all() else ["lights that are never observed"]
+    dropped += ["marks of the lanes of the route"] if raw.on_route is not None else []
     if format == "scenario_proto":
         unknown = int((~np.isin(raw.feature_type, list(FEATURE_FIELD))).sum())
         dropped += [f"{unknown} map features of unknown type"] if unknown else []

@@ -18,6 +18,7 @@ from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, rollout
 from waymax_sim.evaluation.evaluate import check_actions
+from waymax_sim.evaluation.future import has_future
 from waymax_sim.evaluation.sharding import scene_key
 from waymax_sim.metrics.realism import (
     CONFIGS,
@@ -43,7 +44,7 @@ class RealismResult:
       scenario: The scene.
       num_evaluated: Number of scored agents.
       rollouts: The scored rollouts.
-      score: The score.
+      score: The score; None without a recorded future.
     """
 
     file: str
@@ -51,7 +52,7 @@ class RealismResult:
     scenario: Scenario
     num_evaluated: int
     rollouts: RealismRollouts
-    score: Score
+    score: Score | None
 
 
 def realism_env(policies: Policies) -> Env:
@@ -108,6 +109,7 @@ def evaluate_realism(
     seed: int = 0,
     parity: bool = True,
     indices: Iterable[int] | None = None,
+    allow_unscored: bool = False,
 ) -> Iterator[RealismResult | DataError]:
     """Scores one scene after another; yields an error for each scene that cannot be scored.
 
@@ -120,6 +122,8 @@ def evaluate_realism(
       seed: Seed of all random draws.
       parity: Reproduce the official code, defects included.
       indices: Indices of the scenes to score, in order; all by default.
+      allow_unscored: Simulate scenes without a recorded future too, whose score is None, as for a submission to a
+        testing split.
     """
     if (policy is None) == (read_rollouts is None):
         raise ValueError("give either a policy or read_rollouts")
@@ -131,6 +135,11 @@ def evaluate_realism(
             raw = scenarios.read(index)
             # Few shapes: each one compiles a program.
             scenario = pad_to_class(to_scenario(raw, pad_to_bucket=False))
+            if allow_unscored and policy is not None and not has_future(scenario):
+                rollouts = _unscored_rollouts(assignment, scenario, seed, num_rollouts)
+                count = int(np.asarray(evaluated_mask(scenario)).sum())
+                yield RealismResult(file, record, scenario, count, rollouts, None)
+                continue
             count = check_scene(scenario)
             log, size = recorded_log(raw, scenario), max(count, MAX_EVALUATED)
             if read_rollouts is None:
@@ -147,6 +156,28 @@ def evaluate_realism(
             yield RealismResult(file, record, scenario, count, rollouts, scores)
         except DataError as error:
             yield error.with_location(file=file, record=record)
+
+
+def _unscored_rollouts(assignment: Assignment, scenario: Scenario, seed: int, num_rollouts: int) -> RealismRollouts:
+    """Rollouts of a scene without a recorded future.
+
+    Raises:
+      DataError: No step follows the current one, or no agent is valid at it.
+    """
+    if _num_future(scenario) < 1:
+        raise DataError("no step follows the current one", field="current_step")
+    if not np.asarray(simulated_mask(scenario)).any():
+        raise DataError("no agent is valid at the current step", field="valid")
+    key = scene_key(seed, scenario.scenario_id)
+    lengths = {"num_rollouts": num_rollouts, "num_steps": _num_future(scenario)}
+    return jax.device_get(_only_simulated(assignment, scenario, key, **lengths))
+
+
+@functools.partial(jax.jit, static_argnames=("num_rollouts", "num_steps"))
+def _only_simulated(
+    assignment: Assignment, scenario: Scenario, key: Key[Array, ""], *, num_rollouts: int, num_steps: int
+) -> RealismRollouts:
+    return simulate_rollouts(realism_env(assignment), assignment, scenario, key, num_rollouts, num_steps)
 
 
 def _scored(scenario, rollouts, log, config, parity, max_evaluated) -> Score:
@@ -186,13 +217,16 @@ def check_scene(scenario: Scenario) -> int:
     """Validates that a scene can be scored, and returns the number of scored agents.
 
     Raises:
-      DataError: No step follows the current one, there are no road edges, or an agent to score is not valid.
+      DataError: No future is recorded, there are no road edges, or an agent to score is not valid.
     """
     if scenario.time_step != TIME_STEP:
         problem = f"realism is defined for time steps of {TIME_STEP} s, not {scenario.time_step} s"
         raise DataError(problem, field="timestamps", remedy="resample the record with --time-step 0.1")
     if _num_future(scenario) < 1:
         raise DataError("no step follows the current one", field="current_step")
+    if not has_future(scenario):
+        remedy = "rollouts of a testing split can be written with --submission, but not scored"
+        raise DataError("no future in the record to compare with", field="states", remedy=remedy)
     if not np.any(scenario.edges.valid):
         raise DataError("the map has no road edges, so no agent can be off the road", field="feature_type")
     agents = scenario.agents

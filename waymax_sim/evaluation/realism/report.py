@@ -15,6 +15,7 @@ from waymax_sim.metrics.realism import BUCKETS, CONFIGS, Score
 from waymax_sim.results_dir import Json
 
 GROUPS = ("likelihoods", "buckets", "simulated_rates")
+SIMULATED_RATES = ("collision", "offroad", "traffic_light_violation")  # of `Score.simulated_rates`
 SCALARS = ("meta_metric", "ade", "min_ade")
 CORRECTED = "defects of the official code corrected: not comparable with its numbers"
 
@@ -54,14 +55,22 @@ def score_row(result: RealismResult, conditions: Json) -> Json:
         **{name: conditions[name] for name in ("policy", "privileged", "config", "parity")},
         "num_rollouts": result.rollouts.yaw.shape[0],
         "num_evaluated": result.num_evaluated,
+        "scored": result.score is not None,
         **score_values(result.score),
     }
 
 
-def score_values(score: Score) -> Json:
-    """Scores as floats under the names of the official code; None where they are undefined."""
+def score_values(score: Score | None) -> Json:
+    """Scores as floats under the names of the official code; None where they are undefined, or without a score."""
     # In the order of the configuration: JAX returns dictionaries sorted by name.
     names = [feature.name for feature in CONFIGS["2025"].features]
+    if score is None:
+        groups = {
+            "likelihoods": [f"{name}_likelihood" for name in names],
+            "buckets": [f"{name}_metrics" for name in BUCKETS],
+            "simulated_rates": [f"simulated_{name}_rate" for name in SIMULATED_RATES],
+        }
+        return dict.fromkeys(SCALARS) | {group: dict.fromkeys(keys) for group, keys in groups.items()}
     groups: Json = {
         "likelihoods": {f"{name}_likelihood": score.likelihoods[name] for name in names},
         "buckets": {f"{name}_metrics": score.buckets[name] for name in BUCKETS},
@@ -74,7 +83,8 @@ def score_values(score: Score) -> Json:
 def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: Json) -> Json:
     """Means over scenes and their 95% bootstrap intervals.
 
-    Scenes with an undefined score are left out of all means and listed. There is no interval for fewer than two scenes.
+    Scenes with an undefined score are left out of all means and listed; so are scenes without a recorded future, which
+    have no score. There is no interval for fewer than two scenes.
 
     Args:
       rows: Rows of the scored scenes.
@@ -82,7 +92,9 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
       conditions: The conditions of the run.
     """
     failed = [{"file": e.file, "record": e.record, "field": e.field, "error": e.problem} for e in failures]
-    flat = [_flat(row) for row in rows]
+    # Rows of earlier versions have a score.
+    unscored = [row["scenario_id"] for row in rows if not row.get("scored", True)]
+    flat = [_flat(row) for row in rows if row.get("scored", True)]
     defined = [list(values.values()) for values in flat if None not in values.values()]
     names = list(flat[0]) if flat else []
     means, low, high = (
@@ -94,7 +106,8 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
         "num_defined": len(defined),
         "num_failed": len(failed),
         "failures": failed,
-        "undefined": [row["scenario_id"] for row, values in zip(rows, flat, strict=True) if None in values.values()],
+        "unscored": unscored,
+        "undefined": [row["scenario_id"] for row in rows if row.get("scored", True) and None in _flat(row).values()],
         "config": conditions["config"],
         "parity": conditions["parity"],
         **_nested(names, means),
@@ -110,8 +123,10 @@ def realism_table(summary: Json) -> Table:
     mode = "parity" if summary["parity"] else "CORRECTED"
     title = f"{conditions['policy']}{star} in {summary['num_scenes']} scenes, config {summary['config']}, {mode}"
     notes = ([PRIVILEGED_NOTE] if star == "*" else []) + ([] if summary["parity"] else [CORRECTED])
-    if summary["num_defined"] < summary["num_scenes"]:
-        notes.append(f"means of {summary['num_defined']} scenes: scores of the others are undefined")
+    if summary["unscored"]:
+        notes.append(f"{len(summary['unscored'])} scenes without score: no future in the record")
+    if summary["undefined"]:
+        notes.append(f"means of {summary['num_defined']} scenes: scores of {len(summary['undefined'])} are undefined")
     table = Table(title=title, caption="\n".join(notes) or None)
     table.add_column("")
     table.add_column("mean", justify="right")

@@ -97,6 +97,7 @@ class RealismRun:
             seed=conditions["seed"],
             parity=conditions["parity"],
             indices=self.remaining,
+            allow_unscored=conditions["keeps_rollouts"],
         )
 
     def _write(self, result: RealismResult | DataError) -> RealismResult | DataError:

@@ -3,7 +3,6 @@
 
 const LAYERS = ["lanes", "lines", "edges", "crosswalks", "lights", "agents", "ids", "routes", "trails", "log"];
 const HIDDEN_AT_FIRST = ["ids", "routes"];
-const STEPS_PER_SECOND = 10;
 const FIRST_RADIUS = 50; // half the side of the view, m
 const ZOOM = 1.25;
 
@@ -114,10 +113,15 @@ function toggle(name) {
   draw();
 }
 
+function stepsPerSecond() {
+  const last = scene.length - 1;
+  return last ? last / (scene.times[last] - scene.times[0]) : 1;
+}
+
 function play(before) {
   requestAnimationFrame((now) => {
     if (!view.playing) return;
-    view.time += ((now - before) / 1000) * STEPS_PER_SECOND * Number(byId("speed").value);
+    view.time += ((now - before) / 1000) * stepsPerSecond() * Number(byId("speed").value);
     if (view.time >= scene.length - 1) [view.time, view.playing] = [scene.length - 1, false];
     draw();
     play(now);

@@ -7,7 +7,7 @@ from waymax_sim import load
 from waymax_sim.datatypes.roadmap import CONTROLS, STOP_SIGN, SUCCESSOR
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.maps.centerlines import extract_centerlines
-from waymax_sim.maps.lane_topology import infer_successors
+from waymax_sim.maps.lane_topology import crossed_lanes, infer_successors
 from waymax_sim.maps.stop_signs import infer_controls
 
 STATED = (
@@ -92,7 +92,8 @@ def inferred_controls(scenario: Scenario, stated_successors: bool) -> set[tuple]
         successors = roadmap.links[roadmap.links[:, 2] == SUCCESSOR].astype(int)
     signs = np.flatnonzero(roadmap.feature_type == STOP_SIGN)
     xyz = np.array([roadmap.xyz[roadmap.feature == sign][0] for sign in signs], np.float64).reshape(-1, 3)
-    return {tuple(link) for link in infer_controls(lines, signs, xyz, scenario.graph.is_bike, successors).tolist()}
+    links = infer_controls(lines, signs, xyz, scenario.graph.is_bike, successors, crossed_lanes(lines))
+    return {tuple(link) for link in links.tolist()}
 
 
 @pytest.mark.parametrize("stated_successors", [True, False])

@@ -60,14 +60,13 @@ def crossed_lanes(lines: Centerlines) -> Bool[np.ndarray, " F"]:
     return np.bincount(station.lane[a[crosses]], minlength=len(lines.num_segments)) > 0
 
 
-def junction_lanes(lines: Centerlines, successors: Links) -> Bool[np.ndarray, " F"]:
+def junction_lanes(crossed: Bool[np.ndarray, " F"], successors: Links) -> Bool[np.ndarray, " F"]:
     """Lanes over a junction: those that cross another lane, and those that fork from or merge with such a lane.
 
     Args:
-      lines: Lane centerlines.
+      crossed: Lanes that cross another one, from `crossed_lanes`.
       successors: Links between lanes.
     """
-    crossed = crossed_lanes(lines)
     before, after = successors[:, 0], successors[:, 1]
     forks, merges = np.zeros((2, len(crossed)), bool)
     forks[before[crossed[after]]], merges[after[crossed[before]]] = True, True

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from waymax_sim.datatypes.roadmap import CONTROLS
 from waymax_sim.maps.centerlines import Centerlines, pairs_within_radius
-from waymax_sim.maps.lane_topology import Links, angle_between, crossed_lanes, in_frame
+from waymax_sim.maps.lane_topology import Links, angle_between, in_frame
 
 
 class StopSignParams(NamedTuple):
@@ -68,6 +68,7 @@ def infer_controls(
     xyz: Float[np.ndarray, "G 3"],
     is_bike: Bool[np.ndarray, " F"],
     successors: Links,
+    crossed: Bool[np.ndarray, " F"],
     params: StopSignParams = STOP_SIGN_PARAMS,
 ) -> Int[np.ndarray, "K 3"]:
     """Links (stop sign, lane, `CONTROLS`): all lanes of the approach at whose right a sign stands.
@@ -82,6 +83,7 @@ def infer_controls(
       xyz: Positions of the signs, m.
       is_bike: Bike lanes, which no sign controls.
       successors: Links between lanes.
+      crossed: Lanes that cross another one, from `crossed_lanes`.
       params: Distances and angles.
     """
     size = len(lines.num_segments)
@@ -89,7 +91,7 @@ def infer_controls(
     forks, merges = np.zeros((2, size), bool)
     forks[successors[num_successors[successors[:, 0]] > 1, 1]] = True
     merges[successors[num_predecessors[successors[:, 1]] > 1, 0]] = True
-    on_junction = crossed_lanes(lines) | forks | merges
+    on_junction = crossed | forks | merges
 
     lanes = np.flatnonzero((lines.num_segments > 0) & ~is_bike & (num_predecessors <= 1))
     first = lines.first_segment[lanes]
@@ -99,10 +101,11 @@ def infer_controls(
     sign, row = sign[is_level], row[is_level]
     offsets = in_frame(start[row], yaw[row], xyz[sign])
     entries = _Entries(lanes[row], start[row], yaw[row], on_junction[lanes[row]], *offsets)
+    order = np.argsort(sign, kind="stable")
     links = []
-    for index in np.unique(sign):
-        approach = _approach(entries.select(sign == index), params)
-        links += [(signs[index], lane, CONTROLS) for lane in approach.tolist()]
+    for rows in np.split(order, np.flatnonzero(np.diff(sign[order])) + 1) if len(order) else []:
+        approach = _approach(entries.select(rows), params)
+        links += [(signs[sign[rows[0]]], lane, CONTROLS) for lane in approach.tolist()]
     return np.array(links, int).reshape(-1, 3)
 
 

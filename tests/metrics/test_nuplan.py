@@ -239,4 +239,6 @@ def test_on_recorded_scenes():
             scores.append({name: (float(item.value[sdc]), bool(item.valid[sdc])) for name, item in found.items()})
         totals[type(policy).__name__] = np.mean([item["nuplan_score"][0] for item in scores])
         print(type(policy).__name__, *scores, sep="\n")
+        if isinstance(policy, LogReplay):
+            assert min(value for item in scores for value, valid in item.values() if valid) > 0.99
     assert totals["LogReplay"] > totals["ConstantVelocity"]

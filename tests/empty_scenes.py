@@ -7,28 +7,29 @@ import numpy as np
 
 from tests.scenes import raw_scene
 from waymax_sim.datasets.scene import RawRoutes, RawScene, to_scenario
-from waymax_sim.datatypes.roadmap import CROSSWALK, LANE_TYPES, ROAD_EDGE_TYPES, STOP_SIGN
+from waymax_sim.datatypes.roadmap import CROSSWALK, DRIVEWAY, LANE_TYPES, ROAD_EDGE_TYPES, STOP_SIGN
 from waymax_sim.datatypes.scenario import Scenario
 
-# Side of the crosswalk, m.
-CROSSWALK_SIZE = 4.0
+# Side of the crosswalk and of the driveway, m.
+POLYGON_SIZE = 4.0
 
 
 def full_scene(**changes) -> RawScene:
-    """The road of `raw_scene` with a light, a stop sign on the oncoming lane, a crosswalk and two routes of the sdc."""
+    """The road of `raw_scene` with a crosswalk, a driveway, a stop sign and two routes of the sdc."""
     base = raw_scene(**changes)
-    corners = CROSSWALK_SIZE * np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    corners = POLYGON_SIZE * np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    driveway = corners + np.array([30.0, -6.0, 0.0])
     sign = np.array([[-50.0, 5.0, 0.0]])
     along = np.arange(-80.0, 80.0, 2.0)
     paths = np.stack([np.stack([along, np.full_like(along, y), 0 * along], axis=-1) for y in (0.0, 3.5)])
     is_on_route = np.array([True, False])
     return dataclasses.replace(
         base,
-        point_xyz=np.concatenate([base.point_xyz, corners, sign]),
-        point_feature=np.concatenate([base.point_feature, np.repeat([4, 5], [len(corners), 1])]),
-        feature_id=np.arange(6) + 10,
-        feature_type=np.array([2, 2, 15, 15, CROSSWALK, STOP_SIGN]),
-        speed_limit=np.array([13.4, 13.4, 0.0, 0.0, 0.0, 0.0]),
+        point_xyz=np.concatenate([base.point_xyz, corners, sign, driveway]),
+        point_feature=np.concatenate([base.point_feature, np.repeat([4, 5, 6], [4, 1, 4])]),
+        feature_id=np.arange(7) + 10,
+        feature_type=np.array([2, 2, 15, 15, CROSSWALK, STOP_SIGN, DRIVEWAY]),
+        speed_limit=np.array([13.4, 13.4, 0.0, 0.0, 0.0, 0.0, 0.0]),
         # The oncoming lane is to the left of that of the agents; the stop sign controls it.
         links=np.array([[0, 1, 1], [5, 1, 3]]),
         routes=RawRoutes(paths, np.stack([along + 80] * 2), np.ones((2, len(along)), bool), is_on_route),
@@ -100,6 +101,7 @@ REMOVALS: dict[str, Callable[[RawScene], RawScene]] = {
     "lanes": lambda raw: without_features(raw, LANE_TYPES),
     "road edges": lambda raw: without_features(raw, ROAD_EDGE_TYPES),
     "crosswalks": lambda raw: without_features(raw, [CROSSWALK]),
+    "driveways": lambda raw: without_features(raw, [DRIVEWAY]),
     "map": without_features,
     "map and lights": lambda raw: without_lights(without_features(raw)),
     "routes": lambda raw: with_routes(raw, 0, 0),

@@ -41,14 +41,14 @@ RECORDED = (
     "commonroad/USA_Lanker-1_1_T-1.xml",
 )
 # Axes that a step reads, by content: the axes of one index are all minimal or none is.
-READ_AXES = ("N", "P", "S", "M", "R", "edges.C", "lanes.C", "graph.Z")
+READ_AXES = ("N", "P", "D", "S", "M", "R", "edges.C", "lanes.C", "graph.Z")
 MEASURED = Env(config=EnvConfig(metrics=tuple(METRICS), rewards=(), goals="end_of_log"))
 UNMEASURED = Env(config=EnvConfig(metrics=(), rewards=()))
 KEY = jax.random.key(0)
 NUM_STEPS = 2
 # The metrics that need a kind of content, by the removal of that content.
 UNDEFINED = {
-    "road edges": ("offroad", "road_departure", "road_edge_distance"),
+    "road edges": ("offroad", "offroad_outside_driveways", "road_departure", "road_edge_distance"),
     "lanes": ("wrong_way", "wrong_way_distance", "straddling", "speeding", "speeding_time"),
     "routes": ("off_route", "route_progression"),
     "points of routes": ("off_route", "route_progression"),

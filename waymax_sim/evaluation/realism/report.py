@@ -21,7 +21,7 @@ CORRECTED = "defects of the official code corrected: not comparable with its num
 
 
 def realism_conditions(
-    *, path: str, source: str, config: str, parity: bool, privileged: bool, num_rollouts: int | None, seed: int
+    *, path: str, source: str, config: str, parity: bool, privileged: bool | None, num_rollouts: int | None, seed: int
 ) -> Json:
     """The conditions that the scores depend on.
 
@@ -30,14 +30,14 @@ def realism_conditions(
       source: Source of the rollouts: the name of a policy or of a file.
       config: Name of the configuration.
       parity: Whether the official code is reproduced, defects included.
-      privileged: Whether the policy observes the logged future.
+      privileged: Whether the policy observes the logged future; None for rollouts of a file, where it is unknown.
       num_rollouts: Number of rollouts; None with a file.
       seed: Seed of all random draws.
     """
     return {
         "path": path,
         "policy": source,
-        "privileged": privileged,
+        "privileged": "unknown" if privileged is None else privileged,
         "config": config,
         "parity": parity,
         "rollouts": num_rollouts,
@@ -103,6 +103,7 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
     )
     return {
         "num_scenes": len(rows),
+        "num_defined": len(defined),
         "num_failed": len(failed),
         "failures": failed,
         "unscored": unscored,
@@ -118,12 +119,14 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
 def realism_table(summary: Json) -> Table:
     """A table with one row per score of a summary."""
     conditions = summary["conditions"]
-    star = "*" if conditions["privileged"] else ""
+    star = {True: "*", False: ""}.get(conditions["privileged"], " (privileged: unknown)")
     mode = "parity" if summary["parity"] else "CORRECTED"
     title = f"{conditions['policy']}{star} in {summary['num_scenes']} scenes, config {summary['config']}, {mode}"
-    notes = ([PRIVILEGED_NOTE] if star else []) + ([] if summary["parity"] else [CORRECTED])
+    notes = ([PRIVILEGED_NOTE] if star == "*" else []) + ([] if summary["parity"] else [CORRECTED])
     if summary["unscored"]:
         notes.append(f"{len(summary['unscored'])} scenes without score: no future in the record")
+    if summary["undefined"]:
+        notes.append(f"means of {summary['num_defined']} scenes: scores of {len(summary['undefined'])} are undefined")
     table = Table(title=title, caption="\n".join(notes) or None)
     table.add_column("")
     table.add_column("mean", justify="right")

@@ -159,7 +159,7 @@ def open_run(
         source=policy[0] if policy else str(file),
         config=config,
         parity=parity,
-        privileged=policy is not None and policy[1].privileged,
+        privileged=policy[1].privileged if policy else None,
         num_rollouts=num_rollouts if policy else None,
         seed=seed,
     )

@@ -248,9 +248,6 @@ def _next_stop_line(
     cleared_stop_line: Int[Array, ""],
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
     """Index and arc length (m) of the next stop line with a light at which the ego can stop, or a pending stop sign."""
-    if not reference.stop.shape[0]:
-        # The minimum over no stop lines has no index; the number of lines is static, so other maps are unaffected.
-        return jnp.asarray(-1, jnp.int32), jnp.asarray(jnp.inf, jnp.float32)
     distance = reference.stop - arc_length
     state = observed_states(observation.signals)
     # Stop lines without a light have the state unknown, which is no reason to stop.

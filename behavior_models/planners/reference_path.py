@@ -135,11 +135,8 @@ def _path_points(
     routes, straight = observation.routes, _straight_points(now, info)
     if routes is None:
         points, length, exists = _lane_points(observation.lanes, observation.graph, now, info)
-    # Shapes are static: scenes without routes or with single points trace no projection.
-    elif routes.valid.shape[0] and routes.valid.shape[1] > 1:
-        points, length, exists = _route_points(routes, now.xyz[:2])
     else:
-        points, length, exists = jnp.zeros_like(straight), jnp.zeros(()), jnp.asarray(False)
+        points, length, exists = _route_points(routes, now.xyz[:2])
     return jnp.where(exists, points, straight), length, exists
 
 

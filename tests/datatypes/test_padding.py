@@ -13,10 +13,13 @@ from waymax_sim.datatypes.padding import (
     axis_lengths,
     bucket_lengths,
     pad,
+    pad_empty_axes,
     size_class_lengths,
     stack_scenarios,
 )
 from waymax_sim.datatypes.roadmap import PADDING_COORDINATE
+from waymax_sim.datatypes.route import Routes
+from waymax_sim.datatypes.signals import Signals
 from waymax_sim.pytree import tree_index
 
 
@@ -26,15 +29,44 @@ def busy(num_agents: int = 9):
 
 def test_axis_lengths():
     # Four lines of 201 points, two of 41 and one of 25: two edges of 200 segments, one of 40, and a loop of 24.
-    expected = {"N": 9, "P": 911, "F": 7, "L": 0, "edges.C": 58, "lanes.C": 55, "S": 1, "M": 2, "R": 80}
+    expected = {"N": 9, "P": 911, "F": 7, "L": 1, "edges.C": 58, "lanes.C": 55, "S": 1, "M": 2, "R": 80}
     lengths = axis_lengths(busy())
     assert {axis: lengths[axis] for axis in expected} == expected
     assert lengths["edges.G"] == lengths["lanes.G"] == 32
     assert set(lengths) - set(axis_lengths(dataclasses.replace(scene(), routes=None))) == {"M", "R"}
 
 
+def unlit(num_agents: int = 9):
+    """A scene whose axes of lights and samples of routes are below their minimum length."""
+    scenario = busy(num_agents)
+    lights, routes = scenario.signals, scenario.routes
+    no_lights = Signals(lights.lane_id[:0], lights.state[:, :0], lights.stop_point[:, :0], lights.valid[:, :0])
+    points = Routes(routes.xyz[:, :1], routes.arc_length[:, :1], routes.valid[:, :1], routes.on_route)
+    return dataclasses.replace(scenario, signals=no_lights, routes=points)
+
+
+def test_empty_axes_become_one_row_of_padding():
+    scenario = unlit()
+    have, padded = axis_lengths(scenario), pad_empty_axes(scenario)
+    assert (have["S"], have["R"]) == (0, 1)
+    assert axis_lengths(padded) == have | {"S": 1, "R": 2}
+    assert padded.signals.lane_id.tolist() == [-1] and not padded.signals.valid.any()
+    np.testing.assert_array_equal(padded.routes.xyz[:, :1], scenario.routes.xyz)
+    assert not padded.routes.valid[:, 1:].any() and not padded.routes.xyz[:, 1:].any()
+    # All other arrays are shared.
+    assert padded.roadmap.xyz is scenario.roadmap.xyz and padded.log.xyz is scenario.log.xyz
+    assert jax.tree.leaves(pad_empty_axes(padded))[0] is jax.tree.leaves(padded)[0]
+
+
+def test_stacked_scenes_have_no_empty_axis():
+    batch = stack_scenarios([unlit(4), unlit(9)])
+    assert batch.signals.lane_id.shape == (2, 1) and batch.routes.xyz.shape == (2, 2, 2, 3)
+    without = {axis: length for axis, length in axis_lengths(unlit()).items() if axis not in ("S", "R")}
+    assert pad(unlit(), without).signals.lane_id.shape == (1,)
+
+
 @pytest.mark.parametrize(
-    ("size", "rounded"), [(0, 0), (1, 8), (8, 8), (9, 16), (16, 16), (17, 24), (25, 32), (33, 48), (49, 64), (211, 256)]
+    ("size", "rounded"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (17, 24), (25, 32), (33, 48), (49, 64), (211, 256)]
 )
 def test_buckets(size, rounded):
     assert bucket_lengths(axis_lengths(busy()) | {"N": size})["N"] == rounded

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests import oracle_view
 from tests.data import recorded
+from tests.empty_scenes import empty_scenario
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.polylines import POINTS_PER_POLYLINE, POLYLINES_PER_GROUP
 from waymax_sim.datatypes.roadmap import RoadMap
@@ -207,8 +208,8 @@ def test_small_maps(points, queries):
 
 
 def test_an_empty_map_has_no_polylines():
-    roadmap = road([], [])
-    polylines = build_polylines(roadmap.xyz, roadmap.feature)
+    polylines = empty_scenario("map").polylines
+    assert polylines.first_point.shape == (1, 4) and not polylines.num_points.any()
     index, exists = find(jax.device_put(polylines), jnp.zeros((3, 2)), jnp.ones(3, bool), 4)
     assert index.shape == (3, 4) and not exists.any()
 

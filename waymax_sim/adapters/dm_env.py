@@ -45,6 +45,7 @@ class DriveEnvironment(dm_env.Environment):
 
     Raises:
       ValueError: The environment does not control the sdc, or the scenes are incompatible.
+      DataError: A scene has no sdc; with `pad_to`, later scenes raise when their episode starts.
       ImportError: dm_env is not installed.
     """
 
@@ -60,7 +61,7 @@ class DriveEnvironment(dm_env.Environment):
         require_sdc(env)
         self._loop = SimulationLoop(env, observe)
         self.traffic = Assignment.from_policies(traffic)
-        self._scenes = load_scenes(scenarios, pad_to)
+        self._scenes = load_scenes(scenarios, pad_to, needs_sdc=True)
         self._reset, self._step = jit_with_loop(SimulationLoop.reset, self._loop), jit_with_loop(step_ego, self._loop)
         self._scenario = jax.device_put(self._scenes[0])
         self._key, self._count, self._episode = random_key(np.random.default_rng(seed)), 0, None

@@ -64,6 +64,7 @@ class DriveEnv(gymnasium.Env):
 
     Raises:
       ValueError: The environment does not control the sdc, or the scenes are incompatible.
+      DataError: A scene has no sdc; with `pad_to`, later scenes raise when their episode starts.
       ImportError: gymnasium is not installed.
     """
 
@@ -84,7 +85,7 @@ class DriveEnv(gymnasium.Env):
         self.render_mode = render_mode
         self._loop = SimulationLoop(env, observe)
         self.traffic = Assignment.from_policies(traffic)
-        self._scenes = load_scenes(scenarios, pad_to)
+        self._scenes = load_scenes(scenarios, pad_to, needs_sdc=True)
         self._reset, self._step = jit_with_loop(SimulationLoop.reset, self._loop), jit_with_loop(step_ego, self._loop)
         self._scenario = jax.device_put(self._scenes[0])
         self.metadata = self.metadata | {"render_fps": round(1 / self._scenario.time_step)}
@@ -161,6 +162,7 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
 
     Raises:
       ValueError: The environment does not control the sdc, or the scenes are incompatible.
+      DataError: A scene has no sdc; with `pad_to`, later scenes raise when their episode starts.
       ImportError: gymnasium is not installed.
     """
 
@@ -181,7 +183,7 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
         self.num_envs = num_envs
         self._loop = SimulationLoop(env, observe)
         self.traffic = Assignment.from_policies(traffic)
-        self._scenes = load_scenes(scenarios, pad_to)
+        self._scenes = load_scenes(scenarios, pad_to, needs_sdc=True)
         self._restart, self._step = jit_with_loop(_restart, self._loop, donate=(0, 1)), jit_with_loop(_step, self._loop)
         self._reset = jit_with_loop(_reset, self._loop)
         first = self._scenes[0]

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scenario_id import encode_id
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
-from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad, pad_empty_axes
 from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario, clock_time_step
@@ -106,7 +106,8 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
 
     Args:
       raw: A scene as recorded.
-      pad_to_bucket: Pad all axes to `bucket_lengths`, so that scenes of similar size share compiled programs.
+      pad_to_bucket: Pad all axes to `bucket_lengths`, so that scenes of similar size share compiled programs; otherwise
+        only those without content, see `pad_empty_axes`.
 
     Raises:
       DataError: A number of a valid state is not finite, an index is out of range, or an id does not fit int32.
@@ -174,7 +175,7 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
         now, time_step = raw.current_step, scenario.time_step
         routes = build_routes(lanes, scenario.graph, log, agents, raw.sdc_index, now, time_step, marked=raw.on_route)
         scenario = dataclasses.replace(scenario, routes=routes)
-    return pad(scenario, bucket_lengths(axis_lengths(scenario))) if pad_to_bucket else scenario
+    return pad(scenario, bucket_lengths(axis_lengths(scenario))) if pad_to_bucket else pad_empty_axes(scenario)
 
 
 def _wrap(yaw: np.ndarray) -> np.ndarray:

@@ -57,6 +57,8 @@ FILL_VALUES: dict[str, float | int] = dict.fromkeys(
 )
 FILL_VALUES |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1)
 FILL_VALUES |= {"endpoints": PADDING_COORDINATE, "driveways": PADDING_COORDINATE, "points": np.inf}
+# Minimum length of axes other than one: a route has a segment.
+MIN_LENGTHS = {"R": 2}
 
 
 def axis_names(path: str) -> tuple[str | None, ...]:
@@ -69,6 +71,11 @@ def axis_names(path: str) -> tuple[str | None, ...]:
 def fill_value(path: str) -> float | int:
     """Padding value of the array at a path."""
     return FILL_VALUES.get(path.split(".")[-1], 0)
+
+
+def min_length(axis: str) -> int:
+    """Minimum length of an axis of a scenario; without content it consists of padding."""
+    return MIN_LENGTHS.get(axis, 1)
 
 
 class LeafPadding(NamedTuple):
@@ -101,10 +108,32 @@ def axis_lengths(scenario: Scenario) -> dict[str, int]:
     return lengths
 
 
+def pad_empty_axes(scenario: Scenario) -> Scenario:
+    """Pads the axes below their minimum length, on the host; the arrays of other axes are shared.
+
+    A reduction over an empty axis is undefined, and so is an index into it. Scenarios without some content therefore
+    have a row of padding instead of an empty axis.
+    """
+    leaves, structure = jax.tree.flatten(scenario)
+    pairs = zip(leaves, _leaf_padding(structure), strict=True)
+    return jax.tree.unflatten(structure, [_pad_empty_leaf(leaf, padding) for leaf, padding in pairs])
+
+
+def _pad_empty_leaf(leaf: np.ndarray, padding: LeafPadding) -> np.ndarray:
+    named = zip(padding.axes, leaf.shape, strict=False)
+    leading = [length if axis is None else max(length, min_length(axis)) for axis, length in named]
+    shape = (*leading, *leaf.shape[len(leading) :])
+    if shape == leaf.shape:
+        return leaf
+    padded = np.full(shape, padding.fill, leaf.dtype)
+    padded[tuple(map(slice, leaf.shape))] = leaf
+    return padded
+
+
 def common_lengths(scenarios: Sequence[Scenario]) -> dict[str, int]:
     """Minimum lengths of the padded axes that hold each of the scenarios, by name."""
     lengths = [axis_lengths(scenario) for scenario in scenarios]
-    return {axis: max(length[axis] for length in lengths) for axis in lengths[0]}
+    return {axis: max(min_length(axis), *(length[axis] for length in lengths)) for axis in lengths[0]}
 
 
 # Lengths of the map axes for a map of 4096 points; recorded maps need less of each of the others.
@@ -150,18 +179,18 @@ def _ceil_pow2(factor: int) -> int:
 
 
 def _round_up(length: int, unit: int) -> int:
-    """The smallest of 0, 1, 2, 3, 4, 6, 8, 12, ... units that is at least `length`."""
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, ... units that is at least `length`."""
     power = unit
     while power < length:
         if power > unit and power + power // 2 >= length:
             return power + power // 2
         power *= 2
-    return power if length else 0
+    return power
 
 
 def axes_too_large(scenario: Scenario, lengths: Mapping[str, int]) -> list[str]:
-    """Names of the axes that are longer than in `lengths`; an axis that is absent there has the length 0."""
-    return [axis for axis, length in axis_lengths(scenario).items() if length > lengths.get(axis, 0)]
+    """Names of the axes that are longer than in `lengths`; an axis that is absent there has its minimum length."""
+    return [axis for axis, length in axis_lengths(scenario).items() if length > lengths.get(axis, min_length(axis))]
 
 
 def pad(scenario: Scenario, lengths: Mapping[str, int]) -> Scenario:
@@ -268,7 +297,7 @@ class BatchBuffer:
 
     Args:
       examples: Scenarios that determine the optional parts and the dtypes of the batch.
-      lengths: Lengths of the padded axes, by name; an axis that is absent has the length 0.
+      lengths: Lengths of the padded axes, by name; an axis that is absent has its minimum length.
       count: Number of rows B.
 
     Attributes:
@@ -287,7 +316,7 @@ class BatchBuffer:
         shapes = []
         for leaf, padding in zip(leaves, _leaf_padding(self._structure), strict=True):
             named = zip(padding.axes, leaf.shape, strict=False)
-            leading = [length if axis is None else lengths.get(axis, 0) for axis, length in named]
+            leading = [length if axis is None else lengths.get(axis, min_length(axis)) for axis, length in named]
             shapes.append((count, *leading, *leaf.shape[len(leading) :]))
         self._arrays = aligned_host_arrays(shapes, dtypes)
         self.batch = jax.tree.unflatten(self._structure, self._arrays)

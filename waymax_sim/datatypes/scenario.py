@@ -24,6 +24,8 @@ TIME_STEP_TOLERANCE = 0.002
 class Scenario:
     """One recorded scene in its local frame, of T steps and N agents. Constant, so never part of a state.
 
+    No axis is empty: where a scene lacks some content, such as lights, agents or a map, arrays have a row of padding.
+
     Attributes:
       id_bytes: Scenario id as UTF-8, zero-padded; read it as `scenario_id`.
       origin: World position of the local origin in whole meters, exact in float32. World = local + origin.

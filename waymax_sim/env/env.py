@@ -126,8 +126,9 @@ class Env:
         num_steps = self.num_history_steps(scenario.time_step)
         steps = scenario.current_step - jnp.arange(num_steps - 1, -1, -1, dtype=jnp.int32)
         history = tree_index(scenario.log, jnp.maximum(steps, 0))
-        # Steps before the record are invalid; negative indices must not wrap around to its end.
-        history = mask_agents(history, jnp.broadcast_to((steps >= 0)[:, None], history.valid.shape))
+        # Steps before the record are invalid; negative indices must not wrap around to its end. Content of invalid
+        # states, such as NaN of another source, must not reach gradients.
+        history = mask_agents(history, history.valid & (steps >= 0)[:, None])
         controlled, absent = controller != LOG, ~tree_index(history, -1).valid
         never = jnp.full(controller.shape, self.config.spawn == "never" and self.config.ends == "agent")
         return State(
@@ -337,7 +338,9 @@ class Env:
             case "all":
                 return None
             case "sdc":
-                return jnp.argmax(scenario.agents.is_sdc)[None].astype(jnp.int32)
+                # Without an sdc no agent is evaluated.
+                is_sdc = jnp.asarray(scenario.agents.is_sdc)
+                return _rows_in(jnp.argmax(is_sdc)[None].astype(jnp.int32), is_sdc)
         return _rows_in(self.controlled_rows(state), self.active_mask(state))
 
     def _has_episode(self, scenario: Scenario, state: State) -> Bool[Array, " N"]:

@@ -145,7 +145,7 @@ def _routes(observation: Observation, view: View) -> Float[Array, "O points"]:
 def _route(observation: Observation) -> Float[Array, " points"]:
     """Points ahead in the frame of the sdc, on the first on-route path, or else on the first path."""
     routes = observation.routes
-    if routes is None or routes.valid.shape[-1] == 0 or routes.valid.shape[0] == 0:
+    if routes is None:
         return jnp.zeros(3 * NUM_ROUTE_POINTS, jnp.float32)
     has_points = jnp.any(jnp.asarray(routes.valid), axis=-1)
     path = jnp.argmax(2 * (has_points & routes.on_route).astype(jnp.int32) + has_points.astype(jnp.int32))

@@ -191,8 +191,6 @@ def _to_ego_frame(xyz: Float[Array, "O K H 3"], ego: AgentState) -> Float[Array,
 
 def _polylines(observation: Observation, ego: AgentState, num_polylines: int) -> PolylinesView:
     polylines, roadmap = observation.polylines, observation.roadmap
-    if roadmap.valid.shape[0] == 0:
-        return _empty_polylines(ego.yaw.shape[0], num_polylines)
     index, exists = nearest_polylines(polylines, ego.xyz[:, :2], ego.valid, num_polylines)
     first, count, points = polyline_points(polylines, roadmap, index.reshape(-1))
     first, count = first.reshape(exists.shape), jnp.where(exists, count.reshape(exists.shape), 0)
@@ -214,21 +212,8 @@ def _feature_lights(observation: Observation) -> tuple[Int[Array, " F"], Bool[Ar
     signals = observation.signals
     is_light = (observation.roadmap.feature_id[:, None] == signals.lane_id[None]) & signals.valid[None]
     # One reduction for both results: 0 without a light, 1 + state otherwise.
-    code = jnp.max(jnp.where(is_light, signals.state[None] + 1, 0), axis=1, initial=0)
+    code = jnp.max(jnp.where(is_light, signals.state[None] + 1, 0), axis=1)
     return jnp.maximum(code - 1, 0), code > 0
-
-
-def _empty_polylines(num_observers: int, num_polylines: int) -> PolylinesView:
-    zeros = jnp.zeros((num_observers, num_polylines), jnp.int32)
-    points = jnp.zeros((num_observers, num_polylines, POINTS_PER_POLYLINE, 3), jnp.float32)
-    return PolylinesView(
-        xyz=points,
-        valid=points[..., 0] > 0,
-        type=zeros - 1,
-        speed_limit=zeros.astype(jnp.float32),
-        light=zeros,
-        light_valid=zeros > 0,
-    )
 
 
 def _routes(observation: Observation, observes_sdc: Bool[Array, ""]) -> Routes | None:

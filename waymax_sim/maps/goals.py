@@ -25,7 +25,7 @@ def point_on_route(scenario: Scenario, distance: float) -> Goals:
     """
     routes, is_sdc = scenario.routes, scenario.agents.is_sdc
     no_goals = Goals(xy=jnp.zeros((scenario.num_agents, 2)), valid=jnp.zeros(scenario.num_agents, bool))
-    if routes is None or not routes.valid.size:
+    if routes is None:
         return no_goals
     path = jnp.argmax(routes.on_route & jnp.any(routes.valid, axis=-1))
     valid, xy, arc = (jnp.asarray(leaf)[path] for leaf in (routes.valid, routes.xyz[..., :2], routes.arc_length))

@@ -74,7 +74,7 @@ def nearest_polylines(
       query_mask: Points to query; the others get no polylines.
       k: Number of polylines per point. Up to 64 are usually resolved by the index, more by a search of the whole map.
     """
-    if polylines.first_point.shape[0] == 0 or k == 0:
+    if k == 0:
         empty = jnp.zeros((*query_mask.shape, k), jnp.int32)
         return empty, empty > 0
     polylines, flat_points = jax.lax.stop_gradient((polylines, points.reshape(-1, 2)))

@@ -16,8 +16,10 @@ def log_divergence(snapshot: Snapshot) -> MetricValue:
 
 def displacement(agents: AgentState, logged: AgentState) -> MetricValue:
     """Distance in the plane (m) between simulated and logged agents; valid where both are."""
-    distance = geometry.norm(agents.xyz[..., :2] - logged.xyz[..., :2])
-    return masked_value(distance, agents.valid & logged.valid)
+    valid = agents.valid & logged.valid
+    # Masked before the norm, so that the content of invalid states does not reach gradients.
+    offset = jnp.where(valid[..., None], agents.xyz[..., :2] - logged.xyz[..., :2], 0.0)
+    return masked_value(geometry.norm(offset), valid)
 
 
 def average_displacement_error(agents: AgentState, logged: AgentState) -> MetricValue:

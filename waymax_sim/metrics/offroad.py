@@ -33,8 +33,6 @@ def offroad_outside_driveways(snapshot: Snapshot) -> MetricValue:
     """
     is_beyond, valid = snapshot.offroad_corners
     driveways, corners = snapshot.scenario.roadmap.driveways, snapshot.corners[..., :2].reshape(-1, 2)
-    if not driveways.shape[-2]:
-        return offroad(snapshot)
 
     def is_outside(rows):
         return ~is_in_driveway(jnp.asarray(driveways), corners[rows], DRIVEWAY_MARGIN)

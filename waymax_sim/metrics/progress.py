@@ -69,9 +69,12 @@ def _log_segments(
 ) -> tuple[Float[Array, "K N 2"], Float[Array, "K N 2"], Float[Array, "K N"]]:
     """Segments of the logged paths between consecutive steps: start (m), vector to the end (m), and length (m).
 
-    The length is 0 where a segment is not part of the path.
+    All are 0 where a segment is not part of the path.
     """
     valid = log.valid & (jnp.arange(log.valid.shape[0]) >= current_step)[:, None]
-    start, along = log.xyz[:-1, :, :2], log.xyz[1:, :, :2] - log.xyz[:-1, :, :2]
-    length = jnp.where(valid[:-1] & valid[1:], geometry.norm(along), 0.0)
+    is_segment = (valid[:-1] & valid[1:])[..., None]
+    # Masked before the norm, so that the content of invalid states does not reach gradients.
+    start = jnp.where(is_segment, log.xyz[:-1, :, :2], 0.0)
+    along = jnp.where(is_segment, log.xyz[1:, :, :2] - log.xyz[:-1, :, :2], 0.0)
+    length = geometry.norm(along)
     return start, along, jnp.where(length >= MIN_LOG_STEP, length, 0.0)

@@ -23,7 +23,7 @@ def off_route(snapshot: Snapshot) -> MetricValue:
     Valid where the sdc is valid and a path is on the route.
     """
     routes = snapshot.scenario.routes
-    if routes is None or _has_no_segment(routes):
+    if routes is None:
         return _undefined()
     xy, present = _sdc(snapshot)
     distance, _, usable = project_on_routes(routes, xy)
@@ -41,7 +41,7 @@ def route_progression(snapshot: Snapshot) -> MetricValue:
     current step and at a later one, and a path is on the route.
     """
     scenario, routes = snapshot.scenario, snapshot.scenario.routes
-    if routes is None or _has_no_segment(routes):
+    if routes is None:
         return _undefined()
     xy, present = _sdc(snapshot)
     is_sdc = scenario.agents.is_sdc
@@ -65,12 +65,13 @@ def project_on_routes(
     routes: Routes, xy: Float[Array, " 2"]
 ) -> tuple[Float[Array, " M"], Float[Array, " M"], Bool[Array, " M"]]:
     """Nearest point of each path: distance (m), arc length (m), and whether the path has any segment."""
-    x, y = routes.xyz[..., 0], routes.xyz[..., 1]
+    # Masked before the projection, so that the content of invalid samples does not reach gradients.
+    x, y = (jnp.where(routes.valid, routes.xyz[..., axis], 0.0) for axis in (0, 1))
     start, step = (x[:, :-1], y[:, :-1]), (x[:, 1:] - x[:, :-1], y[:, 1:] - y[:, :-1])
     is_segment = routes.valid[:, :-1] & routes.valid[:, 1:]
     nearest = polyline.project(start, step, (xy[:1, None], xy[1:, None]), is_segment)
     rows = jnp.stack([nearest.index, nearest.index + 1], axis=-1)
-    arc = jnp.take_along_axis(routes.arc_length, rows, axis=-1)
+    arc = jnp.take_along_axis(jnp.where(routes.valid, routes.arc_length, 0.0), rows, axis=-1)
     arc_length = arc[:, 0] + nearest.fraction * (arc[:, 1] - arc[:, 0])
     return geometry.safe_sqrt(nearest.squared_distance), arc_length, jnp.any(is_segment, axis=-1)
 
@@ -79,11 +80,6 @@ def _sdc(snapshot: Snapshot) -> tuple[Float[Array, " 2"], Bool[Array, ""]]:
     is_sdc = snapshot.scenario.agents.is_sdc
     sdc = jnp.argmax(is_sdc)
     return snapshot.agents.xyz[sdc, :2], jnp.any(is_sdc) & snapshot.agents.valid[sdc]
-
-
-def _has_no_segment(routes: Routes) -> bool:
-    num_routes, num_points = routes.valid.shape
-    return num_routes == 0 or num_points < 2
 
 
 def _undefined() -> MetricValue:

@@ -132,8 +132,6 @@ def _bumper_offsets(snapshot: Snapshot, agents: AgentState) -> tuple[Float[Array
 def _has_state(snapshot: Snapshot, states: tuple[int, ...], light: Int[Array, " Z"]) -> Bool[Array, " Z"]:
     """Whether lights were observed in one of the given states both now and one step earlier."""
     signals, step = snapshot.scenario.signals, snapshot.step
-    if not signals.lane_id.shape[-1]:
-        return jnp.zeros(light.shape, bool)
     steps = jnp.stack([jnp.maximum(step - 1, 0), step])
     state, valid = signals.state[steps][:, light], signals.valid[steps][:, light]
     return jnp.all(valid & jnp.isin(state, jnp.asarray(states, state.dtype)), axis=0)

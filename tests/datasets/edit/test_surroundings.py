@@ -65,7 +65,7 @@ def test_a_map_can_be_cropped_to_nothing():
     found = edit.crop_map(crossing(), (1e5, 0), 1.0)
     assert validate(found) == ["there is no map"]
     exact = edit.crop_map(scene(), (1e5, 0), 1.0)
-    assert len(exact.roadmap.xyz) == 0 and not exact.edges.valid.any()
+    assert not exact.roadmap.valid.any() and not exact.edges.valid.any()
 
 
 def test_lights_are_switched():

@@ -34,8 +34,9 @@ from waymax_sim.datasets.store.codec import (
 )
 from waymax_sim.datasets.store.layout import scenario_layout
 from waymax_sim.datatypes.goals import Goals
-from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad, pad_empty_axes
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.signals import Signals
 
 COMPRESSIONS: tuple[Compression, ...] = ("fast", "small")
 WOMD = (
@@ -118,6 +119,15 @@ def test_recorded_scenes_are_exact(path):
     size = sum(array.nbytes for array in leaves(scenario).values())
     fast, small = (assert_exact(scenario, compression) for compression in COMPRESSIONS)
     assert len(small) < len(fast) < 0.45 * size
+
+
+def test_empty_axes_are_padded():
+    scenario = to_scenario(small_scene(), pad_to_bucket=False)
+    lights = scenario.signals
+    no_lights = Signals(lights.lane_id[:0], lights.state[:, :0], lights.stop_point[:, :0], lights.valid[:, :0])
+    emptied = dataclasses.replace(scenario, signals=no_lights)
+    assert_identical(decode_scenario(encode_scenario(emptied), pad_to_bucket=False), pad_empty_axes(emptied))
+    assert decode_scenario(encode_scenario(emptied)).signals.lane_id.tolist() == [-1] * 8
 
 
 def test_encoding_is_deterministic():

@@ -3,7 +3,8 @@
 Each function takes one scenario of NumPy arrays, as `load` returns it, and returns another; the argument is not
 modified. Positions are in the local frame (world = local + `scenario.origin`), and the origin does not change. Arrays
 that a function does not document as changed stay bit-equal. Agents keep their rows, so that results before and after an
-edit can be compared row by row. A scenario padded to `bucket_lengths` stays so; any other gets no padding.
+edit can be compared row by row. A scenario padded to `bucket_lengths` stays so; in any other, only axes without
+content are padded.
 
 `agents` is a `Selector` such as "others", a mask over agents, or track ids.
 """

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from waymax_sim.datatypes.agents import select
-from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad
+from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths, pad, pad_empty_axes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import Array
 
@@ -73,6 +73,8 @@ def zero_outside(record: T, mask: Bool[np.ndarray, "*lead"]) -> T:
 
 
 def pad_like(scenario: Scenario, edited: Scenario) -> Scenario:
-    """The edited scenario, padded to `bucket_lengths` if the original is."""
+    """The edited scenario, padded to `bucket_lengths` if the original is, otherwise where axes have no content."""
     lengths = axis_lengths(scenario)
-    return pad(edited, bucket_lengths(axis_lengths(edited))) if lengths == bucket_lengths(lengths) else edited
+    if lengths == bucket_lengths(lengths):
+        return pad(edited, bucket_lengths(axis_lengths(edited)))
+    return pad_empty_axes(edited)

@@ -15,7 +15,7 @@ import numpy as np
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.store.layout import Shape, check_axis_lengths, padded_shapes, scenario_layout
-from waymax_sim.datatypes.padding import bucket_lengths
+from waymax_sim.datatypes.padding import bucket_lengths, min_length
 from waymax_sim.datatypes.scenario import Scenario, clock_time_step
 from waymax_sim.pytree import aligned_host_arrays
 
@@ -97,7 +97,9 @@ def decode_scenario(data: bytes | memoryview, *, pad_to_bucket: bool = True) -> 
         layout = scenario_layout(*_read_header(data))
         dtypes, shapes, spans = _read_table(data, len(layout.names))
         lengths = check_axis_lengths(layout, shapes)
-        padded = padded_shapes(layout, shapes, bucket_lengths(lengths)) if pad_to_bucket else shapes
+        # Encoded scenarios may have empty axes, see `pad_empty_axes`.
+        lengths = {axis: max(length, min_length(axis)) for axis, length in lengths.items()}
+        padded = padded_shapes(layout, shapes, bucket_lengths(lengths) if pad_to_bucket else lengths)
         _check_size(padded, dtypes, len(data))
         arrays = aligned_host_arrays(padded, dtypes)
         view = memoryview(data)

@@ -72,9 +72,6 @@ def runs_red_light(
         light that is not observed at the origin of the world. Otherwise the light must be observed before and after.
     """
     signals, num_steps = to_device(scenario.signals), xy.shape[1]
-    num_lights = signals.lane_id.shape[0]
-    if num_lights == 0 or scenario.roadmap.xyz.shape[0] == 0:
-        return jnp.zeros(valid.shape, bool)
     segments = lane_segments(scenario, parity)
     lane, controls_street = _light_lanes(scenario, segments)
     observed = signals.valid[-num_steps:]

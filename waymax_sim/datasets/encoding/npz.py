@@ -31,7 +31,7 @@ MAX_NPY_DIMS = 8
 MIN_ARRAYS_LIMIT_BYTES = 2**26
 MAX_ARRAYS_EXPANSION = 20
 # Errors of damaged archives; of headers, also those of the Python parser.
-ARCHIVE_ERRORS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+ARCHIVE_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 HEADER_ERRORS = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)
 
 

@@ -124,6 +124,28 @@ def bicycle_inverse(before: tuple, after: tuple, dt: float) -> tuple[float, floa
     return acceleration, wrap(course - before[0]) / driven
 
 
+def is_infeasible(before: tuple, after: tuple, length: float, dt: float) -> bool:
+    """Whether no bicycle makes a step between two states (x, y, yaw, vx, vy)."""
+    (x0, y0, yaw0, *v0), (x1, y1, yaw1, *v1) = before, after
+    speed0, speed1 = v0[0] * math.cos(yaw0) + v0[1] * math.sin(yaw0), v1[0] * math.cos(yaw1) + v1[1] * math.sin(yaw1)
+    driven, turn = (speed0 + speed1) / 2 * dt, abs(wrap(yaw1 - yaw0))
+    if abs(speed1 - speed0) / dt > 10.401:
+        return True
+    if abs(speed0) >= DEAD_BAND and abs(speed1) >= DEAD_BAND and turn > 0.301 * abs(driven):
+        return True
+    # Where the model gets to along a chord in the mean direction, and how far the position is from it.
+    middle = yaw0 + wrap(yaw1 - yaw0) / 2
+    ahead = (x1 - x0) * math.cos(middle) + (y1 - y0) * math.sin(middle) - driven
+    aside = (y1 - y0) * math.cos(middle) - (x1 - x0) * math.sin(middle)
+    slip = min(turn, 0.301 * abs(driven))
+    if (
+        abs(ahead) > 0.1 + 10.4 * dt**2 / 2 + abs(driven) * slip**2 / 8
+        or abs(aside) > 0.1 + max(length, abs(driven)) / 2 * slip
+    ):
+        return True
+    return abs(v1[1] * math.cos(yaw1) - v1[0] * math.sin(yaw1)) > 1 + length / 2 * slip / dt
+
+
 def delta(x, y, yaw, dx, dy, turn, dt, frame) -> tuple:
     """(x, y, yaw, vx, vy) after a displacement."""
     if frame == "body":
@@ -140,20 +162,23 @@ def grid(low: np.ndarray, high: np.ndarray, bins: tuple[int, ...]) -> np.ndarray
     return np.array(list(itertools.product(*levels)))
 
 
-def is_wrong_way(lanes: list[np.ndarray], bottom: np.ndarray, yaw: float) -> bool:
-    """Whether a lane within 2 m opposes the heading by more than 120 degrees and none that agrees is nearer."""
-    against, agrees = math.inf, math.inf
-    for line in lanes:
+def is_wrong_way(lanes: list[np.ndarray], bottom: np.ndarray, yaw: float, junctions: tuple[int, ...] = ()) -> bool:
+    """Whether the nearest lane opposes the heading by more than 120 degrees and no lane along the heading is near.
+
+    `junctions` are the lanes whose direction excludes no other.
+    """
+    pieces = []
+    for row, line in enumerate(lanes):
         for a, b in itertools.pairwise(line):
             along = b - a
             t = np.dot((bottom - a)[:2], along[:2]) / np.dot(along[:2], along[:2])
             gap = bottom - (a + min(max(t, 0.0), 1.0) * along)
-            distance = math.hypot(gap[0], gap[1], 3 * gap[2])
-            if abs(wrap(yaw - math.atan2(along[1], along[0]))) > math.radians(120):
-                against = min(against, distance)
-            else:
-                agrees = min(agrees, distance)
-    return against < 2.0 and against < agrees
+            angle = math.degrees(abs(wrap(yaw - math.atan2(along[1], along[0]))))
+            pieces.append((math.hypot(gap[0], gap[1], 3 * gap[2]), angle, row))
+    distance, angle, row = min(pieces, key=lambda piece: piece[0])
+    if distance >= 2.0 or angle <= 120 or row in junctions:
+        return False
+    return not any(distance < 2.0 and angle <= 90 for distance, angle, _ in pieces)
 
 
 def project(path: np.ndarray, xy: np.ndarray) -> tuple[float, float]:

@@ -14,9 +14,9 @@ def parts(
     dt: float,
 ) -> dict[str, float | None]:
     """Parts by name; None where the measure was never known. `times` has an entry for every step."""
-    window = round(1 / dt)
+    window = round(1 / dt) + 1
     worst = max((sum(against[i : i + window]) for i in range(len(against))), default=None)
-    ratio = min(max(covered, 2.0) / max(expert, 2.0), 1.0)
+    ratio = 0.0 if covered < -2.0 else min(max(covered, 2.0) / max(expert, 2.0), 1.0)
     return {
         "no_ego_at_fault_collisions": None
         if not road_users

@@ -97,6 +97,9 @@ def test_arrays_are_scored_and_corrections_are_labeled(submitted, tmp_path, caps
     assert realism(tmp_path / "out", *options, path="synthetic:0:1") == 0
     assert summary(tmp_path / "out")["meta_metric"] == rows(submitted / "out")[0]["meta_metric"]
     assert summary(tmp_path / "out")["confidence"]["meta_metric"] is None
+    # It is unknown whether the rollouts of a file used the logged future.
+    assert rows(tmp_path / "out")[0]["privileged"] == "unknown"
+    assert "privileged: unknown" in " ".join(capsys.readouterr().out.split())
     capsys.readouterr()
     assert realism(tmp_path / "other", *options, "--corrected", path="synthetic:0:1") == 0
     shown = capsys.readouterr().out

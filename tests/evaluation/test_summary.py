@@ -1,5 +1,6 @@
 """Summaries of rows: means, worst scenes, differences, tables and the HTML report. No scene is simulated."""
 
+import io
 import re
 from pathlib import Path
 
@@ -10,7 +11,13 @@ from rich.console import Console
 from waymax_sim.evaluation import compare_runs, html_report
 from waymax_sim.evaluation.evaluate import MetricInfo
 from waymax_sim.evaluation.summary import headlines, scene_means, summarize_rows, worst_scenes
-from waymax_sim.evaluation.tables import difference_table, evaluation_table
+from waymax_sim.evaluation.tables import (
+    SAMPLES_NOTE,
+    comparison_table,
+    difference_table,
+    evaluation_table,
+    with_interval,
+)
 from waymax_sim.results_dir import write_json, write_rows
 
 COLUMNS = {"nuplan_score": MetricInfo("1", "higher"), "speeding": MetricInfo("m/s", "lower")}
@@ -85,6 +92,20 @@ def test_without_valid_values_the_mean_is_null():
     for rows in ([], [row(0, None, None)]):
         item = summarize_rows(rows, COLUMNS)["metrics"]["nuplan_score"]
         assert (item["value"], item["low"], item["valid_fraction"]) == (None, None, 0.0)
+
+
+def test_means_state_their_number_of_scenes_where_it_is_not_all():
+    rows = [row(0, 1.0, 2.0), row(1, 0.9, None), row(2, 0.8, None)]
+    items = summarize_rows(rows, COLUMNS)["metrics"]
+    assert with_interval(items["speeding"]) == "2.000 (1)" and "(" not in with_interval(items["nuplan_score"])
+    assert with_interval(summarize_rows([row(0, None, None)], COLUMNS)["metrics"]["speeding"]) == "-"
+    file = io.StringIO()
+    console = Console(file=file, width=200)
+    summary = summarize_all(*rows, row(0, 0.7, 1.0, "other"), row(1, None, 1.0, "other"))
+    console.print(evaluation_table(summary))
+    console.print(comparison_table(summary["results"]))
+    shown = " ".join(file.getvalue().split())
+    assert shown.count("0.700 (1)") == 2 and "2.000 (1)" in shown and shown.count(SAMPLES_NOTE) == 2
 
 
 def test_worst_scenes_come_first_and_the_worst_run_of_each():

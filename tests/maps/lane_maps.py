@@ -56,6 +56,7 @@ def lane_map(*lines, types=None, links=(), limits=0.0, signs=(), lights=()) -> L
         feature_type=kinds,
         speed_limit=np.broadcast_to(np.float32(limits), len(lines)).copy(),
         links=np.array(links, np.int32).reshape(-1, 3),
+        driveways=np.zeros((0, 4), np.float32),
     )
     signals = Signals(
         lane_id=np.array([100 + lane for lane, _ in lights], np.int32),

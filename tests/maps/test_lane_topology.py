@@ -9,9 +9,9 @@ from tests import oracle
 from tests.data import recorded
 from tests.maps.lane_maps import arc, fork, lane_map, random_lines, straight
 from waymax_sim.datasets.loader import load
-from waymax_sim.datatypes.roadmap import CONTROLS, LANE_BIKE, STOP_SIGN, SUCCESSOR
+from waymax_sim.datatypes.roadmap import LANE_BIKE, SUCCESSOR
 from waymax_sim.maps.centerlines import MAX_NEIGHBOR_PAIRS, extract_centerlines, pairs_within_radius
-from waymax_sim.maps.lane_topology import MAX_JOINT_ANGLE, MAX_JOINT_GAP, infer_controls, infer_successors
+from waymax_sim.maps.lane_topology import MAX_JOINT_ANGLE, MAX_JOINT_GAP, crossed_lanes, infer_successors
 
 
 def neighbor_lanes(built, lane: int, side: str) -> list[int]:
@@ -103,27 +103,21 @@ def test_lanes_that_fork_are_not_side_by_side_at_first():
         assert set(neighbor_lanes(built, lane, "left") + neighbor_lanes(built, lane, "right")) == {-1}
 
 
-@pytest.mark.parametrize(
-    ("sign", "lanes"),
-    [
-        ((20, -3, 2), {1, 2, 3}),  # x_position three lanes begin, to the right
-        ((18, -3, 2), {1, 2, 3}),
-        ((20, 3, 2), set()),  # on the left
-        ((10, -3, 2), set()),  # nothing begins here
-        ((20, -8, 2), set()),
-        ((20, -3, 9), set()),  # above
-    ],
-)
-def test_stop_signs_control_the_lanes_that_begin_next_to_them(sign, lanes):
-    graph = lane_map(*fork(), signs=[sign]).graph
-    assert set(np.flatnonzero(graph.stop_sign)) == lanes and graph.inferred[CONTROLS]
-    np.testing.assert_allclose(graph.stop, 0, atol=0.1)
+def two_way_crossing() -> list[np.ndarray]:
+    """A lane along x and one along y, each in three parts, the middle ones over the junction; and a right turn."""
+    along_x = [straight(a, b) for a, b in (((-40, 0), (-10, 0)), ((-10, 0), (10, 0)), ((10, 0), (40, 0)))]
+    along_y = [straight(a, b) for a, b in (((0, 40), (0, 10)), ((0, 10), (0, -10)), ((0, -10), (0, -40)))]
+    return [*along_x, *along_y, arc((-10, -10), 10, 90, 0)]
 
 
-def test_a_stop_sign_controls_the_nearest_lane():
-    lines = [straight((20, y), (40, y)) for y in (0, 3.5)]
-    assert lane_map(*lines, signs=[(20, -2, 2)]).graph.stop_sign.tolist() == [True, False, False]
-    assert not lane_map(*lines, types=[LANE_BIKE, LANE_BIKE], signs=[(20, -2, 2)]).graph.stop_sign.any()
+def test_lanes_over_a_junction_cross_another_or_fork_from_or_merge_with_one_that_does():
+    built = lane_map(*two_way_crossing())
+    # The right turn (6) crosses no lane; it forks from lane 1 and merges with lane 4.
+    assert np.flatnonzero(crossed_lanes(built.lines)).tolist() == [1, 4]
+    assert np.flatnonzero(built.graph.is_junction).tolist() == [1, 4, 6]
+    above = [straight((-10, 0, 6), (10, 0, 6)), *two_way_crossing()[3:6]]
+    assert not lane_map(*above).graph.is_junction.any()
+    assert not lane_map(*fork()).graph.is_junction.any()
 
 
 @pytest.mark.parametrize("file", ["scenario_637f20cafde22ff8", "scenario_2a1e44d405a6833f"])
@@ -134,10 +128,3 @@ def test_inferred_successors_are_the_given_ones(file):
     inferred = {tuple(link) for link in infer_successors(lines, graph.is_bike).tolist()}
     stated = {tuple(link) for link in roadmap.links.tolist() if link[2] == SUCCESSOR}
     assert len(inferred & stated) >= 0.99 * max(len(inferred), len(stated))
-    signs = np.flatnonzero(roadmap.feature_type == STOP_SIGN)
-    xyz = np.array([roadmap.xyz[roadmap.feature == sign][0] for sign in signs], np.float64)
-    inferred = {tuple(link) for link in infer_controls(lines, signs, xyz, graph.is_bike).tolist()}
-    stated = {tuple(link) for link in roadmap.links.tolist() if link[2] == CONTROLS}
-    # Some signs are listed without lanes.
-    known = {sign for sign, _, _ in stated}
-    assert {link for link in inferred if link[0] in known} <= stated and len(inferred & stated) >= len(stated) / 2

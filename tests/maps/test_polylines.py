@@ -34,6 +34,7 @@ def road(xyz, feature) -> RoadMap:
         feature_type=np.full(count, 2, np.int32),
         speed_limit=np.zeros(count, np.float32),
         links=np.zeros((0, 3), np.int32),
+        driveways=np.zeros((0, 4), np.float32),
     )
 
 

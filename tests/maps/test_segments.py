@@ -103,3 +103,11 @@ def test_long_segments_are_cut_into_equal_pieces():
     np.testing.assert_array_equal(built.start[1:], built.end[:-1])
     np.testing.assert_array_equal(built.previous, [-1, 0, 1, 2])
     assert len(build([(0, 0, 0), (1e6, 0, 0)]).start) == 64
+
+
+def test_the_length_that_is_cut_is_that_in_the_plane():
+    """A slope of 10 m in the plane is one segment, as on a map without heights; one of 10.5 m is two."""
+    slope = build_segments(np.array([(0, 0, 0), (10, 0, 4)], float), np.zeros(2, int), np.array([EDGE]), (EDGE,))
+    assert slope.valid.sum() == 1
+    longer = build_segments(np.array([(0, 0, 0), (10.5, 0, 4)], float), np.zeros(2, int), np.array([EDGE]), (EDGE,))
+    np.testing.assert_allclose(longer.end[:2], [(5.25, 0, 2), (10.5, 0, 4)])

@@ -10,8 +10,9 @@ from tests.data import recorded
 from tests.scenes import agent_state, busy_raw_scene, measure, raw_scene, scene, segments
 from waymax_sim import load
 from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datatypes.roadmap import DRIVEWAY
 from waymax_sim.metrics.metric import Snapshot
-from waymax_sim.metrics.offroad import offroad, road_edge_distance
+from waymax_sim.metrics.offroad import offroad, offroad_outside_driveways, road_edge_distance
 from waymax_sim.pytree import tree_index
 
 # Boxes are 4 m by 2 m; the road spans y from -1.75 to 5.25.
@@ -117,3 +118,29 @@ def test_recorded_scenes_equal_the_official_numbers(scene_id):
     difference = np.abs(distance - expected)[seen]
     assert difference.size > 300 and difference.max() < 2e-3 and np.median(difference) < 2e-4
     np.testing.assert_array_equal((distance > 0)[seen], (expected > 0)[seen])
+
+
+def test_corners_in_driveways_are_not_off_the_road():
+    """The right edge is at y = -1.75; a driveway from y = -2 to -12, at 0 < x < 6, with the edge 0.25 m before it."""
+    driveway = np.array([(0, -2, 0), (6, -2, 0), (6, -12, 0), (0, -12, 0)], float)
+    base = raw_scene(num_agents=6)
+    scenario = to_scenario(
+        dataclasses.replace(
+            base,
+            point_xyz=np.concatenate([base.point_xyz, driveway]),
+            point_feature=np.append(base.point_feature, [4] * 4),
+            feature_id=np.append(base.feature_id, 14),
+            feature_type=np.append(base.feature_type, DRIVEWAY),
+            speed_limit=np.append(base.speed_limit, 0.0),
+        ),
+        pad_to_bucket=False,
+    )
+    # On the driveway; across the gap; on the road; beside the driveway; half beside it; beyond its end.
+    positions = np.array([(3, -7), (3, -2), (3, 0.5), (12, -7), (6, -7), (3, -12)]) - scenario.origin[:2]
+    agents = agent_state(np.column_stack([positions, np.full(6, 0.5)]), np.pi / 2)
+    np.testing.assert_array_equal(measure(offroad, scenario, agents).value, [1, 1, 0, 1, 1, 1])
+    result = measure(offroad_outside_driveways, scenario, agents)
+    np.testing.assert_array_equal(result.value, [0, 0, 0, 1, 1, 1])
+    assert result.valid.all()
+    without = measure(offroad_outside_driveways, scene(num_agents=6), agents)
+    np.testing.assert_array_equal(without.value, [1, 1, 0, 1, 1, 1])

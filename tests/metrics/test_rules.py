@@ -1,5 +1,7 @@
 """Metrics of traffic rules in cases computed by hand. Values are those of the first agent."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from tests.metrics.rules import (
     TIME,
     circle,
     episode,
+    evaluate_episode,
+    make_case,
     track,
 )
 
@@ -311,6 +315,15 @@ def test_a_flashing_red_light_is_a_stop_sign():
     assert total("stop_sign_violation", [track(x=10.5)], light=RED) == 0
 
 
+def test_stop_sign_violations_are_not_valid_where_a_sign_has_no_lane():
+    scenario, agents = make_case([track(x=20, y=3.5)])
+    for has_unassigned_sign in (False, True):
+        graph = dataclasses.replace(scenario.graph, has_unassigned_sign=np.asarray(has_unassigned_sign))
+        found = evaluate_episode(dataclasses.replace(scenario, graph=graph), agents)["stop_sign_violation"]
+        assert found.valid[:, 0].all() != has_unassigned_sign
+        assert float(found.value.sum()) == float(not has_unassigned_sign)
+
+
 # Comfort. Valid from step 10 on.
 
 
@@ -341,6 +354,14 @@ def test_comfort_of_jerks():
     one |= {"velocity": np.column_stack([10 + 3 * TIME**2, 0 * TIME])}
     assert comfort_values(one)[0] == pytest.approx(6 / 4.13, rel=1e-3)
     assert comfort_values(one)[-1] == pytest.approx(6 * 3.0 / 2.4, rel=1e-3)
+
+
+def test_comfort_of_logged_motion_is_not_evaluated():
+    scenario, agents = make_case([track()])
+    for current_step in (0, 4):
+        started = dataclasses.replace(scenario, current_step=np.asarray(current_step, np.int32))
+        valid = evaluate_episode(started, agents)["comfort_violation"].valid[:, 0]
+        np.testing.assert_array_equal(valid, np.arange(1, NUM_STEPS) >= current_step + 10)
 
 
 def test_comfort_of_turning_on_the_spot():

@@ -13,6 +13,7 @@ from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario, clock_time_step
 from waymax_sim.datatypes.signals import Signals
+from waymax_sim.maps.driveways import driveway_sides
 from waymax_sim.maps.lanes import build_lane_graph
 from waymax_sim.maps.polylines import build_polylines
 from waymax_sim.maps.routes import build_routes
@@ -143,6 +144,7 @@ def to_scenario(raw: RawScene, *, pad_to_bucket: bool = True) -> Scenario:
         feature_type=feature_type,
         speed_limit=raw.speed_limit.astype(np.float32),
         links=raw.links.astype(np.int32),
+        driveways=driveway_sides(points, feature, feature_type),
     )
     signal_valid = raw.signal_valid
     signals = Signals(

@@ -34,6 +34,7 @@ class LaneGraph:
       length: Arc length of each lane in the plane, m.
       speed_limit: Speed limit, m/s; by lane type where the source has none.
       is_bike: Whether a lane is a bike lane.
+      is_junction: Whether a lane leads over a junction: it crosses another lane, or forks from or merges with such one.
       successors: Lanes that begin where a lane ends, the straightest first; -1 for padding.
       predecessors: Lanes that end where a lane begins; -1 for padding.
       stop: Arc length of the stop line, m; undefined without a light or stop sign.
@@ -44,6 +45,7 @@ class LaneGraph:
       curvature: Curvature of the lane at the middle of each segment, 1/m; positive to the left.
       left: Adjacent segment of the lane to the left, at the middle of each segment; -1 without one.
       right: The same to the right.
+      has_unassigned_sign: Whether a stop sign has no lane although its lanes are inferred.
       inferred: By kind of link (successor, left, right, stop sign): inferred from geometry, since the source has none.
     """
 
@@ -52,6 +54,7 @@ class LaneGraph:
     length: Float[Array, " F"]
     speed_limit: Float[Array, " F"]
     is_bike: Bool[Array, " F"]
+    is_junction: Bool[Array, " F"]
     successors: Int[Array, "F D"]
     predecessors: Int[Array, "F D"]
     stop: Float[Array, " F"]
@@ -62,6 +65,7 @@ class LaneGraph:
     curvature: Float[Array, "C W"]
     left: Int[Array, "C W"]
     right: Int[Array, "C W"]
+    has_unassigned_sign: Bool[Array, ""]
     inferred: Bool[Array, " 4"]
 
 

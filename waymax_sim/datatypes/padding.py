@@ -22,6 +22,7 @@ PADDED_AXES = {
     "roadmap.feature_type": ("F",),
     "roadmap.speed_limit": ("F",),
     "roadmap.links": ("L",),
+    "roadmap.driveways": ("D",),
     **{
         f"{segments}{path}": tuple(f"{segments}.{axis}" for axis in axes)
         for segments in ("edges", "lanes")
@@ -38,6 +39,7 @@ PADDED_AXES = {
     },
     "graph": ("graph.F",),
     **dict.fromkeys(("graph.arc_length", "graph.curvature", "graph.left", "graph.right"), ("lanes.C",)),
+    "graph.has_unassigned_sign": (),
     "graph.inferred": (),
     "graph.stop_lines": ("graph.Z",),
     "polylines": ("polylines.G",),
@@ -54,7 +56,7 @@ FILL_VALUES: dict[str, float | int] = dict.fromkeys(
     ("feature_type", "feature_id", "links", "lane_id", "previous", "next", "id", "root", "nodes", "cell_groups"), -1
 )
 FILL_VALUES |= dict.fromkeys(("successors", "predecessors", "light", "left", "right", "lane"), -1)
-FILL_VALUES |= {"endpoints": PADDING_COORDINATE, "points": np.inf}
+FILL_VALUES |= {"endpoints": PADDING_COORDINATE, "driveways": PADDING_COORDINATE, "points": np.inf}
 
 
 def axis_names(path: str) -> tuple[str | None, ...]:
@@ -106,7 +108,7 @@ def common_lengths(scenarios: Sequence[Scenario]) -> dict[str, int]:
 
 
 # Lengths of the map axes for a map of 4096 points; recorded maps need less of each of the others.
-MAP_UNIT = {"P": 4096, "F": 64, "graph.F": 64, "L": 128, "polylines.G": 144, "polylines.C": 384}
+MAP_UNIT = {"P": 4096, "F": 64, "graph.F": 64, "L": 128, "D": 96, "polylines.G": 144, "polylines.C": 384}
 MAP_UNIT |= {"edges.C": 192, "edges.Q": 1024, "edges.L": 1024, "lanes.C": 320, "lanes.Q": 1280, "lanes.L": 1280}
 
 

@@ -56,6 +56,8 @@ class RoadMap:
       speed_limit: Speed limit of lanes, m/s; 0 where unknown.
       links: Rows (from, to, kind) between rows of the feature table; kind 0 successor, 1 left neighbor,
         2 right neighbor, 3 lane that a stop sign controls; -1 for padding.
+      driveways: Sides of driveway polygons, counter-clockwise: x and y of the first endpoint, then of the second, m;
+        far away for padding.
     """
 
     xyz: Float[Array, "P 3"]
@@ -65,6 +67,7 @@ class RoadMap:
     feature_type: Int[Array, " F"]
     speed_limit: Float[Array, " F"]
     links: Int[Array, "L 3"]
+    driveways: Float[Array, "D 4"]
 
 
 @pytree

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from waymax_sim.evaluation.summary import headlines
-from waymax_sim.evaluation.tables import METRIC_NOTES, PRIVILEGED_NOTE, with_interval
+from waymax_sim.evaluation.tables import METRIC_NOTES, PRIVILEGED_NOTE, SAMPLES_NOTE, with_interval
 from waymax_sim.results_dir import Json
 from waymax_sim.text import printable
 
@@ -35,7 +35,7 @@ def html_report(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
     results, conditions = summary["results"], summary["conditions"]
     title = f"{', '.join(conditions['policies'])} in {conditions['path']}"
     names = headlines(conditions["metrics"])
-    notes = [PRIVILEGED_NOTE, *(METRIC_NOTES[name] for name in names if name in METRIC_NOTES)]
+    notes = [PRIVILEGED_NOTE, SAMPLES_NOTE, *(METRIC_NOTES[name] for name in names if name in METRIC_NOTES)]
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{summary['num_scenes']} scenes, {summary['num_failed']} could not be used. Means over scenes with half "

@@ -1,6 +1,6 @@
 """Descriptions of scenes and results of evaluations as text and tables for a terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich import box
@@ -12,6 +12,7 @@ from waymax_sim.text import printable
 # Largest number of scenes named in a row of a table.
 MAX_NAMED_SCENES = 3
 PRIVILEGED_NOTE = "* privileged: observes the logged future"
+SAMPLES_NOTE = "(n): mean of the n scenes in which the metric is valid, not of all"
 # Footnotes of metrics whose definition a reader needs in order not to misread them.
 METRIC_NOTES = {
     "offroad": "offroad: agents off the road at any step, those parked off the road included",
@@ -90,7 +91,8 @@ def comparison_table(results: Sequence[dict[str, Any]]) -> Table:
         policy = _starred(result).replace("_", "\n")
         table.add_column(f"{policy}\n({result['agents']})", justify="right", vertical="bottom")
     for name, item in results[0]["metrics"].items():
-        values = [number_text(result["metrics"][name]["value"]) for result in results]
+        items = [result["metrics"][name] for result in results]
+        values = [number_text(item["value"]) + samples_text(item) for item in items]
         table.add_row(_spaced(name, item["unit"]), *values)
     return table
 
@@ -110,10 +112,15 @@ def difference_table(comparison: dict[str, Any]) -> Table:
 
 
 def with_interval(item: dict[str, Any]) -> str:
-    """A mean with the half width of its interval."""
+    """A mean with the half width of its interval, and the number of scenes if the metric is not valid in all."""
     if item["low"] is None:
-        return number_text(item["value"])
-    return f"{item['value']:.3f} ± {(item['high'] - item['low']) / 2:.3f}"
+        return number_text(item["value"]) + samples_text(item)
+    return f"{item['value']:.3f} ± {(item['high'] - item['low']) / 2:.3f}{samples_text(item)}"
+
+
+def samples_text(item: dict[str, Any]) -> str:
+    """The number of scenes of a mean, in parentheses; empty where the metric is valid in all scenes or in none."""
+    return f" ({item['num_valid_scenes']})" if 0 < item["valid_fraction"] < 1 else ""
 
 
 def number_text(value: float | None) -> str:
@@ -121,10 +128,12 @@ def number_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _notes(names: Iterable[str], results: Sequence[dict[str, Any]]) -> str | None:
+def _notes(names: Collection[str], results: Sequence[dict[str, Any]]) -> str | None:
     """The footnotes of a table with these metrics."""
     notes = [PRIVILEGED_NOTE] if any(result["privileged"] for result in results) else []
     notes += [METRIC_NOTES[name] for name in names if name in METRIC_NOTES]
+    items = [result["metrics"][name] for result in results for name in names]
+    notes += [SAMPLES_NOTE] if any(map(samples_text, items)) else []
     return "\n".join(notes) or None
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from waymax_sim.datatypes.roadmap import CONTROLS, LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR
+from waymax_sim.datatypes.roadmap import LEFT_NEIGHBOR, RIGHT_NEIGHBOR, SUCCESSOR
 from waymax_sim.maps.centerlines import Centerlines, pairs_within_radius
 
 # Maximal distance between the end of a lane and the start of its successor, m. Recorded lanes are connected exactly.
@@ -23,10 +23,10 @@ MAX_NEIGHBOR_DISTANCE = 5.0
 MAX_NAMED_NEIGHBOR_DISTANCE = 8.0
 # Maximal height difference of lanes on the same level, m.
 MAX_LEVEL_DIFFERENCE = 2.0
-# Maximal lateral and longitudinal offset of a stop sign from the start of the lane that it controls, m. Signs stand on
-# the right.
-MAX_SIGN_LATERAL = 6.0
-MAX_SIGN_LONGITUDINAL = 3.0
+# Maximal distance from a station to a crossing in the direction of its lane, m: half a spacing, and some for bends.
+MAX_CROSSING_DISTANCE = 0.55 * STATION_SPACING
+# Minimal angle between the lines of lanes that cross, rad.
+MIN_LANE_CROSSING_ANGLE = np.radians(30)
 
 Links = Int[np.ndarray, "L 3"]
 
@@ -37,37 +37,43 @@ def infer_successors(lines: Centerlines, is_bike: Bool[np.ndarray, " F"]) -> Lin
     last, first = lines.last_segment[lanes], lines.first_segment[lanes]
     end, start = lines.start[last] + lines.along[last], lines.start[first]
     a, b = pairs_within_radius(end[:, :2], start[:, :2], MAX_JOINT_GAP)
-    turn = _angle_between(lines.yaw[last[a]], lines.yaw[first[b]])
+    turn = angle_between(lines.yaw[last[a]], lines.yaw[first[b]])
     is_level = np.abs(end[a, 2] - start[b, 2]) < MAX_LEVEL_DIFFERENCE
     is_same_kind = is_bike[lanes[a]] == is_bike[lanes[b]]
     is_successor = (turn <= MAX_JOINT_ANGLE) & is_level & (a != b) & is_same_kind
     return _links(lanes[a[is_successor]], lanes[b[is_successor]], SUCCESSOR)
 
 
-def infer_controls(
-    lines: Centerlines, signs: Int[np.ndarray, " G"], xyz: Float[np.ndarray, "G 3"], is_bike: Bool[np.ndarray, " F"]
-) -> Links:
-    """Links (stop sign, lane, `CONTROLS`): the lanes that begin nearest to a sign, to its left.
+def crossed_lanes(lines: Centerlines) -> Bool[np.ndarray, " F"]:
+    """Lanes that cross another lane on their level."""
+    station = _Stations(lines)
+    a, b = pairs_within_radius(station.xyz[:, :2], station.xyz[:, :2], 2 * MAX_CROSSING_DISTANCE)
+    turn = station.yaw[b] - station.yaw[a]
+    crosses = np.abs(np.sin(turn)) >= np.sin(MIN_LANE_CROSSING_ANGLE)
+    a, b, turn = a[crosses], b[crosses], turn[crosses]
+    # Intersection of the tangents: lanes that fork or merge have theirs farther away.
+    longitudinal, lateral = in_frame(station.xyz[a], station.yaw[a], station.xyz[b])
+    crosses = np.abs(lateral / np.sin(turn)) <= MAX_CROSSING_DISTANCE
+    crosses &= np.abs(longitudinal - lateral / np.tan(turn)) <= MAX_CROSSING_DISTANCE
+    crosses &= np.abs(station.xyz[a, 2] - station.xyz[b, 2]) < MAX_LEVEL_DIFFERENCE
+    crosses &= station.lane[a] != station.lane[b]
+    return np.bincount(station.lane[a[crosses]], minlength=len(lines.num_segments)) > 0
+
+
+def junction_lanes(crossed: Bool[np.ndarray, " F"], successors: Links) -> Bool[np.ndarray, " F"]:
+    """Lanes over a junction: those that cross another lane, and those that fork from or merge with such a lane.
 
     Args:
-      lines: Lane centerlines.
-      signs: Rows of the stop signs in the feature table.
-      xyz: Positions of the signs, m.
-      is_bike: Bike lanes, which no sign controls.
+      crossed: Lanes that cross another one, from `crossed_lanes`.
+      successors: Links between lanes.
     """
-    lanes = np.flatnonzero((lines.num_segments > 0) & ~is_bike)
-    first = lines.first_segment[lanes]
-    start, yaw = lines.start[first], lines.yaw[first]
-    sign, lane = pairs_within_radius(xyz[:, :2], start[:, :2], MAX_SIGN_LATERAL + MAX_SIGN_LONGITUDINAL)
-    longitudinal, lateral = _in_frame(start[lane], yaw[lane], xyz[sign])
-    in_range = (np.abs(longitudinal) <= MAX_SIGN_LONGITUDINAL) & (lateral < 0) & (lateral >= -MAX_SIGN_LATERAL)
-    # Signs are mounted on posts, above the lane.
-    in_range &= np.abs(xyz[sign, 2] - start[lane, 2]) < 2 * MAX_LEVEL_DIFFERENCE
-    sign, lane, lateral = sign[in_range], lane[in_range], lateral[in_range]
-    nearest = np.full(len(xyz), -np.inf)
-    np.maximum.at(nearest, sign, lateral)
-    is_nearest = lateral >= nearest[sign] - MAX_JOINT_GAP
-    return _links(signs[sign[is_nearest]], lanes[lane[is_nearest]], CONTROLS)
+    before, after = successors[:, 0], successors[:, 1]
+    forks, merges = np.zeros((2, len(crossed)), bool)
+    forks[before[crossed[after]]], merges[after[crossed[before]]] = True, True
+    on_junction = crossed.copy()
+    on_junction[after[forks[before]]] = True
+    on_junction[before[merges[after]]] = True
+    return on_junction
 
 
 def lateral_neighbors(
@@ -84,10 +90,10 @@ def lateral_neighbors(
     radius = MAX_NEIGHBOR_DISTANCE + STATION_SPACING if links is None else MAX_NAMED_NEIGHBOR_DISTANCE
     a, b = pairs_within_radius(station.xyz[:, :2], station.xyz[:, :2], radius)
     lane_a, lane_b = station.lane[a], station.lane[b]
-    fits = (lane_a != lane_b) & (_angle_between(station.yaw[a], station.yaw[b]) <= MAX_NEIGHBOR_ANGLE)
+    fits = (lane_a != lane_b) & (angle_between(station.yaw[a], station.yaw[b]) <= MAX_NEIGHBOR_ANGLE)
     fits &= np.abs(station.xyz[a, 2] - station.xyz[b, 2]) < MAX_LEVEL_DIFFERENCE
     a, b, lane_a, lane_b = a[fits], b[fits], lane_a[fits], lane_b[fits]
-    longitudinal, lateral = _in_frame(station.xyz[a], station.yaw[a], station.xyz[b])
+    longitudinal, lateral = in_frame(station.xyz[a], station.yaw[a], station.xyz[b])
     kind = np.where(lateral > 0, LEFT_NEIGHBOR, RIGHT_NEIGHBOR)
     fits = np.abs(longitudinal) <= 0.6 * STATION_SPACING
     if links is None:
@@ -145,14 +151,20 @@ class _Stations:
         return self.first[lane] + np.clip(number.astype(int), 0, self.count[lane] - 1)
 
 
-def _in_frame(origin: np.ndarray, yaw: np.ndarray, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Longitudinal and lateral offsets (m) of points in the frames of poses."""
+def in_frame(origin: np.ndarray, yaw: np.ndarray, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudinal and lateral offsets (m) of points in the frames of poses.
+
+    Args:
+      origin: Positions of the poses, m.
+      yaw: Headings of the poses, rad.
+      xyz: Points, m.
+    """
     x, y = xyz[:, 0] - origin[:, 0], xyz[:, 1] - origin[:, 1]
     cos, sin = np.cos(yaw), np.sin(yaw)
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _angle_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def angle_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Absolute difference of directions, rad, from 0 to pi."""
     return np.abs(np.mod(a - b + np.pi, 2 * np.pi) - np.pi)
 

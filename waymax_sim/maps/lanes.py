@@ -21,7 +21,8 @@ from waymax_sim.datatypes.roadmap import (
 )
 from waymax_sim.datatypes.signals import Signals
 from waymax_sim.maps.centerlines import Centerlines, extract_centerlines
-from waymax_sim.maps.lane_topology import infer_controls, infer_successors, lateral_neighbors
+from waymax_sim.maps.lane_topology import crossed_lanes, infer_successors, junction_lanes, lateral_neighbors
+from waymax_sim.maps.stop_signs import infer_controls
 
 # Maximal number of successors and of predecessors per lane; recorded lanes have at most 4.
 MAX_LINKS = 8
@@ -61,12 +62,15 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
     states_neighbors = is_stated[LEFT_NEIGHBOR] or is_stated[RIGHT_NEIGHBOR]
     left, right = lateral_neighbors(lines, is_bike, roadmap.links if states_neighbors else None)
 
+    crossed = crossed_lanes(lines)
     sign_points = np.flatnonzero(kind[roadmap.feature] == STOP_SIGN)
     signs, first = np.unique(roadmap.feature[sign_points], return_index=True)
     sign_xyz = roadmap.xyz[sign_points[first]].astype(np.float64)
     controls = roadmap.links[roadmap.links[:, 2] == CONTROLS]
     if not is_stated[CONTROLS]:
-        controls = infer_controls(lines, signs, sign_xyz, is_bike)
+        controls = infer_controls(lines, signs, sign_xyz, is_bike, successors, crossed)
+    has_lane = np.isin(np.flatnonzero(kind == STOP_SIGN), controls[:, 0])
+    has_unassigned_sign = not is_stated[CONTROLS] and not has_lane.all()
     stop, light, stop_sign = np.zeros(num_features), np.full(num_features, -1), np.zeros(num_features, bool)
     sign_positions = dict(zip(signs.tolist(), sign_xyz, strict=True))
     for sign, lane, _ in controls.tolist():
@@ -92,6 +96,7 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
         length=lines.length.astype(np.float32),
         speed_limit=speed_limits(kind, roadmap.speed_limit),
         is_bike=is_bike,
+        is_junction=junction_lanes(crossed, successors),
         successors=_link_table(successors[:, 0], successors[:, 1], turn, num_features),
         predecessors=_link_table(successors[:, 1], successors[:, 0], turn, num_features),
         stop=stop.astype(np.float32),
@@ -102,6 +107,7 @@ def build_lane_graph(roadmap: RoadMap, lanes: Segments, signals: Signals) -> Lan
         curvature=_to_chunks(lines, lanes, _curvature(lines), 0),
         left=_to_chunks(lines, lanes, left, -1),
         right=_to_chunks(lines, lanes, right, -1),
+        has_unassigned_sign=np.asarray(has_unassigned_sign),
         inferred=~np.where([False, True, True, False], states_neighbors, is_stated),
     )
 

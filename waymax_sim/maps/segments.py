@@ -10,7 +10,7 @@ from waymax_sim.maps.index import build_index
 
 # Maximal distance between the first and the last point of a closed polyline, m (WOSAC).
 MAX_LOOP_GAP = 1.0
-# Maximal length of a segment, m: longer ones are split.
+# Maximal length of a segment in the plane, m: longer ones are split.
 MAX_SEGMENT_LENGTH = 10.0
 # Maximal number of pieces of a segment.
 MAX_PIECES = 64
@@ -28,7 +28,7 @@ def build_segments(
     """Builds segments between consecutive points of the features of some types.
 
     Points that repeat the preceding one in the plane are skipped, so every segment has a direction. Segments longer
-    than 10 m are split into equal pieces, which changes no distance and no side, unless there are too many.
+    than 10 m in the plane are split into equal pieces, which changes no distance and no side, unless there are too many.
 
     Args:
       xyz: Points, contiguous and in order per feature, m.
@@ -50,7 +50,8 @@ def build_segments(
     is_loop = (gap < MAX_LOOP_GAP) & (tails - heads >= 2)
 
     # Short segments are candidates of few cells of the index.
-    pieces = np.clip(np.ceil(np.linalg.norm(end - start, axis=-1) / MAX_SEGMENT_LENGTH), 1, MAX_PIECES).astype(int)
+    length = np.linalg.norm((end - start)[:, :2], axis=-1)
+    pieces = np.clip(np.ceil(length / MAX_SEGMENT_LENGTH), 1, MAX_PIECES).astype(int)
     if pieces.sum() - len(pieces) > MAX_ADDED_PIECES:
         pieces = np.ones_like(pieces)
     piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)

@@ -19,7 +19,7 @@ from waymax_sim.metrics.goal import goal_distance, goal_progress, goal_reached
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
 from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot, masked_value
 from waymax_sim.metrics.nuplan import NUPLAN_METRICS, nuplan_score
-from waymax_sim.metrics.offroad import offroad, road_departure, road_edge_distance
+from waymax_sim.metrics.offroad import offroad, offroad_outside_driveways, road_departure, road_edge_distance
 from waymax_sim.metrics.overlap import overlap
 from waymax_sim.metrics.progress import log_progress
 from waymax_sim.metrics.route import off_route, route_progression
@@ -45,6 +45,7 @@ __all__ = [
 _ALL = (
     Metric("overlap", overlap, per="agent", unit="1", over_time="max"),
     Metric("offroad", offroad, per="agent", unit="1", over_time="max"),
+    Metric("offroad_outside_driveways", offroad_outside_driveways, per="agent", unit="1", over_time="max"),
     Metric("road_departure", road_departure, per="agent", unit="1", over_time="onset"),
     Metric("road_edge_distance", road_edge_distance, per="agent", unit="m", over_time="max", over_agents="max"),
     Metric("log_divergence", log_divergence, per="agent", unit="m", over_time="mean"),

@@ -66,7 +66,7 @@ def comfort_violation(snapshot: Snapshot) -> MetricValue:
     Limits (`ComfortParams`): acceleration 2.40 and braking 4.05 m/s^2, lateral acceleration 4.89 m/s^2, jerk 8.37 m/s^3
     (its longitudinal part 4.13), yaw rate 0.95 rad/s, yaw acceleration 1.93 rad/s^2. Derivatives are those of
     `savgol_derivatives` at the middle of the last second. Valid for vehicles and cyclists that were valid in all of
-    its steps.
+    its steps, once the first of these is the current step: logged motion before the simulation is not evaluated.
 
     Source: nuPlan, ego is comfortable. The state keeps one second of history for it.
     """
@@ -74,9 +74,9 @@ def comfort_violation(snapshot: Snapshot) -> MetricValue:
     past = snapshot.past(num_steps)
     if past.yaw.shape[0] < num_steps:
         return masked_value(jnp.zeros(past.yaw.shape[1]), jnp.zeros(past.yaw.shape[1], bool))
-    return masked_value(
-        comfort_ratio(savgol_derivatives(past, snapshot.dt)), snapshot.is_wheeled & jnp.all(past.valid, axis=0)
-    )
+    is_simulated = snapshot.step - (num_steps - 1) >= snapshot.scenario.current_step
+    valid = snapshot.is_wheeled & jnp.all(past.valid, axis=0) & is_simulated
+    return masked_value(comfort_ratio(savgol_derivatives(past, snapshot.dt)), valid)
 
 
 def comfort_steps(dt: float) -> int:

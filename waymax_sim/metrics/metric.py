@@ -139,12 +139,18 @@ class Snapshot:
         return jnp.concatenate([xy, jnp.broadcast_to(bottom[:, None, None], (*xy.shape[:2], 1))], axis=-1)
 
     @cached_property
-    def offroad(self) -> tuple[Bool[Array, " O"], Bool[Array, " O"]]:
-        """Whether any bottom corner of an evaluated agent is beyond the nearest road edge, and the validity of this."""
+    def offroad_corners(self) -> tuple[Bool[Array, "O 4"], Bool[Array, " O"]]:
+        """Bottom corners of evaluated agents that are beyond the nearest road edge, and the validity of agents."""
         present = self.evaluated_agents.valid
         query_mask = jnp.broadcast_to(present[:, None], self.corners.shape[:2])
         is_beyond, has_edge = is_on_right_side(self.scenario.edges, self.corners, query_mask)
-        return jnp.any(is_beyond, axis=-1), present & jnp.all(has_edge, axis=-1)
+        return is_beyond & query_mask, present & jnp.all(has_edge, axis=-1)
+
+    @cached_property
+    def offroad(self) -> tuple[Bool[Array, " O"], Bool[Array, " O"]]:
+        """Whether any bottom corner of an evaluated agent is beyond the nearest road edge, and the validity of this."""
+        is_beyond, valid = self.offroad_corners
+        return jnp.any(is_beyond, axis=-1), valid
 
     @cached_property
     def road_edge_distance(self) -> MetricValue:

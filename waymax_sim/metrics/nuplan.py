@@ -44,15 +44,17 @@ class NuplanParams(NamedTuple):
 
     Attributes:
       max_offroad_distance: Largest tolerated distance of a corner beyond the road edge, m.
+      wrong_way_horizon: Time over which distances against the traffic are added, s.
       compliant_wrong_way_distance: Distance against the traffic within a second below which the part is 1, m.
       max_wrong_way_distance: Distance against the traffic within a second from which the part is 0, m.
       min_time_to_collision: s.
       min_progress: Progress from which an agent makes progress, ratio.
-      min_path_length: Shorter distances along the log count as this one, m.
+      min_path_length: Shorter distances along the log count as this one, m; farther backwards, progress is 0.
       max_mean_speeding: Mean excess over the speed limit from which the part is 0, m/s.
     """
 
     max_offroad_distance: float = 0.3
+    wrong_way_horizon: float = 1.0
     compliant_wrong_way_distance: float = 2.0
     max_wrong_way_distance: float = 6.0
     min_time_to_collision: float = 0.95
@@ -81,7 +83,7 @@ def nuplan_score(
     - `ego_is_making_progress`: 1 if the progress is at least 0.2.
     - `time_to_collision_within_bound` (weight 5): 1 if it never fell below 0.95 s.
     - `ego_progress_along_expert_route` (5): distance driven along the logged path, as a share of the distance that the
-      log drives in the same time, both at least 2 m.
+      log drives in the same time, both at least 2 m; 0 for an agent that moved more than 2 m backwards.
     - `speed_limit_compliance` (4): 1 minus the mean excess over the limit divided by 2.23 m/s, but at least 0.
     - `ego_is_comfortable` (2): 1 if no limit of `comfort_violation` was exceeded.
 
@@ -112,7 +114,8 @@ def nuplan_score(
     objects = jnp.sum(masked("at_fault_object_collisions"), axis=0)
     no_collisions = jnp.where((road_users > 0) | (objects > 1), 0.0, jnp.where(objects > 0, 0.5, 1.0))
 
-    wrong_way = _max_window_sum(masked("wrong_way_distance"), max(1, round(1.0 / dt)))
+    # A second has one sample more than it has steps.
+    wrong_way = _max_window_sum(masked("wrong_way_distance"), round(params.wrong_way_horizon / dt) + 1)
     direction = wrong_way_compliance(wrong_way, params)
 
     expert = log_arc_length(scenario)
@@ -120,6 +123,7 @@ def nuplan_score(
     distance = jnp.sum(masked("log_progress"), axis=0) * expert[-1]
     shortest = params.min_path_length
     progress = jnp.minimum(jnp.maximum(distance, shortest) / jnp.maximum(expert[end], shortest), 1.0)
+    progress = jnp.where(distance < -shortest, 0.0, progress)
 
     min_time = jnp.min(jnp.where(valid, values["time_to_collision"].value, jnp.inf), axis=0)
     excess = jnp.sum(masked("speeding"), axis=0) * dt / (params.max_mean_speeding * duration)

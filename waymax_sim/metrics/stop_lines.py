@@ -74,7 +74,8 @@ def stop_sign_violation(snapshot: Snapshot) -> MetricValue:
     It has stopped if its speed fell below 0.5 m/s while its front bumper was within 5 m before the line. A flashing
     red light is a stop sign. Agents that were within those 5 m at all valid steps of the last 3 s may have stopped
     before and do not count. Positive once per crossing. Valid for agents that are valid now and one step earlier, on
-    maps with a stop sign or light.
+    maps with a stop sign or light, unless a stop sign has no lane although its lanes are inferred: which agents have to
+    stop at it is not known.
 
     The state keeps 3 s of history for it.
     """
@@ -87,7 +88,8 @@ def stop_sign_violation(snapshot: Snapshot) -> MetricValue:
     has_stopped = jnp.any(valid & is_slow & (along <= 0) & (along >= -STOP_LINE.max_stop_distance), axis=0)
     has_approached = jnp.any(valid & (along < -STOP_LINE.max_stop_distance), axis=0)
     violates = crossings.crossed & must_stop[None] & has_approached & ~has_stopped
-    return flag(jnp.any(violates, axis=-1), _valid_at_lines(snapshot, crossings.stop_sign | has_light))
+    valid = _valid_at_lines(snapshot, crossings.stop_sign | has_light)
+    return flag(jnp.any(violates, axis=-1), valid & ~snapshot.scenario.graph.has_unassigned_sign)
 
 
 def _valid_at_lines(snapshot: Snapshot, is_controlled: Bool[Array, " Z"]) -> Bool[Array, " O"]:

@@ -11,6 +11,7 @@ from waymax_sim.datatypes.roadmap import LANE_TYPES, ROAD_EDGE_TYPES, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES, Signals
+from waymax_sim.maps.driveways import driveway_sides
 from waymax_sim.maps.lanes import build_lane_graph
 from waymax_sim.maps.polylines import build_polylines
 from waymax_sim.maps.segments import build_segments
@@ -43,6 +44,7 @@ def crop_map(scenario: Scenario, center: ArrayLike, radius: float) -> Scenario:
         feature_type=old.feature_type[features],
         speed_limit=old.speed_limit[features],
         links=np.concatenate([row[links[:, :2]], links[:, 2:]], axis=1),
+        driveways=driveway_sides(old.xyz[points], row[old.feature[points]], old.feature_type[features]),
     )
     lanes = build_segments(roadmap.xyz, roadmap.feature, roadmap.feature_type, LANE_TYPES, sided=False)
     signals = _without(scenario.signals, np.setdiff1d(old.feature_id, roadmap.feature_id))

@@ -7,7 +7,7 @@ from waymax_sim.datasets.scene_info import SceneInfo
 from waymax_sim.datasets.store.files import NAME, SPLIT
 from waymax_sim.datasets.store.record import INFO, MISSING_FIELDS, SCENARIO_ID, SCENE
 
-VERSION = "5.0.0"
+VERSION = "6.0.0"
 DESCRIPTION = "Driving scenes with the indexes of their maps, for `waymax_sim.load`."
 INFO_FIELDS = tuple(field.name for field in dataclasses.fields(SceneInfo))
 

@@ -29,7 +29,7 @@ def realism_conditions(
     source_hash: str | None,
     config: str,
     parity: bool,
-    privileged: bool,
+    privileged: bool | None,
     num_rollouts: int | None,
     seed: int,
 ) -> Json:
@@ -41,7 +41,7 @@ def realism_conditions(
       source_hash: SHA-256 of the file with rollouts; None with a policy.
       config: Name of the configuration.
       parity: Whether the official code is reproduced, defects included.
-      privileged: Whether the policy observes the logged future.
+      privileged: Whether the policy observes the logged future; None for rollouts of a file, where it is unknown.
       num_rollouts: Number of rollouts; None with a file.
       seed: Seed of all random draws.
     """
@@ -49,7 +49,7 @@ def realism_conditions(
         "path": path,
         "policy": source,
         "source_hash": source_hash,
-        "privileged": privileged,
+        "privileged": "unknown" if privileged is None else privileged,
         "config": config,
         "parity": parity,
         "rollouts": num_rollouts,
@@ -116,6 +116,7 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
     )
     return {
         "num_scenes": len(rows),
+        "num_defined": len(defined),
         "num_failed": len(failed),
         "failures": failed,
         "unscored": unscored,
@@ -131,14 +132,16 @@ def summarize(rows: Sequence[Json], failures: Iterable[DataError], conditions: J
 def realism_table(summary: Json) -> Table:
     """A table with one row per score of a summary."""
     conditions = summary["conditions"]
-    star = "*" if conditions["privileged"] else ""
+    star = {True: "*", False: ""}.get(conditions["privileged"], " (privileged: unknown)")
     mode = "parity" if summary["parity"] else "CORRECTED"
     title = (
         f"{printable(conditions['policy'])}{star} in {summary['num_scenes']} scenes, config {summary['config']}, {mode}"
     )
-    notes = ([PRIVILEGED_NOTE] if star else []) + ([] if summary["parity"] else [CORRECTED])
+    notes = ([PRIVILEGED_NOTE] if star == "*" else []) + ([] if summary["parity"] else [CORRECTED])
     if summary["unscored"]:
         notes.append(f"{len(summary['unscored'])} scenes without score: no future in the record")
+    if summary["undefined"]:
+        notes.append(f"means of {summary['num_defined']} scenes: scores of {len(summary['undefined'])} are undefined")
     table = Table(title=title, caption="\n".join(notes) or None)
     table.add_column("")
     table.add_column("mean", justify="right")

@@ -202,7 +202,7 @@ def open_run(
         source_hash=None if file is None else _hash(file),
         config=config,
         parity=parity,
-        privileged=policy is not None and policy[1].privileged,
+        privileged=policy[1].privileged if policy else None,
         num_rollouts=num_rollouts if policy else None,
         seed=seed,
     )

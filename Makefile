@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Whole files go to a worker, in the order of tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo quick test slow lint docs pictures clean
+.PHONY: demo quick test slow fuzz lint docs pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/waymax-sim demo --out demo
@@ -25,6 +25,11 @@ quick: $(VENV)/installed-dev
 slow: $(VENV)/installed-dev
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow or not slow"
 
+# Mutations of the inputs of all readers; failing inputs are left in fuzz_failures.
+MINUTES ?= 10
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m tests.field.fuzz --minutes $(MINUTES) --out fuzz_failures
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +44,7 @@ pictures: $(VENV)/installed
 	$(BIN)/python examples/make_pictures.py docs/images
 
 clean:
-	rm -rf $(VENV) .cache build demo docs/_build *.egg-info
+	rm -rf $(VENV) .cache build demo fuzz_failures docs/_build *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python " + sys.version)' || { \

@@ -1,14 +1,15 @@
 """Directories in which the rows of a resumable run are collected. All files are strict JSON.
 
-`conditions.json` holds the conditions of the run. Each row is a line of JSON that is on the disk before the next piece
-of work begins. A process that is killed leaves at most one incomplete line, which the next start removes.
+`conditions.json` holds the conditions of the run, `sources.json` the size and the times of change of its input files.
+Each row is a line of JSON that is on the disk before the next piece of work begins. A process that is killed leaves at
+most one incomplete line, which the next start removes; lines that are no rows count as missing.
 """
 
 import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ except ImportError:  # not on Windows, where directories are not locked
     fcntl = None
 
 Json = dict[str, Any]
+# Size (bytes) and times of the last changes of content and of status (ns) of the files of a source.
+Stamp = list[list[int]]
 CONDITIONS = "conditions.json"
+SOURCES = "sources.json"
 ROWS = "rows.jsonl"
 PARTS = "parts"
 
@@ -56,7 +60,7 @@ class ResultsDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes from appending to the file of this process, and removes an incomplete line from it.
+        """Keeps other processes from appending to the file of this process, and removes lines that are no rows from it.
 
         Raises:
           BlockingIOError: Another process appends to the file.
@@ -68,16 +72,70 @@ class ResultsDir:
 
     def rows(self) -> dict[tuple, Json]:
         """The last row of each key, over the files of all processes."""
-        files = [self.path / ROWS, *sorted((self.path / PARTS).glob("rows-*.jsonl"))]
-        return {self.row_key(row): row for file in files for row in read_rows(file)}
+        return {self.row_key(row): row for file in self._files for row in self._usable_rows(file)}
 
     def row_key(self, row: Json) -> tuple:
         """The values of the key columns of a row."""
         return tuple(row[name] for name in self.key)
 
+    def refresh(
+        self, stamps: Mapping[str, Stamp], stale: Callable[[set[str], list[Json]], Callable[[Json], bool]]
+    ) -> bool:
+        """Removes the rows of inputs that have changed since the last start; call it before `lock`.
+
+        Args:
+          stamps: Stamps of the current inputs, by source.
+          stale: Function from the sources with other stamps than before and all rows to a function that is true for
+            rows to remove.
+
+        Returns:
+          Whether rows have been removed.
+
+        Raises:
+          BlockingIOError: There are rows to remove from a file that another process appends to.
+        """
+        with (self.path / CONDITIONS).open("r+b") as guard:
+            _lock(guard, self.path / CONDITIONS, wait=True)
+            file = self.path / SOURCES
+            known = read_json(file) if file.exists() else {}
+            # In the form in which they are read.
+            current = json.loads(json.dumps(stamps))
+            changed = {name for name, stamp in current.items() if known.get(name) != stamp}
+            rows = list(self.rows().values())
+            is_stale = stale(changed, rows) if rows else lambda row: False
+            num_removed = sum(self._remove(path, is_stale) for path in self._files) if rows else 0
+            if known != current:
+                write_json(file, current)
+        return num_removed > 0
+
     def append(self, rows: Sequence[Json]) -> None:
         """Appends rows to the file of this process, and waits until they are on the disk."""
         append_rows(self.rows_file, rows)
+
+    @property
+    def _files(self) -> list[Path]:
+        """The files with rows, of all processes."""
+        return [self.path / ROWS, *sorted((self.path / PARTS).glob("rows-*.jsonl"))]
+
+    def _usable_rows(self, path: Path) -> list[Json]:
+        """The rows of a file that have all key columns."""
+        return [row for _, row in _parse_lines(path) if row is not None and all(name in row for name in self.key)]
+
+    def _remove(self, path: Path, is_stale: Callable[[Json], bool]) -> int:
+        """Removes rows from a file, and returns their number."""
+        rows = self._usable_rows(path)
+        current = [row for row in rows if not is_stale(row)]
+        if len(current) == len(rows):
+            return 0
+        with path.open("r+b") as file:
+            _lock(file, path)
+            # In place, because a process may wait for the lock of this file. Rows that a kill loses are computed again.
+            content = _lines(current).encode()
+            file.write(content)
+            file.truncate(len(content))
+            file.flush()
+            os.fsync(file.fileno())
+        return len(rows) - len(current)
 
 
 def check_conditions(path: Path, conditions: Json) -> None:
@@ -99,19 +157,46 @@ def check_conditions(path: Path, conditions: Json) -> None:
 
 
 def repair_jsonl(path: Path) -> list[Json]:
-    """Removes an incomplete line from the end of a file of rows, and returns its rows."""
+    """Removes lines that are no rows from a file, also an incomplete one at its end, and returns the rows."""
+    lines = _parse_lines(path)
+    rows = [row for _, row in lines if row is not None]
     if path.exists():
+        content = b"".join(line + b"\n" for line, row in lines if row is not None)
         with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-    return read_rows(path)
+            if file.read() != content:
+                file.seek(0)
+                file.write(content)
+                file.truncate(len(content))
+    return rows
 
 
 def read_rows(path: Path) -> list[Json]:
-    """The rows of a file, without an incomplete line at its end; none where there is no file."""
+    """The rows of a file, without an incomplete line at its end; none where there is no file.
+
+    Raises:
+      ValueError: A line is no row.
+    """
+    lines = _parse_lines(path)
+    for number, (_, row) in enumerate(lines, start=1):
+        if row is None:
+            raise ValueError(f"line {number} of {path} is damaged; repeat the command that wrote it")
+    return [row for _, row in lines if row is not None]
+
+
+def _parse_lines(path: Path) -> list[tuple[bytes, Json | None]]:
+    """The complete lines of a file, each with its row; None for a line that is no row."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    # An incomplete line at the end is left out.
+    return [(line, _parse_row(line)) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _parse_row(line: bytes) -> Json | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def append_rows(path: Path, rows: Sequence[Json]) -> None:
@@ -128,8 +213,15 @@ def write_rows(path: Path, rows: Iterable[Json]) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """Reads an object that `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Reads an object that `write_json` wrote.
+
+    Raises:
+      ValueError: The file is damaged.
+    """
+    data = _parse_row(path.read_bytes())
+    if data is None:
+        raise ValueError(f"{path} is damaged; choose another folder, or remove the file")
+    return data
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -149,19 +241,22 @@ def write_text(path: Path, text: str) -> None:
 def replace_file(path: Path) -> Iterator[Path]:
     """A new file that replaces `path` at the end of the block: other processes read the old content or the new one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _lines(rows: Iterable[Json]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-def _lock(file: Any, path: Path) -> None:
+def _lock(file: Any, path: Path, wait: bool = False) -> None:
     if fcntl is None:
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise BlockingIOError(f"another process is writing to {path}; wait for it, or give each a --shard") from None
     except OSError:

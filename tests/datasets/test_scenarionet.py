@@ -312,7 +312,7 @@ BAD = {
     "field tracks: has unexpected type list": spoil(["tracks"], []),
     "field tracks: has an id twice": spoil(["tracks", 3], None),
     "field metadata.ts: is not a list of numbers": spoil(["metadata", "ts"], {}),
-    "field tracks: has too many states, 3 tracks of 4000000 steps": spoil(["metadata", "ts"], np.zeros(4_000_000)),
+    "field timestamps: has too many steps, 4000000, more than 20000": spoil(["metadata", "ts"], np.zeros(4_000_000)),
     "tracks.3.state.heading: missing": spoil([*STATE, "heading"], None),
     r"tracks.3.state.position: has shape \(2, 3\)": spoil([*STATE, "position"], FEW),
     r"tracks.3.state.velocity: has shape \(5, 4\)": spoil([*STATE, "velocity"], np.zeros((5, 4))),

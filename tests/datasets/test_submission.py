@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.data import recorded
 from tests.datasets.encode import message
+from waymax_sim.datasets.encoding import tar
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.formats import sim_agents_submission as submission
 from waymax_sim.datasets.formats.sim_agents_submission import (
@@ -116,8 +117,87 @@ def test_broken_files_are_refused(tmp_path):
         unpack_submission(tmp_path / "absent", tmp_path)
 
 
+def archive_of(path, members, mode="w"):
+    """A tar archive of names and contents; a content of None is a link."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            else:
+                member.size = len(content)
+            archive.addfile(member, io.BytesIO(content or b""))
+    return path
+
+
+def shard(*names, num_rollouts=2):
+    return message({1: [encode_rollouts(rollouts(name, num_rollouts=num_rollouts)) for name in names], 2: 1})
+
+
+NUMBERED = "x.binproto-{:05d}-of-{:05d}".format
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([(NUMBERED(0, 2), shard("a"))], "misses shards 1 of 2"),
+        ([(NUMBERED(0, 2), shard("a")), (NUMBERED(0, 2), shard("b")), (NUMBERED(1, 2), shard("c"))], "twice"),
+        ([(NUMBERED(0, 1), shard("a")), (NUMBERED(1, 1), shard("b"))], "more than its names say"),
+        ([(NUMBERED(0, 2), shard("a")), (NUMBERED(1, 3), shard("b"))], "different sets"),
+        ([(NUMBERED(0, 1), shard("a")), ("notes", shard("b"))], "'notes' and other files"),
+        ([(NUMBERED(0, 2), shard("a")), (NUMBERED(1, 2), shard("a"))], "has scenario 'a' twice"),
+        ([(NUMBERED(0, 1), shard("a")), ("link", None)], "not a regular file"),
+        ([("/" + NUMBERED(0, 1), shard("a"))], "a file with the name '/x"),
+        ([("../" + NUMBERED(0, 1), shard("a"))], r"a file with the name '\.\./x"),
+        ([(NUMBERED(0, 1), b"\0" * 3000)], "not a SimAgentsChallengeSubmission"),
+        ([(NUMBERED(0, 1), b"")], "has no scenario"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_archives_that_the_challenge_refuses(tmp_path, members, reason, mode):
+    path = archive_of(tmp_path / "x.tar", members, mode)
+    with pytest.raises(DataError, match=reason) as caught:
+        unpack_submission(path, tmp_path)
+    assert caught.value.file == str(path) and caught.value.remedy
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archives_of_other_programs_are_read(tmp_path, mode, form):
+    """Plain archives, folders, long names, and times in extended headers."""
+    folder = "f" * 90 + "/" + "g" * 50 + "/"
+    with tarfile.open(tmp_path / "x", mode, format=form) as archive:
+        directory = tarfile.TarInfo(folder)
+        directory.type = tarfile.DIRTYPE
+        archive.addfile(directory)
+        for number, name in enumerate("ab"):
+            member = tarfile.TarInfo(folder + NUMBERED(number, 2))
+            content = shard(name)
+            member.size, member.mtime = len(content), 1.5 if form == tarfile.PAX_FORMAT else 1
+            archive.addfile(member, io.BytesIO(content))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert unpack_submission(tmp_path / "x", out) == 2
+    same(read_rollouts(out, "b"), rollouts("b"))
+
+
+def test_other_numbers_of_rollouts_are_refused_on_demand(tmp_path):
+    path = archive_of(tmp_path / "x.tar", [(NUMBERED(0, 1), shard("a"))])
+    assert unpack_submission(path, tmp_path) == unpack_submission(path, tmp_path, 2) == 1
+    with pytest.raises(DataError, match="scenario 'a' has 2 rollouts, expected 32"):
+        unpack_submission(path, tmp_path, 32)
+
+
+def test_an_archive_that_expands_without_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar, "MIN_CONTENT_LIMIT_BYTES", 2**20)
+    monkeypatch.setattr(tar, "MAX_CONTENT_EXPANSION", 1)
+    path = archive_of(tmp_path / "x.tar.gz", [(NUMBERED(0, 1), message({1: {1: "a", 9: bytes(2**22)}}))], "w:gz")
+    with pytest.raises(DataError, match="expands to more than"):
+        unpack_submission(path, tmp_path)
+
+
 def test_a_shard_that_claims_to_be_huge_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(submission, "MAX_MESSAGE_BYTES", 100)
+    monkeypatch.setattr(submission, "MAX_SCENARIO_BYTES", 100)
     source = rollouts_path(tmp_path, "a")
     source.write_bytes(encode_rollouts(rollouts("a")))
     write_submission(tmp_path / "x.tar.gz", [source], 1)

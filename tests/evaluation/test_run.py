@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.small import evaluate_into, read_rows, read_tables, small_config, small_scenes
+from tests.evaluation.small import SmallSource, evaluate_into, read_rows, read_tables, small_config, small_scenes
 from waymax_sim import results_dir
-from waymax_sim.evaluation import Evaluation
+from waymax_sim.datasets.scenarios import Scenarios
+from waymax_sim.datasets.scene import RawScene
+from waymax_sim.evaluation import Evaluation, EvaluationConfig
 
 ROOT = Path(__file__).parents[2]
 TABLES = {"conditions.json", "rows.jsonl", "rows.parquet", "summary.json"}
@@ -173,6 +176,102 @@ def test_incomplete_rows_are_removed(tmp_path):
     path.write_text(text + '{"a"')
     assert results_dir.repair_jsonl(path) == results_dir.read_rows(path) == [{"a": 1}, {"a": None}]
     assert path.read_text() == text
+
+
+def test_lines_that_are_no_rows_count_as_missing(tmp_path):
+    directory = results_dir.ResultsDir(tmp_path, key=("name",), part=(0, 1))
+    directory.open({"seed": 0})
+    lines = [
+        b'{"name": "a"}',
+        b'{"name": "b", "val',
+        b"\xff\x00",
+        b"[1]",
+        b'{"other": 1}',
+        b"[" * 10**5,
+        b'{"name": "c"}',
+    ]
+    directory.rows_file.write_bytes(b"\n".join(lines) + b"\n")
+    assert [*directory.rows()] == [("a",), ("c",)]
+    with pytest.raises(ValueError, match=r"line 2 of .* is damaged"):
+        results_dir.read_rows(directory.rows_file)
+    with directory.lock():
+        directory.append([{"name": "b"}])
+    assert [*directory.rows()] == [("a",), ("c",), ("b",)]
+    assert [row.get("name") for row in results_dir.read_rows(directory.rows_file)] == ["a", None, "c", "b"]
+
+
+def test_damaged_descriptions_are_named(tmp_path):
+    (tmp_path / "conditions.json").write_text('{"seed"')
+    with pytest.raises(ValueError, match=r"conditions\.json is damaged"):
+        results_dir.ResultsDir(tmp_path, key=("name",)).open({"seed": 0})
+
+
+def test_a_file_that_cannot_be_written_leaves_no_part(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        results_dir.write_text(tmp_path / "a.html", "\ud800")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_changed_inputs_are_removed(tmp_path):
+    directory = results_dir.ResultsDir(tmp_path, key=("name",), part=(0, 2))
+    directory.open({"seed": 0})
+    directory.append([{"name": "a"}, {"name": "b"}])
+    seen = []
+
+    def stale(changed, rows):
+        seen.append((changed, len(rows)))
+        return lambda row: row["name"] in changed
+
+    assert directory.refresh({"a": [[1, 2, 3]], "b": []}, stale)
+    assert seen == [({"a", "b"}, 2)] and not directory.rows()
+    directory.append([{"name": "a"}, {"name": "b"}])
+    assert not directory.refresh({"a": [[1, 2, 3]], "b": []}, stale)
+    other = results_dir.ResultsDir(tmp_path, key=("name",), part=(1, 2))
+    with directory.lock(), pytest.raises(BlockingIOError):
+        other.refresh({"a": [[1, 2, 4]], "b": []}, stale)
+    # The refused call is repeated with the same result.
+    assert other.refresh({"a": [[1, 2, 4]], "b": []}, stale)
+    assert [*directory.rows()] == [("b",)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource(SmallSource):
+    """Scenes whose heights are in a file, one per line."""
+
+    def __len__(self) -> int:
+        return len(Path(self.name).read_text().split())
+
+    def read(self, record: int) -> RawScene:
+        scene, height = super().read(record), float(Path(self.name).read_text().split()[record])
+        return dataclasses.replace(scene, xyz=scene.xyz + [0.0, 0.0, height])
+
+
+def evaluate_files(out: Path, config: EvaluationConfig, *files: Path) -> list[dict]:
+    evaluate_into(out, Evaluation(Scenarios([FileSource(9, name=str(file)) for file in files]), config))
+    return read_rows(out)
+
+
+def test_rows_belong_to_file_record_and_content(evaluation, tmp_path):
+    config, a, b, out = evaluation.config, tmp_path / "a", tmp_path / "b", tmp_path / "out"
+    a.write_text("0 0")
+    b.write_text("0 1")
+    first = evaluate_files(out, config, a, b)
+    assert [(row["file"], row["record"]) for row in first[::2]] == [(str(a), 0), (str(a), 1), (str(b), 0), (str(b), 1)]
+    # Reordered and with a new file before them.
+    (tmp_path / "0").write_text("5")
+    second = evaluate_files(out, config, tmp_path / "0", b, a)
+    assert [row["index"] for row in second[::2]] == [0, 1, 2, 3, 4]
+    without_index = [{key: row[key] for key in row if key != "index"} for row in first]
+    assert [{key: row[key] for key in row if key != "index"} for row in second[2:]] == without_index[
+        4:
+    ] + without_index[:4]
+    # The second scene of one file has changed, the first one is as before; of the other file a scene is gone.
+    b.write_text("0 2")
+    a.write_text("0")
+    third = evaluate_files(out, config, b, a)
+    assert [(row["file"], row["record"]) for row in third[::2]] == [(str(b), 0), (str(b), 1), (str(a), 0)]
+    assert third[0]["digest"] == first[4]["digest"] and third[2]["digest"] != first[6]["digest"]
+    assert evaluate_files(tmp_path / "fresh", config, b, a) == third
 
 
 def test_json_is_strict_and_written_atomically(tmp_path):

@@ -1,5 +1,6 @@
 """The command `waymax-sim`. Exit codes: 0 success, 1 no usable data, 2 usage error, 130 interrupted."""
 
+import io
 import sys
 
 import tyro
@@ -13,6 +14,7 @@ from waymax_sim.cli.evaluate import compare, evaluate
 from waymax_sim.cli.simulate import bench, demo, realism
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.plugins import PluginError
+from waymax_sim.text import printable
 
 BUILT_IN = {
     "demo": demo,
@@ -30,6 +32,10 @@ BUILT_IN = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        # Ids and paths may have characters that the encoding of the terminal lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except SystemExit as stop:  # tyro has printed help or an error of the options
@@ -40,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         return _print_error(error, USAGE_ERROR)
     except (DataError, OSError) as error:
         return _print_error(error, NOTHING_USABLE)
+    except MemoryError:
+        return _print_error("the available memory is exhausted; use smaller inputs or fewer scenes", NOTHING_USABLE)
     except KeyboardInterrupt:
         return _print_error("interrupted", INTERRUPTED)
 
@@ -64,5 +72,6 @@ def _run(arguments: list[str]) -> int:
 
 
 def _print_error(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    # Messages of plug-ins may have several lines; those about data have one.
+    print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
     return code

@@ -17,6 +17,7 @@ from waymax_sim.datasets.loader import load
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.env import Policy
 from waymax_sim.plugins import policy_names, resolve_policy
+from waymax_sim.text import printable
 
 ScenePath = Annotated[
     str,
@@ -45,7 +46,23 @@ class UsageError(Exception):
 @functools.cache
 def stderr_console() -> Console:
     """The console of progress bars and notices; sharing it keeps notices above the bars."""
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False, emoji=False)
+
+
+def stdout_console(min_width: int = 0) -> Console:
+    """The console of results, which may quote data: text is neither markup nor emoji.
+
+    Args:
+      min_width: Smallest width, characters.
+    """
+    plain = Console(highlight=False, markup=False, emoji=False)
+    plain.width = max(min_width, plain.width)
+    return plain
+
+
+def print_line(text: str, *, to_stderr: bool = False) -> None:
+    """Prints one line that may quote data and paths, to stdout by default."""
+    print(printable(text), file=sys.stderr if to_stderr else sys.stdout)
 
 
 def load_scenes(path: str) -> Scenarios:
@@ -76,10 +93,12 @@ def parse_shard(shard: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def usage_error_on(*errors: type[Exception]) -> Iterator[None]:
-    """Turns exceptions of these types into usage errors."""
+    """Turns exceptions of these types into usage errors; a `DataError` only if it is named itself."""
     try:
         yield
     except errors as error:
+        if isinstance(error, DataError) and DataError not in errors:
+            raise
         raise UsageError(str(error)) from error
 
 
@@ -113,6 +132,6 @@ def to_json(data: Any) -> str:
 def print_failures(failures: list[DataError]) -> None:
     """Lists unusable scenes on stderr."""
     for error in failures:
-        print(f"skipped: {error}", file=sys.stderr)
+        print_line(f"skipped: {error}", to_stderr=True)
     if failures:
         print(f"{len(failures)} could not be used", file=sys.stderr)

@@ -1,11 +1,9 @@
 """Commands about scenes: description, conversion, generation, drawing."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.progress import Progress, track
 
 from waymax_sim.cli.common import (
@@ -19,7 +17,9 @@ from waymax_sim.cli.common import (
     load_scenes,
     parse_shard,
     print_failures,
+    print_line,
     stderr_console,
+    stdout_console,
     to_json,
     usage_error_on,
 )
@@ -38,7 +38,7 @@ def info(path: tyro.conf.Positional[ScenePath], /, json: bool = False) -> int:
     from waymax_sim.evaluation.tables import info_text
 
     scenarios = load_scenes(path)
-    console, errors, descriptions = Console(highlight=False), list(scenarios.problems), []
+    console, errors, descriptions = stdout_console(), list(scenarios.problems), []
     for index, ((file, record), outcome) in enumerate(scenarios.iter_results()):
         if isinstance(outcome, DataError):
             errors.append(outcome)
@@ -97,11 +97,11 @@ def convert(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if manifest is None:
-        print(f"wrote part {shard} to {out}; when all parts are written, run the command once without --shard")
+        print_line(f"wrote part {shard} to {out}; when all parts are written, run the command once without --shard")
         return DONE
     for problem in manifest["problems"]:
-        print(f"skipped: {problem['file']}, record {problem['record']}: {problem['problem']}", file=sys.stderr)
-    print(f"{manifest['num_scenes']} scenes in {out}, {manifest['num_problems']} skipped (see manifest.json)")
+        print_line(f"skipped: {problem['file']}, record {problem['record']}: {problem['problem']}", to_stderr=True)
+    print_line(f"{manifest['num_scenes']} scenes in {out}, {manifest['num_problems']} skipped (see manifest.json)")
     return DONE if manifest["num_scenes"] else NOTHING_USABLE
 
 
@@ -128,7 +128,7 @@ def generate(count: int, out: Path, seed: int = 0, workers: int = 1) -> int:
     done = generate_shards(shards, workers=workers)
     for _ in track(done, "files", total=len(shards), console=stderr_console()):
         pass
-    print(f"wrote {count} scenes to {out / f'synthetic-{seed}.tfrecord@{len(shards)}'}")
+    print_line(f"wrote {count} scenes to {out / f'synthetic-{seed}.tfrecord@{len(shards)}'}")
     return DONE
 
 
@@ -158,5 +158,5 @@ def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) ->
             viewer(scenario).save(out)
         else:
             draw_scene(scenario).savefig(out)
-    print(f"wrote {out}")
+    print_line(f"wrote {out}")
     return DONE

@@ -1,10 +1,8 @@
 """Commands that evaluate policies on whole data sets."""
 
-import sys
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from waymax_sim.cli.common import (
@@ -15,8 +13,10 @@ from waymax_sim.cli.common import (
     load_scenes,
     parse_shard,
     print_failures,
+    print_line,
     resolve_policies,
     stderr_console,
+    stdout_console,
     to_json,
     until_interrupted,
     usage_error_on,
@@ -100,16 +100,18 @@ def evaluate(
             bar.update(task, advance=num_rows)
     summary = run.finish()
     if summary is None:
-        print(f"shard {shard} is done; the last shard writes the tables to {out}")
+        print_line(f"shard {shard} is done; the last shard writes the tables to {out}")
         return DONE
     _write_html_report(run, summary)
-    width = max(MIN_TABLE_WIDTH, Console().width)
-    Console(highlight=False, markup=False, width=width).print(evaluation_table(summary))
-    print(f"wrote {out / 'rows.jsonl'}, {out / 'summary.json'} and {out / 'report.html'}")
+    stdout_console(MIN_TABLE_WIDTH).print(evaluation_table(summary))
+    print_line(f"wrote {out / 'rows.jsonl'}, {out / 'summary.json'} and {out / 'report.html'}")
     for note, count in summary["notes"].items():
-        print(f"in {count} of {summary['num_scenes']} scenes: {note}", file=sys.stderr)
+        print_line(f"in {count} of {summary['num_scenes']} scenes: {note}", to_stderr=True)
     print_failures([failure_error(failure) for failure in summary["failures"]])
-    return DONE if summary["num_scenes"] else NOTHING_USABLE
+    values = [item["value"] for result in summary["results"] for item in result["metrics"].values()]
+    if summary["num_scenes"] and all(value is None for value in values):
+        print_line(f"no metric is valid in any scene for the agents {agents!r}; see `waymax-sim info`", to_stderr=True)
+    return NOTHING_USABLE if all(value is None for value in values) else DONE
 
 
 def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, json: bool = False) -> int:
@@ -126,7 +128,7 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, jso
         print(to_json(differences))
         return DONE
     for item in differences:
-        Console(highlight=False, markup=False).print(difference_table(item))
+        stdout_console().print(difference_table(item))
         if item["num_other_content"]:
             print(f"{item['num_other_content']} scenes have other content: the data differ")
     return DONE

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.progress import track
 
 from waymax_sim.cli.common import (
@@ -17,7 +16,9 @@ from waymax_sim.cli.common import (
     load_scenes,
     policy_factories,
     print_failures,
+    print_line,
     stderr_console,
+    stdout_console,
     to_json,
     until_interrupted,
     usage_error_on,
@@ -35,7 +36,7 @@ def demo(out: Path = Path("demo")) -> int:
 
     with usage_error_on(OSError):
         out.mkdir(parents=True, exist_ok=True)
-    run_demo(out, Console(highlight=False))
+    run_demo(out, stdout_console())
     return DONE
 
 
@@ -53,6 +54,7 @@ def realism(
     method: str = "",
     from_submission: Path | None = None,
     from_npz: Path | None = None,
+    any_number_of_rollouts: bool = False,
 ) -> int:
     """Scores rollouts of all agents as the Waymo Open Sim Agents Challenge does.
 
@@ -72,6 +74,7 @@ def realism(
       method: Name of the method in the submission; by default that of the policy.
       from_submission: Score the rollouts of this submission.
       from_npz: Score the rollouts in this file of arrays; PATH must have exactly one scene.
+      any_number_of_rollouts: Also score submissions that the challenge refuses, because they do not have 32 rollouts.
     """
     from waymax_sim.evaluation.realism import run as realism_run
 
@@ -84,6 +87,8 @@ def realism(
     scenarios = load_scenes(path)
     if from_npz is not None and len(scenarios) != 1:
         raise UsageError(f"--from-npz holds the rollouts of one scene, but {path} has {len(scenarios)}")
+    if any_number_of_rollouts and from_submission is None:
+        raise UsageError("--any-number-of-rollouts is for --from-submission")
     with usage_error_on(ValueError, OSError):
         run = realism_run.open_run(
             out,
@@ -96,6 +101,7 @@ def realism(
             seed=seed,
             parity=not corrected,
             keeps_rollouts=submission is not None,
+            any_number_of_rollouts=any_number_of_rollouts,
         )
     for _ in track(until_interrupted(run.results()), "scenes", total=len(run.remaining), console=stderr_console()):
         pass
@@ -103,11 +109,14 @@ def realism(
     if submission is not None and summary["num_scenes"]:
         with usage_error_on(OSError):
             run.write_submission(submission, account=account, method=method or policy or "")
-        print(f"wrote {submission}")
-    Console(highlight=False, markup=False).print(realism_run.realism_table(summary))
-    print(f"wrote {out / 'rows.jsonl'} and {out / 'summary.json'}")
+        print_line(f"wrote {submission}")
+    stdout_console().print(realism_run.realism_table(summary))
+    print_line(f"wrote {out / 'rows.jsonl'} and {out / 'summary.json'}")
     print_failures(run.failures)
-    return DONE if summary["num_scenes"] else NOTHING_USABLE
+    if summary["undefined"] and summary["meta_metric"] is None:
+        print_line(f"no scene has all scores; undefined in {', '.join(summary['undefined'][:3])}, ...", to_stderr=True)
+    # Testing splits have no score, but rollouts.
+    return DONE if summary["meta_metric"] is not None or summary["unscored"] else NOTHING_USABLE
 
 
 def bench(
@@ -144,7 +153,7 @@ def bench(
         print(table.markdown(results))
     else:
         # The table needs 120 columns.
-        console = Console(highlight=False, width=max(120, Console().width))
+        console = stdout_console(120)
         console.print(table.conditions_text(results), table.terminal_table(results), sep="\n\n")
         console.print(*(f"left out: {name} ({reason})" for name, reason in results["left_out"].items()), sep="\n")
     return DONE

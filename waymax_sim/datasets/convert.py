@@ -19,13 +19,14 @@ from pathlib import Path
 
 from waymax_sim.datasets.encoding import array_record
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.files import source_stamp
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.store.codec import Compression
 from waymax_sim.datasets.store.files import DATASET_INFO, MANIFEST, SHARD, shard_name
 from waymax_sim.datasets.store.record import record_features, serialize
 from waymax_sim.datasets.store.schema import VERSION, dataset_info_json, features_json
 from waymax_sim.datatypes.padding import axis_lengths, bucket_lengths
-from waymax_sim.results_dir import CONDITIONS, PARTS, ROWS, Json, ResultsDir, write_json, write_rows
+from waymax_sim.results_dir import CONDITIONS, PARTS, ROWS, SOURCES, Json, ResultsDir, write_json, write_rows
 
 SHARD_SIZE = 256  # scenes per file: about 200 MB, and a minute of one core
 # Attributes of a `DataError` in descriptions and manifest.
@@ -45,7 +46,8 @@ def convert(
 ) -> Json | None:
     """Writes scenes to a store; repeating the call resumes an interrupted conversion.
 
-    Invalid scenes are skipped and listed in the manifest.
+    Files of the store whose sources have changed since then, or which are incomplete, are written again. Invalid scenes
+    are skipped and listed in the manifest.
 
     Args:
       scenarios: The scenes.
@@ -67,6 +69,7 @@ def convert(
     directory = _open(Path(out), scenarios, compression, shard, shard_size)
     count = max(-(-len(scenarios) // shard_size), 1)
     names = [shard_name(number, count) for number in range(count)]
+    _remove_stale(directory, scenarios, names, shard_size)
     shard_numbers = range(shard[0], count, shard[1])
     rows = {number: range(len(scenarios))[number * shard_size : (number + 1) * shard_size] for number in shard_numbers}
     done, total = 0, sum(map(len, rows.values()))
@@ -75,7 +78,7 @@ def convert(
         for number in shard_numbers:
             progress(done, total)
             path = directory.path / names[number]
-            if (names[number],) not in described or not path.is_file():
+            if not _is_complete(path, described.get((names[number],))):
                 about = {"file": names[number], "scenes": 0, "problems": [], "sizes": {}, "buckets": {}}
 
                 def records(about: Json = about, number: int = number, done: int = done) -> Iterator[bytes]:
@@ -103,7 +106,7 @@ def _open(
     """
     records = hashlib.sha256()
     for index in range(len(scenarios)):
-        records.update("{}\0{}\n".format(*scenarios.source(index)).encode())
+        records.update("{}\0{}\n".format(*scenarios.source(index)).encode("utf-8", errors="surrogateescape"))
     conditions = {
         "version": VERSION,
         "compression": compression,
@@ -123,6 +126,39 @@ def _open(
     except ValueError:
         raise error from None
     return directory
+
+
+def _remove_stale(directory: ResultsDir, scenarios: Scenarios, names: list[str], shard_size: int) -> None:
+    """Removes the rows of the files of a store whose sources have changed, and its manifest.
+
+    Args:
+      directory: The open folder.
+      scenarios: The scenes.
+      names: Names of the files of the store.
+      shard_size: Records of the source per file.
+    """
+    sources = [scenarios.source(index)[0] for index in range(len(scenarios))]
+    stamps = {name: source_stamp(name) for name in dict.fromkeys(sources)}
+    had_stamps = (directory.path / SOURCES).exists()
+
+    def stale(changed: set[str], rows: list[Json]) -> Callable[[Json], bool]:
+        # A folder of an older version has no stamps.
+        changed = changed if had_stamps else set()
+        parts = {
+            name: sources[number * shard_size : (number + 1) * shard_size]
+            for number, name in enumerate(names)
+            if changed
+        }
+        return lambda row: not changed.isdisjoint(parts.get(row["file"], ()))
+
+    if directory.refresh(stamps, stale):
+        for name in (MANIFEST, DATASET_INFO):
+            (directory.path / name).unlink(missing_ok=True)
+
+
+def _is_complete(path: Path, row: Json | None) -> bool:
+    """Whether a file of a store is there and has the size that its row says."""
+    return row is not None and path.is_file() and path.stat().st_size == row["bytes"]
 
 
 @contextlib.contextmanager
@@ -168,13 +204,15 @@ def _make(scenarios: Scenarios, compression: Compression, row: int) -> Json:
     try:
         features, scenario = record_features(scenarios.read(row), compression)
     except DataError as error:
-        return {"problem": {key: getattr(error.with_location(file=file, record=record), key) for key in PROBLEM_FIELDS}}
+        return _problem(error.with_location(file=file, record=record))
     except Exception as error:
         # An unexpected error of a reader must not stop the conversion of the other records.
-        return {
-            "problem": dict(zip(PROBLEM_FIELDS, (file, record, "", f"unexpected {error!r}", "report it"), strict=True))
-        }
+        return _problem(DataError(f"unexpected {error!r}", file=file, record=record, remedy="report it"))
     return {"record": serialize(features), "sizes": bucket_lengths(axis_lengths(scenario))}
+
+
+def _problem(error: DataError) -> Json:
+    return {"problem": {key: getattr(error, key) for key in PROBLEM_FIELDS}}
 
 
 def _counted(about: Json, outcome: Json) -> bytes | None:

@@ -3,8 +3,9 @@
 import dataclasses
 import importlib
 import os
+from typing import Any
 
-from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.regular_file import read_regular
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.testing_split import add_task_steps
 
@@ -19,8 +20,8 @@ MAX_FILE_BYTES = 512 * 2**20  # bytes; recorded scenes are below 20 MB
 
 
 def is_single_scene_file(path: str) -> bool:
-    """Whether the extension is that of a format with one scene per file."""
-    return os.path.splitext(path)[1] in READER_MODULES
+    """Whether the extension, in upper or lower case, is that of a format with one scene per file."""
+    return os.path.splitext(path)[1].lower() in READER_MODULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,7 @@ class SceneFile:
         return 1
 
     def read(self, record: int) -> RawScene:
-        module = importlib.import_module(READER_MODULES[os.path.splitext(self.name)[1]])
-        return add_task_steps(module.scene_from_file(self.name))
+        return add_task_steps(_reader(self.name).scene_from_file(self.name))
 
 
 def read_bytes(path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
@@ -43,11 +43,32 @@ def read_bytes(path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     Raises:
       DataError: The file does not exist, cannot be read or has more than `max_bytes` bytes.
     """
-    try:
-        size = os.path.getsize(path)
-        if size > max_bytes:
-            raise DataError(f"has {size} bytes, more than {max_bytes}", file=path, remedy="give a file with one scene")
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise DataError(error.strerror or "cannot be read", file=path) from None
+    return read_regular(path, max_bytes, "give a file with one scene")
+
+
+def source_stamp(name: str) -> list[list[int]]:
+    """Size (bytes) and times of the last changes of content and of status (ns) of the files of a source.
+
+    Args:
+      name: Name of a source, as in `Scenarios.source`.
+    """
+    states = [os.stat(path) for path in source_files(name) if os.path.exists(path)]
+    return [[state.st_size, state.st_mtime_ns, state.st_ctime_ns] for state in states]
+
+
+def source_files(name: str) -> list[str]:
+    """The files that a source of scenes is read from; none for synthetic scenes.
+
+    Args:
+      name: Name of a source, as in `Scenarios.source`.
+    """
+    if not os.path.exists(name):
+        return []
+    if not is_single_scene_file(name):
+        return [name]
+    companions = getattr(_reader(name), "companion_files", lambda path: [])(name)
+    return [name, *companions]
+
+
+def _reader(path: str) -> Any:
+    return importlib.import_module(READER_MODULES[os.path.splitext(path)[1].lower()])

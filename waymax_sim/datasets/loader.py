@@ -106,7 +106,8 @@ def _open(path: str) -> tuple[list[Source], list[DataError]]:
             )
         return [SyntheticScenes(int(form["seed"]), int(form["count"]))], []
     if is_store(path):
-        return [*list_shards(path)], []
+        shards, problems = list_shards(path)
+        return [*shards], problems
 
     sources, problems = [], []
     for name in _files(path):

@@ -10,7 +10,7 @@ import numpy as np
 
 from waymax_sim.datasets.encoding import protobuf, tfrecord
 from waymax_sim.datasets.encoding.tf_example import decode_example
-from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.errors import DataError, locate_errors
 from waymax_sim.datasets.formats.scenario_proto import scene_from_proto
 from waymax_sim.datasets.formats.womd import scene_from_example
 from waymax_sim.datasets.resample import resample
@@ -161,12 +161,10 @@ class Scenarios(Sequence):
                 rows=rows,
             )
         source, record = self._locate(index)
-        try:
+        with locate_errors(source.name, record):
             if self._window is None and self._time_step is None and isinstance(source, ScenarioSource):
                 return source.scenario(record, pad_to_bucket=self._bucketed)
             return to_scenario(self.read(index), pad_to_bucket=self._bucketed)
-        except DataError as error:
-            raise error.with_location(file=source.name, record=record) from None
 
     def read(self, index: int) -> RawScene:
         """The scene as recorded: world frame, float64, no padding, resampled, then cut to the window.
@@ -175,12 +173,10 @@ class Scenarios(Sequence):
           DataError: The record is invalid.
         """
         source, record = self._locate(index)
-        try:
+        with locate_errors(source.name, record):
             raw = source.read(record)
             raw = raw if self._time_step is None else resample(raw, self._time_step)
             return raw if self._window is None else cut_window(raw, **dataclasses.asdict(self._window))
-        except DataError as error:
-            raise error.with_location(file=source.name, record=record) from None
 
     def info(self, index: int) -> SceneInfo:
         """Facts about a scene; a converted scene is not decoded for them.
@@ -189,12 +185,10 @@ class Scenarios(Sequence):
           DataError: The record is invalid.
         """
         source, record = self._locate(index)
-        try:
+        with locate_errors(source.name, record):
             if isinstance(source, ScenarioSource) and self._time_step is None:
                 return source.info(record)
             return scene_info(self[index])
-        except DataError as error:
-            raise error.with_location(file=source.name, record=record) from None
 
     def source(self, index: int) -> tuple[str, int]:
         """File and record of a scenario."""

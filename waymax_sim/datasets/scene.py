@@ -20,6 +20,8 @@ from waymax_sim.maps.routes import build_routes
 from waymax_sim.maps.segments import build_segments
 
 INT32 = np.iinfo(np.int32)
+# Largest number of steps of a scene: half an hour at 10 Hz. Recorded scenes have up to 200.
+MAX_STEPS = 20_000
 # Time steps that can be simulated, s.
 MIN_TIME_STEP = 0.01
 MAX_TIME_STEP = 2.0
@@ -221,6 +223,16 @@ def _local_routes(routes: RawRoutes | None, origin: np.ndarray) -> Routes | None
     )
 
 
+def check_num_steps(num_steps: int) -> None:
+    """Raises a `DataError` for a scene of more than `MAX_STEPS` steps; readers call it before they allocate states."""
+    if num_steps > MAX_STEPS:
+        raise DataError(
+            f"has too many steps, {num_steps}, more than {MAX_STEPS}",
+            field="timestamps",
+            remedy="split the record into scenes",
+        )
+
+
 def check_scene(raw: RawScene) -> None:
     """Checks lengths, index ranges and magnitudes, which later conversions would not detect.
 
@@ -230,6 +242,7 @@ def check_scene(raw: RawScene) -> None:
     num_steps, num_agents, num_features = len(raw.timestamps), len(raw.agent_id), len(raw.feature_id)
     if not num_steps:
         raise DataError("the scene has no steps", field="timestamps")
+    check_num_steps(num_steps)
     if not 0 <= raw.current_step < num_steps:
         raise DataError(f"{raw.current_step} is not a step of 0..{num_steps - 1}", field="current_step")
     if not -1 <= raw.sdc_index < num_agents:

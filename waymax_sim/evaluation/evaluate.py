@@ -20,7 +20,7 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
 from waymax_sim.evaluation.future import NO_FUTURE_NOTE, has_future, invalid_without_future
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
-from waymax_sim.evaluation.streaming import iter_chunks, repeat_cyclically, stack_chunk
+from waymax_sim.evaluation.streaming import iter_chunks, read_padded_to_class, repeat_cyclically, stack_chunk
 from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
 from waymax_sim.metrics.nuplan import MULTIPLIERS, WEIGHTS
 from waymax_sim.ops.backend import on_cpu
@@ -185,16 +185,12 @@ class Evaluation:
           indices: Indices of the scenes.
           skip: Whether to skip a run of a scene.
         """
-        for chunk in iter_chunks(self.scenarios, indices, self._length):
+        for chunk in iter_chunks(self.scenarios, indices, self._length, self._check):
             if isinstance(chunk, tuple):
                 yield [Failure(*chunk)]
                 continue
             members = [scenario for _, scenario in chunk]
             length = self._length(members[0])
-            if num_remaining_steps(members[0]) < 1:
-                error = DataError("no step follows the current one", field="current_step")
-                yield [Failure(index, self._with_source(index, error)) for index, _ in chunk]
-                continue
             batch = to_device(stack_chunk(members, length))
             digests = [scenario_digest(scenario) for scenario in members]
             for run in self.config.runs:
@@ -203,6 +199,14 @@ class Evaluation:
                     values, trace = self._simulate(run, batch, members)
                     host = jax.device_get((values, trace.invalid_action))
                     yield [self._result(*chunk[row], digests[row], run, *tree_index(host, row)) for row in rows]
+
+    def digest(self, index: int) -> str:
+        """Hash of a scene, as in its results.
+
+        Raises:
+          DataError: The scene cannot be read.
+        """
+        return scenario_digest(read_padded_to_class(self.scenarios, index))
 
     def traces(self, index: int, runs: Iterable[RunKey]) -> tuple[Scenario, list[Trace]]:
         """A scene, and the rollouts that are evaluated in it."""
@@ -247,6 +251,18 @@ class Evaluation:
             floats = {name: None if name in invalid else value for name, value in floats.items()}
             notes = (NO_FUTURE_NOTE,)
         return SceneResult(index, file, record, scenario.scenario_id, digest, run, floats, notes)
+
+    def _check(self, scenario: Scenario) -> None:
+        """Raises a `DataError` for a scene without further steps, or without an ego that the policy would control."""
+        if num_remaining_steps(scenario) < 1:
+            raise DataError("no step follows the current one", field="current_step")
+        agents = scenario.agents
+        if self.config.agents == "sdc" and not np.any(np.asarray(agents.is_sdc) & np.asarray(agents.exists)):
+            raise DataError(
+                "has no ego, which the policy would control",
+                field="sdc_index",
+                remedy="evaluate other agents, such as all vehicles with --agents vehicle",
+            )
 
     def _with_source(self, index: int, error: DataError) -> DataError:
         file, record = self.scenarios.source(index)

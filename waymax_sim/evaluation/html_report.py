@@ -1,12 +1,13 @@
 """The report of an evaluation: one HTML page without external resources."""
 
+import html
 import json
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from waymax_sim.evaluation.summary import headlines
 from waymax_sim.evaluation.tables import METRIC_NOTES, PRIVILEGED_NOTE, SAMPLES_NOTE, with_interval
 from waymax_sim.results_dir import Json
+from waymax_sim.text import printable
 
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
@@ -48,7 +49,7 @@ def html_report(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
         *(f"<h3>{escape(name)}</h3>{_frame(name, content)}" for name, content in worst),
         *_failures(summary["failures"]),
         "<h2>Conditions</h2>",
-        f"<pre>{escape(json.dumps(conditions, indent=2))}</pre>",
+        f"<pre>{html.escape(json.dumps(conditions, indent=2))}</pre>",
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en">\n{head}\n' + "\n".join(parts) + "\n"
@@ -83,7 +84,7 @@ def _failures(failures: Sequence[Json]) -> Iterable[str]:
 
 
 def _frame(name: str, content: str) -> str:
-    return f'<iframe title="{escape(name)}" loading="lazy" srcdoc="{escape(content)}"></iframe>'
+    return f'<iframe title="{escape(name)}" loading="lazy" srcdoc="{html.escape(content)}"></iframe>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
@@ -94,6 +95,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = ""
     return (
         f"<table><caption>{escape(caption)}</caption>\n<thead>{row(head, 'th')}</thead>\n<tbody>{body}</tbody></table>"
     )
+
+
+def escape(text: str) -> str:
+    """One line of text in HTML; characters that are not printable are backslash escapes."""
+    return html.escape(printable(text))
 
 
 def _label(name: str, column: Json) -> str:

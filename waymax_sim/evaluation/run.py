@@ -8,19 +8,23 @@ import dataclasses
 import hashlib
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig, Failure, RunKey, SceneResult
+from waymax_sim.evaluation.resume import remove_stale_rows
 from waymax_sim.evaluation.summary import summarize_rows
 from waymax_sim.results_dir import ROWS, Json, ResultsDir, replace_file, write_json, write_rows
+from waymax_sim.text import printable
 
 # Columns of a row before its metrics.
 SCENE_COLUMNS = ("index", "file", "record", "scenario_id", "digest", "policy", "traffic", "seed")
+# The run of a scene that cannot be read, for all runs.
+ALL_RUNS = (None, None, None)
 # Columns that identify a row.
-RUN_ROW_KEY = ("index", "policy", "traffic", "seed")
+RUN_ROW_KEY = ("file", "record", "policy", "traffic", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +49,14 @@ class EvaluationRun:
         return len(self._indices) * len(self.evaluation.config.runs)
 
     def open(self) -> None:
-        """Creates the directory, or resumes an existing one.
+        """Creates the directory, or resumes an existing one, without the rows of scenes that have changed.
 
         Raises:
+          BlockingIOError: Scenes have changed, and another process is evaluating them.
           ValueError: It holds results of other conditions.
         """
         self._directory.open(run_conditions(self.evaluation.config, self.path))
+        remove_stale_rows(self._directory, self.evaluation.scenarios, self.evaluation.digest)
 
     def results(self) -> Iterator[int]:
         """Evaluates the missing rows of this process; yields the number of further complete rows, complete ones first.
@@ -63,29 +69,41 @@ class EvaluationRun:
         with self._directory.lock():
             done = {key for key, row in self._directory.rows().items() if "error" not in row}
             runs, indices = self.evaluation.config.runs, self._indices
-            missing = [index for index in indices if any((index, *run) not in done for run in runs)]
-            yield sum((index, *run) in done for index in indices for run in runs)
-            for results in self.evaluation.results(missing, lambda index, run: (index, *run) in done):
+            missing = [index for index in indices if not self._is_done(index, done)]
+            yield sum(self._key(index, run) in done for index in indices for run in runs)
+            for results in self.evaluation.results(missing, lambda index, run: self._key(index, run) in done):
                 self._directory.append([_row(result) for result in results])
                 yield sum(len(runs) if isinstance(item, Failure) and item.run is None else 1 for item in results)
 
     def finish(self) -> Json | None:
         """Writes the tables and returns the summary, if the rows of all processes are complete."""
-        config, latest = self.evaluation.config, self._directory.rows()
+        config, scenarios = self.evaluation.config, self.evaluation.scenarios
+        index_by_source = {scenarios.source(index): index for index in range(len(scenarios))}
+        # Files may have been added or reordered since a row was written.
+        latest: dict[tuple, Json] = {
+            key: row | {"index": index_by_source[key[:2]]}
+            for key, row in self._directory.rows().items()
+            if key[:2] in index_by_source
+        }
         done = {key: row for key, row in latest.items() if "error" not in row}
         failed = {key: row for key, row in latest.items() if "error" in row}
         # A scene that cannot be read has one row for all its runs, which is obsolete if it has been evaluated since.
-        failed = {key: row for key, row in failed.items() if key[1] is not None or not _is_done(key[0], config, done)}
-        for index in range(len(self.evaluation.scenarios)):
-            if (index, None, None, None) not in failed and not _is_done(index, config, done | failed):
+        failed = {
+            key: row for key, row in failed.items() if key[2] is not None or not self._is_done(row["index"], done)
+        }
+        for index in index_by_source.values():
+            if self._key(index, ALL_RUNS) not in failed and not self._is_done(index, done | failed):
                 return None
         order = {run: position for position, run in enumerate(config.runs)}
-        rows = [done[key] for key in sorted(done, key=lambda key: (key[0], order[key[1:]]))]
+        rows = sorted(done.values(), key=lambda row: (row["index"], order[row["policy"], row["traffic"], row["seed"]]))
         write_rows(self.out / ROWS, rows)
         if importlib.util.find_spec("pyarrow"):
             _write_parquet(self.out / "rows.parquet", rows, config)
         failures = [_failure(error) for error in self.evaluation.scenarios.problems]
-        failures += [failed[key] for key in sorted(failed, key=lambda key: (key[0], order.get(key[1:], -1)))]
+        failures += sorted(
+            failed.values(),
+            key=lambda row: (row["index"], order.get((row["policy"], row["traffic"], row["seed"]), -1)),
+        )
         summary = {
             "num_scenes": len({row["index"] for row in rows}),
             "num_failed": len({(row["file"], row["record"]) for row in failures}),
@@ -106,6 +124,14 @@ class EvaluationRun:
         """Indices of the scenes of this process."""
         index, num_shards = self.shard
         return range(index, len(self.evaluation.scenarios), num_shards)
+
+    def _key(self, index: int, run: tuple) -> tuple:
+        """Key of the row of a scene and a run."""
+        return (*self.evaluation.scenarios.source(index), *run)
+
+    def _is_done(self, index: int, done: Container[tuple]) -> bool:
+        """Whether all runs of a scene are among keys of rows."""
+        return all(self._key(index, run) in done for run in self.evaluation.config.runs)
 
     def _summarize(self, rows: list[Json]) -> list[Json]:
         config, results = self.evaluation.config, []
@@ -145,10 +171,6 @@ def run_conditions(config: EvaluationConfig, path: str) -> Json:
         | {name: getattr(env.config, name) for name in ("despawn", "height_source")},
         **environment_info(),
     }
-
-
-def _is_done(index: int, config: EvaluationConfig, done: Mapping[tuple, Json]) -> bool:
-    return all((index, *run) in done for run in config.runs)
 
 
 def _row(item: SceneResult | Failure) -> Json:
@@ -192,5 +214,9 @@ def _write_parquet(path: Path, rows: list[Json], config: EvaluationConfig) -> No
     integers = ("index", "record", "seed")
     schema = [(name, pa.int64() if name in integers else pa.string()) for name in SCENE_COLUMNS]
     schema += [(name, pa.float64()) for name in config.columns]
+    # Arrow strings are UTF-8, which names of files need not be.
+    texts = [
+        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    ]
     with replace_file(path) as partial:
-        pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(schema)), partial)
+        pyarrow.parquet.write_table(pa.Table.from_pylist(texts, schema=pa.schema(schema)), partial)

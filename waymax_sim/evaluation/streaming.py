@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.errors import DataError, locate_errors
 from waymax_sim.datasets.prefetch import prefetch
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datatypes.padding import pad, pad_steps, pad_to_class, stack_scenarios, step_class_length
@@ -86,7 +86,10 @@ def stream_scenes(
 
 
 def iter_chunks(
-    scenarios: Scenarios, indices: Iterable[int], chunk_size: Callable[[Scenario], int]
+    scenarios: Scenarios,
+    indices: Iterable[int],
+    chunk_size: Callable[[Scenario], int],
+    check: Callable[[Scenario], None] = lambda scenario: None,
 ) -> Iterator[Chunk | tuple[int, DataError]]:
     """Scenes in chunks of equal shape and current step, prefetched; a scene that cannot be read yields its error.
 
@@ -97,11 +100,12 @@ def iter_chunks(
       scenarios: The scenes.
       indices: Indices of the scenes, in the order of reading.
       chunk_size: Scenes per chunk, given one of them. Only the last chunks of a shape are shorter.
+      check: Raises a `DataError` for a scene to leave out.
 
     Returns:
       Chunks of (index, scene), or (index, error).
     """
-    outcomes = ((index, _read_padded_to_class(scenarios, index)) for index in indices)
+    outcomes = ((index, _read_checked(scenarios, index, check)) for index in indices)
     # The current step determines the largest number of steps to simulate.
     return prefetch(group_scenes(outcomes, lambda scene: (_shape(scene), int(scene.current_step)), chunk_size), 1)
 
@@ -141,13 +145,24 @@ def repeat_cyclically(items: list, length: int) -> list:
     return [items[row % len(items)] for row in range(length)]
 
 
-def _read_padded_to_class(scenarios: Scenarios, index: int) -> Scenario | DataError:
+def read_padded_to_class(scenarios: Scenarios, index: int) -> Scenario:
+    """A scene, padded to its `size_class_lengths` and `step_class_length`.
+
+    Raises:
+      DataError: The scene cannot be read.
+    """
+    scenario = scenarios[index]
+    return pad_to_class(pad_steps(scenario, step_class_length(scenario.num_steps)))
+
+
+def _read_checked(scenarios: Scenarios, index: int, check: Callable[[Scenario], None]) -> Scenario | DataError:
     try:
-        scenario = scenarios[index]
-        return pad_to_class(pad_steps(scenario, step_class_length(scenario.num_steps)))
+        with locate_errors(*scenarios.source(index)):
+            scenario = read_padded_to_class(scenarios, index)
+            check(scenario)
+            return scenario
     except DataError as error:
-        file, record = scenarios.source(index)
-        return error.with_location(file=file, record=record)
+        return error
 
 
 def _iter_blocks(scenarios: Scenarios, size: int, pad_to: Mapping[str, int] | None) -> Iterator[Block]:

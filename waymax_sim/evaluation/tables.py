@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from waymax_sim.evaluation.summary import headlines
+from waymax_sim.text import printable
 
 # Largest number of scenes named in a row of a table.
 MAX_NAMED_SCENES = 3
@@ -38,7 +39,7 @@ def info_text(facts: dict[str, Any]) -> str:
         *([f"  lacks     {', '.join(facts['lacks'])}"] if facts["lacks"] else []),
         *(f"  problem   {problem}" for problem in facts["problems"]),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def evaluation_table(summary: dict[str, Any]) -> Table:
@@ -60,13 +61,17 @@ def evaluation_table(summary: dict[str, Any]) -> Table:
         head = _spaced(name, conditions["metrics"][name]["unit"]).replace(" ", "\n")
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     for result in results:
-        table.add_row(_starred(result), result["traffic"], *(with_interval(result["metrics"][name]) for name in names))
+        table.add_row(
+            _starred(result), printable(result["traffic"]), *(with_interval(result["metrics"][name]) for name in names)
+        )
     table.caption = _notes(names, results)
     return table
 
 
 def _metrics_table(result: dict[str, Any], num_scenes: int) -> Table:
-    title = f"{_starred(result)} controls {result['agents']} in {num_scenes} scenes, {result['traffic']} the others"
+    title = printable(
+        f"{_starred(result)} controls {result['agents']} in {num_scenes} scenes, {result['traffic']} the others"
+    )
     table = Table(title=title, caption=_notes(result["metrics"], [result]))
     for name in ("metric", "value", "95% interval", "unit", "better", "valid scenes"):
         table.add_column(name, justify="left" if name in ("metric", "unit", "better") else "right")
@@ -95,13 +100,13 @@ def comparison_table(results: Sequence[dict[str, Any]]) -> Table:
 def difference_table(comparison: dict[str, Any]) -> Table:
     """One row per metric of two evaluations, from `compare_runs`."""
     a, b = (" among ".join(comparison[run].values()) for run in ("a", "b"))
-    table = Table(title=f"from {a} to {b}, {comparison['num_scenes']} scenes")
+    table = Table(title=printable(f"from {a} to {b}, {comparison['num_scenes']} scenes"))
     for name in ("metric", "difference", "95% interval", "better in", "worse in", "changed most"):
         table.add_column(name, justify="left" if name in ("metric", "changed most") else "right")
     for name, item in comparison["metrics"].items():
         interval = "" if item["low"] is None else f"{item['low']:+.3f} .. {item['high']:+.3f}"
         difference = "-" if item["difference"] is None else f"{item['difference']:+.3f}"
-        most = ", ".join(scene["scenario_id"] for scene in item["changed"][:MAX_NAMED_SCENES])
+        most = ", ".join(printable(scene["scenario_id"]) for scene in item["changed"][:MAX_NAMED_SCENES])
         table.add_row(name, difference, interval, str(item["num_better"]), str(item["num_worse"]), most)
     return table
 
@@ -133,7 +138,7 @@ def _notes(names: Collection[str], results: Sequence[dict[str, Any]]) -> str | N
 
 
 def _starred(result: dict[str, Any]) -> str:
-    return result["policy"] + ("*" if result["privileged"] else "")
+    return printable(result["policy"]) + ("*" if result["privileged"] else "")
 
 
 def _spaced(name: str, unit: str) -> str:

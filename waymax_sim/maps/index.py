@@ -30,6 +30,8 @@ MAX_LEAF_CAPACITY = 8
 # Maximal number of pairs of a cell and a candidate: maps with more get no index. Recorded maps of 25,000 points need a
 # fifth of it.
 MAX_CANDIDATE_PAIRS = 250_000
+# Number of pairs per batch of the pruning, which bounds the memory to about 50 MB.
+PRUNING_BATCH = 100_000
 # Maximal width of a map with an index, m.
 MAX_MAP_EXTENT = 16_000.0
 # Width of the indexed area around the map, m.
@@ -228,8 +230,18 @@ def _to_chunks(endpoints, valid) -> _Chunks:
 
 
 def _prune_candidates(chunks: _Chunks, cells: _Cells) -> _Cells:
-    """Drops pairs whose chunk cannot contain the segment nearest to a point of the cell."""
-    cell, chunk, is_candidate = cells.cell, cells.chunk, cells.is_candidate
+    """Drops pairs whose chunk cannot contain the segment nearest to a point of the cell; in batches of whole cells."""
+    first = np.flatnonzero(np.diff(cells.cell, prepend=-1))
+    batches = np.unique(first[np.searchsorted(first, np.arange(0, len(cells.cell), PRUNING_BATCH), side="right") - 1])
+    bounds = zip(batches, np.append(batches[1:], len(cells.cell)), strict=True)
+    parts = [_prune_batch(chunks, cells, slice(start, end)) for start, end in bounds]
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return dataclasses.replace(cells, **dict(zip(("cell", "chunk", "is_candidate"), columns, strict=True)))
+
+
+def _prune_batch(chunks: _Chunks, cells: _Cells, pairs: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cell, chunk and candidates of the remaining ones of some pairs, which are all pairs of some cells."""
+    cell, chunk, is_candidate = cells.cell[pairs], cells.chunk[pairs], cells.is_candidate[pairs]
     half = np.float32(cells.side / 2)
     center = [*cells.center.T, (cells.low + cells.high) / 2]
     half_height = (cells.high - cells.low) / 2
@@ -270,7 +282,7 @@ def _prune_candidates(chunks: _Chunks, cells: _Cells) -> _Cells:
         if len(rows) < len(keep):
             cell, chunk = cell[rows], chunk[rows]
             is_candidate, own, *vertices = (values.take(rows, axis=0) for values in (is_candidate, own, *vertices))
-    return dataclasses.replace(cells, cell=cell, chunk=chunk, is_candidate=is_candidate)
+    return cell, chunk, is_candidate
 
 
 def _height_ranges(chunks: _Chunks, cells: _Cells) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:

@@ -16,6 +16,10 @@ MIN_CELL_SIZE = 8.0
 CELL_GROWTH = 1.05
 # Maximal size of the lists of all cells, bytes per map point: less than the point itself.
 MAX_BYTES_PER_POINT = 12
+# Maximal number of pairs of a cell and a group, all of which are compared; reached above about 130,000 map points.
+MAX_CELL_GROUP_PAIRS = 50_000_000
+# Number of pairs per batch, which bounds the memory.
+CELL_GROUP_BATCH = 4_000_000
 # Side of the cells of the Z-curve, m.
 CURVE_CELL_SIZE = 2.0
 
@@ -82,6 +86,7 @@ def _grid(box: Float[np.ndarray, "G 4"], num_points: int) -> dict[str, np.ndarra
     if len(box):
         low, high = box[:, :2].min(axis=0), box[:, 2:].max(axis=0)
         max_cells = MAX_BYTES_PER_POINT * num_points // (2 * (NUM_LISTED_GROUPS + 1)) + 1
+        max_cells = max(min(max_cells, MAX_CELL_GROUP_PAIRS // len(box)), 1)
         while True:
             rows, columns = np.maximum(np.ceil((high - low) / side), 1).astype(int)
             if rows * columns <= max_cells:
@@ -89,10 +94,8 @@ def _grid(box: Float[np.ndarray, "G 4"], num_points: int) -> dict[str, np.ndarra
             side *= CELL_GROWTH
     x = (low[0] + side * (np.arange(rows) + 0.5)).astype(np.float32)
     y = (low[1] + side * (np.arange(columns) + 0.5)).astype(np.float32)
-    squared_gap = _squared_gap(x, box[:, 0], box[:, 2])[:, None] + _squared_gap(y, box[:, 1], box[:, 3])
-    id_type = np.int16 if len(box) <= np.iinfo(np.int16).max else np.int32
     return {
-        "cell_groups": _cell_groups(squared_gap.reshape(rows * columns, len(box)), id_type),
+        "cell_groups": _cell_groups(x, y, box),
         "grid_corner": low.astype(np.float32),
         "cell_size": np.asarray(side, np.float32),
         "num_rows": np.asarray(rows, np.int32),
@@ -107,8 +110,22 @@ def _squared_gap(
     return np.maximum(np.maximum(low - position[:, None], position[:, None] - high), 0) ** 2
 
 
-def _cell_groups(squared_gap: Float[np.ndarray, "C G"], id_type: type[np.signedinteger]) -> Int[np.ndarray, "C W"]:
-    """`Polylines.cell_groups` from the squared distance of each cell center to each group."""
+def _cell_groups(
+    x: Float[np.ndarray, " rows"], y: Float[np.ndarray, " columns"], box: Float[np.ndarray, "G 4"]
+) -> Int[np.ndarray, "C W"]:
+    """`Polylines.cell_groups` of the cells with centers at x and y, m, for groups with these bounding boxes."""
+    id_type = np.int16 if len(box) <= np.iinfo(np.int16).max else np.int32
+    lists = np.empty((len(x) * len(y), NUM_LISTED_GROUPS + 1), id_type)
+    cells, size = np.arange(len(lists)), max(CELL_GROUP_BATCH // max(len(box), 1), 1)
+    for start in range(0, len(lists), size):
+        row, column = np.divmod(cells[start : start + size], len(y))
+        gap_x, gap_y = _squared_gap(x[row], box[:, 0], box[:, 2]), _squared_gap(y[column], box[:, 1], box[:, 3])
+        lists[start : start + size] = _nearest_groups(gap_x + gap_y, id_type)
+    return lists
+
+
+def _nearest_groups(squared_gap: Float[np.ndarray, "C G"], id_type: type[np.signedinteger]) -> Int[np.ndarray, "C W"]:
+    """The groups nearest to each cell, from the squared distances of the centers of cells to groups, m^2."""
     width = NUM_LISTED_GROUPS + 1
     if squared_gap.shape[1] > width:
         groups = np.argpartition(squared_gap, NUM_LISTED_GROUPS, axis=-1)[:, :width]

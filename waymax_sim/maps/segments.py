@@ -14,6 +14,8 @@ MAX_LOOP_GAP = 1.0
 MAX_SEGMENT_LENGTH = 10.0
 # Maximal number of pieces of a segment.
 MAX_PIECES = 64
+# Maximal number of pieces that splitting adds to a map: beyond it no segment is split. Recorded maps need a thousand.
+MAX_ADDED_PIECES = 100_000
 
 
 def build_segments(
@@ -26,7 +28,7 @@ def build_segments(
     """Builds segments between consecutive points of the features of some types.
 
     Points that repeat the preceding one in the plane are skipped, so every segment has a direction. Segments longer
-    than 10 m in the plane are split into equal pieces, which changes no distance and no side.
+    than 10 m in the plane are split into equal pieces, which changes no distance and no side, unless there are too many.
 
     Args:
       xyz: Points, contiguous and in order per feature, m.
@@ -50,6 +52,8 @@ def build_segments(
     # Short segments are candidates of few cells of the index.
     length = np.linalg.norm((end - start)[:, :2], axis=-1)
     pieces = np.clip(np.ceil(length / MAX_SEGMENT_LENGTH), 1, MAX_PIECES).astype(int)
+    if pieces.sum() - len(pieces) > MAX_ADDED_PIECES:
+        pieces = np.ones_like(pieces)
     piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     owner, start, end, pieces = (np.repeat(values, pieces, axis=0) for values in (owner, start, end, pieces))
     along, is_last = (end - start) / pieces[:, None], (piece == pieces - 1)[:, None]

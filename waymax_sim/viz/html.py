@@ -10,6 +10,7 @@ import numpy as np
 
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Trace
+from waymax_sim.text import printable
 from waymax_sim.viz.draw import to_host
 from waymax_sim.viz.packing import encode, pack
 
@@ -66,7 +67,7 @@ def viewer(scenario: Scenario, traces: Trace | Mapping[str, Trace] | None = None
         _check(name, trace, scenario)
     page = (PAGE_DIR / "viewer.html").read_text(encoding="utf-8")
     parts = {
-        "title": html.escape(scenario.scenario_id),
+        "title": html.escape(printable(scenario.scenario_id)),
         "style": (PAGE_DIR / "style.css").read_text(encoding="utf-8"),
         "script": "\n".join((PAGE_DIR / name).read_text(encoding="utf-8") for name in SCRIPTS),
         "scene": encode(pack(scenario, traces)),

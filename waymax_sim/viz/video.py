@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import Array, tree_index
+from waymax_sim.text import printable
 from waymax_sim.viz.draw import (
     PAST_STEPS,
     Center,
@@ -99,7 +101,8 @@ def animate(
 
     def frames() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         console = Console(stderr=True)
-        for frame in track(range(len(steps)), path.name, console=console, disable=not console.is_terminal):
+        name = escape(printable(path.name))
+        for frame in track(range(len(steps)), name, console=console, disable=not console.is_terminal):
             set_view(ax, centers[frame], radius)
             artists = draw_dynamic(
                 ax,

@@ -18,6 +18,7 @@ from jaxtyping import Int
 
 from waymax_sim.datasets.encoding import protobuf
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.regular_file import open_regular
 
 RIEGELI_BLOCK_BYTES = 65536
 RIEGELI_BLOCK_HEADER_BYTES = 24
@@ -45,8 +46,10 @@ class PlainReader:
     def __init__(self, path: str):
         self.path = path
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except DataError:
+            raise
         except (OSError, ValueError) as error:
             raise DataError(f"cannot be read: {error}", file=path) from None
         try:
@@ -65,7 +68,7 @@ class PlainReader:
         """
         try:
             return self._read_chunk(int(self._chunk_offsets[record]))[0]
-        except (DataError, struct.error) as error:
+        except (DataError, struct.error, IndexError, CompressedRecordsError) as error:
             raise DataError(
                 f"cannot be read: {error}", file=self.path, record=record, remedy=ARRAY_RECORD_REMEDY
             ) from None
@@ -91,7 +94,7 @@ class PlainReader:
         if kind & 255 != CHUNK_TYPE_RECORDS or not data:
             raise DataError("its chunk holds no records")
         if data[0] != COMPRESSION_NONE:
-            raise CompressedRecordsError
+            raise CompressedRecordsError("its chunk is compressed")
         length, begin = protobuf.varint(data, 1, "size of sizes")
         sizes = protobuf.unpack_varints(data[begin : begin + length], "sizes")
         ends = begin + length + np.cumsum(sizes)

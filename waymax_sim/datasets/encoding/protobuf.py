@@ -19,6 +19,12 @@ LEN = 2
 FIXED32 = 5
 WIRE_OF_KIND = {"<f8": FIXED64, "<f4": FIXED32, "u1": VARINT}
 MESSAGE_REMEDY = "the record is damaged or has another format"
+# Largest number of fields of a message, which take up to a hundred bytes each: a map feature has one for each point.
+MAX_FIELDS = 2_000_000
+# Largest number of different layouts of fields among the rows of a table that are decoded together.
+MAX_LAYOUTS = 256
+# Largest number of rows of a table that are decoded one by one, 10 us each.
+MAX_IRREGULAR_ROWS = 100_000
 # Mask of the bytes of a varint of each length up to 10, among its first eight bytes.
 VARINT_MASKS = np.array([256 ** min(length, 8) - 1 for length in range(11)], np.uint64)
 # Masks of lower and upper groups and shift of the steps that join 7-bit groups in pairs, fours and eights.
@@ -36,24 +42,29 @@ Fields: TypeAlias = dict[int, list[tuple[int, Any]]]
 Data: TypeAlias = bytes | memoryview
 
 
-def decode(data: Data, name: str = "") -> Fields:
+def decode(data: Data, name: str = "", max_fields: int = MAX_FIELDS) -> Fields:
     """Splits a message into its fields.
 
     Args:
       data: The message.
       name: Name of the message in errors.
+      max_fields: Largest accepted number of fields.
 
     Raises:
-      DataError: The data are not a message.
+      DataError: The data are not a message, or have more than `max_fields` fields.
     """
     fields: Fields = {}
     position, end = 0, len(data)
     try:
-        while position < end:
+        for _ in range(max_fields + 1):
+            if position >= end:
+                break
             key = data[position]
             position += 1
             if key >= 0x80:
                 key, position = varint(data, position - 1, name)
+            if key < 8:
+                raise DataError(f"has field number 0 at byte {position - 1}", field=name, remedy=MESSAGE_REMEDY)
             wire = key & 7
             if wire == LEN:
                 size = data[position]
@@ -78,6 +89,8 @@ def decode(data: Data, name: str = "") -> Fields:
                 )
             fields.setdefault(key >> 3, []).append((wire, data[position : position + size]))
             position += size
+        else:
+            raise DataError(f"has more than {max_fields} fields", field=name, remedy=MESSAGE_REMEDY)
     except IndexError:
         raise DataError("ends in the middle of a number", field=name, remedy=MESSAGE_REMEDY) from None
     return fields
@@ -164,13 +177,16 @@ def integers(fields: Fields, number: int, name: str) -> Int[np.ndarray, " n"]:
       number: Field number.
       name: Name of the field in errors.
     """
+    values = fields.get(number, [])
+    if all(wire == VARINT for wire, _ in values):
+        return np.array([_signed(value) for _, value in values], np.int64)
     parts = [
         unpack_varints(value, name)
         if wire == LEN
         else np.array([_signed(_expect(VARINT, (wire, value), name))], np.int64)
-        for wire, value in fields.get(number, [])
+        for wire, value in values
     ]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return np.concatenate(parts)
 
 
 def numbers(fields: Fields, number: int, name: str, kind: str) -> Num[np.ndarray, " n"]:
@@ -247,12 +263,16 @@ def table(messages: list[bytes], columns: Mapping[str, tuple[int, str]], name: s
     """Scalars of many small messages of one type, as a structured array with one row per message.
 
     Messages with exactly these fields in this order, as writers produce them, have a fixed layout of tags and values
-    and are decoded together. The others are decoded one by one. Absent fields are zero.
+    and are decoded together, and so are those of other common layouts. The others are decoded one by one. Absent fields
+    are zero.
 
     Args:
       messages: The messages.
       columns: Name -> (field number below 16, "<f8" double, "<f4" float or "u1" bool), in order of field number.
       name: Name of the messages in errors.
+
+    Raises:
+      DataError: A message is malformed, or too many have unusual layouts.
     """
     layout = np.dtype(
         [item for column, (_, kind) in columns.items() for item in ((f"{column} tag", "u1"), (column, kind))]
@@ -264,9 +284,13 @@ def table(messages: list[bytes], columns: Mapping[str, tuple[int, str]], name: s
         regular &= rows[f"{column} tag"] == number << 3 | WIRE_OF_KIND[kind]
         if kind == "u1":
             regular &= rows[column] <= 1
-    for row in np.flatnonzero(~regular):
+    rows[~regular] = 0
+    irregular = _fill_by_layout(rows, messages, np.flatnonzero(~regular), columns)
+    if len(irregular) > MAX_IRREGULAR_ROWS:
+        problem = f"has more than {MAX_IRREGULAR_ROWS} messages of unusual layouts"
+        raise DataError(problem, field=name, remedy=MESSAGE_REMEDY)
+    for row in irregular:
         fields = decode(messages[row], f"{name}[{row}]")
-        rows[row] = 0
         for column, (number, kind) in columns.items():
             path = f"{name}[{row}].{column}"
             if number not in fields:
@@ -276,6 +300,62 @@ def table(messages: list[bytes], columns: Mapping[str, tuple[int, str]], name: s
             elif len(values := numbers(fields, number, path, kind)):
                 rows[column][row] = values[-1]
     return rows
+
+
+def _fill_by_layout(
+    rows: np.ndarray, messages: list[bytes], pending: Int[np.ndarray, " n"], columns: Mapping[str, tuple[int, str]]
+) -> Int[np.ndarray, " m"]:
+    """Decodes the messages whose layout many of them share into their rows; returns the other rows, ascending.
+
+    Args:
+      rows: Rows of `table`, zero where they are to be filled.
+      messages: The messages.
+      pending: Rows to fill.
+      columns: As in `table`.
+    """
+    lengths, num_layouts, others = np.array([len(messages[row]) for row in pending], np.int64), 0, []
+    for length in np.unique(lengths):
+        group = pending[lengths == length]
+        data = np.frombuffer(b"".join(messages[row] for row in group), np.uint8).reshape(len(group), length)
+        while len(group) and num_layouts < MAX_LAYOUTS:
+            num_layouts += 1
+            layout = _layout(bytes(data[0]), columns)
+            matches = np.arange(len(group)) == 0
+            if layout is not None:
+                tags, spans = layout
+                matches = (data[:, [at for at, _ in tags]] == np.array([tag for _, tag in tags], np.uint8)).all(axis=1)
+                for _, (at, kind) in spans:
+                    if kind == "u1":
+                        matches &= data[:, at] <= 1
+                for column, (at, kind) in spans:
+                    values = data[matches, at : at + np.dtype(kind).itemsize]
+                    rows[column][group[matches]] = np.ascontiguousarray(values).view(kind)[:, 0]
+            else:
+                others.append(group[:1])
+            group, data = group[~matches], data[~matches]
+        others.append(group)
+    return np.sort(np.concatenate(others)) if others else pending
+
+
+def _layout(
+    message: bytes, columns: Mapping[str, tuple[int, str]]
+) -> tuple[list[tuple[int, int]], list[tuple[str, tuple[int, str]]]] | None:
+    """Offset and value of the tags of a message, and column, offset and kind of its values.
+
+    None if it has other fields than those of the columns, or a number that is longer than a byte.
+    """
+    by_tag = {number << 3 | WIRE_OF_KIND[kind]: (column, kind) for column, (number, kind) in columns.items()}
+    tags, spans, position = [], [], 0
+    while position < len(message):
+        column, kind = by_tag.get(message[position], (None, ""))
+        if column is None or position + 1 + np.dtype(kind).itemsize > len(message):
+            return None
+        tags.append((position, message[position]))
+        spans.append((column, (position + 1, kind)))
+        position += 1 + np.dtype(kind).itemsize
+        if kind == "u1" and message[position - 1] > 1:
+            return None
+    return tags, spans
 
 
 def _expect(wire: int, field: tuple[int, Any], name: str) -> Any:

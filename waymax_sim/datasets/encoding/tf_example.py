@@ -13,6 +13,8 @@ Example: TypeAlias = dict[str, np.ndarray | list[bytes]]
 BYTES_LIST = 1
 FLOAT_LIST = 2
 INT64_LIST = 3
+# Largest number of features, which take 250 bytes each while they are decoded; WOMD has 80 to 150.
+MAX_FEATURES = 100_000
 # Tags of a packed feature: name, feature, list, numbers.
 FLOAT_TAGS = [number << 3 | protobuf.LEN for number in (1, 2, FLOAT_LIST, 1)]
 INT64_TAGS = [number << 3 | protobuf.LEN for number in (1, 2, INT64_LIST, 1)]
@@ -27,8 +29,8 @@ def decode_example(data: bytes) -> Example:
     example: Example = {}
     varints: dict[str, bytes] = {}
     # Views, not copies: examples have about 1 MB.
-    for features in protobuf.blobs(protobuf.decode(memoryview(data), "example"), 1, "features"):
-        for entry in protobuf.blobs(protobuf.decode(features, "features"), 1, "features"):
+    for features in protobuf.blobs(protobuf.decode(memoryview(data), "example", MAX_FEATURES), 1, "features"):
+        for entry in protobuf.blobs(protobuf.decode(features, "features", MAX_FEATURES), 1, "features"):
             key, kind, packed = _decode_packed(bytes(entry)) or ("", None, b"")
             if kind is None:
                 decoded = _decode_entry(entry)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.regular_file import open_regular
 
 RECORD_HEADER = struct.Struct("<QI")  # length and its checksum
 CHECKSUM = struct.Struct("<I")
@@ -54,7 +55,7 @@ def index_records(path: str | os.PathLike[str]) -> RecordIndex:
     spans: list[tuple[int, int]] = []
     problem = None
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 raise DataError("is empty", file=path, remedy=TFRECORD_REMEDY)
@@ -105,7 +106,7 @@ def read_record(file: RecordIndex, record: int) -> bytes:
     """
     length = int(file.length[record])
     try:
-        with open(file.path, "rb") as stream:
+        with open_regular(file.path) as stream:
             stream.seek(int(file.offset[record]))
             data = stream.read(length)
             checksum = stream.read(CHECKSUM.size)

@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import read_bytes
 from waymax_sim.datasets.formats.argoverse2_map import read_map
-from waymax_sim.datasets.formats.map_features import MAX_STATES, empty_light_fields, ground_height, map_fields
+from waymax_sim.datasets.formats.map_features import check_num_states, empty_light_fields, ground_height, map_fields
 from waymax_sim.datasets.formats.rear_axle import ARGOVERSE2_EGO, rear_axle_to_center
 from waymax_sim.datasets.scene import INT32, RawScene
 from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN, VEHICLE
@@ -77,12 +77,7 @@ def scene_from_file(path: str) -> RawScene:
     if (count != num_steps).any() or not 0 <= timestep.min() <= timestep.max() < num_steps:
         raise DataError(f"has steps outside 0..{num_steps - 1}", field="timestep", remedy=ARGOVERSE2_REMEDY)
     shape = num_steps, len(names)
-    if num_steps * len(names) > MAX_STATES:
-        raise DataError(
-            f"has too many states, {shape[1]} tracks of {num_steps} steps",
-            field="num_timestamps",
-            remedy=ARGOVERSE2_REMEDY,
-        )
+    check_num_states(num_steps, len(names), field="num_timestamps", remedy=ARGOVERSE2_REMEDY)
     if not rows["observed"].any():
         raise DataError("has no observed step", field="observed", remedy=ARGOVERSE2_REMEDY)
     if len(np.unique(timestep * len(names) + track)) < len(track):
@@ -186,10 +181,15 @@ def _column(column: Any, name: str) -> Shaped[np.ndarray, " R"]:
     return values.astype(kind)
 
 
-def _map(path: str) -> tuple[list, set]:
+def companion_files(path: str) -> list[str]:
+    """Path of the map of a scenario."""
     folder, name = os.path.split(path)
     scenario = os.path.splitext(name)[0].removeprefix("scenario_")
-    map_path = os.path.join(folder, f"log_map_archive_{scenario}.json")
+    return [os.path.join(folder, f"log_map_archive_{scenario}.json")]
+
+
+def _map(path: str) -> tuple[list, set]:
+    (map_path,) = companion_files(path)
     if not os.path.exists(map_path):
         raise DataError("no such file", file=map_path, remedy="put the map of the scenario into its folder")
     try:

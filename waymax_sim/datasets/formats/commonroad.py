@@ -24,7 +24,7 @@ from waymax_sim.datasets.formats.commonroad_xml import (
     parse_number,
     parse_xml,
 )
-from waymax_sim.datasets.formats.map_features import MAX_STATES, map_fields
+from waymax_sim.datasets.formats.map_features import check_num_states, map_fields
 from waymax_sim.datasets.scenario_id import content_id
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN, VEHICLE
@@ -65,10 +65,7 @@ def scene_from_file(path: str) -> RawScene:
     tracks = [read_track(obstacle, step) for obstacle in obstacles]
     num_steps = 1 + max((time for track in tracks for time in track.states), default=0)
     shape = num_steps, len(tracks)
-    if num_steps * max(len(tracks), 1) > MAX_STATES:
-        raise DataError(
-            f"has too many states, {shape[1]} obstacles over {num_steps} steps", field="time", remedy=COMMONROAD_REMEDY
-        )
+    check_num_states(num_steps, len(tracks), field="time", remedy=COMMONROAD_REMEDY)
     x, y, yaw, speed = np.zeros((4, *shape))
     valid = np.zeros(shape, bool)
     for row, track in enumerate(tracks):

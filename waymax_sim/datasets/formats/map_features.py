@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.scene import INT32
+from waymax_sim.datasets.scene import INT32, check_num_steps
 
 # Limits for damaged files, far above those of recorded scenes.
 MAX_PAIRS = 500_000_000  # pairs of points that are compared
 PAIRS_PER_BATCH = 1_000_000  # pairs of points in memory
 MAX_LEFT_OUT = 20  # types of map features that are left out and named
-MAX_STATES = 1_000_000  # steps times agents, which can exceed the size of the file
+MAX_STATES = 500_000  # steps times agents, which can exceed the size of the file; recorded scenes have up to 40,000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,24 @@ class MapFeature:
     type: int
     xyz: Float[np.ndarray, "P 3"]
     speed_limit: float = 0.0
+
+
+def check_num_states(num_steps: int, num_agents: int, *, field: str, remedy: str) -> None:
+    """Checks the size of a log before memory for it is allocated.
+
+    Args:
+      num_steps: Declared number of steps.
+      num_agents: Number of agents.
+      field: Name of the field with the number of steps, for errors.
+      remedy: Suggested action.
+
+    Raises:
+      DataError: There are too many steps, or more than `MAX_STATES` states.
+    """
+    check_num_steps(num_steps)
+    if num_steps * num_agents > MAX_STATES:
+        problem = f"has too many states, {num_agents} agents over {num_steps} steps"
+        raise DataError(problem, field=field, remedy=remedy)
 
 
 def map_fields(features: Sequence[MapFeature], links: Collection[tuple[int, int, int]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from waymax_sim.datasets.encoding.json_fields import member, numbers, row_width
 from waymax_sim.datasets.encoding.safe_pickle import loads
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.files import read_bytes
+from waymax_sim.datasets.formats.map_features import check_num_states
 from waymax_sim.datasets.formats.rear_axle import (
     ARGOVERSE2_EGO,
     NUSCENES_EGO,
@@ -23,6 +24,7 @@ from waymax_sim.datasets.formats.rear_axle import (
 from waymax_sim.datasets.formats.scenario_proto import MILE_PER_HOUR
 from waymax_sim.datasets.formats.scenarionet_lights import lane_name, read_lights
 from waymax_sim.datasets.formats.scenarionet_map import (
+    MAX_ITEMS,
     SCENARIONET_REMEDY,
     id_strings,
     integer_ids,
@@ -31,7 +33,6 @@ from waymax_sim.datasets.formats.scenarionet_map import (
     read_route,
     read_speed_limit,
 )
-from waymax_sim.datasets.formats.traffic_lights import MAX_CELLS
 from waymax_sim.datasets.scenario_id import content_id
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, OTHER
@@ -39,6 +40,9 @@ from waymax_sim.datatypes.roadmap import CONTROLS
 from waymax_sim.datatypes.scenario import TIME_STEP
 
 MAX_SCENARIONET_BYTES = 64 * 2**20
+# Largest number of map points: a constant, and the size of the file in points, which take 8 bytes or more each.
+MIN_POINTS_LIMIT = 50_000
+POINT_BYTES = 8
 # Start of the name of a data set -> its recording vehicle, whose position is that of the rear axle.
 REAR_AXLE_EGOS = {"nuscenes": NUSCENES_EGO, "av2": ARGOVERSE2_EGO}
 # Start of the name of a data set without speed limits -> the constant that its converter writes, m/s.
@@ -63,10 +67,12 @@ def scene_from_file(path: str) -> RawScene:
     Raises:
       DataError: The file cannot be read, has other than plain data, is not a ScenarioNet scene or is damaged.
     """
-    return scene_from_record(loads(read_bytes(path, MAX_SCENARIONET_BYTES)))
+    data = read_bytes(path, MAX_SCENARIONET_BYTES)
+    # In a pickle, many features can refer to one array.
+    return scene_from_record(loads(data), max_points=min(MIN_POINTS_LIMIT + len(data) // POINT_BYTES, MAX_ITEMS))
 
 
-def scene_from_record(record: Any) -> RawScene:
+def scene_from_record(record: Any, max_points: int = MAX_ITEMS) -> RawScene:
     """Reads a scene from the content of a ScenarioNet pickle.
 
     Ids are strings. If all of a scene are 32-bit integers, they are converted; otherwise agents and map features are
@@ -83,6 +89,10 @@ def scene_from_record(record: Any) -> RawScene:
     egos of nuScenes and Argoverse 2 are moved from the rear axle to the box center (see `rear_axle`); that of nuScenes
     is on the ground and is raised by half of its height.
 
+    Args:
+      record: The content.
+      max_points: Largest accepted number of map points.
+
     Raises:
       DataError: A field is missing or malformed.
     """
@@ -98,10 +108,9 @@ def scene_from_record(record: Any) -> RawScene:
 
     has_times = metadata.get("ts") is not None
     num_steps = len(numbers(metadata["ts"], "metadata.ts")) if has_times else member(record, "length", int, "")
-    if not 0 <= num_steps * max(len(tracks), 1) <= MAX_CELLS:
-        raise DataError(
-            f"has too many states, {len(tracks)} tracks of {num_steps} steps", field="tracks", remedy=SCENARIONET_REMEDY
-        )
+    if num_steps < 0:
+        raise DataError(f"{num_steps} is not a number of steps", field="length", remedy=SCENARIONET_REMEDY)
+    check_num_states(num_steps, len(tracks), field="tracks", remedy=SCENARIONET_REMEDY)
     log = _log(tracks, num_steps)
     timestamps = numbers(metadata["ts"], "metadata.ts") if has_times else np.arange(num_steps) * TIME_STEP
     sdc_id = str(member(metadata, "sdc_id", (str, int), "metadata", default=""))
@@ -120,7 +129,12 @@ def scene_from_record(record: Any) -> RawScene:
         selected = set(id_strings(values, f"metadata.{key}"))
         return np.array([name in selected for name in tracks], bool)
 
-    roads, left_out = read_roads(map_features, planar=is_nuscenes, has_outlines=dataset.startswith(OUTLINED_DATASETS))
+    roads, left_out = read_roads(
+        map_features,
+        planar=is_nuscenes,
+        has_outlines=dataset.startswith(OUTLINED_DATASETS),
+        max_points=max_points,
+    )
     lane_names = [lane_name(key, light) for key, light in light_states.items()]
     feature_ids = integer_ids([*(road.name for road in roads), *lane_names])
     lights = read_lights(light_states, num_steps, feature_ids)

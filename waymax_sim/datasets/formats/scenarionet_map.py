@@ -84,19 +84,22 @@ class Road(NamedTuple):
     fields: dict
 
 
-def read_roads(map_features: dict, *, planar: bool, has_outlines: bool) -> tuple[list[Road], list[str]]:
+def read_roads(
+    map_features: dict, *, planar: bool, has_outlines: bool, max_points: int = MAX_ITEMS
+) -> tuple[list[Road], list[str]]:
     """The features of types that WOMD has, except lanes, lines and edges that have a polygon only.
 
     Args:
       map_features: As in the file.
       planar: Use only x and y, because the third number of a lane point of nuScenes is a heading.
       has_outlines: Lines named "boundary_0" and so on are the outlines of the drivable area; they become road edges.
+      max_points: Largest accepted number of points.
 
     Returns:
       The features, and a description of the features that are left out, one for each type.
 
     Raises:
-      DataError: A feature is malformed, or there are more than `MAX_ITEMS` points.
+      DataError: A feature is malformed, or there are more than `max_points` points.
     """
     roads, num_points, left_out = [], 0, []
     for key, fields in map_features.items():
@@ -116,8 +119,8 @@ def read_roads(map_features: dict, *, planar: bool, has_outlines: bool) -> tuple
         if len(points) and width not in (2, 3):
             raise DataError("has points that are not rows of 2 or 3 numbers", field=name, remedy=SCENARIONET_REMEDY)
         num_points += len(points)
-        if num_points > MAX_ITEMS:
-            raise DataError(f"has more than {MAX_ITEMS} points", field="map_features", remedy=SCENARIONET_REMEDY)
+        if num_points > max_points:
+            raise DataError(f"has more than {max_points} points", field="map_features", remedy=SCENARIONET_REMEDY)
         has_z = not planar and (width == 3 or not len(points))
         roads.append(Road(str(key), code, to_xyz(points, has_z), has_z, fields))
     return (_outlines_as_edges(roads) if has_outlines else roads), left_out_features(left_out)

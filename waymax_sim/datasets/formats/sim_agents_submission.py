@@ -1,23 +1,26 @@
 """Reader and writer of submissions to the Waymo Open Sim Agents Challenge, and reader of rollouts as plain arrays.
 
-A submission is a `SimAgentsChallengeSubmission` message, or a tar.gz of shards that are such messages. Field numbers
-are those of sim_agents_submission.proto; no generated classes are needed.
+A submission is a `SimAgentsChallengeSubmission` message, or a tar.gz or tar of shards that are such messages. Field
+numbers are those of sim_agents_submission.proto; no generated classes are needed.
 """
 
 import dataclasses
 import io
 import os
+import re
 import tarfile
-import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from waymax_sim.datasets.encoding import protobuf
+from waymax_sim.datasets.encoding.npz import read_npz_arrays
+from waymax_sim.datasets.encoding.tar import BoundedStream, is_tar, iter_members
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.regular_file import open_regular
 from waymax_sim.datatypes.scenario import ID_BYTES
 
 CHALLENGE_ROLLOUTS = 32  # rollouts per scenario
@@ -37,9 +40,16 @@ TRAJECTORY_FIELDS = {"x": 2, "y": 3, "z": 4, "heading": 5}
 OBJECT_ID_FIELD = 6
 SIM_AGENTS_SUBMISSION = 1  # value of the submission type
 SHARD_NAME = "submission.binproto"
-MAX_MESSAGE_BYTES = 2**31  # limit of protobuf
+# Name of a shard in an archive.
+NUMBERED_SHARD = re.compile(r"(?P<name>.+)-(?P<shard>\d{5})-of-(?P<count>\d{5})")
+MAX_SCENARIO_BYTES = 2**28  # 32 rollouts of 128 agents take 5 MB
+# Largest number of scenarios; the test set of WOMD has 45,000.
+MAX_SCENARIOS = 200_000
+# Largest number of other fields of a shard; the format has about ten.
+MAX_SHARD_FIELDS = 1000
 NPZ_REMEDY = "give an .npz with object_id, x, y, z and heading"
 SUBMISSION_REMEDY = "give a SimAgentsChallengeSubmission (.binproto) or a .tar.gz of its shards"
+ROLLOUTS_REMEDY = "the challenge refuses it; allow any number of rollouts to score it nevertheless"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +110,8 @@ def read_npz(path: str | os.PathLike[str]) -> RolloutFile:
     Raises:
       DataError: The file cannot be read, or an array is missing or has an invalid shape.
     """
-    path, arrays = os.fspath(path), {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("object_id", *TRAJECTORY_FIELDS) if name in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot be read: {error}", file=path, remedy=NPZ_REMEDY) from error
+    path = os.fspath(path)
+    arrays = read_npz_arrays(path, ("object_id", *TRAJECTORY_FIELDS), NPZ_REMEDY)
     try:
         return _from_arrays(arrays)
     except DataError as error:
@@ -126,36 +132,57 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> RolloutFile:
             raise DataError(problem, field=name, remedy=NPZ_REMEDY)
         if not np.issubdtype(values.dtype, np.floating):
             raise DataError("is not an array of floats", field=name, remedy=NPZ_REMEDY)
-    xyz = np.stack([arrays[axis] for axis in "xyz"], axis=-1).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite values are refused by `RolloutFile.check`
+        xyz = np.stack([arrays[axis].astype(np.float32) for axis in "xyz"], axis=-1)
     return RolloutFile("", ids.astype(np.int64), xyz, arrays["heading"].astype(np.float32))
 
 
-def unpack_submission(path: str | os.PathLike[str], folder: Path) -> int:
+def unpack_submission(path: str | os.PathLike[str], folder: Path, num_rollouts: int | None = None) -> int:
     """Writes every scenario of a submission to a file of its own, see `rollouts_path`.
 
-    At most one shard is in memory. Rollouts are not decoded.
+    At most one scenario is in memory. Rollouts are not decoded.
+
+    Args:
+      path: The submission.
+      folder: Folder of the files.
+      num_rollouts: Required number of rollouts of each scenario; None for any number.
 
     Returns:
       The number of scenarios.
 
     Raises:
-      DataError: The file is not a submission.
+      DataError: The file is not a submission, lacks shards, has a scenario twice, or has another number of rollouts.
     """
-    path, count = os.fspath(path), 0
-    for data in _shards(path):
-        try:
-            fields = protobuf.decode(data, "SimAgentsChallengeSubmission")
-            for message in protobuf.blobs(fields, SCENARIO_ROLLOUTS_FIELD, "scenario_rollouts"):
-                scenario_id = protobuf.text(
-                    protobuf.decode(message, "scenario_rollouts"), SCENARIO_ID_FIELD, "scenario_id"
+    path, scenario_ids = os.fspath(path), set()
+    try:
+        for message in _scenario_messages(path):
+            scenario_id = _check_message(message, num_rollouts)
+            if scenario_id in scenario_ids or len(scenario_ids) == MAX_SCENARIOS:
+                problem = "twice" if scenario_id in scenario_ids else f"and more than {MAX_SCENARIOS} others"
+                raise DataError(
+                    f"has scenario {scenario_id!r} {problem}", field="scenario_id", remedy=SUBMISSION_REMEDY
                 )
-                rollouts_path(folder, scenario_id).write_bytes(message)
-                count += 1
-        except DataError as error:
-            raise error.with_location(file=path) from None
-    if not count:
+            scenario_ids.add(scenario_id)
+            rollouts_path(folder, scenario_id).write_bytes(message)
+    except DataError as error:
+        located = error.with_location(file=path)
+        raise DataError(
+            located.problem, file=path, field=located.field, remedy=located.remedy or SUBMISSION_REMEDY
+        ) from None
+    if not scenario_ids:
         raise DataError("has no scenario", file=path, field="scenario_rollouts", remedy=SUBMISSION_REMEDY)
-    return count
+    return len(scenario_ids)
+
+
+def _check_message(message: bytes, num_rollouts: int | None) -> str:
+    """The scenario id of a `ScenarioRollouts` message, after checking its number of rollouts."""
+    fields = protobuf.decode(message, "scenario_rollouts")
+    scenario_id = protobuf.text(fields, SCENARIO_ID_FIELD, "scenario_id")
+    count = len(fields.get(JOINT_SCENES_FIELD, []))
+    if num_rollouts is not None and count != num_rollouts:
+        problem = f"scenario {scenario_id!r} has {count} rollouts, expected {num_rollouts}"
+        raise DataError(problem, field="joint_scenes", remedy=ROLLOUTS_REMEDY)
+    return scenario_id
 
 
 def rollouts_path(folder: Path, scenario_id: str) -> Path:
@@ -181,24 +208,68 @@ def read_rollouts(folder: Path, scenario_id: str) -> RolloutFile:
     return decode_rollouts(file.read_bytes())
 
 
-def _shards(path: str) -> Iterator[bytes]:
-    try:
-        with open(path, "rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        if not compressed:
-            yield Path(path).read_bytes()
+def _scenario_messages(path: str) -> Iterator[bytes]:
+    """The `ScenarioRollouts` messages of a submission, in order."""
+    with open_regular(path) as file:
+        if not is_tar(file):
+            yield from _split_shard(BoundedStream(file, os.fstat(file.fileno()).st_size))
             return
-        with tarfile.open(path, "r|gz") as archive:
-            for member in archive:
-                if member.size > MAX_MESSAGE_BYTES:
-                    raise DataError(
-                        f"{member.name} is larger than {MAX_MESSAGE_BYTES} bytes", file=path, remedy=SUBMISSION_REMEDY
-                    )
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    yield content.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise DataError(f"cannot be read: {error}", file=path, remedy=SUBMISSION_REMEDY) from error
+        names = []
+        for member in iter_members(file):
+            names.append(member.name)
+            yield from _split_shard(member.stream)
+    _check_shard_names(names)
+
+
+def _split_shard(stream: BoundedStream) -> Iterator[bytes]:
+    """The `ScenarioRollouts` messages of a `SimAgentsChallengeSubmission`, read one by one."""
+    num_others = 0
+    while stream.remaining:
+        tag = _read_varint(stream)
+        number, wire = tag >> 3, tag & 7
+        if not number or wire not in (protobuf.VARINT, protobuf.LEN) or num_others > MAX_SHARD_FIELDS:
+            raise DataError("is not a SimAgentsChallengeSubmission", field=f"field number {number}")
+        value = _read_varint(stream)
+        if wire == protobuf.VARINT or number != SCENARIO_ROLLOUTS_FIELD:
+            num_others += 1
+        if wire == protobuf.LEN:
+            if value > MAX_SCENARIO_BYTES:
+                raise DataError(f"has a message larger than {MAX_SCENARIO_BYTES} bytes", field="scenario_rollouts")
+            message = stream.read(value)
+            if number == SCENARIO_ROLLOUTS_FIELD:
+                yield message
+
+
+def _read_varint(stream: BoundedStream) -> int:
+    data = b""
+    while not data or (data[-1] >= 0x80 and len(data) < 11):
+        data += stream.read(1)
+    return protobuf.varint(data, 0, "SimAgentsChallengeSubmission")[0]
+
+
+def _check_shard_names(names: list[str]) -> None:
+    """Checks that an archive has one complete set of numbered shards, or a single file.
+
+    Raises:
+      DataError: It has other files, shards are missing, or a name is not relative.
+    """
+    outside = [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise DataError(f"has a file with the name {outside[0]!r}", field="shards")
+    forms = [form for name in names if (form := NUMBERED_SHARD.fullmatch(name))]
+    if len(forms) < len(names) and len(names) > 1:
+        other = next(name for name in names if not NUMBERED_SHARD.fullmatch(name))
+        raise DataError(f"has {other!r} and other files; names of shards end with -00000-of-00002", field="shards")
+    if len({(form["name"], form["count"]) for form in forms}) > 1:
+        raise DataError(f"has shards of different sets, such as {names[0]!r} and {names[-1]!r}", field="shards")
+    count = int(forms[0]["count"]) if forms else 0
+    shards = [int(form["shard"]) for form in forms]
+    missing = sorted(set(range(count)) - set(shards))
+    if missing or len(shards) != count * bool(forms):
+        problem = (
+            f"misses shards {_abbreviate(missing)}" if missing else "has a shard twice, or more than its names say"
+        )
+        raise DataError(f"{problem} of {count}", field="shards")
 
 
 def decode_rollouts(data: bytes) -> RolloutFile:
@@ -271,7 +342,9 @@ def write_submission(
     path = Path(path)
     partial = path.with_name(path.name + ".part")
     header = _varint(SUBMISSION_TYPE_FIELD << 3 | protobuf.VARINT) + _varint(SIM_AGENTS_SUBMISSION)
-    header += _field(ACCOUNT_FIELD, account.encode("utf-8")) + _field(METHOD_FIELD, method.encode("utf-8"))
+    header += _field(ACCOUNT_FIELD, account.encode("utf-8", errors="replace")) + _field(
+        METHOD_FIELD, method.encode("utf-8", errors="replace")
+    )
     with tarfile.open(partial, "w:gz", compresslevel=1) as archive:
         for shard in range(num_shards):
             messages = [_field(SCENARIO_ROLLOUTS_FIELD, file.read_bytes()) for file in scenarios[shard::num_shards]]

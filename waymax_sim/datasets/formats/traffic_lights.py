@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from waymax_sim.datasets.errors import DataError
 
 # Limit of steps times lanes for damaged files, far above that of recorded scenes.
-MAX_CELLS = 4_000_000
+MAX_CELLS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)

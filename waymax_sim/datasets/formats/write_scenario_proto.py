@@ -28,7 +28,10 @@ def encode_scenario_proto(raw: RawScene) -> bytes:
     """
     check_scene(raw)
     parts = [blob(1, raw.timestamps.astype("<f8").tobytes()), *_tracks(raw)]
-    parts += [blob(4, pack_varints(raw.agent_id[raw.of_interest])), blob(5, raw.scenario_id.encode())]
+    parts += [
+        blob(4, pack_varints(raw.agent_id[raw.of_interest])),
+        blob(5, raw.scenario_id.encode("utf-8", errors="replace")),
+    ]
     parts += [integer(6, raw.sdc_index)] if raw.sdc_index >= 0 else []
     parts += [*_lights(raw), *_map_features(raw), integer(10, raw.current_step)]
     parts += [blob(11, integer(1, int(row))) for row in np.flatnonzero(raw.to_predict)]

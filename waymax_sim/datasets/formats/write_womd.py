@@ -72,7 +72,7 @@ def tf_example_features(raw: RawScene, num_points: int = NUM_POINT_SLOTS) -> Exa
     periods = {"past": slice(0, now), "current": slice(now, now + 1), "future": slice(now + 1, None)}
     logs, lights = _logs(raw, agents, micros), _lights(raw, micros)
     return {
-        "scenario/id": [raw.scenario_id.encode()],
+        "scenario/id": [raw.scenario_id.encode("utf-8", errors="replace")],
         "state/id": _slots(ids, np.float32),
         "state/type": _slots(raw.agent_type[agents], np.float32),
         "state/is_sdc": _slots(agents == raw.sdc_index),

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.store.layout import Shape, check_axis_lengths, padded_shapes, scenario_layout
+from waymax_sim.datasets.store.layout import DTYPES, Shape, check_arrays, padded_shapes, scenario_layout
 from waymax_sim.datatypes.padding import bucket_lengths, min_length
 from waymax_sim.datatypes.scenario import Scenario, clock_time_step
 from waymax_sim.pytree import aligned_host_arrays
@@ -26,7 +26,6 @@ MAGIC = b"WSP7"
 # Magic, CRC32C of all that follows it, whether there are routes and goals, two bytes of padding.
 HEADER = struct.Struct("<4sI2?2x")
 CHECKSUM_BEGIN = 8  # offset of the first byte that the checksum covers
-DTYPES = tuple(np.dtype(dtype) for dtype in ("?", "i1", "u1", "<i2", "<i4", "<f4"))
 MAX_DIMS = 4
 # A row of the table: bytes of the chunk, index in `DTYPES`, number of dimensions, `MAX_DIMS` dimensions; all int32.
 ROW_LENGTH = 3 + MAX_DIMS
@@ -39,8 +38,8 @@ BLOCK_BYTES = 2**18
 # A chunk without byte shuffle is kept where it is at most this much larger than the shuffled one.
 MAX_UNSHUFFLED_RATIO = 1.15
 # Largest memory of a decoded scenario: a constant for the smallest bucket, and a factor on the encoded size.
-MIN_DECODED_LIMIT_BYTES = 2**25
-MAX_DECODED_RATIO = 255
+MIN_DECODED_LIMIT_BYTES = 2**26
+MAX_DECODED_RATIO = 40
 STORE_REMEDY = "the store is damaged; convert the scenes again"
 
 
@@ -96,7 +95,7 @@ def decode_scenario(data: bytes | memoryview, *, pad_to_bucket: bool = True) -> 
     try:
         layout = scenario_layout(*_read_header(data))
         dtypes, shapes, spans = _read_table(data, len(layout.names))
-        lengths = check_axis_lengths(layout, shapes)
+        lengths = check_arrays(layout, shapes, dtypes)
         # Encoded scenarios may have empty axes, see `pad_empty_axes`.
         lengths = {axis: max(length, min_length(axis)) for axis, length in lengths.items()}
         padded = padded_shapes(layout, shapes, bucket_lengths(lengths) if pad_to_bucket else lengths)

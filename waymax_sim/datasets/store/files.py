@@ -11,6 +11,7 @@ from waymax_sim.datasets.raw_from_scenario import to_raw_scene
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.datasets.scene_info import SceneInfo
 from waymax_sim.datasets.store.codec import decode_scenario
+from waymax_sim.datasets.store.content import check_content
 from waymax_sim.datasets.store.record import read_info, read_missing_fields, read_scene
 from waymax_sim.datatypes.scenario import Scenario
 
@@ -21,6 +22,7 @@ NAME = "waymax_sim"
 SPLIT = "scenes"
 SHARD = re.compile(rf".+-{SPLIT}\.array_record-(?P<shard>\d{{5}})-of-(?P<count>\d{{5}})")
 MANIFEST_REMEDY = "convert the scenes again"
+MIN_SCENE_BYTES = 64  # bytes of a record of a shard, at least; the smallest scene takes thousands
 
 
 def shard_name(shard: int, num_shards: int) -> str:
@@ -45,17 +47,29 @@ class Shard:
 
     def scenario(self, record: int, *, pad_to_bucket: bool) -> Scenario:
         """The stored scenario."""
-        return decode_scenario(read_scene(open_array_record(self.name).read(record)), pad_to_bucket=pad_to_bucket)
+        return self._decode(self._record(record), pad_to_bucket=pad_to_bucket)
 
     def info(self, record: int) -> SceneInfo:
         """The stored `SceneInfo`; the scenario is not decoded."""
-        return read_info(open_array_record(self.name).read(record))
+        return read_info(self._record(record))
 
     def read(self, record: int) -> RawScene:
         """The scene in the world frame, restored from the scenario."""
-        data = open_array_record(self.name).read(record)
-        raw = to_raw_scene(decode_scenario(read_scene(data)))
+        data = self._record(record)
+        raw = to_raw_scene(self._decode(data, pad_to_bucket=True))
         return dataclasses.replace(raw, missing_fields=read_missing_fields(data))
+
+    def _record(self, record: int) -> memoryview:
+        file = open_array_record(self.name)
+        if record >= len(file):
+            problem = f"has {len(file)} records, its manifest lists {self.num_scenes}"
+            raise DataError(problem, file=self.name, record=record, remedy=MANIFEST_REMEDY)
+        return file.read(record)
+
+    def _decode(self, data: memoryview, *, pad_to_bucket: bool) -> Scenario:
+        scenario = decode_scenario(read_scene(data), pad_to_bucket=pad_to_bucket)
+        check_content(scenario)
+        return scenario
 
 
 def is_store(path: str) -> bool:
@@ -64,27 +78,44 @@ def is_store(path: str) -> bool:
     return any(os.path.isfile(os.path.join(folder, name)) for name in (MANIFEST, DATASET_INFO))
 
 
-def list_shards(path: str) -> list[Shard]:
-    """The shards of a store, in order, from its manifest if there is one.
+def list_shards(path: str) -> tuple[list[Shard], list[DataError]]:
+    """The usable shards of a store, in order, from its manifest if there is one, and the errors of the others.
 
     Raises:
       DataError: The store is damaged, incomplete or empty.
     """
     folder = os.path.dirname(path) if os.path.basename(path) == MANIFEST else path
     manifest = os.path.join(folder, MANIFEST)
+    counts: list[tuple[str, int | None]] = [
+        (name, None) for name in sorted(os.listdir(folder)) if SHARD.fullmatch(name)
+    ]
     if os.path.isfile(manifest):
-        shards = [Shard(os.path.join(folder, name), num_scenes) for name, num_scenes in _read_manifest(manifest)]
-    else:
-        names = sorted(name for name in os.listdir(folder) if SHARD.fullmatch(name))
-        paths = [os.path.join(folder, name) for name in names]
-        shards = [Shard(path, len(open_array_record(path))) for path in paths]
-    missing = [shard.name for shard in shards if not os.path.isfile(shard.name)]
+        counts = [*_read_manifest(manifest)]
+    missing = [name for name, _ in counts if not os.path.isfile(os.path.join(folder, name))]
     if missing:
-        problem = f"{len(missing)} of {len(shards)} shards are missing"
-        raise DataError(problem, file=missing[0], remedy="copy the shards again")
+        problem = f"{len(missing)} of {len(counts)} shards are missing"
+        raise DataError(problem, file=os.path.join(folder, missing[0]), remedy="copy the shards again")
+    shards, problems = [], []
+    for name, count in counts:
+        try:
+            shards.append(_open_shard(os.path.join(folder, name), count))
+        except DataError as error:
+            problems.append(error)
     if not any(len(shard) for shard in shards):
         raise DataError("holds no scenes", file=path, remedy="see the problems in its manifest")
-    return shards
+    return shards, problems
+
+
+def _open_shard(path: str, num_scenes: int | None) -> Shard:
+    """A shard with a number of scenes; None to count its records.
+
+    Raises:
+      DataError: The shard is smaller than this number of scenes, or its records cannot be counted.
+    """
+    if num_scenes is not None and num_scenes > os.path.getsize(path) // MIN_SCENE_BYTES:
+        problem = f"is too small for the {num_scenes} scenes that its manifest lists"
+        raise DataError(problem, file=path, remedy=MANIFEST_REMEDY)
+    return Shard(path, len(open_array_record(path)) if num_scenes is None else num_scenes)
 
 
 def _read_manifest(path: str) -> list[tuple[str, int]]:
@@ -92,7 +123,7 @@ def _read_manifest(path: str) -> list[tuple[str, int]]:
     try:
         with open(path, encoding="utf-8") as file:
             shards = [(shard["file"], shard["scenes"]) for shard in json.load(file)["shards"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(f"is not a valid manifest: {error!r}", file=path, remedy=MANIFEST_REMEDY) from None
     for name, num_scenes in shards:
         is_valid = isinstance(name, str) and isinstance(num_scenes, int) and num_scenes >= 0

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from waymax_sim.datasets.encoding import protobuf
+from waymax_sim.datasets.encoding.tf_example import MAX_FEATURES
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datasets.scene_info import SceneInfo, scene_info
@@ -59,7 +60,7 @@ def serialize(features: Mapping[str, Any]) -> bytes:
 
     entries = []
     for path, value in tree.flatten_with_path(features):
-        data = value.encode() if isinstance(value, str) else value
+        data = value.encode("utf-8", errors="replace") if isinstance(value, str) else value
         if isinstance(data, bytes):
             feature = _field(BYTES_LIST, _field(1, data))
         else:
@@ -118,8 +119,8 @@ def read_info(record: protobuf.Data) -> SceneInfo:
 
 def _features(record: protobuf.Data) -> dict[bytes, memoryview]:
     """The encoded features of a record by name."""
-    (features,) = _messages(protobuf.decode(memoryview(record), "record"), 1)[-1:] or [memoryview(b"")]
-    entries = _messages(protobuf.decode(features, "features"), 1)
+    (features,) = _messages(protobuf.decode(memoryview(record), "record", MAX_FEATURES), 1)[-1:] or [memoryview(b"")]
+    entries = _messages(protobuf.decode(features, "features", MAX_FEATURES), 1)
     # An entry of a map begins with its key: a tag, its length, and the key.
     return {bytes(entry[2 : 2 + entry[1]]): entry for entry in entries if len(entry) >= 2}
 

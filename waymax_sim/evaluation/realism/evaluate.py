@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Key
 
-from waymax_sim.datasets.errors import DataError
+from waymax_sim.datasets.errors import DataError, locate_errors
 from waymax_sim.datasets.formats.sim_agents_submission import RolloutFile
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import RawScene, to_scenario
@@ -134,7 +134,8 @@ def evaluate_realism(
         try:
             raw = scenarios.read(index)
             # Few shapes: each one compiles a program.
-            scenario = pad_to_class(to_scenario(raw, pad_to_bucket=False))
+            with locate_errors(file, record):
+                scenario = pad_to_class(to_scenario(raw, pad_to_bucket=False))
             if allow_unscored and policy is not None and not has_future(scenario):
                 rollouts = _unscored_rollouts(assignment, scenario, seed, num_rollouts)
                 count = int(np.asarray(evaluated_mask(scenario)).sum())

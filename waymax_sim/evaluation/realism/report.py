@@ -9,10 +9,12 @@ from rich.table import Table
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.evaluation.confidence import bootstrap
 from waymax_sim.evaluation.environment import environment_info
+from waymax_sim.evaluation.evaluate import scenario_digest
 from waymax_sim.evaluation.realism.evaluate import RealismResult
 from waymax_sim.evaluation.tables import PRIVILEGED_NOTE
 from waymax_sim.metrics.realism import BUCKETS, CONFIGS, Score
 from waymax_sim.results_dir import Json
+from waymax_sim.text import printable
 
 GROUPS = ("likelihoods", "buckets", "simulated_rates")
 SIMULATED_RATES = ("collision", "offroad", "traffic_light_violation")  # of `Score.simulated_rates`
@@ -21,13 +23,22 @@ CORRECTED = "defects of the official code corrected: not comparable with its num
 
 
 def realism_conditions(
-    *, path: str, source: str, config: str, parity: bool, privileged: bool | None, num_rollouts: int | None, seed: int
+    *,
+    path: str,
+    source: str,
+    source_hash: str | None,
+    config: str,
+    parity: bool,
+    privileged: bool | None,
+    num_rollouts: int | None,
+    seed: int,
 ) -> Json:
     """The conditions that the scores depend on.
 
     Args:
       path: Source of the scenes.
       source: Source of the rollouts: the name of a policy or of a file.
+      source_hash: SHA-256 of the file with rollouts; None with a policy.
       config: Name of the configuration.
       parity: Whether the official code is reproduced, defects included.
       privileged: Whether the policy observes the logged future; None for rollouts of a file, where it is unknown.
@@ -37,6 +48,7 @@ def realism_conditions(
     return {
         "path": path,
         "policy": source,
+        "source_hash": source_hash,
         "privileged": "unknown" if privileged is None else privileged,
         "config": config,
         "parity": parity,
@@ -52,6 +64,7 @@ def score_row(result: RealismResult, conditions: Json) -> Json:
         "scenario_id": result.scenario.scenario_id,
         "file": result.file,
         "record": result.record,
+        "digest": scenario_digest(result.scenario),
         **{name: conditions[name] for name in ("policy", "privileged", "config", "parity")},
         "num_rollouts": result.rollouts.yaw.shape[0],
         "num_evaluated": result.num_evaluated,
@@ -121,7 +134,9 @@ def realism_table(summary: Json) -> Table:
     conditions = summary["conditions"]
     star = {True: "*", False: ""}.get(conditions["privileged"], " (privileged: unknown)")
     mode = "parity" if summary["parity"] else "CORRECTED"
-    title = f"{conditions['policy']}{star} in {summary['num_scenes']} scenes, config {summary['config']}, {mode}"
+    title = (
+        f"{printable(conditions['policy'])}{star} in {summary['num_scenes']} scenes, config {summary['config']}, {mode}"
+    )
     notes = ([PRIVILEGED_NOTE] if star == "*" else []) + ([] if summary["parity"] else [CORRECTED])
     if summary["unscored"]:
         notes.append(f"{len(summary['unscored'])} scenes without score: no future in the record")

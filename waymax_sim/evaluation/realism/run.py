@@ -1,9 +1,13 @@
 """A resumable realism evaluation: a directory in which rows and rollouts are collected, scene by scene."""
 
 import dataclasses
+import hashlib
+import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -18,12 +22,17 @@ from waymax_sim.datasets.formats.sim_agents_submission import (
     unpack_submission,
     write_submission,
 )
+from waymax_sim.datasets.regular_file import open_regular
 from waymax_sim.datasets.scenarios import Scenarios
+from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.env import Policy
+from waymax_sim.evaluation.evaluate import scenario_digest
 from waymax_sim.evaluation.realism.evaluate import RealismResult, evaluate_realism, to_rollout_file
 from waymax_sim.evaluation.realism.report import realism_conditions, realism_table, score_row, summarize
+from waymax_sim.evaluation.resume import remove_stale_rows
 from waymax_sim.metrics.realism import CONFIGS, simulated_mask
-from waymax_sim.results_dir import Json, ResultsDir, write_json
+from waymax_sim.results_dir import Json, ResultsDir, replace_file, write_json
 
 __all__ = ["CHALLENGE_ROLLOUTS", "RealismRun", "open_run", "realism_table"]
 
@@ -64,12 +73,19 @@ class RealismRun:
           DataError: The file with rollouts cannot be used.
           BlockingIOError: Another process writes to the directory.
         """
-        with _directory(self.out).lock():
+        directory = _directory(self.out)
+        with directory.lock():
+            # Another process may have scored scenes since the directory was opened.
+            done = {key: row for key, row in directory.rows().items() if self._is_complete(row)}
+            self.rows[:] = done.values()
+            self.remaining[:] = [i for i in range(len(self.scenarios)) if self.scenarios.source(i) not in done]
             for result in self._evaluate():
                 yield self._write(result)
 
     def finish(self) -> Json:
-        """Writes the summary of all rows."""
+        """Writes the summary of all rows, which are in the order of the scenes."""
+        order = {self.scenarios.source(index): index for index in range(len(self.scenarios))}
+        self.rows.sort(key=lambda row: order[row["file"], row["record"]])
         summary = summarize(self.rows, self.failures, self.conditions)
         write_json(self.out / "summary.json", summary)
         return summary
@@ -81,7 +97,14 @@ class RealismRun:
           path: File of the submission, such as submission.tar.gz.
           account: E-mail of the account that submits.
           method: Name of the method.
+
+        Raises:
+          DataError: Two scenes have the same id.
         """
+        repeated = [name for name, count in Counter(row["scenario_id"] for row in self.rows).items() if count > 1]
+        if repeated:
+            problem = f"{len(repeated)} scenes have the id of another scene, such as {repeated[0]!r}"
+            raise DataError(problem, file=self.conditions["path"], field="scenario_id", remedy="leave out repetitions")
         files = [rollouts_path(self.out / "rollouts", row["scenario_id"]) for row in self.rows]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_submission(path, files, math.ceil(len(files) / MAX_SCENES_PER_SHARD), account, method)
@@ -92,7 +115,7 @@ class RealismRun:
             self.scenarios,
             CONFIGS[conditions["config"]],
             policy=self.policy,
-            read_rollouts=None if self.file is None else _rollout_reader(self.file, self.out / "rollouts"),
+            read_rollouts=None if self.file is None else self._rollout_reader(self.file),
             num_rollouts=conditions["rollouts"] or 0,
             seed=conditions["seed"],
             parity=conditions["parity"],
@@ -121,7 +144,22 @@ class RealismRun:
         file.check(
             np.asarray(scenario.agents.id)[np.asarray(simulated_mask(scenario))], num_rollouts=CHALLENGE_ROLLOUTS
         )
-        rollouts_path(self.out / "rollouts", file.scenario_id).write_bytes(encode_rollouts(file))
+        with replace_file(rollouts_path(self.out / "rollouts", file.scenario_id)) as partial:
+            partial.write_bytes(encode_rollouts(file))
+
+    def _is_complete(self, row: Json) -> bool:
+        """Whether the rollouts of a row are there, if a submission needs them."""
+        path = rollouts_path(self.out / "rollouts", row["scenario_id"])
+        return not self.conditions["keeps_rollouts"] or path.is_file()
+
+    def _rollout_reader(self, file: Path) -> Callable[[str], RolloutFile]:
+        """A function that reads the rollouts of a scenario from a file."""
+        if file.suffix.lower() == ".npz":
+            arrays = read_npz(file)
+            return lambda scenario_id: arrays
+        folder = self.out / "rollouts"
+        unpack_submission(file, folder, None if self.conditions["any_number_of_rollouts"] else CHALLENGE_ROLLOUTS)
+        return lambda scenario_id: read_rollouts(folder, scenario_id)
 
 
 def open_run(
@@ -136,8 +174,9 @@ def open_run(
     seed: int,
     parity: bool,
     keeps_rollouts: bool,
+    any_number_of_rollouts: bool = False,
 ) -> RealismRun:
-    """Creates the directory of a run, or resumes an existing one.
+    """Creates the directory of a run, or resumes an existing one, without the rows of scenes that have changed.
 
     Args:
       out: Directory of the results.
@@ -150,22 +189,31 @@ def open_run(
       seed: Seed of all random draws.
       parity: Reproduce the official code, defects included.
       keeps_rollouts: Write all rollouts, for a submission.
+      any_number_of_rollouts: Accept submissions with other numbers of rollouts than the challenge does.
 
     Raises:
+      BlockingIOError: Scenes have changed, and another process is scoring them.
+      DataError: The file with rollouts cannot be read.
       ValueError: The directory holds results of other conditions.
     """
     conditions = realism_conditions(
         path=path,
         source=policy[0] if policy else str(file),
+        source_hash=None if file is None else _hash(file),
         config=config,
         parity=parity,
         privileged=policy[1].privileged if policy else None,
         num_rollouts=num_rollouts if policy else None,
         seed=seed,
     )
-    conditions |= {"keeps_rollouts": keeps_rollouts}
+    conditions |= {"keeps_rollouts": keeps_rollouts, "any_number_of_rollouts": any_number_of_rollouts}
     directory = _directory(out)
     directory.open(conditions)
+    remove_stale_rows(
+        directory,
+        scenarios,
+        lambda index: scenario_digest(pad_to_class(to_scenario(scenarios.read(index), pad_to_bucket=False))),
+    )
     done = directory.rows()
     remaining = [index for index in range(len(scenarios)) if scenarios.source(index) not in done]
     if keeps_rollouts or file is not None:
@@ -174,14 +222,11 @@ def open_run(
     return RealismRun(out, scenarios, conditions, policy and policy[1], file, rows, remaining, failures)
 
 
+def _hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+
+
 def _directory(out: Path) -> ResultsDir:
     return ResultsDir(out, SCENE_ROW_KEY)
-
-
-def _rollout_reader(file: Path, folder: Path) -> Callable[[str], RolloutFile]:
-    """A function that reads the rollouts of a scenario from a file."""
-    if file.suffix == ".npz":
-        arrays = read_npz(file)
-        return lambda scenario_id: arrays
-    unpack_submission(file, folder)
-    return lambda scenario_id: read_rollouts(folder, scenario_id)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
+from waymax_sim.datasets.resample import check_time_step
 from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.env import Policy
 from waymax_sim.plugins import policy_names, resolve_policy
@@ -65,10 +66,17 @@ def print_line(text: str, *, to_stderr: bool = False) -> None:
     print(printable(text), file=sys.stderr if to_stderr else sys.stdout)
 
 
-def load_scenes(path: str) -> Scenarios:
-    """Opens the scenes at a path; a malformed name of a synthetic source is a usage error."""
+def load_scenes(path: str, time_step: float | None = None) -> Scenarios:
+    """Opens the scenes at a path; a malformed name of a synthetic source is a usage error.
+
+    Args:
+      path: The path.
+      time_step: Time step to resample every record to, s; that of the record by default.
+    """
+    with usage_error_on(ValueError):
+        check_time_step(time_step)
     try:
-        return load(path)
+        return load(path, time_step=time_step)
     except DataError as error:
         raise UsageError(str(error)) if path.startswith("synthetic:") else error from None
 

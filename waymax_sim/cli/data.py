@@ -25,6 +25,7 @@ from waymax_sim.cli.common import (
 )
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load_all
+from waymax_sim.datasets.resample import check_time_step
 
 
 def info(path: tyro.conf.Positional[ScenePath], /, json: bool = False) -> int:
@@ -64,6 +65,7 @@ def convert(
     /,
     out: Path,
     compression: Literal["fast", "small"] = "fast",
+    time_step: float | None = None,
     workers: int = 1,
     shard: str = "0/1",
 ) -> int:
@@ -75,6 +77,7 @@ def convert(
       paths: Sources of the scenes.
       out: Folder to write to.
       compression: fast to load (LZ4), or about 15 % smaller on disk (Zstandard).
+      time_step: Time step to resample every record to, s; by default that of the record.
       workers: Processes to use.
       shard: i/n to write one of n parts, i from 0, on one of n machines; then run once without this option.
     """
@@ -85,7 +88,9 @@ def convert(
         raise UsageError(f"--workers {workers} is not a number of processes; give 1 or more")
     if not paths:
         raise UsageError("no PATH of scenes to convert is given")
-    scenarios = load_all(paths)
+    with usage_error_on(ValueError):
+        check_time_step(time_step)
+    scenarios = load_all(paths, time_step=time_step)
     with Progress(console=stderr_console()) as bar:
         task = bar.add_task("scenes", total=None)
         manifest = convert_scenes(

@@ -52,6 +52,7 @@ def evaluate(
     seeds: int = 1,
     seed: int = 0,
     steps: int | None = None,
+    time_step: float | None = None,
     shard: str = "0/1",
     memory_budget: float = 2.0,
 ) -> int:
@@ -70,6 +71,7 @@ def evaluate(
       seeds: Number of seeds, that is of rollouts per scene.
       seed: First seed.
       steps: Maximum number of steps; by default to the end of each record.
+      time_step: Time step to resample every record to, s; by default that of the record.
       shard: i/n to evaluate shard i (from 0) of n, in one of n processes that write to the same folder.
       memory_budget: Memory for scenes in flight, GiB. Results do not depend on it.
     """
@@ -89,7 +91,7 @@ def evaluate(
             seeds=tuple(range(seed, seed + seeds)),
             max_steps=steps,
         )
-    evaluation = Evaluation(load_scenes(path), config, int(memory_budget * 2**30))
+    evaluation = Evaluation(load_scenes(path, time_step), config, int(memory_budget * 2**30))
     run = EvaluationRun(out, evaluation, path, shard_index)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with usage_error_on(ValueError, OSError):

@@ -48,6 +48,7 @@ def realism(
     rollouts: int = 32,
     config: Literal["2023", "2024", "2025"] = "2025",
     seed: int = 0,
+    time_step: float | None = None,
     corrected: bool = False,
     submission: Path | None = None,
     account: str = "",
@@ -68,6 +69,7 @@ def realism(
       rollouts: Number of rollouts per scene.
       config: Year of the challenge that defines bins and weights; features are those of 2025.
       seed: Seed of all random draws.
+      time_step: Time step to resample every record to, s; realism is defined for 0.1 s.
       corrected: Correct known defects of the official code; scores are then not comparable with official ones.
       submission: File to write the rollouts to as a submission, such as submission.tar.gz.
       account: E-mail address of the submitting account.
@@ -84,7 +86,7 @@ def realism(
         raise UsageError(f"--submission is for a --policy with {realism_run.CHALLENGE_ROLLOUTS} rollouts")
     if rollouts < 1:
         raise UsageError(f"--rollouts {rollouts} is not a number of rollouts; give 1 or more")
-    scenarios = load_scenes(path)
+    scenarios = load_scenes(path, time_step)
     if from_npz is not None and len(scenarios) != 1:
         raise UsageError(f"--from-npz holds the rollouts of one scene, but {path} has {len(scenarios)}")
     if any_number_of_rollouts and from_submission is None:

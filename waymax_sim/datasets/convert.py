@@ -112,6 +112,7 @@ def _open(
         "compression": compression,
         "shard_size": shard_size,
         "records": records.hexdigest(),
+        "time_step": scenarios.time_step,
     }
     error = DataError("holds another conversion", file=os.fspath(folder), remedy=OTHER_FOLDER_REMEDY)
     if (

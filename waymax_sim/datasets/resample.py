@@ -26,8 +26,7 @@ def resample(raw: RawScene, time_step: float) -> RawScene:
       DataError: The timestamps do not increase.
       ValueError: The time step is out of range.
     """
-    if not MIN_TIME_STEP <= time_step <= MAX_TIME_STEP:
-        raise ValueError(f"time_step={time_step} is not within {MIN_TIME_STEP} to {MAX_TIME_STEP} s")
+    check_time_step(time_step)
     recorded = np.asarray(raw.timestamps, np.float64)
     if not np.isfinite(recorded).all() or not np.all(np.diff(recorded) > 0):
         raise DataError("do not increase", field="timestamps", remedy="sort the steps by time and drop repeated ones")
@@ -54,6 +53,12 @@ def resample(raw: RawScene, time_step: float) -> RawScene:
     return dataclasses.replace(
         raw, timestamps=times, current_step=num_before, yaw=yaw, valid=valid, **states, **signals
     )
+
+
+def check_time_step(time_step: float | None) -> None:
+    """Raises a ValueError for a time step (s) that is out of range; None is the time step of the record."""
+    if time_step is not None and not MIN_TIME_STEP <= time_step <= MAX_TIME_STEP:
+        raise ValueError(f"the time step {time_step} s is not within {MIN_TIME_STEP} to {MAX_TIME_STEP} s")
 
 
 def _locate(recorded: Float[np.ndarray, " T"], times: Float[np.ndarray, " W"]) -> tuple[np.ndarray, np.ndarray]:

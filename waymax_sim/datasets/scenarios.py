@@ -112,6 +112,7 @@ class Scenarios(Sequence):
       rows: Rows among the scenes of all sources; all by default.
 
     Attributes:
+      time_step: Time step that records are resampled to, s; None for their own.
       problems: Errors of files whose framing is damaged, so that their remaining records cannot be read.
     """
 
@@ -130,7 +131,7 @@ class Scenarios(Sequence):
         self._ends = list(itertools.accumulate(len(source) for source in sources))
         self._bucketed = pad_to_bucket
         self._window = window
-        self._time_step = time_step
+        self.time_step = time_step
         self._rows = range(self._ends[-1] if self._ends else 0) if rows is None else rows
 
     def __len__(self) -> int:
@@ -157,12 +158,12 @@ class Scenarios(Sequence):
                 problems=self.problems,
                 pad_to_bucket=self._bucketed,
                 window=self._window,
-                time_step=self._time_step,
+                time_step=self.time_step,
                 rows=rows,
             )
         source, record = self._locate(index)
         with locate_errors(source.name, record):
-            if self._window is None and self._time_step is None and isinstance(source, ScenarioSource):
+            if self._window is None and self.time_step is None and isinstance(source, ScenarioSource):
                 return source.scenario(record, pad_to_bucket=self._bucketed)
             return to_scenario(self.read(index), pad_to_bucket=self._bucketed)
 
@@ -175,7 +176,7 @@ class Scenarios(Sequence):
         source, record = self._locate(index)
         with locate_errors(source.name, record):
             raw = source.read(record)
-            raw = raw if self._time_step is None else resample(raw, self._time_step)
+            raw = raw if self.time_step is None else resample(raw, self.time_step)
             return raw if self._window is None else cut_window(raw, **dataclasses.asdict(self._window))
 
     def info(self, index: int) -> SceneInfo:
@@ -186,7 +187,7 @@ class Scenarios(Sequence):
         """
         source, record = self._locate(index)
         with locate_errors(source.name, record):
-            if isinstance(source, ScenarioSource) and self._time_step is None:
+            if isinstance(source, ScenarioSource) and self.time_step is None:
                 return source.info(record)
             return scene_info(self[index])
 

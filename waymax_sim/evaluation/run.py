@@ -55,7 +55,7 @@ class EvaluationRun:
           BlockingIOError: Scenes have changed, and another process is evaluating them.
           ValueError: It holds results of other conditions.
         """
-        self._directory.open(run_conditions(self.evaluation.config, self.path))
+        self._directory.open(self._conditions)
         remove_stale_rows(self._directory, self.evaluation.scenarios, self.evaluation.digest)
 
     def results(self) -> Iterator[int]:
@@ -110,10 +110,15 @@ class EvaluationRun:
             "failures": failures,
             "notes": _count_notes(rows),
             "results": self._summarize(rows),
-            "conditions": run_conditions(config, self.path) | {"data_hash": _data_hash(rows)},
+            "conditions": self._conditions | {"data_hash": _data_hash(rows)},
         }
         write_json(self.out / "summary.json", summary)
         return summary
+
+    @property
+    def _conditions(self) -> Json:
+        time_step = self.evaluation.scenarios.time_step
+        return run_conditions(self.evaluation.config, self.path) | {"time_step": time_step}
 
     @property
     def _directory(self) -> ResultsDir:

@@ -206,7 +206,11 @@ def open_run(
         num_rollouts=num_rollouts if policy else None,
         seed=seed,
     )
-    conditions |= {"keeps_rollouts": keeps_rollouts, "any_number_of_rollouts": any_number_of_rollouts}
+    conditions |= {
+        "time_step": scenarios.time_step,
+        "keeps_rollouts": keeps_rollouts,
+        "any_number_of_rollouts": any_number_of_rollouts,
+    }
     directory = _directory(out)
     directory.open(conditions)
     remove_stale_rows(

@@ -89,3 +89,14 @@ def test_numbers_of_steps_share_a_program():
     results = [item for chunk in Evaluation(scenarios, config).results(range(3)) for item in chunk]
     assert len(results) == 3 and len(traced) == 1
     assert all(result.values["log_divergence"] is not None for result in results)
+
+
+@pytest.mark.parametrize(("time_step", "code"), [("0.1", 0), ("5", 2), ("nan", 2)])
+def test_the_command_line_resamples(tmp_path, time_step, code):
+    path = str(field_file("scenarionet_two_hertz.pkl"))
+    options = ("--policy", "constant_velocity", "--metrics", "log_divergence", "--time-step", time_step)
+    found, summary = evaluate(tmp_path, path, *options)
+    assert found == code
+    if not code:
+        assert summary["conditions"]["time_step"] == 0.1
+        assert summary["results"][0]["metrics"]["log_divergence"]["value"] == pytest.approx(0.0, abs=1e-3)

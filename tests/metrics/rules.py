@@ -133,3 +133,19 @@ def evaluate_episode(scenario: Scenario, agents: AgentState) -> dict[str, Metric
         return compute_metrics(Snapshot(scenario, step, history), {name: METRICS[name] for name in NAMES})
 
     return jax.lax.map(at, jnp.arange(1, NUM_STEPS))
+
+
+# Index of a step in an episode, the first entry of which is step 1.
+AT = {step: step - 1 for step in range(1, NUM_STEPS)}
+
+
+def first_values(name: str, tracks, agent: int = 0, **changes) -> np.ndarray:
+    """Values over time of a metric that is valid throughout."""
+    found = episode(tracks, **changes)[name]
+    assert found.valid[:, agent].all()
+    return found.value[:, agent]
+
+
+def total(name: str, tracks, agent: int = 0, **changes) -> float:
+    """Sum over the episode."""
+    return first_values(name, tracks, agent, **changes).sum()

@@ -28,7 +28,7 @@ def build_segments(
     """Builds segments between consecutive points of the features of some types.
 
     Points that repeat the preceding one in the plane are skipped, so every segment has a direction. Segments longer
-    than 10 m in the plane are split into equal pieces, which changes no distance and no side, unless there are too many.
+    than 10 m in the plane are split into equal pieces, unless there are too many; this changes no distance and no side.
 
     Args:
       xyz: Points, contiguous and in order per feature, m.

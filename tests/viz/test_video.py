@@ -34,6 +34,15 @@ def test_a_gif_has_all_frames_and_they_differ(tmp_path):
         assert image.info["duration"] == 50 and image.info["loop"] == 0
 
 
+@pytest.mark.parametrize(("time_step", "stride", "duration"), [(0.1, 1, 100), (0.2, 1, 200), (0.1, 3, 300)])
+def test_animations_are_in_real_time(tmp_path, time_step, stride, duration):
+    scenario = scene(timestamps=time_step * np.arange(21))
+    steps = stride * np.arange(2)
+    path = animate(scenario, tree_index(scenario.log, steps), tmp_path / "a.gif", steps=steps, size=1.0)
+    with Image.open(path) as image:
+        assert image.info["duration"] == duration
+
+
 def test_the_view_stays_while_the_agent_is_not_valid():
     valid = np.ones((21, 3), bool)
     valid[[0, 1, 6, 7, 20], 0] = False
@@ -79,7 +88,7 @@ def test_frames_of_an_mp4_equal_images_of_draw(tmp_path, monkeypatch):
     overlap = np.zeros((4, 3), bool)
     overlap[1, 1] = True
     options = {"size": 3.0, "radius": 25.0, "controlled": np.arange(3) == 1}
-    path = animate(scenario, agents, tmp_path / "a.mp4", steps=steps, flags={"overlap": overlap}, **options)
+    path = animate(scenario, agents, tmp_path / "a.mp4", steps=steps, flags={"overlap": overlap}, fps=10.0, **options)
     command, pixels = path.read_bytes().split(b"|", 1)
     assert b"-s 300x300 -r 10.0" in command
     images = np.frombuffer(pixels, np.uint8).reshape(4, 300, 300, 3)

@@ -91,8 +91,8 @@ def animate(
 
     scenario = to_host(scenario)
     if fps is None:
-        stride = int(steps[1] - steps[0]) if len(steps) > 1 else 1
-        fps = 1.0 / (scenario.time_step * max(stride, 1))
+        stride = float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0
+        fps = 1.0 / (scenario.time_step * max(stride, 1.0))
     for step in steps.tolist():
         check_step(scenario, step)
     centers, radius = view_centers(scenario, agents, center, radius)

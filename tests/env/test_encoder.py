@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.scenes import scene
+from tests.empty_scenes import without_features
+from tests.scenes import raw_scene, scene
+from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.goals import Goals
 from waymax_sim.env import Env, EnvConfig
 from waymax_sim.env.encoder import ObservationEncoder, ObservationFeature, ObservationSpec
@@ -224,9 +226,9 @@ def test_features_of_invalid_entries_are_zero(observation):
     assert agents[0].tolist() == pytest.approx([1, 0, 0, 0, 1, 0, 1, 0, 0.8, 0.4, 1, 0, 0])
 
 
-def test_polylines_are_zero_without_a_map(observation):
-    empty = jax.tree.map(lambda leaf: leaf[:0], observation.roadmap)
-    rows = np.asarray(encode(ALL, dataclasses.replace(observation, roadmap=empty)))
+def test_polylines_are_zero_without_a_map():
+    raw = without_features(raw_scene(num_steps=STEPS, num_agents=N, current_step=START))
+    rows = np.asarray(encode(ALL, observe(to_scenario(raw, pad_to_bucket=False))))
     assert not rows[:, K * NUM_AGENT_VALUES : GOAL].any() and rows[:, : K * NUM_AGENT_VALUES].any()
 
 

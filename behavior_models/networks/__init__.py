@@ -1,0 +1,1 @@
+"""Networks (flax.nnx). They know no algorithm."""

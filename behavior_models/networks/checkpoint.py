@@ -1,0 +1,119 @@
+"""Policies as small folders of plain files.
+
+A folder holds `policy.json` (loader, kind of the network, observation specification, actions) and `weights.npz`;
+`waymax-sim evaluate --policy FOLDER` loads it. Neither holds code.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from behavior_models.networks.actor_critic import ActorCritic
+from behavior_models.networks.heads import Mode
+from behavior_models.networks.policy import NetworkPolicy, num_distribution_outputs
+from behavior_models.networks.scene_encoder import NetworkConfig
+from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics
+from waymax_sim.env.flat_view import FlatView
+
+LOADER = "behavior_models.networks.checkpoint:load_policy"
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "weights.npz"
+DYNAMICS = {"Bicycle": Bicycle, "Delta": Delta}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded, or does not match this version."""
+
+
+def save_policy(
+    folder: str | os.PathLike, policy: NetworkPolicy, network: NetworkConfig, facts: dict[str, Any]
+) -> None:
+    """Writes a policy.
+
+    Args:
+      folder: Folder to write to; created if it does not exist.
+      policy: An actor-critic network with a flat view.
+      network: Size of the network.
+      facts: Algorithm, command and further facts for readers, plain values.
+    """
+    encoder = policy.encoder
+    assert isinstance(encoder, FlatView), "only networks with flat views are stored"
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    description = {
+        "loader": LOADER,
+        "version": FORMAT_VERSION,
+        "network": dataclasses.asdict(network),
+        "encoder": dataclasses.asdict(encoder),
+        "observation": encoder.spec().to_dict(),
+        "dynamics": _describe_dynamics(policy.dynamics),
+        "mode": policy.mode,
+        "interval": policy.interval,
+        "facts": facts,
+    }
+    arrays: dict[str, Any] = {str(index): leaf for index, leaf in enumerate(_leaves(policy.params))}
+    np.savez_compressed(path / WEIGHTS_FILE, **arrays)
+    (path / "policy.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def load_policy(folder: Path) -> NetworkPolicy:
+    """Reads a policy of `save_policy`.
+
+    Raises:
+      CheckpointError: The folder is incomplete, of another version, or made for another observation.
+    """
+    path = Path(folder)
+    description = json.loads((path / "policy.json").read_text(encoding="utf-8"))
+    if description.get("version") != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has version {description.get('version')!r}; this package reads {FORMAT_VERSION}")
+    encoder = FlatView(**description["encoder"])
+    difference = encoder.spec().difference(description["observation"])
+    if difference:
+        raise CheckpointError(f"{path} was trained with another observation: {difference}")
+    dynamics = _restore_dynamics(description["dynamics"])
+    network = NetworkConfig(**description["network"])
+    num_outputs = num_distribution_outputs(dynamics)
+    graph, skeleton = nnx.split(
+        nnx.eval_shape(lambda: ActorCritic(encoder.spec(), num_outputs, network, rngs=nnx.Rngs(0)))
+    )
+    params = _restore(path / WEIGHTS_FILE, skeleton)
+    mode: Mode = description["mode"]
+    return NetworkPolicy(params, graph, encoder, dynamics, mode, description["interval"])
+
+
+def _leaves(params: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+def _restore(file: Path, skeleton: Any) -> Any:
+    """Parameters of the shapes of a skeleton."""
+    expected, structure = jax.tree.flatten(skeleton)
+    with np.load(file, allow_pickle=False) as stored:
+        leaves = [stored[str(index)] for index in range(len(stored.files))]
+    shapes = [leaf.shape for leaf in leaves]
+    if shapes != [leaf.shape for leaf in expected]:
+        raise CheckpointError(f"{file} holds arrays of the shapes {shapes}, which are not those of its network")
+    if not all(np.isfinite(leaf).all() for leaf in leaves):
+        raise CheckpointError(f"{file} holds values that are not finite")
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _describe_dynamics(dynamics: Dynamics) -> dict[str, Any]:
+    if isinstance(dynamics, Discrete):
+        return {"name": "Discrete", "levels": dynamics.levels, "dynamics": _describe_dynamics(dynamics.dynamics)}
+    return {"name": type(dynamics).__name__, **dataclasses.asdict(dynamics)}  # pyright: ignore[reportArgumentType]
+
+
+def _restore_dynamics(stored: dict[str, Any]) -> Dynamics:
+    fields = {name: value for name, value in stored.items() if name != "name"}
+    if stored["name"] == "Discrete":
+        return Discrete(_restore_dynamics(fields["dynamics"]), levels=fields["levels"])
+    if stored["name"] not in DYNAMICS:
+        raise CheckpointError(f"unknown dynamics {stored['name']!r}")
+    return DYNAMICS[stored["name"]](**fields)

@@ -1,0 +1,120 @@
+"""Networks as policies."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Int, Key, Num
+
+from behavior_models.networks.heads import Categorical, Distribution, Mode, TanhGaussian
+from waymax_sim.datatypes.state import Action
+from waymax_sim.dynamics import Discrete, Dynamics
+from waymax_sim.env import Observation, Policy
+from waymax_sim.env.encoder import ObservationEncoder
+from waymax_sim.env.observation import scatter_actions
+from waymax_sim.pytree import Array, pytree, static
+
+# Logarithms of the probabilities of actions, and values of states.
+ActorExtra = tuple[Array, Array]
+
+
+@pytree
+class NetworkPolicy(Policy):
+    """A network that acts for the controlled agents; sets of parameters of one network share compiled programs.
+
+    Attributes:
+      params: Parameters of the network.
+      graph: Its structure.
+      encoder: Encoder of the observation.
+      dynamics: Model of the actions: discrete actions are those of a categorical distribution, others are scaled to
+        (-1, 1), which a squashed Gaussian distribution covers.
+      mode: Whether an action is sampled, the most likely one, or the mean.
+      interval: Steps for which an action is held.
+    """
+
+    params: Any
+    graph: nnx.GraphDef = static()
+    encoder: ObservationEncoder = static()
+    dynamics: Dynamics = static()
+    mode: Mode = static(default="sample")
+    interval: int = static(default=1)
+
+    def init(self, observation: Observation, key: Key[Array, ""]) -> "HeldAction":
+        """No action yet."""
+        low, _ = self.dynamics.bounds
+        shape = len(observation.controlled), len(low)
+        return HeldAction(jnp.zeros(shape, low.dtype), jnp.zeros((), jnp.int32))
+
+    def act(self, observation: Observation, carry: "HeldAction", key: Key[Array, ""]) -> tuple[Action, "HeldAction"]:
+        """Actions of the controlled agents: new ones at every `interval`-th step, else those of the last one."""
+        outputs, _ = nnx.merge(self.graph, self.params)(self.encoder(observation))
+        new = choose(action_distribution(self.dynamics, outputs), self.mode, key)
+        value = jnp.where(carry.age == 0, new, carry.value)
+        return scatter_actions(observation, value), HeldAction(value, (carry.age + 1) % self.interval)
+
+
+@pytree
+class HeldAction:
+    """The last action of each controlled agent.
+
+    Attributes:
+      value: The actions.
+      age: Steps since they were chosen, modulo the interval.
+    """
+
+    value: Num[Array, "K A"]
+    age: Int[Array, ""]
+
+
+def action_distribution(dynamics: Dynamics, outputs: Array) -> Distribution:
+    """The distribution over actions of a model, from the outputs of a network."""
+    if isinstance(dynamics, Discrete):
+        indices = jnp.arange(dynamics.num_actions, dtype=jnp.int32)[:, None]
+        return Categorical(outputs, dynamics.decode(indices))
+    return TanhGaussian.from_outputs(outputs)
+
+
+def num_distribution_outputs(dynamics: Dynamics) -> int:
+    """Number of outputs of a network that `action_distribution` needs."""
+    return dynamics.num_actions if isinstance(dynamics, Discrete) else 2 * len(dynamics.bounds[0])
+
+
+def choose(actions: Distribution, mode: Mode, key: Key[Array, ""]) -> Array:
+    """An action of a distribution.
+
+    Args:
+      actions: The distribution.
+      mode: Whether it is sampled, the most likely one, or the mean.
+      key: Random key.
+    """
+    match mode:
+        case "sample":
+            return actions.sample(key)
+        case "mode":
+            return actions.mode()
+        case "mean":
+            return actions.mean()
+
+
+@pytree
+class NetworkActor:
+    """A network as an actor of encoded observations (`training.collect.Actor`).
+
+    Attributes:
+      params: Parameters of an actor-critic network.
+      graph: Its structure.
+      dynamics: Model of the actions.
+      mode: See `NetworkPolicy`.
+    """
+
+    params: Any
+    graph: nnx.GraphDef = static()
+    dynamics: Dynamics = static()
+    mode: Mode = static(default="sample")
+
+    def __call__(self, observation: Array, key: Key[Array, ""]) -> tuple[Array, ActorExtra]:
+        """Actions, and the logarithms of their probabilities with the values of the states."""
+        outputs, value = nnx.merge(self.graph, self.params)(observation)
+        actions = action_distribution(self.dynamics, outputs)
+        action = choose(actions, self.mode, key)
+        return action, (actions.log_prob(action), value)

@@ -1,0 +1,150 @@
+"""Encoders of a scene: sets of agents and polylines, and the observer itself, to one vector."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Bool, Float
+
+from waymax_sim.env.encoder import ObservationSpec
+from waymax_sim.pytree import Array
+
+# Features of an observation that are sets: rows whose first value, or first eight for polylines, are their validity.
+SETS = ("agents", "elements")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Size of a network.
+
+    Attributes:
+      encoder: "pool": one layer per element and a maximum over the set, invariant to its order; "attention": latent
+        queries that attend to all elements, as in Wayformer (Nayakanti et al. 2022).
+      width: Features of an element.
+      trunk: Width of the two hidden layers after the encoder.
+      num_layers: Attention layers.
+      num_latents: Latent queries.
+      num_heads: Heads of the attention.
+      dtype: Number format of the computation; parameters are float32.
+    """
+
+    encoder: Literal["pool", "attention"] = "pool"
+    width: int = 64
+    trunk: int = 128
+    num_layers: int = 2
+    num_latents: int = 8
+    num_heads: int = 4
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def split_sets(
+    spec: ObservationSpec, rows: Float[Array, "*lead D"]
+) -> tuple[Float[Array, "*lead O"], dict[str, tuple[Float[Array, "*lead S F"], Bool[Array, "*lead S"]]]]:
+    """The observer, and each set with its mask, of encoded observations.
+
+    The first agent is the observer: it becomes part of its vector, with all features that are no sets.
+
+    Args:
+      spec: Content of the rows.
+      rows: Encoded observations.
+    """
+    observer, sets, begin = [], {}, 0
+    for feature in spec.features:
+        values = rows[..., begin : begin + feature.size]
+        begin += feature.size
+        if feature.name not in SETS:
+            observer.append(values)
+            continue
+        tokens = values.reshape(*values.shape[:-1], *feature.shape)
+        if feature.name == "agents":
+            observer.append(tokens[..., 0, :])
+            tokens = tokens[..., 1:, :]
+        sets[feature.name] = tokens, tokens[..., 0] > 0
+    return jnp.concatenate(observer, axis=-1), sets
+
+
+class SceneEncoder(nnx.Module):
+    """A vector for each encoded observation, invariant to the order of agents and polylines."""
+
+    def __init__(self, spec: ObservationSpec, config: NetworkConfig, *, rngs: nnx.Rngs):
+        self.spec, self.config = spec, config
+        shapes = {feature.name: feature.shape for feature in spec.features}
+        width = config.width
+        self.tokens = nnx.Dict({name: _linear(shapes[name][-1], width, config, rngs) for name in SETS})
+        set_size = sum(feature.size for feature in spec.features if feature.name in SETS)
+        self.observer = _linear(spec.size - set_size + shapes["agents"][-1], width, config, rngs)
+        self.attention = nnx.data(LatentAttention(config, rngs=rngs) if config.encoder == "attention" else None)
+        self.num_outputs = width * (1 + (len(SETS) if self.attention is None else config.num_latents))
+
+    def __call__(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead E"]:
+        observer, sets = split_sets(self.spec, rows)
+        observer = nnx.relu(self.observer(observer))
+        tokens = {name: nnx.relu(self.tokens[name](values)) for name, (values, _) in sets.items()}
+        if self.attention is not None:
+            values = jnp.concatenate([tokens[name] for name in SETS], axis=-2)
+            mask = jnp.concatenate([sets[name][1] for name in SETS], axis=-1)
+            latents = self.attention(observer, values, mask)
+            return jnp.concatenate([observer, latents.reshape(*latents.shape[:-2], -1)], axis=-1)
+        pooled = [jnp.max(jnp.where(sets[name][1][..., None], tokens[name], 0.0), axis=-2) for name in SETS]
+        return jnp.concatenate([observer, *pooled], axis=-1)
+
+
+class LatentAttention(nnx.Module):
+    """Latent queries that attend to a masked set and to each other, layer by layer."""
+
+    def __init__(self, config: NetworkConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.num_heads = config.num_heads
+        shape = config.num_latents, width
+        self.latents = nnx.Param(jax.random.normal(rngs.params(), shape) / width**0.5)
+        self.layers = nnx.List([AttentionLayer(config, rngs=rngs) for _ in range(config.num_layers)])
+
+    def __call__(
+        self, observer: Float[Array, "*lead F"], tokens: Float[Array, "*lead S F"], mask: Bool[Array, "*lead S"]
+    ) -> Float[Array, "*lead L F"]:
+        """The latents after all layers.
+
+        Args:
+          observer: Added to all queries.
+          tokens: The set.
+          mask: Its valid entries; latents of an empty set attend to themselves alone.
+        """
+        latents = self.latents[...].astype(observer.dtype)
+        latents = latents.reshape(*(1 for _ in observer.shape[:-1]), *latents.shape) + observer[..., None, :]
+        for layer in self.layers:
+            latents = layer(latents, tokens, mask)
+        return latents
+
+
+class AttentionLayer(nnx.Module):
+    """Attention of latents to a set and to themselves, then a layer per latent; normalized before each."""
+
+    def __init__(self, config: NetworkConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.num_heads = config.num_heads
+        self.query, self.key, self.value, self.output = (_linear(width, width, config, rngs) for _ in range(4))
+        self.first, self.second = _linear(width, 2 * width, config, rngs), _linear(2 * width, width, config, rngs)
+        self.norms = nnx.List([nnx.RMSNorm(width, rngs=rngs) for _ in range(3)])
+
+    def __call__(
+        self, latents: Float[Array, "*lead L F"], tokens: Float[Array, "*lead S F"], mask: Bool[Array, "*lead S"]
+    ) -> Float[Array, "*lead L F"]:
+        queries = self.norms[0](latents)
+        keys = jnp.concatenate([queries, self.norms[1](tokens)], axis=-2)
+        mask = jnp.concatenate([jnp.ones(latents.shape[:-1], bool), mask], axis=-1)
+        heads = (
+            self._heads(layer(values))
+            for layer, values in ((self.query, queries), (self.key, keys), (self.value, keys))
+        )
+        attended = jax.nn.dot_product_attention(*heads, mask=mask[..., None, None, :])
+        latents = latents + self.output(attended.reshape(latents.shape))
+        return latents + self.second(nnx.relu(self.first(self.norms[2](latents))))
+
+    def _heads(self, values: Float[Array, "*lead S F"]) -> Float[Array, "*lead S H G"]:
+        return values.reshape(*values.shape[:-1], self.num_heads, -1)
+
+
+def _linear(num_inputs: int, num_outputs: int, config: NetworkConfig, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(num_inputs, num_outputs, dtype=jnp.dtype(config.dtype), rngs=rngs)

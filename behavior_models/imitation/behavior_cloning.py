@@ -1,0 +1,169 @@
+"""Behavior cloning: a network fitted to the actions that lead back to the log.
+
+Discrete actions are fitted by cross entropy to soft labels, the two levels next to the action of the expert in each
+component,
+or to the nearest one; continuous actions by the likelihood of a Gaussian mixture.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Float, Int, Key
+
+from behavior_models.imitation.demonstrations import Demonstrations
+from behavior_models.networks.actor_critic import ActorCritic
+from behavior_models.networks.heads import Categorical, Mode
+from behavior_models.networks.policy import NetworkPolicy
+from behavior_models.networks.scene_encoder import NetworkConfig
+from waymax_sim.adapters.functional import FunctionalEnv
+from waymax_sim.dynamics import Discrete
+from waymax_sim.env.encoder import ObservationEncoder
+from waymax_sim.pytree import Array, pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class BCConfig:
+    """Hyperparameters.
+
+    Attributes:
+      labels: "soft" labels keep the mean of the expert's action; "hard" ones are the nearest discrete action.
+      num_epochs: Passes over the demonstrations.
+      minibatch: Transitions per gradient step.
+      learning_rate: Initial learning rate; it falls to 0 by a cosine.
+      weight_decay: Of AdamW.
+      max_gradient_norm: Larger gradients are scaled down.
+    """
+
+    labels: Literal["soft", "hard"] = "soft"
+    num_epochs: int = 16
+    minibatch: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    max_gradient_norm: float = 1.0
+
+
+@pytree
+class BCState:
+    """The state of training.
+
+    Attributes:
+      params: Parameters of the network.
+      optimizer: State of the optimizer.
+      key: Random key of the following epochs.
+      step: Number of epochs done.
+    """
+
+    params: Any
+    optimizer: Any
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviorCloning:
+    """The algorithm for an environment with discrete actions. Hashable: equal instances share programs.
+
+    Attributes:
+      env: The environment that the policy is made for.
+      num_demonstrations: Number of transitions, which determines the schedule of the learning rate.
+      config: Hyperparameters.
+      network: Size of the network.
+    """
+
+    env: FunctionalEnv
+    num_demonstrations: int
+    config: BCConfig = BCConfig()
+    network: NetworkConfig = NetworkConfig()
+
+    def init(self, key: Key[Array, ""]) -> BCState:
+        """The state before the first epoch."""
+        params_key, key = jax.random.split(key)
+        params = nnx.state(self._network(nnx.Rngs(params_key)))
+        return BCState(params, self._optimizer.init(params), key, jnp.zeros((), jnp.int32))
+
+    def train_step(self, state: BCState, data: Demonstrations) -> tuple[BCState, dict[str, Float[Array, ""]]]:
+        """One epoch in random order; the remainder of the last minibatch is left out.
+
+        Args:
+          state: The state.
+          data: The demonstrations, on the device.
+        """
+        key, order_key = jax.random.split(state.key)
+        order = jax.random.permutation(order_key, self.num_demonstrations)
+        order = order[: self._steps_per_epoch * self.config.minibatch].reshape(-1, self.config.minibatch)
+
+        def gradient_step(carry: tuple[Any, Any], rows: Int[Array, " M"]):
+            params, optimizer = carry
+            part = jax.tree.map(lambda leaf: leaf[rows], data)
+            loss, gradient = jax.value_and_grad(self.loss)(params, part)
+            change, optimizer = self._optimizer.update(gradient, optimizer, params)
+            return (optax.apply_updates(params, change), optimizer), loss
+
+        (params, optimizer), losses = jax.lax.scan(gradient_step, (state.params, state.optimizer), order)
+        return BCState(params, optimizer, key, state.step + 1), {"loss": jnp.mean(losses)}
+
+    def loss(self, params: Any, data: Demonstrations) -> Float[Array, ""]:
+        """Mean cross entropy of the labels, nats.
+
+        Args:
+          params: Parameters of the network.
+          data: Demonstrations.
+        """
+        outputs, _ = nnx.merge(self.graph, params)(data.observation.astype(jnp.float32))
+        label = data.label
+        if self.config.labels == "hard":
+            label = jax.nn.one_hot(self._dynamics.encode(data.value)[:, 0], self._dynamics.num_actions)
+        return jnp.mean(-jnp.sum(label * Categorical(outputs).log_probs, axis=-1))
+
+    def accuracy(self, params: Any, data: Demonstrations) -> Float[Array, ""]:
+        """Share of demonstrations whose nearest action is the most likely one.
+
+        Args:
+          params: Parameters of the network.
+          data: Demonstrations.
+        """
+        outputs, _ = nnx.merge(self.graph, params)(data.observation.astype(jnp.float32))
+        expected = self._dynamics.encode(data.value)[:, 0]
+        return jnp.mean((jnp.argmax(outputs, axis=-1) == expected).astype(jnp.float32))
+
+    def policy(self, params: Any, mode: Mode = "mode") -> NetworkPolicy:
+        """The network as a policy.
+
+        Args:
+          params: Parameters of the network.
+          mode: See `NetworkPolicy`.
+        """
+        env, encoder = self.env.env, self.env.observe
+        assert isinstance(encoder, ObservationEncoder), "a policy needs an encoder with a specification"
+        return NetworkPolicy(params, self.graph, encoder, env.dynamics, mode, env.config.steps_per_action)
+
+    @property
+    def graph(self) -> nnx.GraphDef:
+        """Structure of the network."""
+        return nnx.graphdef(nnx.eval_shape(lambda: self._network(nnx.Rngs(0))))
+
+    @property
+    def _dynamics(self) -> Discrete:
+        dynamics = self.env.env.dynamics
+        assert isinstance(dynamics, Discrete), "behavior cloning of categorical actions needs discrete dynamics"
+        return dynamics
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return max(self.num_demonstrations // self.config.minibatch, 1)
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        config = self.config
+        schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_epochs * self._steps_per_epoch)
+        clip = optax.clip_by_global_norm(config.max_gradient_norm)
+        return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay))
+
+    def _network(self, rngs: nnx.Rngs) -> ActorCritic:
+        encoder = self.env.observe
+        assert isinstance(encoder, ObservationEncoder), "a network needs an encoder with a specification"
+        return ActorCritic(encoder.spec(), self._dynamics.num_actions, self.network, rngs=rngs)

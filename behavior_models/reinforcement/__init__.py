@@ -1,0 +1,1 @@
+"""Reinforcement learning: one algorithm per module."""

@@ -1,0 +1,24 @@
+"""Tasks that learners are trained on: actions, rules and observations."""
+
+import dataclasses
+
+from waymax_sim.adapters.functional import FunctionalEnv
+from waymax_sim.dynamics import Bicycle, Discrete
+from waymax_sim.env import PRESETS, Env
+from waymax_sim.env.flat_view import FlatView
+
+# Levels of the discrete bicycle actions: fine near zero, where vehicles drive most of the time.
+ACCELERATIONS = (-5.0, -2.5, -1.0, 0.0, 1.0, 2.0, 3.5)  # m/s^2
+CURVATURES = (-0.2, -0.08, -0.03, -0.01, 0.0, 0.01, 0.03, 0.08, 0.2)  # 1/m
+# Steps for which an action is held: decisions at 5 Hz in records of 10 Hz.
+STEPS_PER_ACTION = 2
+# Largest number of agents that are controlled in a scenario.
+MAX_CONTROLLED = 16
+
+DISCRETE_BICYCLE = Discrete(Bicycle(), levels=(ACCELERATIONS, CURVATURES))
+SELF_PLAY_VIEW = FlatView("controlled", num_agents=8, num_polylines=24)
+SELF_PLAY_CONFIG = dataclasses.replace(
+    PRESETS["goal"], steps_per_action=STEPS_PER_ACTION, max_controlled=MAX_CONTROLLED
+)
+# Self-play of all traveling vehicles to their goals.
+GOAL_TASK = FunctionalEnv(Env(DISCRETE_BICYCLE, SELF_PLAY_CONFIG), SELF_PLAY_VIEW)

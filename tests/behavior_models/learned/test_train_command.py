@@ -1,0 +1,34 @@
+"""The command `waymax-sim train`, from scenes to an evaluated policy."""
+
+import json
+
+import jax
+import pytest
+
+from waymax_sim.cli import main
+from waymax_sim.plugins import resolve_policy
+
+SCENES = "synthetic:0:2"
+
+
+def train(tmp_path, *options: str) -> int:
+    return main(["train", *options])
+
+
+@pytest.mark.slow
+def test_policies_are_trained_stored_and_evaluated(tmp_path, capsys):
+    bc, ppo = str(tmp_path / "bc"), str(tmp_path / "ppo")
+    assert train(tmp_path, "bc", "--data", SCENES, "--out", bc, "--steps", "2", "--held-out", SCENES) == 0
+    line = json.loads((tmp_path / "bc" / "log.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 2 and 0 <= line["eval/goal"] <= 1 and line["eval/episodes"] > 0
+    anchored = ("--anchor", f"{bc}/policy", "--data", SCENES, "--out", ppo, "--steps", "2")
+    assert train(tmp_path, "ppo", *anchored) == 0
+    assert json.loads((tmp_path / "ppo" / "log.jsonl").read_text().splitlines()[-1])["anchor_kl"] > 0
+    # Both have the same structure, and share one program.
+    policies = [resolve_policy(f"{folder}/policy") for folder in (bc, ppo)]
+    assert len({jax.tree.structure(policy.params) for policy in policies}) == 1
+    out = ("--policy", f"{bc}/policy", "--metrics", "overlap", "log_divergence", "--steps", "8", "--agents", "vehicle")
+    assert main(["evaluate", SCENES, *out, "--out", str(tmp_path / "out")]) == 0
+    # Another seed needs another folder.
+    assert train(tmp_path, "bc", "--data", SCENES, "--out", bc, "--steps", "2", "--seed", "1") == 2
+    assert "other seed" in capsys.readouterr().err

@@ -19,6 +19,7 @@ TEST = [
     "hypothesis>=6.100",
     "import-linter>=2.3",
     "optax>=0.2.4",
+    "orbax-checkpoint>=0.11",
     "pyarrow>=17",
     "pyright[nodejs]==1.1.414",
     "pytest>=8.3",
@@ -44,6 +45,9 @@ POLICIES = [
     "mppi = behavior_models:MPPI",
     "gradient = behavior_models:GradientPlanner",
 ]
+
+# Commands by name; see `waymax_sim.cli.commands`.
+COMMANDS = ["train = behavior_models.cli:train"]
 
 setup(
     name="waymax-sim",
@@ -90,5 +94,9 @@ setup(
         "beam": ["apache-beam>=2.60"],
         "dev": [*TEST, *DOCS, "build>=1.2", "pre-commit>=3.8"],
     },
-    entry_points={"console_scripts": ["waymax-sim = waymax_sim.cli:main"], "waymax_sim.policies": POLICIES},
+    entry_points={
+        "console_scripts": ["waymax-sim = waymax_sim.cli:main"],
+        "waymax_sim.policies": POLICIES,
+        "waymax_sim.commands": COMMANDS,
+    },
 )

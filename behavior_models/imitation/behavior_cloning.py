@@ -1,8 +1,7 @@
 """Behavior cloning: a network fitted to the actions that lead back to the log.
 
-Discrete actions are fitted by cross entropy to soft labels, the two levels next to the action of the expert in each
-component,
-or to the nearest one; continuous actions by the likelihood of a Gaussian mixture.
+Discrete actions are fitted by cross entropy, to soft labels (the two levels next to the action of the expert in each
+component) or to the nearest action.
 """
 
 import dataclasses

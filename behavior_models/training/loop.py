@@ -32,13 +32,17 @@ class LoopConfig:
       num_steps: Training steps in all.
       log_every: Steps between two lines of the log, the mean of their scalars.
       evaluate_every: Steps between two evaluations; 0 for none but the last.
-      save_every: Steps between two checkpoints.
+      save_every: Steps between two checkpoints, a multiple of `log_every`: no checkpoint follows an invalid loss.
     """
 
     num_steps: int
     log_every: int = 10
     evaluate_every: int = 0
     save_every: int = 50
+
+    def __post_init__(self):
+        if self.save_every % self.log_every:
+            raise ValueError(f"save_every={self.save_every} is no multiple of log_every={self.log_every}")
 
 
 def run_training(
@@ -63,7 +67,8 @@ def run_training(
       The last state.
 
     Raises:
-      NonFiniteLossError: A scalar is not finite. The state before the step is saved in `out/diverged`.
+      NonFiniteLossError: A scalar of the logged steps is not finite. The state before the last of them is saved in
+        `out/diverged`.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,7 @@ def run_training(
             begin = time.perf_counter()
             line = _mean_scalars(jax.device_get(pending))
             seconds += time.perf_counter() - begin
-            _check_finite(line, number, out, state, saver)
+            _check_finite(line, number, out, state)
             line = {"step": number, **line, "seconds_per_step": seconds / len(pending)}
             if evaluate is not None and (is_last or (config.evaluate_every and number % config.evaluate_every == 0)):
                 line |= {f"eval/{name}": value for name, value in evaluate(following).items()}
@@ -99,11 +104,10 @@ def _mean_scalars(steps: list[Mapping[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([scalars[name] for scalars in steps])) for name in steps[0]}
 
 
-def _check_finite(line: Mapping[str, float], number: int, out: Path, state: Any, saver: "_Saver") -> None:
+def _check_finite(line: Mapping[str, float], number: int, out: Path, state: Any) -> None:
     invalid = [name for name, value in line.items() if not math.isfinite(value)]
     if invalid:
-        diverged = _Saver(out / "diverged")
-        diverged.save(number, state)
+        _Saver(out / "diverged").save(number, state)
         raise NonFiniteLossError(
             f"step {number}: {', '.join(invalid)} not finite; the state before the step is in {out / 'diverged'}"
         )

@@ -147,7 +147,7 @@ def _run(
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=config.num_steps)
 
-        def report(line: dict[str, float]) -> None:
+        def report(line: dict[str, Any]) -> None:
             shown = {name: round(value, 3) for name, value in line.items() if name != "step"}
             bar.update(task, completed=int(line["step"]))
             bar.console.print(f"step {line['step']}: {shown}", highlight=False)

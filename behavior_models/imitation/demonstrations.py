@@ -17,6 +17,7 @@ from waymax_sim.datatypes.agents import forward_speed, where
 from waymax_sim.datatypes.state import CALLER
 from waymax_sim.dynamics import Discrete
 from waymax_sim.env.bank import ScenarioBank
+from waymax_sim.ops.bank import BankRow, is_bank_row
 from waymax_sim.pytree import Array, pytree, tree_index
 
 
@@ -37,7 +38,7 @@ class PerturbationParams:
 
 @pytree
 class Demonstrations:
-    """Transitions, [B].
+    """Transitions, with any leading axes B.
 
     Attributes:
       observation: Encoded observations, float16.
@@ -46,8 +47,8 @@ class Demonstrations:
     """
 
     observation: Array
-    label: Float[Array, "B L"]
-    value: Float[Array, "B A"]
+    label: Float[Array, "*B L"]
+    value: Float[Array, "*B A"]
 
     def __len__(self) -> int:
         return len(self.observation)
@@ -126,6 +127,9 @@ def expert_labels(
     dynamics = env.env.dynamics
     assert isinstance(dynamics, Discrete)
     observation = env.env.observe(bank.scenario(state.scene), state.episode.state, privileged=True, controller=CALLER)
+    # Logs of a bank are lazy rows.
+    log = jax.tree.map(BankRow.materialize, observation.log, is_leaf=is_bank_row)
+    observation = dataclasses.replace(observation, log=log)
     action, _ = LogExpert(dynamics.dynamics, horizon=horizon).act(observation, (), jax.random.key(0))
     rows = jnp.maximum(observation.controlled, 0)
     value = action.value[rows]

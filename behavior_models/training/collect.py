@@ -42,11 +42,11 @@ class Decisions:
       episode: Number of earlier episodes of each environment, [T, E].
     """
 
-    observation: Float[Array, "T E K D"]
+    observation: Float[Array, "*T E K D"]
     action: Array
     extra: Any
     result: Transition
-    episode: Int[Array, "T E"]
+    episode: Int[Array, "*T E"]
 
 
 def reset_environments(
@@ -87,13 +87,15 @@ def collect(
       traffic: The policies of `reset_environments`; their weights may differ.
     """
 
+    def step(state: AutoResetState, action: Array) -> tuple[AutoResetState, Array, Transition]:
+        state, result = env.step(bank, state, action, traffic)
+        # The final observations are not recorded, so they are not computed.
+        return state, result.observation, dataclasses.replace(result, observation=(), final_observation=())
+
     def decide(environments: Environments, key: Key[Array, ""]) -> tuple[Environments, Decisions]:
         action, extra = actor(environments.observation, key)
-        step = jax.vmap(env.step, in_axes=(None, 0, 0, None))
-        state, result = step(bank, environments.state, action, traffic)
-        following = Environments(state, result.observation)
-        # The final observations are not recorded, so they are not computed.
-        result = dataclasses.replace(result, observation=(), final_observation=())
+        state, observation, result = jax.vmap(step)(environments.state, action)
+        following = Environments(state, observation)
         decisions = Decisions(environments.observation, action, extra, result, environments.state.count)
         return following, decisions
 

@@ -51,7 +51,7 @@ def run_training(
     step: Step,
     config: LoopConfig,
     evaluate: Evaluate | None = None,
-    report: Callable[[dict[str, float]], None] = lambda line: None,
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> Any:
     """Runs training steps, from the last checkpoint in a folder if it has one.
 
@@ -104,7 +104,7 @@ def _mean_scalars(steps: list[Mapping[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([scalars[name] for scalars in steps])) for name in steps[0]}
 
 
-def _check_finite(line: Mapping[str, float], number: int, out: Path, state: Any) -> None:
+def _check_finite(line: Mapping[str, Any], number: int, out: Path, state: Any) -> None:
     invalid = [name for name, value in line.items() if not math.isfinite(value)]
     if invalid:
         _Saver(out / "diverged").save(number, state)

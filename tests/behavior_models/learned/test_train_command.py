@@ -30,5 +30,7 @@ def test_policies_are_trained_stored_and_evaluated(tmp_path, capsys):
     out = ("--policy", f"{bc}/policy", "--metrics", "overlap", "log_divergence", "--steps", "8", "--agents", "vehicle")
     assert main(["evaluate", SCENES, *out, "--out", str(tmp_path / "out")]) == 0
     # Another seed needs another folder.
-    assert train(tmp_path, "bc", "--data", SCENES, "--out", bc, "--steps", "2", "--seed", "1") == 2
+    assert (
+        train(tmp_path, "bc", "--data", SCENES, "--out", bc, "--steps", "2", "--held-out", SCENES, "--seed", "1") == 2
+    )
     assert "other seed" in capsys.readouterr().err

@@ -15,11 +15,13 @@ import waymax_sim as ws
 from behavior_models.imitation.behavior_cloning import BCConfig, BehaviorCloning
 from behavior_models.imitation.demonstrations import Demonstrations, collect_demonstrations
 from behavior_models.networks.checkpoint import load_policy, save_policy
+from behavior_models.networks.heads import Mode
+from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.policy import NetworkActor, NetworkPolicy
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.reinforcement.ppo import PPO, PPOConfig
 from behavior_models.training.held_out import HeldOut
-from behavior_models.training.loop import LoopConfig, run_training
+from behavior_models.training.loop import Evaluate, LoopConfig, run_training
 from behavior_models.training.presets import GOAL_TASK
 from waymax_sim.env.bank import ScenarioBank, build_bank
 
@@ -76,9 +78,9 @@ def train_bc(options: TrainingOptions) -> NetworkPolicy:
         learner.init(key),
         lambda state: step(state, device_data),
         LoopConfig(config.num_epochs, log_every=1, save_every=4),
-        lambda params: NetworkActor(params, learner.graph, GOAL_TASK.env.dynamics, "mode"),
+        lambda params: learner.model.actor(params, "mode"),
     )
-    return _save(options, learner.policy(state.params, "mode"), "bc")
+    return _save(options, learner.model, state.params, "mode", "bc")
 
 
 def train_ppo(options: TrainingOptions, anchor: Path | None, anchor_weight: float) -> NetworkPolicy:
@@ -101,9 +103,9 @@ def train_ppo(options: TrainingOptions, anchor: Path | None, anchor_weight: floa
         jax.jit(learner.init)(bank, jax.random.key(options.seed)),
         lambda state: step(state, bank, None, anchor_params),
         LoopConfig(config.num_updates),
-        lambda params: NetworkActor(params, learner.graph, GOAL_TASK.env.dynamics, "sample"),
+        lambda params: learner.model.actor(params, "sample"),
     )
-    return _save(options, learner.policy(state.params, "sample"), "ppo")
+    return _save(options, learner.model, state.params, "sample", "ppo")
 
 
 def _check_folder(options: TrainingOptions, more: dict[str, Any]) -> None:
@@ -136,13 +138,6 @@ def _run(
     actor: Callable[[Any], NetworkActor],
 ) -> Any:
     """The loop, with a progress bar and an evaluation on held-out scenes at the end."""
-    held_out = [] if options.held_out is None else [_bank(options.held_out)]
-
-    def evaluate(state: Any) -> dict[str, float]:
-        key = jax.random.key(options.seed + 1)
-        rates = (HeldOut(GOAL_TASK, NUM_DECISIONS).rates(actor(state.params), bank, key) for bank in held_out)
-        return next(rates, {})
-
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=config.num_steps)
@@ -152,11 +147,19 @@ def _run(
             bar.update(task, completed=int(line["step"]))
             bar.console.print(f"step {line['step']}: {shown}", highlight=False)
 
-        return run_training(options.out, state, step, config, evaluate, report)
+        return run_training(options.out, state, step, config, _evaluation(options, actor), report)
 
 
-def _save(options: TrainingOptions, policy: NetworkPolicy, algorithm: str) -> NetworkPolicy:
+def _evaluation(options: TrainingOptions, actor: Callable[[Any], NetworkActor]) -> Evaluate | None:
+    """The evaluation on held-out scenes; None without any."""
+    if options.held_out is None:
+        return None
+    bank, key = _bank(options.held_out), jax.random.key(options.seed + 1)
+    return lambda state: HeldOut(GOAL_TASK, NUM_DECISIONS).rates(actor(state.params), bank, key)
+
+
+def _save(options: TrainingOptions, model: ActorCriticModel, params: Any, mode: Mode, algorithm: str) -> NetworkPolicy:
     facts = {"algorithm": algorithm, "data": options.data, "seed": options.seed, "steps": options.num_steps}
-    policy = dataclasses.replace(policy, params=jax.device_get(policy.params))
+    policy = model.policy(jax.device_get(params), mode, GOAL_TASK.env.config.steps_per_action)
     save_policy(options.out / "policy", policy, options.network, facts)
     return policy

@@ -14,13 +14,11 @@ from flax import nnx
 from jaxtyping import Float, Int, Key
 
 from behavior_models.imitation.demonstrations import Demonstrations
-from behavior_models.networks.actor_critic import ActorCritic
-from behavior_models.networks.heads import Categorical, Mode
-from behavior_models.networks.policy import NetworkPolicy
+from behavior_models.networks.heads import Categorical
+from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.scene_encoder import NetworkConfig
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Discrete
-from waymax_sim.env.encoder import ObservationEncoder
 from waymax_sim.pytree import Array, pytree
 
 
@@ -81,7 +79,7 @@ class BehaviorCloning:
     def init(self, key: Key[Array, ""]) -> BCState:
         """The state before the first epoch."""
         params_key, key = jax.random.split(key)
-        params = nnx.state(self._network(nnx.Rngs(params_key)))
+        params = self.model.init(params_key)
         return BCState(params, self._optimizer.init(params), key, jnp.zeros((), jnp.int32))
 
     def train_step(self, state: BCState, data: Demonstrations) -> tuple[BCState, dict[str, Float[Array, ""]]]:
@@ -112,7 +110,7 @@ class BehaviorCloning:
           params: Parameters of the network.
           data: Demonstrations.
         """
-        outputs, _ = nnx.merge(self.graph, params)(data.observation.astype(jnp.float32))
+        outputs, _ = nnx.merge(self.model.graph, params)(data.observation.astype(jnp.float32))
         label = data.label
         if self.config.labels == "hard":
             label = jax.nn.one_hot(self._dynamics.encode(data.value)[:, 0], self._dynamics.num_actions)
@@ -125,25 +123,14 @@ class BehaviorCloning:
           params: Parameters of the network.
           data: Demonstrations.
         """
-        outputs, _ = nnx.merge(self.graph, params)(data.observation.astype(jnp.float32))
+        outputs, _ = nnx.merge(self.model.graph, params)(data.observation.astype(jnp.float32))
         expected = self._dynamics.encode(data.value)[:, 0]
         return jnp.mean((jnp.argmax(outputs, axis=-1) == expected).astype(jnp.float32))
 
-    def policy(self, params: Any, mode: Mode = "mode") -> NetworkPolicy:
-        """The network as a policy.
-
-        Args:
-          params: Parameters of the network.
-          mode: See `NetworkPolicy`.
-        """
-        env, encoder = self.env.env, self.env.observe
-        assert isinstance(encoder, ObservationEncoder), "a policy needs an encoder with a specification"
-        return NetworkPolicy(params, self.graph, encoder, env.dynamics, mode, env.config.steps_per_action)
-
     @property
-    def graph(self) -> nnx.GraphDef:
-        """Structure of the network."""
-        return nnx.graphdef(nnx.eval_shape(lambda: self._network(nnx.Rngs(0))))
+    def model(self) -> ActorCriticModel:
+        """The network."""
+        return ActorCriticModel.from_env(self.env, self.network)
 
     @property
     def _dynamics(self) -> Discrete:
@@ -161,8 +148,3 @@ class BehaviorCloning:
         schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_epochs * self._steps_per_epoch)
         clip = optax.clip_by_global_norm(config.max_gradient_norm)
         return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay))
-
-    def _network(self, rngs: nnx.Rngs) -> ActorCritic:
-        encoder = self.env.observe
-        assert isinstance(encoder, ObservationEncoder), "a network needs an encoder with a specification"
-        return ActorCritic(encoder.spec(), self._dynamics.num_actions, self.network, rngs=rngs)

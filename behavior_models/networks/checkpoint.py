@@ -12,11 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from behavior_models.networks.actor_critic import ActorCritic
-from behavior_models.networks.heads import Mode
-from behavior_models.networks.policy import NetworkPolicy, num_distribution_outputs
+from behavior_models.networks.model import ActorCriticModel
+from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.networks.scene_encoder import NetworkConfig
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics
 from waymax_sim.env.flat_view import FlatView
@@ -57,7 +55,8 @@ def save_policy(
         "interval": policy.interval,
         "facts": facts,
     }
-    arrays: dict[str, Any] = {str(index): leaf for index, leaf in enumerate(_leaves(policy.params))}
+    leaves = jax.tree.leaves(policy.params)
+    arrays: dict[str, Any] = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
     np.savez_compressed(path / WEIGHTS_FILE, **arrays)
     (path / "policy.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -76,19 +75,9 @@ def load_policy(folder: Path) -> NetworkPolicy:
     difference = encoder.spec().difference(description["observation"])
     if difference:
         raise CheckpointError(f"{path} was trained with another observation: {difference}")
-    dynamics = _restore_dynamics(description["dynamics"])
-    network = NetworkConfig(**description["network"])
-    num_outputs = num_distribution_outputs(dynamics)
-    graph, skeleton = nnx.split(
-        nnx.eval_shape(lambda: ActorCritic(encoder.spec(), num_outputs, network, rngs=nnx.Rngs(0)))
-    )
-    params = _restore(path / WEIGHTS_FILE, skeleton)
-    mode: Mode = description["mode"]
-    return NetworkPolicy(params, graph, encoder, dynamics, mode, description["interval"])
-
-
-def _leaves(params: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    dynamics, network = _restore_dynamics(description["dynamics"]), NetworkConfig(**description["network"])
+    model = ActorCriticModel(encoder, dynamics, network)
+    return model.policy(_restore(path / WEIGHTS_FILE, model.shapes), description["mode"], description["interval"])
 
 
 def _restore(file: Path, skeleton: Any) -> Any:

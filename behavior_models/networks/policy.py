@@ -47,8 +47,8 @@ class NetworkPolicy(Policy):
 
     def act(self, observation: Observation, carry: "HeldAction", key: Key[Array, ""]) -> tuple[Action, "HeldAction"]:
         """Actions of the controlled agents: new ones at every `interval`-th step, else those of the last one."""
-        outputs, _ = nnx.merge(self.graph, self.params)(self.encoder(observation))
-        new = choose(action_distribution(self.dynamics, outputs), self.mode, key)
+        actor = NetworkActor(self.params, self.graph, self.dynamics, self.mode)
+        new, _ = actor(self.encoder(observation), key)
         value = jnp.where(carry.age == 0, new, carry.value)
         return scatter_actions(observation, value), HeldAction(value, (carry.age + 1) % self.interval)
 

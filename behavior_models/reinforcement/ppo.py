@@ -14,9 +14,9 @@ import optax
 from flax import nnx
 from jaxtyping import Float, Int, Key
 
-from behavior_models.networks.actor_critic import ActorCritic
-from behavior_models.networks.heads import Categorical, Mode, kl_divergence
-from behavior_models.networks.policy import NetworkActor, NetworkPolicy, action_distribution, num_distribution_outputs
+from behavior_models.networks.heads import Categorical, kl_divergence
+from behavior_models.networks.model import ActorCriticModel
+from behavior_models.networks.policy import action_distribution
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.training.advantages import generalized_advantages
 from behavior_models.training.collect import Decisions, Environments, collect, end_rates, reset_environments
@@ -24,7 +24,6 @@ from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Discrete
 from waymax_sim.env import Policies
 from waymax_sim.env.bank import ScenarioBank
-from waymax_sim.env.encoder import ObservationEncoder
 from waymax_sim.pytree import Array, pytree
 
 
@@ -138,7 +137,7 @@ class PPO:
           traffic: Policies of agents that are not controlled.
         """
         params_key, env_key, key = jax.random.split(key, 3)
-        params = nnx.state(self._network(nnx.Rngs(params_key)))
+        params = self.model.init(params_key)
         environments = reset_environments(self.env, bank, env_key, self.config.num_envs, traffic)
         return PPOState(params, self._optimizer.init(params), environments, key, jnp.zeros((), jnp.int32))
 
@@ -157,32 +156,20 @@ class PPO:
           The next state, and scalars of the step: rates of ended episodes, return, losses.
         """
         key, collect_key, fit_key = jax.random.split(state.key, 3)
-        actor = NetworkActor(state.params, self.graph, self.env.env.dynamics)
-        config = self.config
+        actor, config = self.model.actor(state.params), self.config
         environments, decisions = collect(
             self.env, actor, bank, state.environments, collect_key, config.num_decisions, traffic
         )
-        last_value = nnx.merge(self.graph, state.params)(environments.observation)[1]
+        last_value = nnx.merge(self.model.graph, state.params)(environments.observation)[1]
         batch = self._batch(decisions, last_value)
         params, optimizer, losses = self._fit(state.params, state.optimizer, batch, fit_key, anchor_params)
         scalars = {**_episode_scalars(decisions), **losses}
         return PPOState(params, optimizer, environments, key, state.step + 1), scalars
 
-    def policy(self, params: Any, mode: Mode = "sample") -> NetworkPolicy:
-        """The network as a policy.
-
-        Args:
-          params: Parameters of the network.
-          mode: See `NetworkPolicy`.
-        """
-        env, encoder = self.env.env, self.env.observe
-        assert isinstance(encoder, ObservationEncoder), "a policy needs an encoder with a specification"
-        return NetworkPolicy(params, self.graph, encoder, env.dynamics, mode, env.config.steps_per_action)
-
     @property
-    def graph(self) -> nnx.GraphDef:
-        """Structure of the network."""
-        return nnx.graphdef(nnx.eval_shape(lambda: self._network(nnx.Rngs(0))))
+    def model(self) -> ActorCriticModel:
+        """The network."""
+        return ActorCriticModel.from_env(self.env, self.network)
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -190,12 +177,6 @@ class PPO:
         steps = config.num_updates * config.num_epochs * (config.capacity // config.minibatch)
         rate = optax.linear_schedule(config.learning_rate, config.final_learning_rate * config.learning_rate, steps)
         return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(rate, eps=1e-5))
-
-    def _network(self, rngs: nnx.Rngs) -> ActorCritic:
-        num_outputs = num_distribution_outputs(self.env.env.dynamics)
-        encoder = self.env.observe
-        assert isinstance(encoder, ObservationEncoder), "a network needs an encoder with a specification"
-        return ActorCritic(encoder.spec(), num_outputs, self.network, rngs=rngs)
 
     def _batch(self, decisions: Decisions, last_value: Float[Array, "E K"]) -> Batch:
         """The first `capacity` transitions of agents that acted."""
@@ -254,7 +235,7 @@ class PPO:
           anchor_outputs: Outputs of the anchor for the same observations.
         """
         config = self.config
-        outputs, value = nnx.merge(self.graph, params)(batch.observation)
+        outputs, value = nnx.merge(self.model.graph, params)(batch.observation)
         actions = action_distribution(self.env.env.dynamics, outputs)
         ratio = jnp.exp(actions.log_prob(batch.action) - batch.log_prob)
         clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)

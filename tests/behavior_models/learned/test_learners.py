@@ -44,7 +44,7 @@ def play(ppo: PPO, num_updates: int, anchor=None):
     def update(params, optimizer, key):
         context_key, action_key, fit_key = jax.random.split(key, 3)
         context, rows = contexts(context_key, CONFIG.capacity)
-        action, (log_prob, value) = NetworkActor(params, ppo.graph, ACTIONS)(rows, action_key)
+        action, (log_prob, value) = NetworkActor(params, ppo.model.graph, ACTIONS)(rows, action_key)
         reward = (action[:, 0] == context).astype(jnp.float32)
         advantage = reward - value
         weight = jnp.ones(CONFIG.capacity)
@@ -61,7 +61,7 @@ def play(ppo: PPO, num_updates: int, anchor=None):
 
 
 def _params(ppo, key):
-    return nnx.state(ppo._network(nnx.Rngs(key)))
+    return ppo.model.init(key)
 
 
 def test_ppo_solves_a_bandit():
@@ -87,7 +87,7 @@ def test_an_anchor_holds_the_policy_near_it():
     anchor = _params(free, jax.random.key(5))
     distances = []
     for weight in (0.02, 10.0):
-        ppo = PPO(TASK, dataclasses.replace(CONFIG, anchor_weight=weight), NETWORK, free.graph)
+        ppo = PPO(TASK, dataclasses.replace(CONFIG, anchor_weight=weight), NETWORK, free.model.graph)
         params, _ = play(ppo, 10, anchor)
         _, rows = contexts(jax.random.key(9), 64)
         log_probs = [jax.nn.log_softmax(_outputs(ppo, weights, rows)) for weights in (anchor, params)]
@@ -96,7 +96,7 @@ def test_an_anchor_holds_the_policy_near_it():
 
 
 def _outputs(ppo, params, rows):
-    return nnx.merge(ppo.graph, params)(rows)[0]
+    return nnx.merge(ppo.model.graph, params)(rows)[0]
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard"])

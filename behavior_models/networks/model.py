@@ -1,0 +1,78 @@
+"""A kind of actor-critic network: observation, actions and size."""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Key
+
+from behavior_models.networks.actor_critic import ActorCritic
+from behavior_models.networks.heads import Mode
+from behavior_models.networks.policy import NetworkActor, NetworkPolicy, num_distribution_outputs
+from behavior_models.networks.scene_encoder import NetworkConfig
+from waymax_sim.adapters.functional import FunctionalEnv
+from waymax_sim.dynamics import Dynamics
+from waymax_sim.env.encoder import ObservationEncoder
+from waymax_sim.pytree import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticModel:
+    """An actor-critic network without parameters. Hashable: equal models share programs.
+
+    Attributes:
+      encoder: Encoder of the observation.
+      dynamics: Model of the actions.
+      config: Size.
+    """
+
+    encoder: ObservationEncoder
+    dynamics: Dynamics
+    config: NetworkConfig = NetworkConfig()
+
+    @classmethod
+    def from_env(cls, env: FunctionalEnv, config: NetworkConfig) -> "ActorCriticModel":
+        """The model for the observations and actions of an environment."""
+        assert isinstance(env.observe, ObservationEncoder), "a network needs an encoder with a specification"
+        return cls(env.observe, env.env.dynamics, config)
+
+    @property
+    def graph(self) -> nnx.GraphDef:
+        """Structure of the network."""
+        return nnx.graphdef(self._skeleton)
+
+    @property
+    def shapes(self) -> Any:
+        """Parameters as shapes."""
+        return nnx.state(self._skeleton)
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """Random parameters."""
+        return nnx.state(self._module(nnx.Rngs(key)))
+
+    def actor(self, params: Any, mode: Mode = "sample") -> NetworkActor:
+        """The network as an actor of encoded observations.
+
+        Args:
+          params: Parameters.
+          mode: See `NetworkPolicy`.
+        """
+        return NetworkActor(params, self.graph, self.dynamics, mode)
+
+    def policy(self, params: Any, mode: Mode, interval: int) -> NetworkPolicy:
+        """The network as a policy.
+
+        Args:
+          params: Parameters.
+          mode: See `NetworkPolicy`.
+          interval: Steps for which an action is held.
+        """
+        return NetworkPolicy(params, self.graph, self.encoder, self.dynamics, mode, interval)
+
+    @property
+    def _skeleton(self) -> ActorCritic:
+        return nnx.eval_shape(lambda: self._module(nnx.Rngs(0)))
+
+    def _module(self, rngs: nnx.Rngs) -> ActorCritic:
+        num_outputs = num_distribution_outputs(self.dynamics)
+        return ActorCritic(self.encoder.spec(), num_outputs, self.config, rngs=rngs)

@@ -41,7 +41,7 @@ def scenarios() -> dict[str, Scenario]:
 def observe(scenario: Scenario):
     """The views and their encoding."""
     observation = ENV.observe(scenario, ENV.initial_state(scenario, KEY))
-    views = [agent_centric_view(observation, who, num_agents=4, num_polylines=8) for who in ("sdc", "all")]
+    views = [agent_centric_view(observation, observers, num_agents=4, num_polylines=8) for observers in ("sdc", "all")]
     return views, FlatView("all", num_agents=4, num_polylines=8)(observation)
 
 

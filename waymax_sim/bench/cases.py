@@ -124,7 +124,7 @@ def _evaluate_state_ego(scene: SizedScene, batch: int, baseline_scenes: int) -> 
 def _rollout80(scene: SizedScene, batch: int, baseline_scenes: int, policy: Policy | None = None) -> Workload:
     """A rollout with metrics from the current step: log replay of all agents, or a policy."""
     env = _env(EVALUATED_METRICS)
-    num_steps = min(ROLLOUT_STEPS, scene.scenario.num_steps - 1 - int(scene.scenario.current_step))
+    num_steps = min(ROLLOUT_STEPS, scene.scenario.num_remaining_steps)
     baseline_steps = min(BASELINE_STEPS, num_steps)
     keys = [jax.random.split(jax.random.key(variant), batch) for variant in range(NUM_VARIANTS)]
     scenarios = device_batch(scene.scenario, batch)
@@ -152,7 +152,7 @@ def _rollout80(scene: SizedScene, batch: int, baseline_scenes: int, policy: Poli
 def _evaluate80(scene: SizedScene, batch: int, baseline_scenes: int, policies: Policies) -> Workload:
     """`waymax-sim evaluate` of a scene: traffic by `idm`, all metrics of the sdc."""
     config = EvaluationConfig({"policy": policies["constant_velocity"]()}, {"idm": policies["idm"]()}, tuple(METRICS))
-    num_steps = min(ROLLOUT_STEPS, scene.scenario.num_steps - 1 - int(scene.scenario.current_step))
+    num_steps = min(ROLLOUT_STEPS, scene.scenario.num_remaining_steps)
     run = functools.partial(evaluate_scene, config.env("idm"), config.assignment("policy", "idm"), num_steps=num_steps)
     keys = [jax.random.split(jax.random.key(variant), batch) for variant in range(NUM_VARIANTS)]
     scenarios, valid_agents = device_batch(scene.scenario, batch), _mean_logged_agents(scene.scenario, num_steps)
@@ -164,7 +164,7 @@ def _rollout_with_views(
 ) -> Workload:
     """Log replay with metrics and the view of every valid agent at every step."""
     env = _env(EVALUATED_METRICS, num_history)
-    num_steps = min(ROLLOUT_STEPS, scene.scenario.num_steps - 1 - int(scene.scenario.current_step))
+    num_steps = min(ROLLOUT_STEPS, scene.scenario.num_remaining_steps)
     num_observers = int(scene.scenario.log.valid.sum(axis=-1).max())
     observer = ViewObserver(num_observers=num_observers, num_polylines=num_polylines)
 
@@ -194,7 +194,7 @@ def _observe(scene: SizedScene, batch: int, baseline_scenes: int, observers: Lit
 def _realism(scene: SizedScene, batch: int, baseline_scenes: int) -> Workload:
     """The Sim Agents score of 32 rollouts per scene, here the log with noise; without their simulation."""
     scenario = scene.scenario
-    num_steps = scenario.num_steps - 1 - int(scenario.current_step)
+    num_steps = scenario.num_remaining_steps
     log = to_device(scenario.log)
 
     def rollouts(variant: int) -> RealismRollouts:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.scene import MAX_TIME_STEP, MIN_TIME_STEP, RawScene
+from waymax_sim.datasets.scene import MAX_TIME_STEP, MIN_TIME_STEP, RawScene, check_increasing
 
 # Shares of a recorded step within which a time counts as that of the step.
 SNAP = 1e-3
@@ -28,8 +28,9 @@ def resample(raw: RawScene, time_step: float) -> RawScene:
     """
     check_time_step(time_step)
     recorded = np.asarray(raw.timestamps, np.float64)
-    if not np.isfinite(recorded).all() or not np.all(np.diff(recorded) > 0):
-        raise DataError("do not increase", field="timestamps", remedy="sort the steps by time and drop repeated ones")
+    if not np.isfinite(recorded).all():
+        raise DataError("are not finite", field="timestamps", remedy="drop the steps without a time")
+    check_increasing(recorded)
     if not 0 <= raw.current_step < len(recorded):
         raise DataError(f"{raw.current_step} is not a step of 0..{len(recorded) - 1}", field="current_step")
     before, after = recorded[raw.current_step] - recorded[0], recorded[-1] - recorded[raw.current_step]

@@ -286,14 +286,11 @@ def _check_clock(timestamps: Float[np.ndarray, " T"]) -> None:
     Raises:
       DataError: They do not increase, a step is missing, or the time step is out of range.
     """
+    check_increasing(timestamps)
     gaps = np.diff(timestamps)
     if not len(gaps):
         return
     remedy = "resample the record: load(path, time_step=0.1), or --time-step 0.1"
-    if not gaps.min() > 0:
-        step = int(np.argmin(gaps))
-        problem = f"do not increase: {timestamps[step]:.4f} s is followed by {timestamps[step + 1]:.4f} s"
-        raise DataError(problem, field="timestamps", remedy="sort the steps by time and drop repeated ones")
     median, mean = np.median(gaps), gaps.mean()
     if np.abs(gaps - median).max() > MAX_STEP_DEVIATION * median:
         problem = f"steps are {gaps.min():.3f} to {gaps.max():.3f} s apart, not equal"
@@ -301,3 +298,12 @@ def _check_clock(timestamps: Float[np.ndarray, " T"]) -> None:
     if not MIN_TIME_STEP <= mean <= MAX_TIME_STEP:
         problem = f"the time step of {mean:.4f} s is not within {MIN_TIME_STEP} to {MAX_TIME_STEP} s"
         raise DataError(problem, field="timestamps", remedy=remedy)
+
+
+def check_increasing(timestamps: Float[np.ndarray, " T"]) -> None:
+    """Raises a `DataError` unless finite timestamps (s) increase."""
+    gaps = np.diff(timestamps)
+    if len(gaps) and not gaps.min() > 0:
+        step = int(np.argmin(gaps))
+        problem = f"do not increase: {timestamps[step]:.4f} s is followed by {timestamps[step + 1]:.4f} s"
+        raise DataError(problem, field="timestamps", remedy="sort the steps by time and drop repeated ones")

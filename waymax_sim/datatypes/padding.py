@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from waymax_sim.datatypes.roadmap import PADDING_COORDINATE
 from waymax_sim.datatypes.scenario import Scenario
@@ -239,25 +240,32 @@ def pad_steps(scenario: Scenario, num_steps: int) -> Scenario:
     def extend(steps: np.ndarray) -> np.ndarray:
         return np.concatenate([steps, np.zeros((missing, *steps.shape[1:]), steps.dtype)])
 
-    signals = scenario.signals
-    parts = {name: extend(getattr(signals, name)) for name in ("state", "stop_point", "valid")}
-    return dataclasses.replace(
-        scenario,
-        timestamps=np.concatenate([scenario.timestamps, ahead.astype(np.float32)]),
-        log=jax.tree.map(extend, scenario.log),
-        signals=dataclasses.replace(signals, **parts),
-    )
+    return change_steps(scenario, extend, np.concatenate([scenario.timestamps, ahead.astype(np.float32)]))
 
 
 def crop_steps(scenario: Scenario) -> Scenario:
     """Removes the steps after `last_step`, on the host."""
-    steps, signals = slice(int(scenario.last_step) + 1), scenario.signals
-    parts = {name: getattr(signals, name)[steps] for name in ("state", "stop_point", "valid")}
+    steps = slice(int(scenario.last_step) + 1)
+    return change_steps(scenario, lambda leaf: leaf[steps], scenario.timestamps[steps])
+
+
+def change_steps(
+    scenario: Scenario, change: Callable[[np.ndarray], np.ndarray], timestamps: Float[np.ndarray, " T"]
+) -> Scenario:
+    """A scenario with other steps, on the host.
+
+    Args:
+      scenario: The scenario.
+      change: Applied to all arrays with an axis of steps, which is the first one, but the timestamps.
+      timestamps: The new timestamps, s.
+    """
+    signals = scenario.signals
+    states = {name: change(getattr(signals, name)) for name in ("state", "stop_point", "valid")}
     return dataclasses.replace(
         scenario,
-        timestamps=scenario.timestamps[steps],
-        log=tree_index(scenario.log, steps),
-        signals=dataclasses.replace(signals, **parts),
+        timestamps=timestamps,
+        log=jax.tree.map(change, scenario.log),
+        signals=dataclasses.replace(signals, **states),
     )
 
 

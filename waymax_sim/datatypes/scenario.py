@@ -73,6 +73,11 @@ class Scenario:
         return self.timestamps.shape[-1]
 
     @property
+    def num_remaining_steps(self) -> int:
+        """Number of steps of the record after the current one; of one scenario on the host."""
+        return int(self.last_step) - int(self.current_step)
+
+    @property
     def num_agents(self) -> int:
         """Number of agent slots N, padding included."""
         return self.agents.id.shape[-1]

@@ -216,7 +216,7 @@ class Evaluation:
         scenario = chunk[0][1]
         batch = to_device(stack_chunk([scenario], self._length(scenario)))
         traces = [jax.device_get(self._simulate(run, batch, [scenario])[1]) for run in runs]
-        num_steps = min(num_remaining_steps(scenario), self._num_steps(scenario))
+        num_steps = min(scenario.num_remaining_steps, self._num_steps(scenario))
         return crop_steps(scenario), [_first_steps(tree_index(trace, 0), num_steps) for trace in traces]
 
     def _simulate(self, run: RunKey, batch: Scenario, members: list[Scenario]):
@@ -254,7 +254,7 @@ class Evaluation:
 
     def _check(self, scenario: Scenario) -> None:
         """Raises a `DataError` for a scene without further steps, or without an ego that the policy would control."""
-        if num_remaining_steps(scenario) < 1:
+        if scenario.num_remaining_steps < 1:
             raise DataError("no step follows the current one", field="current_step")
         agents = scenario.agents
         if self.config.agents == "sdc" and not np.any(np.asarray(agents.is_sdc) & np.asarray(agents.exists)):
@@ -387,8 +387,3 @@ def scenario_digest(scenario: Scenario) -> str:
     for leaf in jax.tree.leaves(scenario):
         hashed.update(np.ascontiguousarray(leaf).tobytes())
     return hashed.hexdigest()
-
-
-def num_remaining_steps(scenario: Scenario) -> int:
-    """Number of steps of the record after the current one."""
-    return int(scenario.last_step) - int(scenario.current_step)

@@ -27,11 +27,15 @@ def driveway_sides(
         if len(polygon) < 3:
             continue
         following = np.roll(polygon, -1, axis=0)
-        # Relative to the first point, since areas far from the origin lose digits.
-        start, end = (points.astype(np.float64) - polygon[0] for points in (polygon, following))
-        is_clockwise = np.sum(start[:, 0] * end[:, 1] - start[:, 1] * end[:, 0]) < 0
-        sides.append(np.hstack([following, polygon] if is_clockwise else [polygon, following]))
+        sides.append(np.hstack([following, polygon] if signed_area(polygon) < 0 else [polygon, following]))
     return np.concatenate([*sides, np.zeros((0, 4))]).astype(np.float32)
+
+
+def signed_area(polygon: Float[np.ndarray, "P d"]) -> float:
+    """Area of a polygon in the plane, m^2; positive if it is counter-clockwise. Its last point may repeat the first."""
+    # Relative to the first point, since areas far from the origin lose digits.
+    x, y = (polygon[:, :2].astype(np.float64) - polygon[0, :2]).T
+    return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
 
 
 def is_in_driveway(sides: Float[Array, "D 4"], xy: Float[Array, "Q 2"], margin: float) -> Bool[Array, " Q"]:

@@ -53,7 +53,7 @@ def test_agents_are_dropped_by_selector_mask_or_id():
     assert_unchanged(edit.drop_agents(scenario, []), scenario)
 
 
-@pytest.mark.parametrize("agents", ["nobody", [123456], np.ones(3, bool), [-1]])
+@pytest.mark.parametrize("agents", ["unknown", [123456], np.ones(3, bool), [-1]])
 def test_unknown_agents_are_refused(agents):
     with pytest.raises(ValueError, match=r"unknown selector|no agents|a mask has shape"):
         edit.drop_agents(crossing(), agents)

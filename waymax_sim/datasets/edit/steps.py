@@ -7,6 +7,7 @@ import numpy as np
 
 from waymax_sim.datasets.edit.agents import drop_agents
 from waymax_sim.datasets.edit.common import AgentSelection, agent_mask, zero_outside
+from waymax_sim.datatypes.padding import change_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import tree_index
 
@@ -56,15 +57,10 @@ def slice_steps(scenario: Scenario, start: int, stop: int) -> Scenario:
     now = int(scenario.current_step)
     if not 0 <= start <= now < stop <= scenario.num_steps:
         raise ValueError(f"steps {start} to {stop} of {scenario.num_steps} do not contain the current step {now}")
-    steps, signals = slice(start, stop), scenario.signals
+    steps = slice(start, stop)
     cut = dataclasses.replace(
-        scenario,
-        timestamps=scenario.timestamps[steps] - scenario.timestamps[start],
+        change_steps(scenario, lambda leaf: leaf[steps], scenario.timestamps[steps] - scenario.timestamps[start]),
         current_step=np.asarray(now - start, np.int32),
         last_step=np.asarray(min(int(scenario.last_step), stop - 1) - start, np.int32),
-        log=tree_index(scenario.log, steps),
-        signals=dataclasses.replace(
-            signals, state=signals.state[steps], stop_point=signals.stop_point[steps], valid=signals.valid[steps]
-        ),
     )
     return drop_agents(cut, ~cut.log.valid.any(axis=0))

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from waymax_sim.datasets.errors import DataError
-from waymax_sim.datasets.formats.drivable_area import signed_area
 from waymax_sim.datasets.formats.map_features import (
     MAX_PAIRS,
     PAIRS_PER_BATCH,
@@ -31,6 +30,7 @@ from waymax_sim.datatypes.roadmap import (
     ROAD_LINE_UNKNOWN,
     SUCCESSOR,
 )
+from waymax_sim.maps.driveways import signed_area
 
 Polyline = Float[np.ndarray, "_ 3"]
 ARGOVERSE2_MAP_REMEDY = "give a map of Argoverse 2 motion forecasting"

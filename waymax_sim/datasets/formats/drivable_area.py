@@ -1,4 +1,4 @@
-"""Closed outlines in the plane: road edges from drivable areas, areas and centroids."""
+"""Closed outlines in the plane: road edges from drivable areas, and centroids."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from waymax_sim.datasets.formats.map_features import MAX_PAIRS
+from waymax_sim.maps.driveways import signed_area
 
 Ring = Float[np.ndarray, "_ 3"]
 
@@ -29,12 +30,6 @@ def orient_rings(rings: Sequence[Ring]) -> list[Ring] | None:
         is_hole = sum(_contains(other, ring[0, :2]) for other in others) % 2 == 1
         oriented.append(ring[::-1] if (signed_area(ring) < 0) != is_hole else ring)
     return oriented
-
-
-def signed_area(ring: Ring) -> float:
-    """Area of a ring in the plane, m^2; positive if it is counter-clockwise."""
-    x, y = (ring[:, :2] - ring[0, :2]).T
-    return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
 
 
 def centroid(ring: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, " 2"]:

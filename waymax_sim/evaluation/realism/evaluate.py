@@ -80,7 +80,6 @@ def simulate_rollouts(
       num_rollouts: Number K of rollouts.
       num_steps: Steps of a rollout.
     """
-
     return _simulate(env, policies, scenario, key, num_rollouts, num_steps)[0]
 
 
@@ -145,7 +144,11 @@ def evaluate_realism(
             log, size = recorded_log(raw, scenario), max(count, MAX_EVALUATED)
             if read_rollouts is None:
                 key = scene_key(seed, scenario.scenario_id)
-                lengths = {"num_rollouts": num_rollouts, "num_steps": _num_future(scenario), "max_evaluated": size}
+                lengths = {
+                    "num_rollouts": num_rollouts,
+                    "num_steps": scenario.num_remaining_steps,
+                    "max_evaluated": size,
+                }
                 rollouts, scores, invalid = _simulated_score(
                     assignment, scenario, log, key, config=config, parity=parity, **lengths
                 )
@@ -165,12 +168,12 @@ def _unscored_rollouts(assignment: Assignment, scenario: Scenario, seed: int, nu
     Raises:
       DataError: No step follows the current one, or no agent is valid at it.
     """
-    if _num_future(scenario) < 1:
+    if scenario.num_remaining_steps < 1:
         raise DataError("no step follows the current one", field="current_step")
     if not np.asarray(simulated_mask(scenario)).any():
         raise DataError("no agent is valid at the current step", field="valid")
     key = scene_key(seed, scenario.scenario_id)
-    lengths = {"num_rollouts": num_rollouts, "num_steps": _num_future(scenario)}
+    lengths = {"num_rollouts": num_rollouts, "num_steps": scenario.num_remaining_steps}
     return jax.device_get(_only_simulated(assignment, scenario, key, **lengths))
 
 
@@ -210,10 +213,6 @@ def _simulated_score(
 _only_score = jax.jit(_scored, static_argnames=("config", "parity", "max_evaluated"))
 
 
-def _num_future(scenario: Scenario) -> int:
-    return scenario.num_steps - 1 - int(scenario.current_step)
-
-
 def check_scene(scenario: Scenario) -> int:
     """Validates that a scene can be scored, and returns the number of scored agents.
 
@@ -223,7 +222,7 @@ def check_scene(scenario: Scenario) -> int:
     if scenario.time_step != TIME_STEP:
         problem = f"realism is defined for time steps of {TIME_STEP} s, not {scenario.time_step} s"
         raise DataError(problem, field="timestamps", remedy="resample the record with --time-step 0.1")
-    if _num_future(scenario) < 1:
+    if scenario.num_remaining_steps < 1:
         raise DataError("no step follows the current one", field="current_step")
     if not has_future(scenario):
         remedy = "rollouts of a testing split can be written with --submission, but not scored"
@@ -261,7 +260,7 @@ def from_rollout_file(file: RolloutFile, scenario: Scenario) -> RealismRollouts:
     """
     is_simulated = np.asarray(simulated_mask(scenario))
     ids = np.asarray(scenario.agents.id)
-    file.check(ids[is_simulated], _num_future(scenario))
+    file.check(ids[is_simulated], scenario.num_remaining_steps)
     row_by_id = {int(ids[row]): row for row in np.flatnonzero(is_simulated)}
     rows = np.array([row_by_id[agent] for agent in file.object_id.tolist()])
     num_rollouts, _, num_steps = file.heading.shape

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 import waymax_sim as ws
+from tests.evaluation.test_evaluate import SingleScene
 from tests.field.inputs import field_file
+from tests.scenes import raw_scene
 from waymax_sim.cli import main
 from waymax_sim.datasets.loader import load_all
+from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.evaluation import Evaluation, EvaluationConfig
+from waymax_sim.evaluation.realism.evaluate import evaluate_realism
 
 pytestmark = pytest.mark.compile_heavy
 METRICS = ("overlap", "offroad", "log_divergence", "kinematic_infeasibility", "wrong_way", "comfort_violation")
@@ -46,6 +50,16 @@ def test_traffic_of_nan_fails_its_scenes():
     config = EvaluationConfig({"ego": ConstantVelocity()}, {"broken": Broken()}, ("overlap",), max_steps=4)
     (failure,) = next(iter(Evaluation(ws.load("synthetic:0:1"), config).results([0])))
     assert failure.error.field == "actions"
+
+
+@pytest.mark.parametrize("has_future", [True, False])
+def test_realism_names_the_agents_of_actions_of_nan(has_future):
+    raw = raw_scene(num_steps=12)
+    valid = raw.valid.copy()
+    valid[raw.current_step + 1 :] = has_future
+    scenes = Scenarios([SingleScene(dataclasses.replace(raw, valid=valid))])
+    (error,) = evaluate_realism(scenes, policy=Broken(), num_rollouts=2, allow_unscored=True)
+    assert isinstance(error, ws.DataError) and error.field == "actions" and "100, 101, 102" in error.problem
 
 
 def test_no_nan_stays_in_the_state_and_no_reward_is_paid():

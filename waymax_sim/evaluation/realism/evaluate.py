@@ -166,7 +166,7 @@ def _unscored_rollouts(assignment: Assignment, scenario: Scenario, seed: int, nu
     """Rollouts of a scene without a recorded future.
 
     Raises:
-      DataError: No step follows the current one, or no agent is valid at it.
+      DataError: No step follows the current one, no agent is valid at it, or an action is not finite.
     """
     if scenario.num_remaining_steps < 1:
         raise DataError("no step follows the current one", field="current_step")
@@ -174,14 +174,16 @@ def _unscored_rollouts(assignment: Assignment, scenario: Scenario, seed: int, nu
         raise DataError("no agent is valid at the current step", field="valid")
     key = scene_key(seed, scenario.scenario_id)
     lengths = {"num_rollouts": num_rollouts, "num_steps": scenario.num_remaining_steps}
-    return jax.device_get(_only_simulated(assignment, scenario, key, **lengths))
+    rollouts, invalid = jax.device_get(_only_simulated(assignment, scenario, key, **lengths))
+    check_actions(scenario, invalid)
+    return rollouts
 
 
 @functools.partial(jax.jit, static_argnames=("num_rollouts", "num_steps"))
 def _only_simulated(
     assignment: Assignment, scenario: Scenario, key: Key[Array, ""], *, num_rollouts: int, num_steps: int
-) -> RealismRollouts:
-    return simulate_rollouts(realism_env(assignment), assignment, scenario, key, num_rollouts, num_steps)
+) -> tuple[RealismRollouts, Bool[Array, " N"]]:
+    return _simulate(realism_env(assignment), assignment, scenario, key, num_rollouts, num_steps)
 
 
 def _scored(scenario, rollouts, log, config, parity, max_evaluated) -> Score:

@@ -39,6 +39,11 @@ class NetworkPolicy(Policy):
     mode: Mode = static(default="sample")
     interval: int = static(default=1)
 
+    @property
+    def num_history_steps(self) -> int:
+        """Steps of history that the policy observes."""
+        return getattr(self.encoder, "num_history_steps", 2)
+
     def init(self, observation: Observation, key: Key[Array, ""]) -> "HeldAction":
         """No action yet."""
         low, _ = self.dynamics.bounds

@@ -47,3 +47,8 @@ class Policy(Protocol):
           key: Random key of this step.
         """
         ...
+
+
+def observed_history_steps(policy: Policy) -> int:
+    """Steps of history that a policy observes (`EnvConfig.num_history_steps`): its `num_history_steps`, or else 2."""
+    return max(getattr(policy, "num_history_steps", 2), 2)

@@ -18,6 +18,7 @@ from waymax_sim.datatypes.agents import Selector
 from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
+from waymax_sim.env.policy import observed_history_steps
 from waymax_sim.evaluation.future import NO_FUTURE_NOTE, has_future, invalid_without_future
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import iter_chunks, read_padded_to_class, repeat_cyclically, stack_chunk
@@ -103,7 +104,14 @@ class EvaluationConfig:
         """
         spawn = "log" if self.traffic[traffic] is None else "never"
         evaluated = "sdc" if self.agents == "sdc" else "all"
-        config = EnvConfig(controlled=self.agents, metrics=self._metrics, evaluated=evaluated, spawn=spawn, rewards=())
+        config = EnvConfig(
+            controlled=self.agents,
+            metrics=self._metrics,
+            evaluated=evaluated,
+            spawn=spawn,
+            rewards=(),
+            num_history_steps=max(observed_history_steps(policy) for policy in self.policies.values()),
+        )
         return Env(config=config)
 
     @property

@@ -130,7 +130,7 @@ def evaluate(
       num_steps: Steps of an episode.
       seed: Seed of all random draws.
     """
-    env = environment(observed_history_steps(policy))
+    env = environment(observed_history_steps([policy]))
     others = [] if traffic is None else [(traffic, "others")]
     assignment = Assignment.from_policies([(policy, "sdc"), *others])
     size, groups = min(GROUP_SIZE, len(bank)), []

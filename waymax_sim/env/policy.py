@@ -1,5 +1,6 @@
 """The policy protocol."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Key
@@ -52,6 +53,6 @@ class Policy(Protocol):
         ...
 
 
-def observed_history_steps(policy: Policy) -> int:
-    """Steps of history that a policy observes (`EnvConfig.num_history_steps`): its `num_history_steps`, or else 2."""
-    return max(getattr(policy, "num_history_steps", 2), 2)
+def observed_history_steps(policies: Iterable[Policy | None]) -> int:
+    """Steps of history that policies observe (`EnvConfig.num_history_steps`): their `num_history_steps`, at least 2."""
+    return max([2, *(getattr(policy, "num_history_steps", 2) for policy in policies)])

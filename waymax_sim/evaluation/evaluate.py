@@ -35,12 +35,10 @@ COPIES_PER_SCENE = 8
 MAX_CHUNK_CPU = 4
 # Largest number of scenes per device in a chunk on accelerators.
 MAX_CHUNK_ACCELERATOR = 256
-
 # Number of agents that a message lists.
 MAX_LISTED_AGENTS = 5
 # Name of the score that is computed wherever `NUPLAN_METRICS` are evaluated.
 NUPLAN_SCORE = "nuplan_score"
-
 RunKey = tuple[str, str, int]  # policy, traffic and seed
 
 
@@ -102,16 +100,15 @@ class EvaluationConfig:
 
         Agents that are logged later do not spawn among reactive traffic: others may occupy their position by then.
         """
-        spawn = "log" if self.traffic[traffic] is None else "never"
-        evaluated = "sdc" if self.agents == "sdc" else "all"
+        members = [*self.policies.values(), self.traffic[traffic]]
         config = EnvConfig(
             controlled=self.agents,
             metrics=self._metrics,
-            evaluated=evaluated,
-            spawn=spawn,
-            goals=required_goals([*self.policies.values(), self.traffic[traffic]]),
+            evaluated="sdc" if self.agents == "sdc" else "all",
+            spawn="log" if self.traffic[traffic] is None else "never",
+            goals=required_goals(members),
             rewards=(),
-            num_history_steps=max(observed_history_steps(policy) for policy in self.policies.values()),
+            num_history_steps=observed_history_steps(members),
         )
         return Env(config=config)
 

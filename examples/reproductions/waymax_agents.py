@@ -3,9 +3,9 @@
     python -m examples.reproductions.waymax_agents --policies bc=runs/bc-0/policy bc=runs/bc-1/policy
 
 The self-driving car is driven by experts in several action spaces, by rules, and by the given policies, for 8 s among
-the log and among reactive traffic. Folders of one name are seeds; `name=folder@5` holds each action for 5 steps, as the
-paper does with Wayformer. `--experiments` adds the experiments on experts, routes, traffic and modes; `--quick` is a
-small version of all of it.
+the log and among reactive traffic. Folders of one name are seeds; a folder may also be the name of a released policy.
+`name=folder@5` holds each action for 5 steps, as the paper does with Wayformer. `--experiments` adds the experiments
+on experts, routes, traffic and modes; `--quick` is a small version of all of it.
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ from jaxtyping import Float
 import waymax_sim as ws
 from behavior_models.baselines.kinematic import ConstantVelocity
 from behavior_models.baselines.log_replay import LogReplay
-from behavior_models.networks.checkpoint import load_policy
 from behavior_models.planners.pdm import PDM
 from behavior_models.traffic.idm import IDM
 from behavior_models.traffic.log_path import LogPathIDM
@@ -34,6 +33,7 @@ from waymax_sim.env import Assignment, Env, EnvConfig, Policy
 from waymax_sim.env.bank import ScenarioBank, build_bank
 from waymax_sim.env.policy import observed_history_steps
 from waymax_sim.evaluation.evaluate import simulate_and_evaluate
+from waymax_sim.plugins import resolve_policy
 
 # Scenes that are simulated together.
 GROUP_SIZE = 20
@@ -41,7 +41,6 @@ GROUP_SIZE = 20
 COLUMNS = {
     "off-road, %": ("offroad", 100.0),
     "collision, %": ("overlap", 100.0),
-    "at fault, %": ("at_fault_collision", 100.0),
     "infeasible, %": ("kinematic_infeasibility", 100.0),
     "log ADE, m": ("log_divergence", 1.0),
     "progress, %": ("route_progression", 100.0),
@@ -64,7 +63,7 @@ class BenchmarkConfig:
 
     Attributes:
       scenes: Scenes to evaluate in.
-      policies: Learned policies, `name=folder` or `name=folder@steps`.
+      policies: Learned policies, `name=folder` or `name=folder@steps`; a folder or the name of a policy.
       experiments: Experiments to run after the table.
       start: Policy of `waymax-sim train bc` from which the experiment on traffic starts.
       num_steps: Steps of an episode.
@@ -91,7 +90,7 @@ def learned_policies(arguments: Iterable[str]) -> dict[str, list[Policy]]:
         folder, _, steps = path.partition("@")
         if not separator or not folder or (steps and not steps.isdigit()):
             raise ValueError(f"{argument!r} is not name=folder or name=folder@steps")
-        policy = load_policy(Path(folder))
+        policy = resolve_policy(folder)
         policies.setdefault(name, []).append(dataclasses.replace(policy, interval=int(steps)) if steps else policy)
     return policies
 
@@ -146,13 +145,14 @@ def evaluate(
 
 
 def evaluate_all(config: BenchmarkConfig) -> Table:
-    """Columns of each policy among each traffic; the values of seeds are concatenated. Prints rows as they appear."""
+    """Columns of each policy among each traffic, of experts among the log; values of seeds are concatenated."""
     bank = build_bank(ws.load(config.scenes, pad_to_bucket=False), environment())
     policies = {name: [policy] for name, policy in (EXPERTS | RULES).items()} | learned_policies(config.policies)
     print(f"| policy | traffic | seeds | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 3)}")
     table: Table = {}
     for name, seeds in policies.items():
-        for among, traffic in TRAFFIC.items():
+        for among in ("log",) if name in EXPERTS else TRAFFIC:
+            traffic = TRAFFIC[among]
             runs = [evaluate(policy, traffic, bank, config.num_steps, seed) for seed, policy in enumerate(seeds)]
             table[name, among] = {column: np.concatenate([run[column] for run in runs]) for column in COLUMNS}
             print_row(f"{name} | {among} | {len(seeds)}", table[name, among], len(bank))

@@ -143,7 +143,7 @@ def main(config: ExpertConfig) -> list[Criterion]:
         if not results:
             print(f"| source | tracks | {' | '.join(errors)} |\n|{'---|' * (len(errors) + 2)}")
         results[source] = errors
-        print(table_line(f"{Path(source).name} | {log.valid.shape[1]}", dict(errors)))
+        print(table_line(f"{source} | {log.valid.shape[1]}", dict(errors)))
     return criteria(results[config.scenes])
 
 

@@ -84,7 +84,7 @@ class ModesConfig:
     batch: int = 512
     width: int = 64
     learning_rate: float = 3e-3
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = tuple(range(10))
 
 
 PROBLEM = LaneChoice()
@@ -240,9 +240,10 @@ def main(config: ModesConfig) -> list[Criterion]:
             columns = {"near": near, "left": left}
             cells = {name: f"{v.mean():.1f} ({v.min():.1f} to {v.max():.1f})" for name, v in columns.items()}
             print(table_line(f"{head} | {mode}", dict(cells)), flush=True)
+    means = {run: float(np.mean(values)) for run, values in shares.items()}
     return [
-        Criterion("W4 categorical within 0.5 m of a lane, %", min(shares["categorical", "mode"]), low=90.0),
-        Criterion("W4 control, Gaussian, %", max(shares["Gaussian", "mode"]), high=50.0),
+        Criterion("W4 categorical within 0.5 m of a lane, mean of seeds, %", means["categorical", "mode"], low=90.0),
+        Criterion("W4 control, Gaussian, mean of seeds, %", means["Gaussian", "mode"], high=50.0),
     ]
 
 

@@ -7,12 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from behavior_models.checkpoints import FOLDER
+from tests.metrics.rules import NUM_STEPS, make_case, track
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.dynamics import Bicycle, Discrete
+from waymax_sim.metrics import Snapshot
 
 waymax_agents = pytest.importorskip("examples.reproductions.waymax_agents", reason="flax or optax is not installed")
-from examples.reproductions import waymax_common, waymax_expert, waymax_modes, waymax_route  # noqa: E402
+from examples.reproductions import (  # noqa: E402
+    waymax_common,
+    waymax_expert,
+    waymax_modes,
+    waymax_route,
+    waymax_traffic,
+)
 
 
 def test_a_criterion_without_a_number_fails():
@@ -71,6 +80,29 @@ def test_fewer_levels_are_worse_on_noisy_curves():
     assert errors[0] < errors[1] < 0.5 * errors[2]
 
 
+@jax.jit
+def contact_sides(scenario, agents):
+    """Number of contacts at the rear and at the sides of each agent, [2, N]."""
+
+    def at(step):
+        history = jax.tree.map(lambda leaf: leaf[step - 1 + jnp.arange(2, dtype=jnp.int32)], agents)
+        snapshot = Snapshot(scenario, step, history)
+        return jnp.stack([waymax_traffic.contact_side(snapshot, *side).value for side in waymax_traffic.SIDES.values()])
+
+    return jnp.sum(jax.vmap(at)(jnp.arange(1, NUM_STEPS, dtype=jnp.int32)), axis=0)
+
+
+def test_contacts_are_on_the_side_that_is_hit():
+    north = np.pi / 2
+    cases = {
+        "the follower hits the rear of the first": ([track(x=10, speed=5), track()], [[1, 0], [0, 0]]),
+        "the second meets the side of the first": ([track(x=-8), track(y=-11, yaw=north)], [[0, 0], [1, 0]]),
+        "head-on": ([track(), track(x=20, yaw=np.pi)], [[0, 0], [0, 0]]),
+    }
+    for name, (tracks, expected) in cases.items():
+        assert np.asarray(contact_sides(*make_case(tracks)))[:, :2].astype(int).tolist() == expected, name
+
+
 def test_positions_off_the_route_are_found():
     """Two straight paths that separate at x = 0: the second one turns left."""
     x = np.arange(-20.0, 21.0, 1.0)
@@ -99,8 +131,9 @@ def test_a_gaussian_averages_two_lanes_and_a_categorical_does_not():
 def test_policies_are_named_with_their_folders():
     with pytest.raises(ValueError, match="is not name=folder"):
         waymax_agents.learned_policies(["runs/bc"])
-    with pytest.raises(FileNotFoundError):
-        waymax_agents.learned_policies(["bc=nowhere@5"])
+    bc, ppo = FOLDER / "bc", FOLDER / "ppo_selfplay"
+    policies = waymax_agents.learned_policies([f"a={bc}", f"b={bc}", f"a={ppo}@5"])
+    assert [policy.interval for policy in policies["a"]] == [2, 5] and len(policies["b"]) == 1
 
 
 @pytest.mark.slow
@@ -108,7 +141,7 @@ def test_the_benchmark_runs_at_a_small_size(capsys):
     config = waymax_agents.BenchmarkConfig(experiments=("expert", "modes", "route"), quick=True)
     results = waymax_agents.main(config)
     printed = capsys.readouterr().out
-    assert all(f"| {name} | idm |" in printed for name in ("log", "pdm", "constant velocity"))
+    assert all(f"| {name} | idm |" in printed for name in ("pdm", "constant velocity"))
     assert {criterion.name[:2] for criterion in results} >= {"W1", "W2", "W4"}
     by_name = {criterion.name: criterion for criterion in results}
     # Experts need no training, so their controls hold at any size.

@@ -66,12 +66,12 @@ class TrafficConfig:
     start: Path
     train: str = "synthetic:0:100"
     test: str = "synthetic:901:60"
-    updates: int = 120
+    updates: int = 150
     num_envs: int = 32
     num_decisions: int = 20
-    max_agents: int = 28
+    max_agents: int = 24
     max_train_egos: int = 4
-    max_test_egos: int = 8
+    max_test_egos: int = 6
     seeds: tuple[int, ...] = (0,)
 
     @property
@@ -226,7 +226,9 @@ def main(config: TrafficConfig) -> list[Criterion]:
     print(f"{len(bank)} egos with {bank.num_agents} agent slots, {len(test_bank)} test egos")
     outcomes: dict[tuple[str, str], list] = {}
     for seed in config.seeds:
-        policies: dict[str, Policy] = {"start": load_policy(config.start), "rule-based": IDM()}
+        # Sampled like the trained ones, whose programs it shares.
+        start = dataclasses.replace(load_policy(config.start), mode="sample")
+        policies: dict[str, Policy] = {"start": start, "rule-based": IDM()}
         for name, traffic in TRAFFIC.items():
             policies[name], rate = train(config, bank, traffic, seed)
             print(f"seed {seed}: {rate:.0f} agent steps per CPU second among {name}")

@@ -110,7 +110,7 @@ def test_ranks_scores_and_slices():
     assert np.isnan(scores[-1]) and np.all(np.diff(scores[:-1]) > 0)
     slices = top_slices(scores)
     assert list(slices) == ["top 10%", "top 50%", "all"] and slices["top 10%"].tolist() == [36, 37, 38, 39]
-    assert [part.tolist() for part in deciles(scores)][0] == [0, 1, 2, 3] and len(deciles(scores[:19])) == 0
+    assert deciles(scores)[0].tolist() == [0, 1, 2, 3] and len(deciles(scores[:19])) == 0
 
 
 def test_curriculum_weights_prefer_the_hardest():

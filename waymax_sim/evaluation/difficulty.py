@@ -52,11 +52,15 @@ PARAMS = DifficultyParams()
 def scene_features(scenario: Scenario, agents: str = "sdc", params: DifficultyParams = PARAMS) -> dict[str, float]:
     """The features of a scene for some of its agents, from the current step to the end of the log.
 
-    closeness: minus the smallest gap between the boxes of an agent and of another one, m. urgency: minus the smallest
-    time to collision at constant velocities, s. speed: the largest speed, m/s. turn: the largest change of the heading
-    from the start, rad. conflicts: the number of agents whose logged paths cross that of the agent within 3 s; the
-    largest of all agents. edge_closeness: minus the smallest distance from a center to a road edge, m. crowding: mean
-    number of others within 20 m at the start.
+    Only agents that travel count, if any of them does:
+
+    - closeness: minus the smallest gap between the boxes of an agent and of another one, m;
+    - urgency: minus the smallest time to collision at constant velocities, s;
+    - speed: the largest speed, m/s;
+    - turn: the largest change of the heading from the start, rad;
+    - conflicts: the number of traveling agents whose logged path crosses that of an agent within 3 s, at most;
+    - edge_closeness: minus the smallest distance from a center to a road edge, m;
+    - crowding: the mean number of others within 20 m at the start.
 
     Args:
       scenario: One scenario in host memory.
@@ -66,11 +70,13 @@ def scene_features(scenario: Scenario, agents: str = "sdc", params: DifficultyPa
     Returns:
       NaN for a feature that is undefined: all of them without any agent, gaps without others or road edges.
     """
-    mask = agent_mask(scenario, agents, params)
-    rows = np.flatnonzero(mask & np.asarray(scenario.log.valid)[int(scenario.current_step)])
+    log = _sampled_log(scenario, params)
+    mask = agent_mask(scenario, agents, params) & log.valid[0]
+    # Parked agents are hardly ever difficult, and most agents are parked.
+    moves = _travels(log, params)
+    rows = np.flatnonzero(mask & moves if np.any(mask & moves) else mask)
     if not len(rows):
         return dict.fromkeys(FEATURES, np.nan)
-    log = _sampled_log(scenario, params)
     gap, time = pairwise_risk(log, np.asarray(scenario.agents.size), rows, params)
     own: AgentState = tree_index(log, (slice(None), rows))
     turn = np.abs((own.yaw - own.yaw[:1] + np.pi) % (2 * np.pi) - np.pi)
@@ -81,7 +87,7 @@ def scene_features(scenario: Scenario, agents: str = "sdc", params: DifficultyPa
         "urgency": -_smallest(time),
         "speed": float(np.max(np.linalg.norm(own.velocity, axis=-1), initial=0.0, where=own.valid)),
         "turn": float(np.max(turn, initial=0.0, where=own.valid)),
-        "conflicts": float(np.max(count_conflicts(log, rows, params))),
+        "conflicts": float(np.max(_traveling_conflicts(log, rows, moves, params))),
         "edge_closeness": -_smallest(edge_distance(scenario, own, params)),
         "crowding": float(np.mean(is_near.sum(axis=1) - 1)),
     }
@@ -188,6 +194,22 @@ def count_conflicts(
     return np.any(crosses & both & (delay <= params.max_conflict_time), axis=(2, 3)).sum(axis=1)
 
 
+def _traveling_conflicts(
+    log: AgentState, rows: Int[np.ndarray, " O"], moves: Bool[np.ndarray, " N"], params: DifficultyParams
+) -> Int[np.ndarray, " O"]:
+    """`count_conflicts` with the agents that travel, which are few."""
+    candidates = moves.copy()
+    candidates[rows] = True
+    position = np.cumsum(candidates) - 1
+    return count_conflicts(tree_index(log, (slice(None), np.flatnonzero(candidates))), position[rows], params)
+
+
+def _travels(log: AgentState, params: DifficultyParams) -> Bool[np.ndarray, " N"]:
+    """Agents that are farther than `min_travel` from their start at any step."""
+    travel = np.linalg.norm(log.xyz[..., :2] - log.xyz[:1, :, :2], axis=-1)
+    return np.any(log.valid & log.valid[:1] & (travel > params.min_travel), axis=0)
+
+
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
@@ -207,16 +229,32 @@ def edge_distance(
     if not len(start):
         return np.full(agents.valid.shape, np.nan)
     # Only segments near the agents matter.
-    points = agents.xyz[..., :2].reshape(-1, 2).astype(float)
-    used = points[agents.valid.reshape(-1)]
-    low, high = used.min(axis=0) - params.max_gap, used.max(axis=0) + params.max_gap
-    is_near = np.all((np.maximum(start, end) > low) & (np.minimum(start, end) < high), axis=1)
-    start, along = start[is_near], (end - start)[is_near]
+    points = agents.xyz[..., :2].astype(float)
+    used = points[agents.valid]
+    low, high = (used.min(axis=0), used.max(axis=0)) if len(used) else (np.zeros(2), np.zeros(2))
+    is_near = np.maximum(start, end) > low - params.max_gap
+    is_near &= np.minimum(start, end) < high + params.max_gap
+    start, along = start[is_near.all(axis=1)], (end - start)[is_near.all(axis=1)]
+    # Step by step, which bounds the memory.
+    distance = np.stack([_segment_distance(row, start, along, params.max_gap) for row in points])
+    return np.where(agents.valid, distance, np.nan)
+
+
+def _segment_distance(
+    points: Float[np.ndarray, "O 2"], start: Float[np.ndarray, "E 2"], along: Float[np.ndarray, "E 2"], limit: float
+) -> Float[np.ndarray, " O"]:
+    """Distance (m) to the nearest segment, at most the limit.
+
+    Args:
+      points: Points, m.
+      start: Starts of segments, m.
+      along: Vectors to their ends, m.
+      limit: Largest distance, m.
+    """
     offset = points[:, None] - start[None]
     share = np.sum(offset * along[None], axis=-1) / np.maximum(np.sum(along**2, axis=-1), 1e-9)[None]
     nearest = offset - np.clip(share, 0.0, 1.0)[..., None] * along[None]
-    distance = np.min(np.linalg.norm(nearest, axis=-1), axis=1, initial=params.max_gap).reshape(agents.valid.shape)
-    return np.where(agents.valid, distance, np.nan)
+    return np.min(np.linalg.norm(nearest, axis=-1), axis=1, initial=limit)
 
 
 def _sampled_log(scenario: Scenario, params: DifficultyParams) -> AgentState:

@@ -172,3 +172,36 @@ def area_under_curve(score: Float[np.ndarray, " n"], label: Bool[np.ndarray, " n
         return np.nan
     below, until = np.searchsorted(positive, negative, "left"), np.searchsorted(positive, negative, "right")
     return float(1 - np.mean((below + until) / 2) / len(positive))
+
+
+def cross_validate(
+    features: Float[np.ndarray, "n F"],
+    failed: Bool[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    num_folds: int = 5,
+) -> tuple[float, float] | None:
+    """Area under the curve of predictions for groups that are left out of the fit, and that of shuffled labels.
+
+    Args:
+      features: Features of agents.
+      failed: Whether the policy failed.
+      groups: Scenes; agents of one scene are in one fold.
+      num_folds: Number of folds.
+
+    Returns:
+      Both areas; None if a fold has no failures, or no successes, to learn from.
+    """
+    rng = np.random.default_rng(0)
+    scenes = np.unique(groups)
+    fold_by_scene = dict(zip(scenes.tolist(), (rng.permutation(len(scenes)) % num_folds).tolist(), strict=True))
+    fold = np.array([fold_by_scene[group] for group in groups.tolist()])
+    areas = []
+    for labels in (failed, rng.permutation(failed)):
+        score = np.full(len(failed), np.nan)
+        for number in range(num_folds):
+            test = fold == number
+            if labels[~test].min(initial=True) == labels[~test].max(initial=False):
+                return None
+            score[test] = fit_difficulty(features[~test], labels[~test]).predict(features[test])
+        areas.append(area_under_curve(score, labels))
+    return areas[0], areas[1]

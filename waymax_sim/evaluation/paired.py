@@ -6,8 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from waymax_sim.evaluation.confidence import CONFIDENCE, NUM_BOOTSTRAP_SAMPLES
-from waymax_sim.evaluation.summary import optional_float
+from waymax_sim.evaluation.confidence import CONFIDENCE, NUM_BOOTSTRAP_SAMPLES, optional_float
 from waymax_sim.results_dir import Json
 
 # Seed of the bootstrap: equal tables give equal intervals.
@@ -74,12 +73,12 @@ def cluster_table(
       seed: Column that names the training seed.
       scene: Column that names the scene.
     """
-    kept = [row for row in rows if row[scene] in set(scenes)]
-    seeds = sorted({str(row[seed]) for row in kept})
+    members = [row for row in rows if row[scene] in set(scenes)]
+    seeds = sorted({str(row[seed]) for row in members})
     position = {name: index for index, name in enumerate(scenes)}
     shape = len(seeds), len(scenes), len(columns)
     total, count = np.zeros(shape), np.zeros(shape)
-    for row in kept:
+    for row in members:
         values = np.array([np.nan if row[name] is None else row[name] for name in columns], float)
         cell = seeds.index(str(row[seed])), position[row[scene]]
         total[cell] += np.nan_to_num(values)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from behavior_models.study.at_goal import BrakeAtGoal
 from waymax_sim import geometry
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
@@ -160,7 +159,7 @@ class Episodes:
 def make_driver(policy: Policy, traffic: Policy | None) -> tuple[Driver, int]:
     """A policy among traffic, and the interval of their decisions in steps.
 
-    Traffic moves the traveling vehicles that are not driven, and brakes at their goals.
+    Traffic moves the traveling vehicles that are not driven; networks brake at their goals.
 
     Args:
       policy: The policy of the driven vehicles.
@@ -170,7 +169,7 @@ def make_driver(policy: Policy, traffic: Policy | None) -> tuple[Driver, int]:
         (policy,), interval = at_common_interval(policy)
         return Driver(policy, Assignment((), ())), interval
     (policy, others), interval = at_common_interval(policy, traffic)
-    return Driver(policy, Assignment([BrakeAtGoal(others)], ["traveling"])), interval
+    return Driver(policy, Assignment([others], ["traveling"])), interval
 
 
 def at_common_interval(*policies: Any) -> tuple[list[Any], int]:

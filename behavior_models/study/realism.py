@@ -8,7 +8,6 @@ import jax
 from jaxtyping import Bool, Int, Key
 
 from behavior_models.baselines.kinematic import ConstantSpeed
-from behavior_models.study.at_goal import BrakeAtGoal
 from behavior_models.study.episodes import Driver, Episodes, at_common_interval
 from waymax_sim.env import Assignment, Policy
 from waymax_sim.env.bank import ScenarioBank
@@ -35,12 +34,12 @@ class RealismSettings:
 
 
 def realism_driver(policy: Policy) -> tuple[Driver, int]:
-    """The policy, which brakes at its goals, among others that keep their speed, and the interval of its decisions.
+    """The policy among others that keep their speed, and the interval of its decisions.
 
     The others do not follow the log, since the challenge simulates all agents.
     """
     (policy,), interval = at_common_interval(policy)
-    return Driver(BrakeAtGoal(policy), Assignment([ConstantSpeed()], ["all"])), interval
+    return Driver(policy, Assignment([ConstantSpeed()], ["all"])), interval
 
 
 @functools.partial(jax.jit, static_argnums=0)

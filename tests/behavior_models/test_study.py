@@ -1,4 +1,4 @@
-"""Studies of driving policies: outcomes by hand on a straight road, resumption, summaries, and braking at the goal."""
+"""Studies of driving policies: outcomes by hand on a straight road, resumption and summaries."""
 
 import dataclasses
 import json
@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from behavior_models.baselines.kinematic import ConstantSpeed
-from behavior_models.study.at_goal import BrakeAtGoal, BrakingDynamics
 from behavior_models.study.episodes import at_common_interval, make_driver
 from behavior_models.study.report import interval_text, results_csv, study_tables, summarize_study
 from behavior_models.study.run import Study, StudyArm, StudyConfig, parse_arm, prepare_scenes
-from tests.scenes import agent_state, raw_scene
+from tests.scenes import raw_scene
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.state import Action
-from waymax_sim.dynamics import Bicycle, Discrete
+from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Policy
 from waymax_sim.pytree import Array, pytree
 
@@ -138,20 +137,6 @@ def test_arms_by_text():
     arm = parse_arm("pair=constant_speed,idm")
     assert arm.name == "pair" and list(arm.policies) == ["constant_speed", "idm"]
     assert parse_arm("constant_speed").name == "constant_speed"
-
-
-def test_vehicles_brake_at_their_goal():
-    inner = Discrete(Bicycle(), levels=((-2.0, 0.0, 2.0), (0.0,)))
-    dynamics = BrakingDynamics(inner)
-    agents = agent_state([[0.0, 0.0], [0.0, 0.0]], velocity=(10.0, 0.0))
-    value = jnp.asarray([[2, 0], [2, 1]], jnp.int32)
-    moved = dynamics.apply(agents, value, 0.1)
-    np.testing.assert_allclose(moved.velocity[:, 0], [10.2, 9.75], rtol=1e-5)
-    assert [bound.tolist() for bound in dynamics.bounds] == [[0, 0], [2, 1]] and dynamics.preserves_finite
-    action = dynamics.invert(agents, moved, 0.1)
-    assert action.value.dtype == jnp.int32 and action.value.shape == (2, 2)
-    policy = BrakeAtGoal(ConstantSpeed())
-    assert policy.dynamics == BrakingDynamics(Bicycle()) and not policy.privileged
 
 
 def test_policies_decide_at_a_common_interval():

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,13 @@ from waymax_sim.datatypes.agents import Selector
 from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
+from waymax_sim.evaluation.columns import NUPLAN_SCORE, MetricInfo, metric_columns
 from waymax_sim.evaluation.confidence import optional_float
 from waymax_sim.evaluation.difficulty import scene_features
 from waymax_sim.evaluation.future import NO_FUTURE_NOTE, has_future, invalid_without_future
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import iter_chunks, read_padded_to_class, repeat_cyclically, stack_chunk
 from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
-from waymax_sim.metrics.nuplan import MULTIPLIERS, WEIGHTS
 from waymax_sim.ops.backend import on_cpu
 from waymax_sim.pytree import Array, to_device, tree_index
 
@@ -39,22 +39,8 @@ MAX_CHUNK_ACCELERATOR = 256
 
 # Number of agents that a message lists.
 MAX_LISTED_AGENTS = 5
-# Name of the score that is computed wherever `NUPLAN_METRICS` are evaluated.
-NUPLAN_SCORE = "nuplan_score"
 
 RunKey = tuple[str, str, int]  # policy, traffic and seed
-
-
-class MetricInfo(NamedTuple):
-    """Unit and direction of a metric.
-
-    Attributes:
-      unit: Its unit.
-      better: Whether lower or higher is better.
-    """
-
-    unit: str
-    better: Literal["lower", "higher"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +91,14 @@ class EvaluationConfig:
         """
         spawn = "log" if self.traffic[traffic] is None else "never"
         evaluated = "sdc" if self.agents == "sdc" else "all"
-        config = EnvConfig(controlled=self.agents, metrics=self._metrics, evaluated=evaluated, spawn=spawn, rewards=())
+        config = EnvConfig(
+            controlled=self.agents,
+            metrics=self._metrics,
+            evaluated=evaluated,
+            spawn=spawn,
+            goals=required_goals([*self.policies.values(), self.traffic[traffic]]),
+            rewards=(),
+        )
         return Env(config=config)
 
     @property
@@ -300,19 +293,17 @@ class _SceneEvaluation:
         return simulate_and_evaluate(self.env, assignment, scenario, key, self.num_steps)
 
 
+def required_goals(policies: Iterable[Policy | None]) -> Literal["scenario", "end_of_log"]:
+    """The option `goals` of an environment: the end of the log for scenarios without goals if a policy needs them."""
+    return "end_of_log" if any(policy is not None and policy.observes_goals for policy in policies) else "scenario"
+
+
 def _first_steps(trace: Trace, num_steps: int) -> Trace:
     def first(field: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[:num_steps], field)
 
     fields = {field.name: getattr(trace, field.name) for field in dataclasses.fields(trace)}
     return Trace(**{name: value if name == "final" else first(value) for name, value in fields.items()})
-
-
-def metric_columns(metrics: Iterable[str]) -> dict[str, MetricInfo]:
-    """Unit and direction of the given metrics, and of the nuPlan score and its parts if it is computed from them."""
-    columns = {name: MetricInfo(metric.unit, metric.better) for name, metric in resolve(metrics).items()}
-    scores = (NUPLAN_SCORE, *MULTIPLIERS, *WEIGHTS) if columns.keys() >= set(NUPLAN_METRICS) else ()
-    return dict.fromkeys(scores, MetricInfo("1", "higher")) | columns
 
 
 def simulate_and_evaluate(

@@ -144,7 +144,8 @@ class EvaluationRun:
         for name, policy in config.policies.items():
             for traffic in config.traffic:
                 own = [row for row in rows if (row["policy"], row["traffic"]) == (name, traffic)]
-                header = {"policy": name, "privileged": policy.privileged, "agents": config.agents, "traffic": traffic}
+                about = {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
+                header = {**about, "agents": config.agents, "traffic": traffic}
                 by_difficulty = {"slices": summarize_slices(own, slices, config.columns)}
                 results.append(header | summarize_rows(own, config.columns) | by_difficulty)
         return results
@@ -162,7 +163,12 @@ def run_conditions(config: EvaluationConfig, path: str) -> Json:
 
     def describe(policies: Mapping) -> Json:
         return {
-            name: policy and {"privileged": policy.privileged, "dynamics": repr(policy.dynamics or env.dynamics)}
+            name: policy
+            and {
+                "privileged": policy.privileged,
+                "observes_goals": policy.observes_goals,
+                "dynamics": repr(policy.dynamics or env.dynamics),
+            }
             for name, policy in policies.items()
         }
 
@@ -175,7 +181,7 @@ def run_conditions(config: EvaluationConfig, path: str) -> Json:
         "steps": config.max_steps,
         "seeds": list(config.seeds),
         "env": {"spawn": {name: config.env(name).config.spawn for name in config.traffic}}
-        | {name: getattr(env.config, name) for name in ("despawn", "height_source")},
+        | {name: getattr(env.config, name) for name in ("despawn", "height_source", "goals")},
         **environment_info(),
     }
 

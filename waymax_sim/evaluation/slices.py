@@ -6,8 +6,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from waymax_sim.evaluation.columns import MetricInfo
 from waymax_sim.evaluation.difficulty import FEATURES, deciles, difficulty_scores, top_slices
-from waymax_sim.evaluation.evaluate import MetricInfo
 from waymax_sim.evaluation.summary import headlines, summarize_rows
 from waymax_sim.evaluation.tables import with_interval
 from waymax_sim.results_dir import Json

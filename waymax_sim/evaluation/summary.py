@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from waymax_sim.evaluation.columns import MetricInfo
 from waymax_sim.evaluation.confidence import bootstrap, optional_float
-from waymax_sim.evaluation.evaluate import MetricInfo
 from waymax_sim.results_dir import Json
 
 # Columns of tables without room for all, in order.

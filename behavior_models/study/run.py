@@ -208,12 +208,12 @@ class Study:
 
     @property
     def tasks(self) -> list[Task]:
-        """All tasks, in the order of evaluation."""
+        """All tasks, in the order of evaluation: realism, which takes longest, comes last."""
         return [
             task
+            for setting, traffic, cells in self._settings()
             for arm in self.config.arms
             for policy in arm.policies
-            for setting, traffic, cells in self._settings()
             for task in _grouped(arm, policy, setting, traffic, cells)
         ]
 

@@ -18,6 +18,7 @@ class TrainingOptions:
       steps: Training steps; by default those of the algorithm.
       seed: Seed of all random draws.
       encoder: Encoder of the network.
+      curriculum: Probability of a draw among the most difficult tenth of the scenes; the others are uniform.
     """
 
     data: str
@@ -26,6 +27,7 @@ class TrainingOptions:
     steps: int | None = None
     seed: int = 0
     encoder: Literal["pool", "attention"] = "pool"
+    curriculum: float | None = None
 
     @property
     def algorithm(self) -> str:

@@ -69,7 +69,9 @@ def _evaluate(evaluation: Evaluation) -> list[dict[str, Any]]:
         rows[result.run[0]].append({"index": result.index} | result.values)
     config, about = evaluation.config, {"agents": evaluation.config.agents, "traffic": LOG_REPLAY}
     return [
-        {"policy": name, "privileged": policy.privileged} | about | summarize_rows(rows[name], config.columns)
+        {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
+        | about
+        | summarize_rows(rows[name], config.columns)
         for name, policy in config.policies.items()
     ]
 

@@ -236,7 +236,7 @@ class PPO:
         """
         config = self.config
         outputs, value = nnx.merge(self.model.graph, params)(batch.observation)
-        actions = action_distribution(self.env.env.dynamics, outputs)
+        actions = action_distribution(self.env.env.dynamics, outputs, self.network.head)
         ratio = jnp.exp(actions.log_prob(batch.action) - batch.log_prob)
         clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
         total = jnp.maximum(jnp.sum(batch.weight), 1.0)

@@ -49,4 +49,25 @@ PRESETS: dict[str, EnvConfig] = {
         ends="agent",
         at_end="remove",
     ),
+    # The same with the shaped penalties of "Imitation Is Not Enough" (Lu et al. 2023), in equal parts and per second in
+    # records of 10 Hz: 0.1 per step and meter that is lacking to a clearance of 1 m to other vehicles, and to a distance
+    # of 1 m to the road edge. Collisions and road departures cost more than the rest of an episode with small margins.
+    "shaped": EnvConfig(
+        controlled="traveling",
+        spawn="never",
+        goals="end_of_log",
+        metrics=("goal_reached", "goal_progress", "overlap", "offroad", "clearance_deficit", "edge_deficit"),
+        evaluated="controlled",
+        rewards=(
+            ("goal_reached", 1.0),
+            ("goal_progress", 0.01),
+            ("overlap", -2.0),
+            ("offroad", -2.0),
+            ("clearance_deficit", -0.1),
+            ("edge_deficit", -0.1),
+        ),
+        terminate_on=("goal_reached", "overlap", "offroad"),
+        ends="agent",
+        at_end="remove",
+    ),
 }

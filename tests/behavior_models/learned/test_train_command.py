@@ -21,7 +21,7 @@ def test_policies_are_trained_stored_and_evaluated(tmp_path, capsys):
     assert train(tmp_path, "bc", "--data", SCENES, "--out", bc, "--steps", "2", "--held-out", SCENES) == 0
     line = json.loads((tmp_path / "bc" / "log.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 2 and 0 <= line["eval/goal"] <= 1 and line["eval/episodes"] > 0
-    anchored = ("--anchor", f"{bc}/policy", "--data", SCENES, "--out", ppo, "--steps", "2")
+    anchored = ("--kl-to", f"{bc}/policy", "--data", SCENES, "--out", ppo, "--steps", "2")
     assert train(tmp_path, "ppo", *anchored) == 0
     assert json.loads((tmp_path / "ppo" / "log.jsonl").read_text().splitlines()[-1])["anchor_kl"] > 0
     # Both have the same structure, and share one program.

@@ -1,0 +1,1 @@
+"""Trainings from end to end: scenes, algorithm, evaluation on held-out scenes, and the stored policy."""

@@ -1,0 +1,60 @@
+"""Options of the trainings, as the command line shows them. Imports no learning library."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Inputs and outputs of a training.
+
+    Attributes:
+      data: Scenes to train on: a file, a quoted glob, a converted folder, or synthetic:SEED:COUNT.
+      out: Folder for log.jsonl, checkpoints and the trained policy.
+      held_out: Scenes to evaluate on; none by default.
+      steps: Training steps; by default those of the algorithm.
+      seed: Seed of all random draws.
+      encoder: Encoder of the network.
+    """
+
+    data: str
+    out: Path
+    held_out: str | None = None
+    steps: int | None = None
+    seed: int = 0
+    encoder: Literal["pool", "attention"] = "pool"
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm, that of its command."""
+        return ALGORITHMS[type(self)]
+
+    def conditions(self) -> dict[str, Any]:
+        """All options but the folder, as plain values: a training is resumed with equal ones only."""
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        return {"algorithm": self.algorithm, **values, "out": None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BCOptions(TrainingOptions):
+    """Behavior cloning of logged vehicles (default: 16 epochs)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOOptions(TrainingOptions):
+    """PPO by self-play of all traveling vehicles (default: 200 updates).
+
+    Attributes:
+      anchor: Folder of a bc policy, from which the policy is kept from diverging (anchored self-play).
+      anchor_weight: Weight of KL(anchor || policy).
+    """
+
+    anchor: Annotated[Path | None, tyro.conf.arg(aliases=["--kl-to"])] = None
+    anchor_weight: float = 0.05
+
+
+# The command of each algorithm.
+ALGORITHMS: dict[type[TrainingOptions], str] = {BCOptions: "bc", PPOOptions: "ppo"}

@@ -187,17 +187,17 @@ class CornerExpert(Policy):
         row, exists = target_steps(log.valid, observation.step, self.horizon)
         num_steps = jnp.maximum(row - observation.step, 1)
         target = mask_agents(smoothed_states(log, row, self.smoothing), exists)
-        is_bicycle = isinstance(self.dynamics, Bicycle)
-        if is_bicycle:
-            initial = arc_action(self.dynamics, now, target, num_steps, observation.dt)
+        model = self.dynamics
+        if isinstance(model, Bicycle):
+            initial = arc_action(model, now, target, num_steps, observation.dt)
         else:
             # Displacements are distributed over the steps.
-            whole = self.dynamics.invert(now, target, observation.dt)
+            whole = model.invert(now, target, observation.dt)
             initial = Action(whole.value / num_steps[:, None].astype(jnp.float32), whole.valid)
-        is_slow = (jnp.abs(forward_speed(now)) < MIN_HEADING_SPEED) | (num_steps > self.horizon)
-        columns = jnp.asarray([False, is_bicycle] + [False] * (initial.value.shape[-1] - 2))
+        is_slow = jnp.abs(forward_speed(now)) < MIN_HEADING_SPEED
+        is_curvature = jnp.arange(initial.value.shape[-1]) == (1 if isinstance(model, Bicycle) else -1)
         fit = fit_corners(
-            self.dynamics,
+            model,
             now,
             target,
             observation.info.size[:, :2],
@@ -205,7 +205,7 @@ class CornerExpert(Policy):
             initial=initial,
             num_steps=jnp.minimum(num_steps, self.horizon),
             max_steps=self.horizon,
-            fixed=is_slow[:, None] & columns[None],
+            fixed=is_slow[:, None] & is_curvature[None],
         )
         is_far = (num_steps > self.horizon)[:, None]
         return Action(jnp.where(is_far, initial.value, fit.action.value), fit.action.valid), carry

@@ -21,7 +21,6 @@ from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.ops.bank import BankRow, is_bank_row
 from waymax_sim.pytree import Array, pytree, tree_index
 
-
 # The constant action that leads to the logged position (`LogExpert`), or also to the heading (`CornerExpert`).
 ExpertName = Literal["arc", "corners"]
 
@@ -89,7 +88,9 @@ def collect_demonstrations(
     parts = []
     for begin in range(0, len(bank), num_envs):
         index = (begin + np.arange(num_envs)) % len(bank)
-        part, mask = run(env, bank, index, jax.random.fold_in(key, begin), num_decisions, horizon, (noise, params), expert)
+        part, mask = run(
+            env, bank, index, jax.random.fold_in(key, begin), num_decisions, horizon, (noise, params), expert
+        )
         # The last group repeats scenarios of the first.
         mask = np.asarray(mask) & (begin + np.arange(num_envs) < len(bank))[None, :, None]
         parts.append(jax.tree.map(lambda leaf, mask=mask: np.asarray(leaf)[mask], part))

@@ -48,9 +48,7 @@ class BCSAC:
         """The network of the actor."""
         return self.sac.model
 
-    def init(
-        self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None
-    ) -> SACState:
+    def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None) -> SACState:
         """The state before the first training step; see `SAC.init`.
 
         Args:
@@ -72,7 +70,8 @@ class BCSAC:
           data: Demonstrations, on the device.
           traffic: Policies of agents that are not controlled.
         """
-        return self.sac.train_step(state, bank, traffic, self.imitation_term(data))
+        term = self.imitation_term(data) if self.weight else None
+        return self.sac.train_step(state, bank, traffic, term)
 
     def imitation_term(self, data: Demonstrations) -> ActorTerm:
         """The weighted negative log-likelihood of random demonstrations, for `SAC.update`."""

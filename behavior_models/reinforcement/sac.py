@@ -19,7 +19,7 @@ from behavior_models.networks.action_value import ActionValueModel
 from behavior_models.networks.heads import TanhGaussian
 from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.scene_encoder import NetworkConfig
-from behavior_models.training.collect import Decisions, Environments, collect, end_rates, reset_environments
+from behavior_models.training.collect import Environments, collect, episode_scalars, reset_environments
 from behavior_models.training.replay_buffer import ReplayBuffer, ReplayRows, ReplaySample, ReplayState
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.env import Policies
@@ -42,11 +42,12 @@ class SACConfig:
       num_gradient_steps: Gradient steps per training step.
       batch: Transitions per gradient step.
       discount: Discount factor per decision.
-      temperature: Weight of the entropy, in units of the reward; the initial one if it is adapted. An entropy of one nat
-        per decision should be small next to the reward of an episode.
+      temperature: Weight of the entropy in units of the reward, the initial one if it is adapted. The entropy of an
+        episode should be small next to its reward.
       target_entropy: Entropy to which the temperature is adapted, nats; None for a fixed temperature.
       target_rate: Share of the critics in the averaged targets per gradient step.
-      learning_rate: Learning rate of Adam.
+      learning_rate: Initial learning rate of Adam.
+      final_learning_rate: Learning rate of the last step, as a share of the first.
       max_gradient_norm: Larger gradients are scaled down.
     """
 
@@ -62,6 +63,7 @@ class SACConfig:
     target_entropy: float | None = None
     target_rate: float = 0.01
     learning_rate: float = 5e-4
+    final_learning_rate: float = 0.1
     max_gradient_norm: float = 1.0
 
 
@@ -135,9 +137,7 @@ class SAC:
         if (low != -1).any() or (high != 1).any() or self.network.head != "gaussian":
             raise ValueError("soft actor-critic needs actions in (-1, 1) (`normalized=True`) and the head 'gaussian'")
 
-    def init(
-        self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None
-    ) -> SACState:
+    def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None) -> SACState:
         """The state before the first training step.
 
         Args:
@@ -163,9 +163,8 @@ class SAC:
         actor_key, critic_key = jax.random.split(key)
         actor = self.model.init(actor_key) if actor is None else actor
         critics, log_temperature = self.critic_model.init(critic_key), jnp.log(self.config.temperature)
-        parts = actor, critics, log_temperature
         optimizers = self._optimizer.init(actor), self._optimizer.init(critics), self._optimizer.init(log_temperature)
-        return SACLearner(*parts[:2], critics, log_temperature, jnp.ones(()), optimizers)
+        return SACLearner(actor, critics, critics, log_temperature, jnp.ones(()), optimizers)
 
     def train_step(
         self, state: SACState, bank: ScenarioBank, traffic: Policies = None, actor_term: ActorTerm | None = None
@@ -194,7 +193,7 @@ class SAC:
 
         keys = jax.random.split(update_key, config.num_gradient_steps)
         learner, scalars = jax.lax.scan(gradient_step, state.learner, keys)
-        scalars = {**_episode_scalars(decisions), **jax.tree.map(jnp.mean, scalars)}
+        scalars = {**episode_scalars(decisions), **jax.tree.map(jnp.mean, scalars)}
         return SACState(learner, replay, environments, key, state.step + 1), scalars
 
     def update(
@@ -241,7 +240,7 @@ class SAC:
           batch: Transitions.
           key: Random key of the next actions.
         """
-        action, log_prob = self._actions(learner.actor, batch.next_observation).sample_and_log_prob(key)
+        action, log_prob = self._act(learner.actor, batch.next_observation, key)
         value = jnp.min(self.critic_model.values(learner.targets, batch.next_observation, action), axis=0)
         return batch.reward + batch.discount * (value - jnp.exp(learner.log_temperature) * log_prob)
 
@@ -270,7 +269,7 @@ class SAC:
           batch: Transitions.
           key: Random key of the actions.
         """
-        action, log_prob = self._actions(actor, batch.observation).sample_and_log_prob(key)
+        action, log_prob = self._act(actor, batch.observation, key)
         value = jnp.min(self.critic_model.values(learner.critics, batch.observation, action), axis=0)
         loss = weighted_mean(jnp.exp(learner.log_temperature) * log_prob - value, batch.weight)
         scalars = {"entropy": -weighted_mean(log_prob, batch.weight), "value": weighted_mean(value, batch.weight)}
@@ -296,13 +295,16 @@ class SAC:
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
-        clip = optax.clip_by_global_norm(self.config.max_gradient_norm)
-        return optax.chain(clip, optax.adam(self.config.learning_rate))
+        config = self.config
+        steps = config.num_updates * config.num_gradient_steps
+        rate = optax.linear_schedule(config.learning_rate, config.final_learning_rate * config.learning_rate, steps)
+        return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(rate))
 
-    def _actions(self, actor: Any, rows: Float[Array, "B D"]) -> TanhGaussian:
+    def _act(self, actor: Any, rows: Float[Array, "B D"], key: Key[Array, ""]):
+        """Random actions and their log-probabilities."""
         actions = self.model.distribution(actor, rows)
         assert isinstance(actions, TanhGaussian)
-        return actions
+        return actions.sample_and_log_prob(key)
 
     def _descend(self, gradient: Any, optimizer: Any, params: Any) -> tuple[Any, Any]:
         change, optimizer = self._optimizer.update(gradient, optimizer, params)
@@ -319,14 +321,3 @@ class SAC:
 def weighted_mean(values: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, ""]:
     """Mean of values with positive weights, 0 without any; other values may be arbitrary."""
     return jnp.sum(jnp.where(weight > 0, weight * values, 0.0)) / jnp.maximum(jnp.sum(weight), 1e-6)
-
-
-def _episode_scalars(decisions: Decisions) -> Scalars:
-    result = decisions.result
-    ended = result.active & (result.terminated | result.truncated)
-    count = jnp.maximum(jnp.sum(ended), 1).astype(jnp.float32)
-    scalars = {
-        "return": jnp.sum(jnp.where(ended, result.episode_return, 0.0)) / count,
-        "agent_steps": jnp.sum(result.active).astype(jnp.float32),
-    }
-    return scalars | end_rates(result)

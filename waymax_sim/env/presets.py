@@ -49,9 +49,9 @@ PRESETS: dict[str, EnvConfig] = {
         ends="agent",
         at_end="remove",
     ),
-    # The same with the shaped penalties of "Imitation Is Not Enough" (Lu et al. 2023), in equal parts and per second in
-    # records of 10 Hz: 0.1 per step and meter that is lacking to a clearance of 1 m to other vehicles, and to a distance
-    # of 1 m to the road edge. Collisions and road departures cost more than the rest of an episode with small margins.
+    # The same with the shaped penalties of "Imitation Is Not Enough" (Lu et al. 2023) in equal parts: 0.1 in each step
+    # per meter that is lacking to 1 m of clearance to other vehicles, and to 1 m from the road edge. A collision costs
+    # more than the rest of an episode with small margins.
     "shaped": EnvConfig(
         controlled="traveling",
         spawn="never",

@@ -40,6 +40,7 @@ class SACConfig:
       num_rows: Decisions of each environment in the replay buffer.
       num_steps: Decisions of a multi-step return; 1 in the source.
       num_gradient_steps: Gradient steps per training step.
+      actor_delay: First training steps, in which the critics learn alone: random ones would mislead a cloned actor.
       batch: Transitions per gradient step.
       discount: Discount factor per decision.
       temperature: Weight of the entropy in units of the reward, the initial one if it is adapted. The entropy of an
@@ -55,8 +56,9 @@ class SACConfig:
     num_envs: int = 32
     num_decisions: int = 8
     num_rows: int = 200
-    num_steps: int = 1
+    num_steps: int = 3
     num_gradient_steps: int = 16
+    actor_delay: int = 10
     batch: int = 256
     discount: float = 0.985
     temperature: float = 0.01
@@ -163,7 +165,11 @@ class SAC:
         actor_key, critic_key = jax.random.split(key)
         actor = self.model.init(actor_key) if actor is None else actor
         critics, log_temperature = self.critic_model.init(critic_key), jnp.log(self.config.temperature)
-        optimizers = self._optimizer.init(actor), self._optimizer.init(critics), self._optimizer.init(log_temperature)
+        optimizers = (
+            self._optimizer().init(actor),
+            self._optimizer().init(critics),
+            self._optimizer().init(log_temperature),
+        )
         return SACLearner(actor, critics, critics, log_temperature, jnp.ones(()), optimizers)
 
     def train_step(
@@ -207,7 +213,7 @@ class SAC:
           key: Random key.
           actor_term: A further term of the loss of the actor.
         """
-        target_key, actor_key, term_key = jax.random.split(key, 3)
+        config, (target_key, actor_key, term_key) = self.config, jax.random.split(key, 3)
         target = self.targets(learner, batch, target_key)
         (critic_loss, scale), gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
             learner.critics, batch, target
@@ -224,10 +230,9 @@ class SAC:
             return loss + more, scalars | more_scalars
 
         (loss, scalars), gradient = jax.value_and_grad(actor_loss, has_aux=True)(learner.actor)
-        actor, actor_optimizer = self._descend(gradient, learner.optimizers[0], learner.actor)
+        actor, actor_optimizer = self._descend(gradient, learner.optimizers[0], learner.actor, config.actor_delay)
         log_temperature, temperature_optimizer = self._adapt_temperature(learner, scalars["entropy"])
-        rate = self.config.target_rate
-        targets = jax.tree.map(lambda old, new: old + rate * (new - old), learner.targets, critics)
+        targets = optax.incremental_update(critics, learner.targets, config.target_rate)
         optimizers = actor_optimizer, critic_optimizer, temperature_optimizer
         learner = SACLearner(actor, critics, targets, log_temperature, value_scale, optimizers)
         return learner, {"loss": loss, "critic_loss": critic_loss, "temperature": jnp.exp(log_temperature), **scalars}
@@ -293,11 +298,16 @@ class SAC:
     def _buffer(self) -> ReplayBuffer:
         return ReplayBuffer(self.config.num_rows, self.config.num_steps, self.config.discount)
 
-    @property
-    def _optimizer(self) -> optax.GradientTransformation:
+    def _optimizer(self, delay: int = 0) -> optax.GradientTransformation:
+        """Adam with a falling learning rate, which is 0 in the first `delay` training steps."""
         config = self.config
         steps = config.num_updates * config.num_gradient_steps
-        rate = optax.linear_schedule(config.learning_rate, config.final_learning_rate * config.learning_rate, steps)
+        falling = optax.linear_schedule(config.learning_rate, config.final_learning_rate * config.learning_rate, steps)
+        first = delay * config.num_gradient_steps
+
+        def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+            return jnp.where(step < first, 0.0, falling(step))
+
         return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(rate))
 
     def _act(self, actor: Any, rows: Float[Array, "B D"], key: Key[Array, ""]):
@@ -306,8 +316,8 @@ class SAC:
         assert isinstance(actions, TanhGaussian)
         return actions.sample_and_log_prob(key)
 
-    def _descend(self, gradient: Any, optimizer: Any, params: Any) -> tuple[Any, Any]:
-        change, optimizer = self._optimizer.update(gradient, optimizer, params)
+    def _descend(self, gradient: Any, optimizer: Any, params: Any, delay: int = 0) -> tuple[Any, Any]:
+        change, optimizer = self._optimizer(delay).update(gradient, optimizer, params)
         return optax.apply_updates(params, change), optimizer
 
     def _adapt_temperature(self, learner: SACLearner, entropy: Float[Array, ""]) -> tuple[Float[Array, ""], Any]:

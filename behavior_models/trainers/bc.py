@@ -26,7 +26,8 @@ def train_bc(options: BCOptions) -> NetworkPolicy:
     open_folder(options)
     key, env = jax.random.key(options.seed), goal_task(options.action)
     data = demonstrate(env, load_bank(options.data, env), key, options.expert)
-    config = BCConfig(options.labels, num_epochs=options.steps or BCConfig.num_epochs)
+    num_epochs = options.steps or BCConfig.num_epochs
+    config = BCConfig(options.labels, num_epochs=num_epochs, weight_decay=options.weight_decay)
     network = dataclasses.replace(network_config(options), head=options.head)
     learner = BehaviorCloning(env, len(data), config, network)
     device_data = jax.device_put(data)

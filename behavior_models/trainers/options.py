@@ -47,12 +47,14 @@ class BCOptions(TrainingOptions):
       labels: Labels of discrete actions: the two levels next to that of the expert in each component, or the nearest.
       head: Distribution of continuous actions: a squashed Gaussian, or a mixture of six Gaussians.
       expert: Actions of the expert lead to the logged position .6 s ahead, or bring the corners of the box there.
+      weight_decay: Weight decay of the optimizer.
     """
 
     action: Literal["bicycle_discrete", "bicycle", "delta"] = "bicycle_discrete"
     labels: Literal["soft", "hard"] = "soft"
     head: Literal["gaussian", "mixture"] = "gaussian"
     expert: Literal["arc", "corners"] = "arc"
+    weight_decay: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

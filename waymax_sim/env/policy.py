@@ -20,10 +20,13 @@ class Policy(Protocol):
 
     Attributes:
       privileged: Whether the policy reads the logged future; stated in reports.
+      observes_goals: Whether the policy needs the goals of its agents. Evaluations then add the end of the log as goal
+        to scenarios without goals, and state it in reports.
       dynamics: Dynamics model of its actions; None for that of the environment.
     """
 
     privileged: bool = False
+    observes_goals: bool = False
     dynamics: Dynamics | None = None
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Any:

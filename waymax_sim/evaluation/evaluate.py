@@ -103,7 +103,14 @@ class EvaluationConfig:
         """
         spawn = "log" if self.traffic[traffic] is None else "never"
         evaluated = "sdc" if self.agents == "sdc" else "all"
-        config = EnvConfig(controlled=self.agents, metrics=self._metrics, evaluated=evaluated, spawn=spawn, rewards=())
+        config = EnvConfig(
+            controlled=self.agents,
+            metrics=self._metrics,
+            evaluated=evaluated,
+            spawn=spawn,
+            goals=required_goals([*self.policies.values(), self.traffic[traffic]]),
+            rewards=(),
+        )
         return Env(config=config)
 
     @property
@@ -289,6 +296,11 @@ class _SceneEvaluation:
 
     def __call__(self, scenario: Scenario, key: Key[Array, ""], assignment: Assignment):
         return simulate_and_evaluate(self.env, assignment, scenario, key, self.num_steps)
+
+
+def required_goals(policies: Iterable[Policy | None]) -> Literal["scenario", "end_of_log"]:
+    """The option `goals` of an environment: the end of the log for scenarios without goals if a policy needs them."""
+    return "end_of_log" if any(policy is not None and policy.observes_goals for policy in policies) else "scenario"
 
 
 def _first_steps(trace: Trace, num_steps: int) -> Trace:

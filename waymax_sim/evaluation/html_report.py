@@ -5,7 +5,14 @@ import json
 from collections.abc import Iterable, Sequence
 
 from waymax_sim.evaluation.summary import headlines
-from waymax_sim.evaluation.tables import METRIC_NOTES, PRIVILEGED_NOTE, SAMPLES_NOTE, with_interval
+from waymax_sim.evaluation.tables import (
+    GOALS_NOTE,
+    METRIC_NOTES,
+    PRIVILEGED_NOTE,
+    SAMPLES_NOTE,
+    policy_marks,
+    with_interval,
+)
 from waymax_sim.results_dir import Json
 from waymax_sim.text import printable
 
@@ -35,7 +42,7 @@ def html_report(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
     results, conditions = summary["results"], summary["conditions"]
     title = f"{', '.join(conditions['policies'])} in {conditions['path']}"
     names = headlines(conditions["metrics"])
-    notes = [PRIVILEGED_NOTE, SAMPLES_NOTE, *(METRIC_NOTES[name] for name in names if name in METRIC_NOTES)]
+    notes = [PRIVILEGED_NOTE, GOALS_NOTE, SAMPLES_NOTE, *(METRIC_NOTES[name] for name in names if name in METRIC_NOTES)]
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{summary['num_scenes']} scenes, {summary['num_failed']} could not be used. Means over scenes with half "
@@ -108,4 +115,4 @@ def _label(name: str, column: Json) -> str:
 
 
 def _name(policy: str, conditions: Json) -> str:
-    return policy + ("*" if conditions["policies"][policy]["privileged"] else "")
+    return policy + policy_marks(conditions["policies"][policy])

@@ -143,7 +143,8 @@ class EvaluationRun:
         for name, policy in config.policies.items():
             for traffic in config.traffic:
                 own = [row for row in rows if (row["policy"], row["traffic"]) == (name, traffic)]
-                header = {"policy": name, "privileged": policy.privileged, "agents": config.agents, "traffic": traffic}
+                about = {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
+                header = {**about, "agents": config.agents, "traffic": traffic}
                 results.append(header | summarize_rows(own, config.columns))
         return results
 
@@ -160,7 +161,12 @@ def run_conditions(config: EvaluationConfig, path: str) -> Json:
 
     def describe(policies: Mapping) -> Json:
         return {
-            name: policy and {"privileged": policy.privileged, "dynamics": repr(policy.dynamics or env.dynamics)}
+            name: policy
+            and {
+                "privileged": policy.privileged,
+                "observes_goals": policy.observes_goals,
+                "dynamics": repr(policy.dynamics or env.dynamics),
+            }
             for name, policy in policies.items()
         }
 
@@ -173,7 +179,7 @@ def run_conditions(config: EvaluationConfig, path: str) -> Json:
         "steps": config.max_steps,
         "seeds": list(config.seeds),
         "env": {"spawn": {name: config.env(name).config.spawn for name in config.traffic}}
-        | {name: getattr(env.config, name) for name in ("despawn", "height_source")},
+        | {name: getattr(env.config, name) for name in ("despawn", "height_source", "goals")},
         **environment_info(),
     }
 

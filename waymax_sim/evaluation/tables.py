@@ -1,6 +1,6 @@
 """Descriptions of scenes and results of evaluations as text and tables for a terminal."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -12,6 +12,7 @@ from waymax_sim.text import printable
 # Largest number of scenes named in a row of a table.
 MAX_NAMED_SCENES = 3
 PRIVILEGED_NOTE = "* privileged: observes the logged future"
+GOALS_NOTE = "+ observes its goal: that of the scenario, otherwise the end of its log"
 SAMPLES_NOTE = "(n): mean of the n scenes in which the metric is valid, not of all"
 # Footnotes of metrics whose definition a reader needs in order not to misread them.
 METRIC_NOTES = {
@@ -131,6 +132,7 @@ def number_text(value: float | None) -> str:
 def _notes(names: Collection[str], results: Sequence[dict[str, Any]]) -> str | None:
     """The footnotes of a table with these metrics."""
     notes = [PRIVILEGED_NOTE] if any(result["privileged"] for result in results) else []
+    notes += [GOALS_NOTE] if any(result["observes_goals"] for result in results) else []
     notes += [METRIC_NOTES[name] for name in names if name in METRIC_NOTES]
     items = [result["metrics"][name] for result in results for name in names]
     notes += [SAMPLES_NOTE] if any(map(samples_text, items)) else []
@@ -138,7 +140,12 @@ def _notes(names: Collection[str], results: Sequence[dict[str, Any]]) -> str | N
 
 
 def _starred(result: dict[str, Any]) -> str:
-    return printable(result["policy"]) + ("*" if result["privileged"] else "")
+    return printable(result["policy"]) + policy_marks(result)
+
+
+def policy_marks(about: Mapping[str, Any]) -> str:
+    """The signs of a policy in tables that footnotes explain."""
+    return ("*" if about["privileged"] else "") + ("+" if about["observes_goals"] else "")
 
 
 def _spaced(name: str, unit: str) -> str:

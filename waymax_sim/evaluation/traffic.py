@@ -10,7 +10,8 @@ from waymax_sim import geometry
 from waymax_sim.datatypes.agents import VEHICLE, forward_speed
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import LOG
-from waymax_sim.env import Env, EnvConfig, Policies, rollout
+from waymax_sim.env import Assignment, Env, EnvConfig, Policies, rollout
+from waymax_sim.evaluation.evaluate import required_goals
 from waymax_sim.pytree import Array, pytree, tree_index
 
 # Largest distance that a parked vehicle moves during an episode, m.
@@ -59,7 +60,11 @@ def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], 
       num_steps: Steps to simulate.
     """
     config = EnvConfig(
-        controlled="none", metrics=("overlap", "offroad", "red_light_violation"), rewards=(), spawn="never"
+        controlled="none",
+        metrics=("overlap", "offroad", "red_light_violation"),
+        rewards=(),
+        spawn="never",
+        goals=required_goals(Assignment.from_policies(policies).policies),
     )
     env = Env(config=config)
     trace = rollout(env, policies, scenario, key, num_steps, record=("agents", "metrics", "invalid_action"))

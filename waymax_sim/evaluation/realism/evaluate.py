@@ -17,7 +17,7 @@ from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, rollout
-from waymax_sim.evaluation.evaluate import check_actions
+from waymax_sim.evaluation.evaluate import check_actions, required_goals
 from waymax_sim.evaluation.future import has_future
 from waymax_sim.evaluation.sharding import scene_key
 from waymax_sim.metrics.realism import (
@@ -60,9 +60,14 @@ def realism_env(policies: Policies) -> Env:
 
     Heights follow the map; with a privileged policy, the log.
     """
-    is_privileged = any(policy.privileged for policy in Assignment.from_policies(policies).policies)
+    members = Assignment.from_policies(policies).policies
     config = EnvConfig(
-        controlled="all", spawn="never", height_source="log" if is_privileged else "map", metrics=(), rewards=()
+        controlled="all",
+        spawn="never",
+        height_source="log" if any(policy.privileged for policy in members) else "map",
+        goals=required_goals(members),
+        metrics=(),
+        rewards=(),
     )
     return Env(config=config)
 

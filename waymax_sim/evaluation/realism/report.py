@@ -11,7 +11,7 @@ from waymax_sim.evaluation.confidence import bootstrap
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.evaluate import scenario_digest
 from waymax_sim.evaluation.realism.evaluate import RealismResult
-from waymax_sim.evaluation.tables import PRIVILEGED_NOTE
+from waymax_sim.evaluation.tables import GOALS_NOTE, PRIVILEGED_NOTE
 from waymax_sim.metrics.realism import BUCKETS, CONFIGS, Score
 from waymax_sim.results_dir import Json
 from waymax_sim.text import printable
@@ -30,6 +30,7 @@ def realism_conditions(
     config: str,
     parity: bool,
     privileged: bool | None,
+    observes_goals: bool,
     num_rollouts: int | None,
     seed: int,
 ) -> Json:
@@ -42,6 +43,7 @@ def realism_conditions(
       config: Name of the configuration.
       parity: Whether the official code is reproduced, defects included.
       privileged: Whether the policy observes the logged future; None for rollouts of a file, where it is unknown.
+      observes_goals: Whether the policy observes goals.
       num_rollouts: Number of rollouts; None with a file.
       seed: Seed of all random draws.
     """
@@ -50,6 +52,7 @@ def realism_conditions(
         "policy": source,
         "source_hash": source_hash,
         "privileged": "unknown" if privileged is None else privileged,
+        "observes_goals": observes_goals,
         "config": config,
         "parity": parity,
         "rollouts": num_rollouts,
@@ -133,11 +136,14 @@ def realism_table(summary: Json) -> Table:
     """A table with one row per score of a summary."""
     conditions = summary["conditions"]
     star = {True: "*", False: ""}.get(conditions["privileged"], " (privileged: unknown)")
+    star += "+" if conditions["observes_goals"] else ""
     mode = "parity" if summary["parity"] else "CORRECTED"
     title = (
         f"{printable(conditions['policy'])}{star} in {summary['num_scenes']} scenes, config {summary['config']}, {mode}"
     )
-    notes = ([PRIVILEGED_NOTE] if star == "*" else []) + ([] if summary["parity"] else [CORRECTED])
+    notes = [PRIVILEGED_NOTE] if conditions["privileged"] is True else []
+    notes += [GOALS_NOTE] if conditions["observes_goals"] else []
+    notes += [] if summary["parity"] else [CORRECTED]
     if summary["unscored"]:
         notes.append(f"{len(summary['unscored'])} scenes without score: no future in the record")
     if summary["undefined"]:

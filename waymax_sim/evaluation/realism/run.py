@@ -203,6 +203,7 @@ def open_run(
         config=config,
         parity=parity,
         privileged=policy[1].privileged if policy else None,
+        observes_goals=policy is not None and policy[1].observes_goals,
         num_rollouts=num_rollouts if policy else None,
         seed=seed,
     )

@@ -60,6 +60,11 @@ class NetworkPolicy(Policy):
     head: Head = static(default="gaussian")
 
     @property
+    def num_history_steps(self) -> int:
+        """Steps of history that the policy observes."""
+        return getattr(self.encoder, "num_history_steps", 2)
+
+    @property
     def observes_goals(self) -> bool:
         """Whether the encoding contains goals."""
         return any(feature.name == "goal" for feature in self.encoder.spec().features)

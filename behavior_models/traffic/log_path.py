@@ -172,7 +172,9 @@ def _with_stop_lines(path: LanePath, graph: LaneGraph) -> LanePath:
         is_on_path = is_near & is_aligned & (position.arc_length > 0) & is_level
         return jnp.where(is_on_path & (lane >= 0), position.arc_length, jnp.inf)
 
-    arc_length = jax.vmap(line_arc_length, out_axes=1)(lines.xyz, lines.yaw, lines.lane)
+    # Arrays of a bank of scenarios are lazy rows, which `vmap` does not accept.
+    poses = (jnp.asarray(values) for values in (lines.xyz, lines.yaw, lines.lane))
+    arc_length = jax.vmap(line_arc_length, out_axes=1)(*poses)
     # The nearest lines are kept: a logged path passes few.
     order = jnp.argsort(arc_length, axis=1)[:, :num_lines]
     padding = (0, 0), (0, num_lines - order.shape[1])

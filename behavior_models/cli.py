@@ -6,11 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from behavior_models.trainers.options import BCOptions, PPOOptions
+from behavior_models.trainers.options import BCOptions, DQNOptions, PPOOptions
 
 Algorithm = (
     Annotated[BCOptions, tyro.conf.subcommand("bc", prefix_name=False)]
     | Annotated[PPOOptions, tyro.conf.subcommand("ppo", prefix_name=False)]
+    | Annotated[DQNOptions, tyro.conf.subcommand("dqn", prefix_name=False)]
 )
 
 

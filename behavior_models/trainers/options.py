@@ -66,5 +66,16 @@ class PPOOptions(TrainingOptions):
     anchor_weight: float = 0.05
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DQNOptions(TrainingOptions):
+    """DQN by self-play of all traveling vehicles (default: 300 training steps).
+
+    Attributes:
+      values: Action values as scalars (double DQN) or as distributions over returns (C51).
+    """
+
+    values: Literal["scalar", "distribution"] = "scalar"
+
+
 # The command of each algorithm.
-ALGORITHMS: dict[type[TrainingOptions], str] = {BCOptions: "bc", PPOOptions: "ppo"}
+ALGORITHMS: dict[type[TrainingOptions], str] = {BCOptions: "bc", PPOOptions: "ppo", DQNOptions: "dqn"}

@@ -23,7 +23,7 @@ class Environments:
 
     Attributes:
       state: Their states.
-      observation: Encoded observations, [E, K, D].
+      observation: Encoded observations, [E, K, D], or [E, D] for the sdc alone.
     """
 
     state: AutoResetState
@@ -32,7 +32,7 @@ class Environments:
 
 @pytree
 class Decisions:
-    """Records of T decisions of E environments with K rows, [T, E, K].
+    """Records of T decisions of E environments with K rows, [T, E, K]; without the axis K for the sdc alone.
 
     Attributes:
       observation: Encoded observations at the decision.
@@ -42,7 +42,7 @@ class Decisions:
       episode: Number of earlier episodes of each environment, [T, E].
     """
 
-    observation: Float[Array, "*T E K D"]
+    observation: Float[Array, "*lead D"]
     action: Array
     extra: Any
     result: Transition

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Key
 from behavior_models.networks.model import QModel
 from behavior_models.networks.q_network import QHeadConfig
 from behavior_models.networks.scene_encoder import NetworkConfig
-from behavior_models.training.collect import Decisions, Environments, collect, end_rates, reset_environments
+from behavior_models.training.collect import Decisions, Environments, collect, episode_scalars, reset_environments
 from behavior_models.training.replay_buffer import ReplayBuffer, ReplayRows, ReplaySample, ReplayState
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Discrete
@@ -196,7 +196,7 @@ class DQN:
         )
         replay = self.buffer.add(state.replay, self.replay_rows(decisions))
         learner, replay, losses = self.fit(state.learner, replay, fit_key, self._beta(state.step))
-        scalars = {**_episode_scalars(decisions), **losses, "epsilon": epsilon}
+        scalars = {**episode_scalars(decisions), **losses, "epsilon": epsilon}
         return DQNState(learner, replay, environments, key, state.step + 1), scalars
 
     def replay_rows(self, decisions: Decisions) -> ReplayRows:
@@ -318,16 +318,3 @@ class DQN:
 
 def _take_action(values: Float[Array, "B L M"], action: Int[Array, " B"]) -> Float[Array, "B M"]:
     return jnp.take_along_axis(values, action[:, None, None], axis=1)[:, 0]
-
-
-def _episode_scalars(decisions: Decisions) -> dict[str, Float[Array, ""]]:
-    result = decisions.result
-    ended = result.active & (result.terminated | result.truncated)
-    count = jnp.maximum(jnp.sum(ended), 1).astype(jnp.float32)
-    scalars = {
-        "return": jnp.sum(jnp.where(ended, result.episode_return, 0.0)) / count,
-        "agent_steps": jnp.sum(result.active).astype(jnp.float32),
-        "invalid_actions": jnp.sum(result.invalid_action).astype(jnp.float32),
-    }
-    has_goals = {"goal_reached", "overlap", "offroad"} <= result.metrics.keys()
-    return scalars | (end_rates(result) if has_goals else {"episodes": jnp.sum(ended).astype(jnp.float32)})

@@ -18,7 +18,7 @@ GOAL_SUPPORT = ValueSupport(-1.0, 2.5)
 def train_dqn(options: DQNOptions) -> NetworkPolicy:
     """Trains by self-play; the policy takes the action of the largest value."""
     open_folder(options)
-    bank = load_bank(options.data, GOAL_TASK)
+    bank = load_bank(options.data, GOAL_TASK, options.curriculum)
     head = QHeadConfig(support=GOAL_SUPPORT if options.values == "distribution" else None)
     config = DQNConfig(num_updates=options.steps or DQNConfig.num_updates, head=head)
     learner = DQN(GOAL_TASK, config, network_config(options))

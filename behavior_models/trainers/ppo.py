@@ -14,7 +14,7 @@ from behavior_models.training.presets import GOAL_TASK
 def train_ppo(options: PPOOptions) -> NetworkPolicy:
     """Trains by self-play, anchored if an anchor is given."""
     open_folder(options)
-    bank = load_bank(options.data, GOAL_TASK)
+    bank = load_bank(options.data, GOAL_TASK, options.curriculum)
     reference = None if options.anchor is None else load_policy(options.anchor)
     config = PPOConfig(
         num_updates=options.steps or PPOConfig.num_updates,

@@ -15,6 +15,7 @@ from waymax_sim.datasets.errors import DataError
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig, Failure, RunKey, SceneResult
 from waymax_sim.evaluation.resume import remove_stale_rows
+from waymax_sim.evaluation.slices import scene_slices, summarize_slices
 from waymax_sim.evaluation.summary import summarize_rows
 from waymax_sim.results_dir import ROWS, Json, ResultsDir, replace_file, write_json, write_rows
 from waymax_sim.text import printable
@@ -139,13 +140,14 @@ class EvaluationRun:
         return all(self._key(index, run) in done for run in self.evaluation.config.runs)
 
     def _summarize(self, rows: list[Json]) -> list[Json]:
-        config, results = self.evaluation.config, []
+        config, results, slices = self.evaluation.config, [], scene_slices(rows)
         for name, policy in config.policies.items():
             for traffic in config.traffic:
                 own = [row for row in rows if (row["policy"], row["traffic"]) == (name, traffic)]
                 about = {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
                 header = {**about, "agents": config.agents, "traffic": traffic}
-                results.append(header | summarize_rows(own, config.columns))
+                by_difficulty = {"slices": summarize_slices(own, slices, config.columns)}
+                results.append(header | summarize_rows(own, config.columns) | by_difficulty)
         return results
 
 
@@ -189,7 +191,7 @@ def _row(item: SceneResult | Failure) -> Json:
         return {"index": item.index} | _failure(item.error, item.run)
     values = (item.index, item.file, item.record, item.scenario_id, item.digest, *item.run)
     notes = {"notes": list(item.notes)} if item.notes else {}
-    return dict(zip(SCENE_COLUMNS, values, strict=True)) | item.values | notes
+    return dict(zip(SCENE_COLUMNS, values, strict=True)) | item.values | notes | {"difficulty": dict(item.difficulty)}
 
 
 def _failure(error: DataError, run: RunKey | None = None) -> Json:

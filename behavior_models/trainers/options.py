@@ -83,6 +83,17 @@ class PPOOptions(TrainingOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DQNOptions(TrainingOptions):
+    """DQN by self-play of all traveling vehicles (default: 300 training steps).
+
+    Attributes:
+      values: Action values as scalars (double DQN) or as distributions over returns (C51).
+    """
+
+    values: Literal["scalar", "distribution"] = "scalar"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SACOptions(TrainingOptions):
     """Soft actor-critic by self-play with continuous actions and rewards for safety margins (default: 300 steps).
 
@@ -110,6 +121,7 @@ class BCSACOptions(SACOptions):
 ALGORITHMS: dict[type[TrainingOptions], str] = {
     BCOptions: "bc",
     PPOOptions: "ppo",
+    DQNOptions: "dqn",
     SACOptions: "sac",
     BCSACOptions: "bc-sac",
 }

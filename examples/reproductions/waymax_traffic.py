@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 import waymax_sim as ws
 from behavior_models.networks.checkpoint import load_policy
@@ -28,8 +28,9 @@ from behavior_models.traffic.log_path import LogPathIDM
 from behavior_models.training.presets import DISCRETE_BICYCLE, SELF_PLAY_CONFIG, SELF_PLAY_VIEW
 from examples.reproductions.waymax_common import Criterion, mean_interval, ratio_interval, table_line
 from waymax_sim.adapters.functional import FunctionalEnv
+from waymax_sim.datatypes.agents import VEHICLE
 from waymax_sim.datatypes.scenario import Scenario
-from waymax_sim.env import Assignment, Env, Policies, Policy, rollout, select_agents
+from waymax_sim.env import Assignment, Env, Policies, Policy, Traveling, rollout
 from waymax_sim.env.bank import ScenarioBank, build_bank
 from waymax_sim.metrics import Metric, MetricValue, Snapshot
 from waymax_sim.metrics.contact import FRONT_CONTACT_COSINE
@@ -65,12 +66,12 @@ class TrafficConfig:
     start: Path
     train: str = "synthetic:0:100"
     test: str = "synthetic:901:60"
-    updates: int = 120
+    updates: int = 150
     num_envs: int = 32
     num_decisions: int = 20
-    max_agents: int = 28
+    max_agents: int = 24
     max_train_egos: int = 4
-    max_test_egos: int = 8
+    max_test_egos: int = 6
     seeds: tuple[int, ...] = (0,)
 
     @property
@@ -130,10 +131,19 @@ def ego_scenarios(path: str, max_agents: int, max_egos: int) -> Iterator[tuple[i
     for number, scenario in enumerate(ws.load(path, pad_to_bucket=False)):
         if np.sum(scenario.log.valid[int(scenario.current_step)]) > max_agents:
             continue
-        slots = np.flatnonzero(select_agents(scenario, "traveling"))[:max_egos]
-        for slot in slots:
+        for slot in traveling_vehicles(scenario)[:max_egos]:
             agents = dataclasses.replace(scenario.agents, is_sdc=np.arange(scenario.num_agents) == slot)
             yield number, dataclasses.replace(scenario, agents=agents, routes=None)
+
+
+def traveling_vehicles(scenario: Scenario) -> Int[np.ndarray, " n"]:
+    """Slots of the vehicles of the selector "traveling", on the host: scenes of any shape compile nothing."""
+    log, now = scenario.log, int(scenario.current_step)
+    last = log.valid.shape[0] - 1 - np.argmax(log.valid[::-1], axis=0)
+    end = log.xyz[last, np.arange(scenario.num_agents), :2]
+    travel = np.linalg.norm(end - log.xyz[now, :, :2], axis=-1)
+    is_vehicle = (scenario.agents.type == VEHICLE) & scenario.agents.exists
+    return np.flatnonzero(is_vehicle & log.valid[now] & (travel > Traveling().min_distance))
 
 
 def ego_bank(scenarios: Sequence[Scenario]) -> ScenarioBank:
@@ -216,7 +226,9 @@ def main(config: TrafficConfig) -> list[Criterion]:
     print(f"{len(bank)} egos with {bank.num_agents} agent slots, {len(test_bank)} test egos")
     outcomes: dict[tuple[str, str], list] = {}
     for seed in config.seeds:
-        policies: dict[str, Policy] = {"start": load_policy(config.start), "rule-based": IDM()}
+        # Sampled like the trained ones, whose programs it shares.
+        start = dataclasses.replace(load_policy(config.start), mode="sample")
+        policies: dict[str, Policy] = {"start": start, "rule-based": IDM()}
         for name, traffic in TRAFFIC.items():
             policies[name], rate = train(config, bank, traffic, seed)
             print(f"seed {seed}: {rate:.0f} agent steps per CPU second among {name}")

@@ -9,9 +9,12 @@ import pytest
 
 from behavior_models.checkpoints import FOLDER
 from tests.metrics.rules import NUM_STEPS, make_case, track
+from waymax_sim.datasets.scene import to_scenario
+from waymax_sim.datasets.synthetic import synthetic_scene
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.dynamics import Bicycle, Discrete
+from waymax_sim.env import select_agents
 from waymax_sim.metrics import Snapshot
 
 waymax_agents = pytest.importorskip("examples.reproductions.waymax_agents", reason="flax or optax is not installed")
@@ -78,6 +81,13 @@ def test_fewer_levels_are_worse_on_noisy_curves():
     spaces = {"bicycle": Bicycle()} | {str(n): Discrete(Bicycle(), bins=(n - 1, n - 1)) for n in (13, 3)}
     errors = [float(jnp.mean(waymax_expert.displacement(model, log, dt, True))) for model in spaces.values()]
     assert errors[0] < errors[1] < 0.5 * errors[2]
+
+
+def test_egos_are_the_traveling_vehicles():
+    scenario = to_scenario(synthetic_scene(0, 4), pad_to_bucket=False)
+    expected = np.flatnonzero(select_agents(scenario, "traveling"))
+    assert len(expected) > 2
+    np.testing.assert_array_equal(waymax_traffic.traveling_vehicles(scenario), expected)
 
 
 @jax.jit

@@ -339,7 +339,12 @@ def _grouped(arm: StudyArm, policy: str, setting: str, traffic: str, cells: list
 def _traffic_policy(text: str, policy: Policy) -> Policy | None:
     if text == LOG_TRAFFIC:
         return None
-    return policy if text == SELF_TRAFFIC else resolve_policy(text)
+    return policy if text == SELF_TRAFFIC else _resolve_once(text)
+
+
+@functools.cache
+def _resolve_once(text: str) -> Policy:
+    return resolve_policy(text)
 
 
 def _outcome_values(outcome: Any) -> Json:

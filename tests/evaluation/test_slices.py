@@ -9,6 +9,7 @@ from waymax_sim.evaluation.columns import MetricInfo
 from waymax_sim.evaluation.difficulty import FEATURES
 from waymax_sim.evaluation.html_report import html_report
 from waymax_sim.evaluation.slices import scene_slices, slice_rows, slices_table, summarize_slices
+from waymax_sim.evaluation.summary import summarize_rows
 
 COLUMNS = {"overlap": MetricInfo("1", "lower"), "speeding": MetricInfo("m/s", "lower")}
 
@@ -26,9 +27,8 @@ def rows(count: int) -> list[dict]:
 def summary(given: list[dict]) -> dict:
     slices = summarize_slices(given, scene_slices(given), COLUMNS)
     metrics = {name: column._asdict() for name, column in COLUMNS.items()}
-    results = [{"policy": "p", "traffic": "t", "privileged": False, "observes_goals": False, "slices": slices}]
-    for result in results:
-        result["metrics"] = slices["all"]["metrics"] if slices else {}
+    about = {"policy": "p", "traffic": "t", "privileged": False, "observes_goals": False}
+    results = [about | summarize_rows(given, COLUMNS) | {"slices": slices}]
     policies = {"p": {"privileged": False, "observes_goals": False}}
     conditions = {"path": "data", "policies": policies, "traffic": {"t": None}, "metrics": metrics}
     return {"num_scenes": len(given), "num_failed": 0, "failures": [], "results": results, "conditions": conditions}

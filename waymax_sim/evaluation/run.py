@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.evaluation.difficulty import FEATURES
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig, Failure, RunKey, SceneResult
 from waymax_sim.evaluation.resume import remove_stale_rows
@@ -227,6 +228,7 @@ def _write_parquet(path: Path, rows: list[Json], config: EvaluationConfig) -> No
     integers = ("index", "record", "seed")
     schema = [(name, pa.int64() if name in integers else pa.string()) for name in SCENE_COLUMNS]
     schema += [(name, pa.float64()) for name in config.columns]
+    schema += [("difficulty", pa.struct([(name, pa.float64()) for name in FEATURES]))]
     # Arrow strings are UTF-8, which names of files need not be.
     texts = [
         {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows

@@ -3,8 +3,11 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
+from behavior_models.trainers.common import load_bank
+from behavior_models.training.presets import GOAL_TASK
 from waymax_sim.cli import main
 from waymax_sim.plugins import resolve_policy
 
@@ -13,6 +16,12 @@ SCENES = "synthetic:0:2"
 
 def train(tmp_path, *options: str) -> int:
     return main(["train", *options])
+
+
+@pytest.mark.compile_heavy
+def test_a_curriculum_prefers_difficult_scenes():
+    weights = np.asarray(load_bank("synthetic:0:3", GOAL_TASK, 0.5).weights)
+    np.testing.assert_allclose(sorted(weights), [1 / 6, 1 / 6, 2 / 3], rtol=1e-6)
 
 
 @pytest.mark.slow

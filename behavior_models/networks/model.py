@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, TypeVar
 
+import jax
 from flax import nnx
 from jaxtyping import Float, Key
 
@@ -104,6 +105,20 @@ class NetworkModel:
 @dataclasses.dataclass(frozen=True)
 class ActorCriticModel(NetworkModel):
     """An actor-critic network."""
+
+    def at_temperature(self, params: Any, temperature: float) -> Any:
+        """Parameters of the policy whose logits are divided by a temperature; below 1 its samples vary less.
+
+        Args:
+          params: Parameters for discrete actions.
+          temperature: The temperature.
+        """
+        assert isinstance(self.dynamics, Discrete), "only categorical distributions have a temperature"
+
+        def divide(path: Any, leaf: Array) -> Array:
+            return leaf / temperature if path[0].key == "outputs" else leaf
+
+        return jax.tree_util.tree_map_with_path(divide, params)
 
     def _module(self, rngs: nnx.Rngs) -> ActorCritic:
         num_outputs = num_distribution_outputs(self.dynamics, self.config.head)

@@ -76,10 +76,12 @@ class PPOOptions(TrainingOptions):
     Attributes:
       anchor: Folder of a bc policy, from which the policy is kept from diverging (anchored self-play).
       anchor_weight: Weight of KL(anchor || policy).
+      sampling_temperature: Temperature of the actions of the evaluated and stored policy; training samples at 1.
     """
 
     anchor: Annotated[Path | None, tyro.conf.arg(aliases=["--kl-to"])] = None
     anchor_weight: float = 0.05
+    sampling_temperature: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ POLICIES = [
 ]
 
 # Commands by name; see `waymax_sim.cli.commands`.
-COMMANDS = ["train = behavior_models.cli:train"]
+COMMANDS = ["train = behavior_models.cli:train", "study = behavior_models.study.command:study"]
 
 setup(
     name="waymax-sim",

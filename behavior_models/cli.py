@@ -6,11 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from behavior_models.trainers.options import BCOptions, PPOOptions
+from behavior_models.trainers.options import BCOptions, BCSACOptions, DQNOptions, PPOOptions, SACOptions
 
 Algorithm = (
     Annotated[BCOptions, tyro.conf.subcommand("bc", prefix_name=False)]
     | Annotated[PPOOptions, tyro.conf.subcommand("ppo", prefix_name=False)]
+    | Annotated[DQNOptions, tyro.conf.subcommand("dqn", prefix_name=False)]
+    | Annotated[SACOptions, tyro.conf.subcommand("sac", prefix_name=False)]
+    | Annotated[BCSACOptions, tyro.conf.subcommand("bc-sac", prefix_name=False)]
 )
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import waymax_sim as ws
 from behavior_models.networks.checkpoint import save_policy
 from behavior_models.networks.heads import Mode
-from behavior_models.networks.model import ActorCriticModel
+from behavior_models.networks.model import NetworkModel, QModel
 from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.trainers.options import TrainingOptions
@@ -20,6 +20,7 @@ from behavior_models.training.held_out import HeldOut
 from behavior_models.training.loop import Evaluate, LoopConfig, run_training
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.env.bank import ScenarioBank, build_bank
+from waymax_sim.evaluation.difficulty import curriculum_weights, difficulty_scores, scene_features
 
 # Decisions of an episode of 8 s at 5 Hz.
 NUM_DECISIONS = 40
@@ -30,14 +31,20 @@ def network_config(options: TrainingOptions) -> NetworkConfig:
     return NetworkConfig(encoder=options.encoder)
 
 
-def load_bank(path: str, env: FunctionalEnv) -> ScenarioBank:
+def load_bank(path: str, env: FunctionalEnv, curriculum: float | None = None) -> ScenarioBank:
     """The scenarios of a path, on the device.
 
     Args:
       path: See `waymax_sim.load`.
       env: The environment.
+      curriculum: Probability of a random draw among the most difficult tenth of the scenarios, by computed difficulty.
     """
-    return build_bank(ws.load(path, pad_to_bucket=False), env.env)
+    scenarios = ws.load(path, pad_to_bucket=False)
+    if curriculum is None:
+        return build_bank(scenarios, env.env)
+    given = list(scenarios)
+    scores = difficulty_scores([scene_features(scenario, "traveling") for scenario in given])
+    return build_bank(given, env.env, weights=curriculum_weights(scores, mixture=curriculum))
 
 
 def open_folder(options: TrainingOptions) -> None:
@@ -98,9 +105,7 @@ def _evaluation(options: TrainingOptions, env: FunctionalEnv, actor: Callable[[A
     return lambda state: HeldOut(env, NUM_DECISIONS).rates(actor(state.params), bank, key)
 
 
-def save(
-    options: TrainingOptions, env: FunctionalEnv, model: ActorCriticModel, params: Any, mode: Mode
-) -> NetworkPolicy:
+def save(options: TrainingOptions, env: FunctionalEnv, model: NetworkModel, params: Any, mode: Mode) -> NetworkPolicy:
     """Writes the trained policy to the folder `policy`.
 
     Args:
@@ -112,5 +117,5 @@ def save(
     """
     facts = {"algorithm": options.algorithm, "command": options.command()}
     policy = model.policy(jax.device_get(params), mode, env.env.config.steps_per_action)
-    save_policy(options.out / "policy", policy, model.config, facts)
+    save_policy(options.out / "policy", policy, model.config, facts, model.head if isinstance(model, QModel) else None)
     return policy

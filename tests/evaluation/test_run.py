@@ -67,7 +67,7 @@ def test_rows_are_in_order_and_name_their_scenes(evaluation, whole):
     keys = [(row["index"], (row["policy"], row["traffic"], row["seed"])) for row in rows]
     assert keys == [(index, each) for index in range(11) if index != 3 for each in runs]
     assert list(rows[0])[:5] == ["index", "file", "record", "scenario_id", "digest"]
-    assert list(rows[0])[8:] == ["kinematic_infeasibility", "log_divergence"]
+    assert list(rows[0])[8:] == ["kinematic_infeasibility", "log_divergence", "difficulty"]
 
 
 def test_columns_are_the_same_in_parquet(whole):

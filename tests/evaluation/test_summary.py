@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from waymax_sim.evaluation import compare_runs, html_report
-from waymax_sim.evaluation.evaluate import MetricInfo
+from waymax_sim.evaluation.columns import MetricInfo
 from waymax_sim.evaluation.summary import headlines, scene_means, summarize_rows, worst_scenes
 from waymax_sim.evaluation.tables import (
     SAMPLES_NOTE,

@@ -27,6 +27,7 @@ from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig
 from waymax_sim.evaluation.html_report import html_report
 from waymax_sim.evaluation.run import EvaluationRun, failure_error
 from waymax_sim.evaluation.sharding import use_all_cores
+from waymax_sim.evaluation.slices import slices_table
 from waymax_sim.evaluation.summary import worst_scenes
 from waymax_sim.evaluation.tables import difference_table, evaluation_table
 from waymax_sim.metrics import METRICS
@@ -106,6 +107,8 @@ def evaluate(
         return DONE
     _write_html_report(run, summary)
     stdout_console(MIN_TABLE_WIDTH).print(evaluation_table(summary))
+    if (by_difficulty := slices_table(summary)) is not None:
+        stdout_console(MIN_TABLE_WIDTH).print(by_difficulty)
     print_line(f"wrote {out / 'rows.jsonl'}, {out / 'summary.json'} and {out / 'report.html'}")
     for note, count in summary["notes"].items():
         print_line(f"in {count} of {summary['num_scenes']} scenes: {note}", to_stderr=True)

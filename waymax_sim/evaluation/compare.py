@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from waymax_sim.evaluation.confidence import bootstrap
-from waymax_sim.evaluation.summary import optional_float, scene_means
+from waymax_sim.evaluation.confidence import bootstrap, optional_float
+from waymax_sim.evaluation.summary import scene_means
 from waymax_sim.results_dir import ROWS, Json, read_json, read_rows
 
 # Relative change below which a value counts as unchanged.

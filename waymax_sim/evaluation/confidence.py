@@ -41,3 +41,8 @@ def bootstrap(
     outside = (1 - CONFIDENCE) / 2
     low[enough], high[enough] = np.nanquantile(np.concatenate(samples)[:, enough], (outside, 1 - outside), axis=0)
     return means, low, high
+
+
+def optional_float(value: float) -> float | None:
+    """A float; None for NaN."""
+    return None if np.isnan(value) else float(value)

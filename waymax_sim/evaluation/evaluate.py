@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,13 @@ from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
 from waymax_sim.env.policy import observed_history_steps
+from waymax_sim.evaluation.columns import NUPLAN_SCORE, MetricInfo, metric_columns
+from waymax_sim.evaluation.confidence import optional_float
+from waymax_sim.evaluation.difficulty import scene_features
 from waymax_sim.evaluation.future import NO_FUTURE_NOTE, has_future, invalid_without_future
 from waymax_sim.evaluation.sharding import map_scenes, scene_key
 from waymax_sim.evaluation.streaming import iter_chunks, read_padded_to_class, repeat_cyclically, stack_chunk
 from waymax_sim.metrics import NUPLAN_METRICS, MetricValue, nuplan_score, resolve, summarize
-from waymax_sim.metrics.nuplan import MULTIPLIERS, WEIGHTS
 from waymax_sim.ops.backend import on_cpu
 from waymax_sim.pytree import Array, to_device, tree_index
 
@@ -37,21 +39,8 @@ MAX_CHUNK_CPU = 4
 MAX_CHUNK_ACCELERATOR = 256
 # Number of agents that a message lists.
 MAX_LISTED_AGENTS = 5
-# Name of the score that is computed wherever `NUPLAN_METRICS` are evaluated.
-NUPLAN_SCORE = "nuplan_score"
+
 RunKey = tuple[str, str, int]  # policy, traffic and seed
-
-
-class MetricInfo(NamedTuple):
-    """Unit and direction of a metric.
-
-    Attributes:
-      unit: Its unit.
-      better: Whether lower or higher is better.
-    """
-
-    unit: str
-    better: Literal["lower", "higher"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +127,7 @@ class SceneResult:
       run: Policy, traffic and seed.
       values: One number per metric, in its unit; None where the metric is not valid.
       notes: Limits of the evaluation of the scene.
+      difficulty: Features of the difficulty of the scene; None where undefined.
     """
 
     index: int
@@ -148,6 +138,7 @@ class SceneResult:
     run: RunKey
     values: dict[str, float | None]
     notes: tuple[str, ...] = ()
+    difficulty: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,13 +189,13 @@ class Evaluation:
             members = [scenario for _, scenario in chunk]
             length = self._length(members[0])
             batch = to_device(stack_chunk(members, length))
-            digests = [scenario_digest(scenario) for scenario in members]
+            facts = [(scenario_digest(scenario), self._difficulty(scenario)) for scenario in members]
             for run in self.config.runs:
                 rows = [row for row, (index, _) in enumerate(chunk) if not skip(index, run)]
                 if rows:
                     values, trace = self._simulate(run, batch, members)
                     host = jax.device_get((values, trace.invalid_action))
-                    yield [self._result(*chunk[row], digests[row], run, *tree_index(host, row)) for row in rows]
+                    yield [self._result(*chunk[row], *facts[row], run, *tree_index(host, row)) for row in rows]
 
     def digest(self, index: int) -> str:
         """Hash of a scene, as in its results.
@@ -240,6 +231,7 @@ class Evaluation:
         index: int,
         scenario: Scenario,
         digest: str,
+        difficulty: Mapping[str, float | None],
         run: RunKey,
         values: dict[str, MetricValue],
         invalid_action: Bool[np.ndarray, "T N"],
@@ -256,7 +248,11 @@ class Evaluation:
             invalid = invalid_without_future(self.config.agents, log_traffic=log_traffic)
             floats = {name: None if name in invalid else value for name, value in floats.items()}
             notes = (NO_FUTURE_NOTE,)
-        return SceneResult(index, file, record, scenario.scenario_id, digest, run, floats, notes)
+        return SceneResult(index, file, record, scenario.scenario_id, digest, run, floats, notes, difficulty)
+
+    def _difficulty(self, scenario: Scenario) -> dict[str, float | None]:
+        features = scene_features(scenario, self.config.agents)
+        return {name: optional_float(value) for name, value in features.items()}
 
     def _check(self, scenario: Scenario) -> None:
         """Raises a `DataError` for a scene without further steps, or without an ego that the policy would control."""
@@ -308,13 +304,6 @@ def _first_steps(trace: Trace, num_steps: int) -> Trace:
 
     fields = {field.name: getattr(trace, field.name) for field in dataclasses.fields(trace)}
     return Trace(**{name: value if name == "final" else first(value) for name, value in fields.items()})
-
-
-def metric_columns(metrics: Iterable[str]) -> dict[str, MetricInfo]:
-    """Unit and direction of the given metrics, and of the nuPlan score and its parts if it is computed from them."""
-    columns = {name: MetricInfo(metric.unit, metric.better) for name, metric in resolve(metrics).items()}
-    scores = (NUPLAN_SCORE, *MULTIPLIERS, *WEIGHTS) if columns.keys() >= set(NUPLAN_METRICS) else ()
-    return dict.fromkeys(scores, MetricInfo("1", "higher")) | columns
 
 
 def simulate_and_evaluate(

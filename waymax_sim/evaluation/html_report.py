@@ -4,6 +4,7 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 
+from waymax_sim.evaluation.slices import SLICES_NOTE, slice_columns, slice_rows
 from waymax_sim.evaluation.summary import headlines
 from waymax_sim.evaluation.tables import (
     GOALS_NOTE,
@@ -52,6 +53,7 @@ def html_report(summary: Json, worst: Sequence[tuple[str, str]] = ()) -> str:
         f'<div class="side">{"".join(_matrix(name, results, conditions) for name in names)}</div>',
         "<h2>All metrics</h2>",
         _all_metrics(results, conditions),
+        *_slices(summary),
         *(["<h2>Worst scenes</h2>"] if worst else []),
         *(f"<h3>{escape(name)}</h3>{_frame(name, content)}" for name, content in worst),
         *_failures(summary["failures"]),
@@ -80,6 +82,14 @@ def _all_metrics(results: Sequence[Json], conditions: Json) -> str:
         )
         rows.append([_label(name, column), *values, valid])
     return _table(head, rows)
+
+
+def _slices(summary: Json) -> Iterable[str]:
+    rows = slice_rows(summary)
+    if rows:
+        yield "<h2>By difficulty</h2>"
+        yield f"<p>{escape(SLICES_NOTE)}.</p>"
+        yield _table(["policy", "traffic", "slice", "scenes", *slice_columns(summary)], rows)
 
 
 def _failures(failures: Sequence[Json]) -> Iterable[str]:

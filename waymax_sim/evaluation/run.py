@@ -12,9 +12,11 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.evaluation.difficulty import FEATURES
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig, Failure, RunKey, SceneResult
 from waymax_sim.evaluation.resume import remove_stale_rows
+from waymax_sim.evaluation.slices import scene_slices, summarize_slices
 from waymax_sim.evaluation.summary import summarize_rows
 from waymax_sim.results_dir import ROWS, Json, ResultsDir, replace_file, write_json, write_rows
 from waymax_sim.text import printable
@@ -139,13 +141,14 @@ class EvaluationRun:
         return all(self._key(index, run) in done for run in self.evaluation.config.runs)
 
     def _summarize(self, rows: list[Json]) -> list[Json]:
-        config, results = self.evaluation.config, []
+        config, results, slices = self.evaluation.config, [], scene_slices(rows)
         for name, policy in config.policies.items():
             for traffic in config.traffic:
                 own = [row for row in rows if (row["policy"], row["traffic"]) == (name, traffic)]
                 about = {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
                 header = {**about, "agents": config.agents, "traffic": traffic}
-                results.append(header | summarize_rows(own, config.columns))
+                by_difficulty = {"slices": summarize_slices(own, slices, config.columns)}
+                results.append(header | summarize_rows(own, config.columns) | by_difficulty)
         return results
 
 
@@ -189,7 +192,7 @@ def _row(item: SceneResult | Failure) -> Json:
         return {"index": item.index} | _failure(item.error, item.run)
     values = (item.index, item.file, item.record, item.scenario_id, item.digest, *item.run)
     notes = {"notes": list(item.notes)} if item.notes else {}
-    return dict(zip(SCENE_COLUMNS, values, strict=True)) | item.values | notes
+    return dict(zip(SCENE_COLUMNS, values, strict=True)) | item.values | notes | {"difficulty": dict(item.difficulty)}
 
 
 def _failure(error: DataError, run: RunKey | None = None) -> Json:
@@ -225,6 +228,7 @@ def _write_parquet(path: Path, rows: list[Json], config: EvaluationConfig) -> No
     integers = ("index", "record", "seed")
     schema = [(name, pa.int64() if name in integers else pa.string()) for name in SCENE_COLUMNS]
     schema += [(name, pa.float64()) for name in config.columns]
+    schema += [("difficulty", pa.struct([(name, pa.float64()) for name in FEATURES]))]
     # Arrow strings are UTF-8, which names of files need not be.
     texts = [
         {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows

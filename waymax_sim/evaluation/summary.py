@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from waymax_sim.evaluation.confidence import bootstrap
-from waymax_sim.evaluation.evaluate import MetricInfo
+from waymax_sim.evaluation.columns import MetricInfo
+from waymax_sim.evaluation.confidence import bootstrap, optional_float
 from waymax_sim.results_dir import Json
 
 # Columns of tables without room for all, in order.
@@ -92,8 +92,3 @@ def worst_scenes(rows: Sequence[Json], columns: Mapping[str, MetricInfo], number
         (index, sorted(scenes[index], key=lambda row: sign * row[name]))
         for index in sorted(scenes, key=lambda index: (quality(index), index))[:number]
     ]
-
-
-def optional_float(value: float) -> float | None:
-    """A float; None for NaN."""
-    return None if np.isnan(value) else float(value)

@@ -23,6 +23,7 @@ from jaxtyping import Float
 import waymax_sim as ws
 from behavior_models.baselines.kinematic import ConstantVelocity
 from behavior_models.baselines.log_replay import LogReplay
+from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.planners.pdm import PDM
 from behavior_models.traffic.idm import IDM
 from behavior_models.traffic.log_path import LogPathIDM
@@ -82,7 +83,7 @@ def learned_policies(arguments: Iterable[str]) -> dict[str, list[Policy]]:
     """Policies by name, one per seed.
 
     Raises:
-      ValueError: An argument is not `name=folder` or `name=folder@steps`.
+      ValueError: An argument is not `name=folder` or `name=folder@steps`, or the policy cannot hold actions.
     """
     policies: dict[str, list[Policy]] = {}
     for argument in arguments:
@@ -91,7 +92,11 @@ def learned_policies(arguments: Iterable[str]) -> dict[str, list[Policy]]:
         if not separator or not folder or (steps and not steps.isdigit()):
             raise ValueError(f"{argument!r} is not name=folder or name=folder@steps")
         policy = resolve_policy(folder)
-        policies.setdefault(name, []).append(dataclasses.replace(policy, interval=int(steps)) if steps else policy)
+        if steps:
+            if not isinstance(policy, NetworkPolicy):
+                raise ValueError(f"{argument!r}: {folder} is no network, whose actions could be held")
+            policy = dataclasses.replace(policy, interval=int(steps))
+        policies.setdefault(name, []).append(policy)
     return policies
 
 

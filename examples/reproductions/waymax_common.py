@@ -1,9 +1,10 @@
 """Criteria with their controls, and intervals by resampling of scenes."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
 NUM_RESAMPLES = 2000
 
@@ -50,7 +51,8 @@ def resample_scenes(scene: Int[np.ndarray, " E"], seed: int = 0) -> list[Int[np.
 def mean_interval(values: Shaped[np.ndarray, " E"], scene: Int[np.ndarray, " E"]) -> tuple[float, float, float]:
     """Mean of episodes and its 95 % bootstrap interval."""
     means = [np.mean(values[rows]) for rows in resample_scenes(scene)]
-    return float(np.mean(values)), *map(float, np.quantile(means, (0.025, 0.975)))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(np.mean(values)), float(low), float(high)
 
 
 def ratio_interval(
@@ -73,12 +75,12 @@ def ratio_interval(
     return ratio(np.arange(len(scene))), float(low), float(high)
 
 
-def table_line(name: str, cells: dict[str, Float[np.ndarray, ""] | float | str]) -> str:
+def table_line(name: str, cells: Mapping[str, float | str]) -> str:
     """A row of a Markdown table.
 
     Args:
       name: First cell.
       cells: Further cells; numbers are rounded to three digits.
     """
-    texts = [cell if isinstance(cell, str) else f"{float(cell):.3g}" for cell in cells.values()]
+    texts = [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells.values()]
     return f"| {' | '.join([name, *texts])} |"

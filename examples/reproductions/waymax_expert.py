@@ -32,8 +32,10 @@ MIN_TRAVEL = 4.0
 NUM_STEPS = 80
 # Levels per component of the discrete bicycle actions; 13 are those of Waymax.
 NUM_LEVELS = (25, 13, 9, 7, 5, 3)
-SPACES: dict[str, Dynamics] = {"delta": Delta(), "bicycle": Bicycle()} | {
-    f"bicycle {count} x {count}": Discrete(Bicycle(), bins=(count - 1, count - 1)) for count in NUM_LEVELS
+SPACES: dict[str, Dynamics] = {
+    "delta": Delta(),
+    "bicycle": Bicycle(),
+    **{f"bicycle {count} x {count}": Discrete(Bicycle(), bins=(count - 1, count - 1)) for count in NUM_LEVELS},
 }
 
 
@@ -143,7 +145,7 @@ def main(config: ExpertConfig) -> list[Criterion]:
         if not results:
             print(f"| source | tracks | {' | '.join(errors)} |\n|{'---|' * (len(errors) + 2)}")
         results[source] = errors
-        print(table_line(f"{source} | {log.valid.shape[1]}", dict(errors)))
+        print(table_line(f"{source} | {log.valid.shape[1]}", errors))
     return criteria(results[config.scenes])
 
 

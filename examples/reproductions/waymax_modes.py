@@ -10,7 +10,7 @@ the paper, or by a sample.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,8 @@ HEADS: dict[str, tuple[int, Callable[[Array], Distribution]]] = {
     "Gaussian": (3, lambda outputs: GaussianMixture.from_outputs(outputs, 1)),
     "mixture of 6": (18, lambda outputs: GaussianMixture.from_outputs(outputs, 6)),
 }
+# Weights and offsets of each layer.
+Layers = list[tuple[Array, Array]]
 # From states and a key to actions in units of the bound.
 Controller = Callable[[AgentState, Key[Array, ""], Array], Float[Array, " E"]]
 
@@ -144,7 +146,7 @@ def demonstrate(key: Key[Array, ""], count: int) -> tuple[Float[Array, "B 3"], F
     return observation.reshape(-1, 3), action.reshape(-1)
 
 
-def init_network(key: Key[Array, ""], width: int, num_outputs: int) -> list[tuple[Array, Array]]:
+def init_network(key: Key[Array, ""], width: int, num_outputs: int) -> Layers:
     """Weights and offsets of three layers.
 
     Args:
@@ -158,7 +160,7 @@ def init_network(key: Key[Array, ""], width: int, num_outputs: int) -> list[tupl
     return [(weight, jnp.zeros(weight.shape[1])) for weight in scaled]
 
 
-def apply_network(params: list[tuple[Array, Array]], observation: Float[Array, "B 3"]) -> Float[Array, "B O"]:
+def apply_network(params: Layers, observation: Float[Array, "B 3"]) -> Float[Array, "B O"]:
     """Outputs of the network."""
     hidden = observation
     for weight, offset in params[:-1]:
@@ -174,7 +176,7 @@ def log_prob(actions: Distribution, action: Float[Array, " B"]) -> Float[Array, 
     return actions.log_prob(action[:, None])
 
 
-def clone(config: ModesConfig, head: str, key: Key[Array, ""]) -> list[tuple[Array, Array]]:
+def clone(config: ModesConfig, head: str, key: Key[Array, ""]) -> Layers:
     """Parameters by maximum likelihood.
 
     Args:
@@ -198,8 +200,8 @@ def clone(config: ModesConfig, head: str, key: Key[Array, ""]) -> list[tuple[Arr
 
     params = init_network(params_key, config.width, num_outputs)
     carry = params, optimizer.init(params)
-    (params, _), _ = jax.lax.scan(step, carry, jax.random.split(key, config.num_steps))
-    return params
+    (fitted, _), _ = jax.lax.scan(step, carry, jax.random.split(key, config.num_steps))
+    return cast(Layers, fitted)
 
 
 def reached(params: Any, head: str, mode: Mode, key: Key[Array, ""], count: int) -> tuple[Array, Array]:
@@ -239,7 +241,7 @@ def main(config: ModesConfig) -> list[Criterion]:
             shares[head, mode] = near.tolist()
             columns = {"near": near, "left": left}
             cells = {name: f"{v.mean():.1f} ({v.min():.1f} to {v.max():.1f})" for name, v in columns.items()}
-            print(table_line(f"{head} | {mode}", dict(cells)), flush=True)
+            print(table_line(f"{head} | {mode}", cells), flush=True)
     means = {run: float(np.mean(values)) for run, values in shares.items()}
     return [
         Criterion("W4 categorical within 0.5 m of a lane, mean of seeds, %", means["categorical", "mode"], low=90.0),

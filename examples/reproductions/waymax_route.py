@@ -31,6 +31,7 @@ from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.env.bank import ScenarioBank, build_bank
 from waymax_sim.env.flat_view import FlatView
 from waymax_sim.metrics.route import MAX_DETOUR, MAX_ROUTE_DISTANCE, project_on_routes
+from waymax_sim.ops.bank import is_bank_row
 from waymax_sim.pytree import Array
 
 # Steps of an episode of 8 s, and decisions of a demonstration at 5 Hz.
@@ -68,10 +69,10 @@ class RouteConfig:
     """
 
     train_seed: int = 0
-    num_train: int = 60
+    num_train: int = 40
     test_seed: int = 901
-    num_test: int = 30
-    num_epochs: int = 40
+    num_test: int = 20
+    num_epochs: int = 30
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -167,7 +168,7 @@ def _off_route(env: Env, policy: NetworkPolicy, shown: ScenarioBank, driven: Sce
         trace = rollout(env, policy, shown.scenario(index), jax.random.key(0), NUM_STEPS, record=("agents",))
         true = driven.scenario(index)
         assert trace.agents is not None and true.routes is not None
-        routes = jax.tree.map(jnp.asarray, true.routes, is_leaf=lambda leaf: hasattr(leaf, "materialize"))
+        routes = jax.tree.map(jnp.asarray, true.routes, is_leaf=is_bank_row)
         sdc = jnp.argmax(true.agents.is_sdc)
         xy = trace.agents.xyz[:, sdc, :2]
         start, end = true.log.xyz[true.current_step][sdc, :2], true.log.xyz[true.last_step][sdc, :2]

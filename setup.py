@@ -15,11 +15,8 @@ TEST = [
     *RL,
     "absl-py>=2.1",  # the tests of dm_env are written with it
     "beartype>=0.20",
-    "flax>=0.10",
     "hypothesis>=6.100",
     "import-linter>=2.3",
-    "optax>=0.2.4",
-    "orbax-checkpoint>=0.11",
     "pyarrow>=17",
     "pyright[nodejs]==1.1.414",
     "pytest>=8.3",
@@ -28,7 +25,8 @@ TEST = [
     "setuptools>=77",  # builds the example of a plug-in without the network
 ]
 DOCS = [*RL, "furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1"]
-# Found by name on the command line; each class is imported when it is requested. Also in `behavior_models.registry`.
+# Found by name on the command line; each class is imported when it is requested. Also in `behavior_models.registry`
+# and, released checkpoints, in `behavior_models.checkpoints`.
 POLICIES = [
     "log_replay = behavior_models:LogReplay",
     "log_expert = behavior_models:LogExpert",
@@ -44,6 +42,9 @@ POLICIES = [
     "pdm = behavior_models:PDM",
     "mppi = behavior_models:MPPI",
     "gradient = behavior_models:GradientPlanner",
+    "bc = behavior_models.checkpoints:bc",
+    "ppo_selfplay = behavior_models.checkpoints:ppo_selfplay",
+    "ppo_anchored = behavior_models.checkpoints:ppo_anchored",
 ]
 
 # Commands by name; see `waymax_sim.cli.commands`.
@@ -65,7 +66,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["waymax_sim", "waymax_sim.*", "behavior_models", "behavior_models.*"]),
-    package_data={"waymax_sim": ["py.typed", "viz/page/*"], "behavior_models": ["py.typed"]},
+    package_data={"waymax_sim": ["py.typed", "viz/page/*"], "behavior_models": ["py.typed", "checkpoints/*/*"]},
     install_requires=[
         # The format of converted scenes; they are read without it, and it is not made for Windows.
         "array_record>=0.5; platform_system != 'Windows'",
@@ -73,6 +74,8 @@ setup(
         "blosc2>=3.0",
         "chex>=0.1.90",
         "dm-tree>=0.1.9",
+        # Learned policies; brings optax and orbax, which training needs.
+        "flax>=0.10",
         "google-crc32c>=1.6",
         # Required by tensorflow-datasets, which does not declare it.
         "importlib_resources>=6.0",
@@ -80,6 +83,8 @@ setup(
         "jaxtyping>=0.3.2",
         "matplotlib>=3.9",
         "numpy>=2.0",
+        "optax>=0.2.4",
+        "orbax-checkpoint>=0.11",
         "pillow>=10.3",
         "rich>=13.7",
         "tensorflow-datasets>=4.9.9",
@@ -90,7 +95,6 @@ setup(
         "docs": DOCS,
         "rl": RL,
         "argoverse": ["pyarrow>=17"],
-        "train": ["flax>=0.10", "optax>=0.2.4", "orbax-checkpoint>=0.11"],
         "beam": ["apache-beam>=2.60"],
         "dev": [*TEST, *DOCS, "build>=1.2", "pre-commit>=3.8"],
     },

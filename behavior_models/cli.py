@@ -6,11 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from behavior_models.trainers.options import BCOptions, PPOOptions
+from behavior_models.trainers.options import BCOptions, BCSACOptions, DQNOptions, PPOOptions, SACOptions
 
 Algorithm = (
     Annotated[BCOptions, tyro.conf.subcommand("bc", prefix_name=False)]
     | Annotated[PPOOptions, tyro.conf.subcommand("ppo", prefix_name=False)]
+    | Annotated[DQNOptions, tyro.conf.subcommand("dqn", prefix_name=False)]
+    | Annotated[SACOptions, tyro.conf.subcommand("sac", prefix_name=False)]
+    | Annotated[BCSACOptions, tyro.conf.subcommand("bc-sac", prefix_name=False)]
 )
 
 
@@ -23,10 +26,7 @@ def train(algorithm: tyro.conf.OmitArgPrefixes[Algorithm]) -> int:
     options = algorithm
     # The module of the algorithm has a function of its name. Other commands do not load the learning libraries.
     name = options.algorithm.replace("-", "_")
-    try:
-        trainer = getattr(importlib.import_module(f"behavior_models.trainers.{name}"), f"train_{name}")
-    except ImportError as error:
-        sys.exit(f"{error}; training needs flax, optax and orbax: pip install 'waymax-sim[train]'")
+    trainer = getattr(importlib.import_module(f"behavior_models.trainers.{name}"), f"train_{name}")
     try:
         trainer(options)
     except ValueError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import behavior_models
+from behavior_models.checkpoints import RELEASED
 from waymax_sim import cli
 from waymax_sim.metrics import METRICS
 
@@ -63,7 +64,8 @@ def test_commands_and_options_exist(capsys):
     known = {"demo", "info", "evaluate", "compare", "realism", "convert", "generate", "draw", "bench", "train"}
     assert {command for command, _ in rows} == known
     for command, arguments in rows:
-        assert cli.main([command, "--help"]) == 0
+        # The options of a training are those of its algorithm.
+        assert cli.main([command, *(["ppo"] if command == "train" else []), "--help"]) == 0
         help_text = capsys.readouterr().out
         assert "PATH" not in arguments or "PATH" in help_text
         assert not [option for option in re.findall(r"--[a-z-]+", arguments) if option not in help_text]
@@ -72,7 +74,8 @@ def test_commands_and_options_exist(capsys):
 def test_policies_exist():
     text = (DOCS / "command_line.md").read_text(encoding="utf-8")
     documented = dict(re.findall(r"^\| `([a-z_]+)` \|.*\| (yes|no) \|$", text, re.MULTILINE))
-    assert documented == {name: "yes" if make().privileged else "no" for name, make in behavior_models.POLICIES.items()}
+    makers = {**behavior_models.POLICIES, **RELEASED}
+    assert documented == {name: "yes" if make().privileged else "no" for name, make in makers.items()}
 
 
 def test_the_table_of_metrics_is_complete():

@@ -26,7 +26,7 @@ LOG_REPLAY = "log_replay"
 DEMO_RUNS: dict[Selector, tuple[str, ...]] = {
     "all": (LOG_REPLAY,),
     "sdc": ("stationary",),
-    "vehicle": ("constant_velocity", "idm"),
+    "vehicle": ("constant_velocity", "idm", "ppo_anchored"),
 }
 DEMO_METRICS = ("overlap", "road_departure", "log_divergence", "clearance", "red_light_violation")
 # Images and the page show the first and all policies of these agents; the animation and the page show one scene.

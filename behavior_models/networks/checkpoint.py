@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from behavior_models.networks.model import ActorCriticModel
+from behavior_models.networks.model import ActorCriticModel, NetworkModel, QModel
 from behavior_models.networks.policy import NetworkPolicy
+from behavior_models.networks.q_network import QHeadConfig
 from behavior_models.networks.scene_encoder import NetworkConfig
+from behavior_models.networks.value_heads import ValueSupport
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics
 from waymax_sim.env.flat_view import FlatView
 
@@ -30,15 +32,20 @@ class CheckpointError(ValueError):
 
 
 def save_policy(
-    folder: str | os.PathLike, policy: NetworkPolicy, network: NetworkConfig, facts: dict[str, Any]
+    folder: str | os.PathLike,
+    policy: NetworkPolicy,
+    network: NetworkConfig,
+    facts: dict[str, Any],
+    head: QHeadConfig | None = None,
 ) -> None:
     """Writes a policy.
 
     Args:
       folder: Folder to write to; created if it does not exist.
-      policy: An actor-critic network with a flat view.
+      policy: A network with a flat view.
       network: Size of the network.
       facts: Algorithm, command and further facts for readers, plain values.
+      head: Outputs of a network of action values; None for an actor-critic network.
     """
     encoder = policy.encoder
     assert isinstance(encoder, FlatView), "only networks with flat views are stored"
@@ -47,7 +54,9 @@ def save_policy(
     description = {
         "loader": LOADER,
         "version": FORMAT_VERSION,
+        "kind": "actor_critic" if head is None else "q",
         "network": dataclasses.asdict(network),
+        "head": head and dataclasses.asdict(head),
         "encoder": dataclasses.asdict(encoder),
         "observation": encoder.spec().to_dict(),
         "dynamics": _describe_dynamics(policy.dynamics),
@@ -76,8 +85,21 @@ def load_policy(folder: Path) -> NetworkPolicy:
     if difference:
         raise CheckpointError(f"{path} was trained with another observation: {difference}")
     dynamics, network = _restore_dynamics(description["dynamics"]), NetworkConfig(**description["network"])
-    model = ActorCriticModel(encoder, dynamics, network)
+    model = _restore_model(description, encoder, dynamics, network)
     return model.policy(_restore(path / WEIGHTS_FILE, model.shapes), description["mode"], description["interval"])
+
+
+def _restore_model(
+    description: dict[str, Any], encoder: FlatView, dynamics: Dynamics, network: NetworkConfig
+) -> NetworkModel:
+    kind = description.get("kind", "actor_critic")
+    if kind == "actor_critic":
+        return ActorCriticModel(encoder, dynamics, network)
+    if kind != "q":
+        raise CheckpointError(f"unknown kind of network {kind!r}")
+    head = description["head"]
+    support = head["support"] and ValueSupport(**head["support"])
+    return QModel(encoder, dynamics, network, QHeadConfig(head["dueling"], support))
 
 
 def _restore(file: Path, skeleton: Any) -> Any:

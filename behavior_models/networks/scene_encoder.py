@@ -8,16 +8,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
+from behavior_models.networks.heads import Head
 from waymax_sim.env.encoder import ObservationSpec
 from waymax_sim.pytree import Array
 
 # Features of an observation that are sets: rows whose first value, or first eight for polylines, are their validity.
-SETS = ("agents", "elements")
+SETS = ("agents", "elements", "lights")
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """Size of a network.
+    """Size of a network, and its distribution of continuous actions.
 
     Attributes:
       encoder: "pool": one layer per element and a maximum over the set, invariant to its order; "attention": latent
@@ -28,6 +29,7 @@ class NetworkConfig:
       num_latents: Latent queries.
       num_heads: Heads of the attention.
       dtype: Number format of the computation; parameters are float32.
+      head: Distribution of continuous actions; discrete ones are categorical.
     """
 
     encoder: Literal["pool", "attention"] = "pool"
@@ -37,6 +39,7 @@ class NetworkConfig:
     num_latents: int = 8
     num_heads: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
+    head: Head = "gaussian"
 
 
 def split_sets(
@@ -44,25 +47,27 @@ def split_sets(
 ) -> tuple[Float[Array, "*lead O"], dict[str, tuple[Float[Array, "*lead S F"], Bool[Array, "*lead S"]]]]:
     """The observer, and each set with its mask, of encoded observations.
 
-    The first agent is the observer: it becomes part of its vector, with all features that are no sets.
+    The first agent is the observer: it becomes part of its vector, with all features that are no sets. The history of
+    an agent is part of its row.
 
     Args:
       spec: Content of the rows.
       rows: Encoded observations.
     """
-    observer, sets, begin = [], {}, 0
+    features, begin = {}, 0
     for feature in spec.features:
         values = rows[..., begin : begin + feature.size]
+        features[feature.name] = values.reshape(*values.shape[:-1], *feature.shape)
         begin += feature.size
-        if feature.name not in SETS:
-            observer.append(values)
-            continue
-        tokens = values.reshape(*values.shape[:-1], *feature.shape)
-        if feature.name == "agents":
-            observer.append(tokens[..., 0, :])
-            tokens = tokens[..., 1:, :]
-        sets[feature.name] = tokens, tokens[..., 0] > 0
-    return jnp.concatenate(observer, axis=-1), sets
+    if "history" in features:
+        past = features.pop("history")
+        past = past.reshape(*past.shape[:-2], -1)
+        features["agents"] = jnp.concatenate([features["agents"], past], axis=-1)
+    sets = {name: features[name] for name in SETS if name in features}
+    others = [values.reshape(*rows.shape[:-1], -1) for name, values in features.items() if name not in SETS]
+    observer = jnp.concatenate([sets["agents"][..., 0, :], *others], axis=-1)
+    sets["agents"] = sets["agents"][..., 1:, :]
+    return observer, {name: (tokens, tokens[..., 0] > 0) for name, tokens in sets.items()}
 
 
 class SceneEncoder(nnx.Module):
@@ -70,24 +75,25 @@ class SceneEncoder(nnx.Module):
 
     def __init__(self, spec: ObservationSpec, config: NetworkConfig, *, rngs: nnx.Rngs):
         self.spec, self.config = spec, config
-        shapes = {feature.name: feature.shape for feature in spec.features}
         width = config.width
-        self.tokens = nnx.Dict({name: _linear(shapes[name][-1], width, config, rngs) for name in SETS})
-        set_size = sum(feature.size for feature in spec.features if feature.name in SETS)
-        self.observer = _linear(spec.size - set_size + shapes["agents"][-1], width, config, rngs)
+        row = jax.ShapeDtypeStruct((spec.size,), jnp.float32)
+        observer, sets = jax.eval_shape(lambda rows: split_sets(spec, rows), row)
+        sizes = {name: tokens.shape[-1] for name, (tokens, _) in sets.items()}
+        self.tokens = nnx.Dict({name: _linear(size, width, config, rngs) for name, size in sizes.items()})
+        self.observer = _linear(observer.shape[-1], width, config, rngs)
         self.attention = nnx.data(LatentAttention(config, rngs=rngs) if config.encoder == "attention" else None)
-        self.num_outputs = width * (1 + (len(SETS) if self.attention is None else config.num_latents))
+        self.num_outputs = width * (1 + (len(sets) if self.attention is None else config.num_latents))
 
     def __call__(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead E"]:
         observer, sets = split_sets(self.spec, rows)
         observer = nnx.relu(self.observer(observer))
         tokens = {name: nnx.relu(self.tokens[name](values)) for name, (values, _) in sets.items()}
         if self.attention is not None:
-            values = jnp.concatenate([tokens[name] for name in SETS], axis=-2)
-            mask = jnp.concatenate([sets[name][1] for name in SETS], axis=-1)
+            values = jnp.concatenate([tokens[name] for name in sets], axis=-2)
+            mask = jnp.concatenate([sets[name][1] for name in sets], axis=-1)
             latents = self.attention(observer, values, mask)
             return jnp.concatenate([observer, latents.reshape(*latents.shape[:-2], -1)], axis=-1)
-        pooled = [jnp.max(jnp.where(sets[name][1][..., None], tokens[name], 0.0), axis=-2) for name in SETS]
+        pooled = [jnp.max(jnp.where(sets[name][1][..., None], tokens[name], 0.0), axis=-2) for name in sets]
         return jnp.concatenate([observer, *pooled], axis=-1)
 
 

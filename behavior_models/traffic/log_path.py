@@ -21,6 +21,7 @@ from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation, Policy
 from waymax_sim.maps.paths import to_frenet
+from waymax_sim.ops.bank import is_bank_row
 from waymax_sim.pytree import Array, static_record, tree_index
 
 
@@ -66,6 +67,8 @@ class LogPathIDM(Policy):
         drivers = init_driver_state(observation, key)
         log = observation.log
         assert log is not None, "privileged policies receive the log"
+        # Logs of a bank of scenarios are lazy rows.
+        log = jax.tree.map(jnp.asarray, log, is_leaf=is_bank_row)
         # The path begins at the present, also in the middle of a log.
         is_later = log.valid & (jnp.arange(log.valid.shape[0]) >= observation.step)[:, None]
         path, is_moving = logged_path(log, is_later, observation.graph, observation.dt)
@@ -172,7 +175,9 @@ def _with_stop_lines(path: LanePath, graph: LaneGraph) -> LanePath:
         is_on_path = is_near & is_aligned & (position.arc_length > 0) & is_level
         return jnp.where(is_on_path & (lane >= 0), position.arc_length, jnp.inf)
 
-    arc_length = jax.vmap(line_arc_length, out_axes=1)(lines.xyz, lines.yaw, lines.lane)
+    # `vmap` accepts no lazy rows.
+    poses = (jnp.asarray(values) for values in (lines.xyz, lines.yaw, lines.lane))
+    arc_length = jax.vmap(line_arc_length, out_axes=1)(*poses)
     # The nearest lines are kept: a logged path passes few.
     order = jnp.argsort(arc_length, axis=1)[:, :num_lines]
     padding = (0, 0), (0, num_lines - order.shape[1])

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import waymax_sim as ws
 from behavior_models.networks.checkpoint import save_policy
 from behavior_models.networks.heads import Mode
-from behavior_models.networks.model import ActorCriticModel
+from behavior_models.networks.model import NetworkModel, QModel
 from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.trainers.options import TrainingOptions
@@ -105,9 +105,7 @@ def _evaluation(options: TrainingOptions, env: FunctionalEnv, actor: Callable[[A
     return lambda state: HeldOut(env, NUM_DECISIONS).rates(actor(state.params), bank, key)
 
 
-def save(
-    options: TrainingOptions, env: FunctionalEnv, model: ActorCriticModel, params: Any, mode: Mode
-) -> NetworkPolicy:
+def save(options: TrainingOptions, env: FunctionalEnv, model: NetworkModel, params: Any, mode: Mode) -> NetworkPolicy:
     """Writes the trained policy to the folder `policy`.
 
     Args:
@@ -117,7 +115,7 @@ def save(
       params: Its parameters.
       mode: How the policy acts.
     """
-    facts = {"algorithm": options.algorithm, "data": options.data, "seed": options.seed, "steps": options.steps}
+    facts = {"algorithm": options.algorithm, "command": options.command()}
     policy = model.policy(jax.device_get(params), mode, env.env.config.steps_per_action)
-    save_policy(options.out / "policy", policy, model.config, facts)
+    save_policy(options.out / "policy", policy, model.config, facts, model.head if isinstance(model, QModel) else None)
     return policy

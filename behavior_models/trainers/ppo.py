@@ -1,5 +1,7 @@
 """Training by PPO self-play."""
 
+from typing import Any
+
 import jax
 
 from behavior_models.networks.checkpoint import load_policy
@@ -23,12 +25,16 @@ def train_ppo(options: PPOOptions) -> NetworkPolicy:
     learner = PPO(GOAL_TASK, config, network_config(options), None if reference is None else reference.graph)
     anchor_params = None if reference is None else jax.device_put(reference.params)
     step = jax.jit(learner.train_step)
+
+    def tempered(params: Any) -> Any:
+        return learner.model.at_temperature(params, options.sampling_temperature)
+
     state = run(
         options,
         GOAL_TASK,
         jax.jit(learner.init)(bank, jax.random.key(options.seed)),
         lambda state: step(state, bank, None, anchor_params),
         LoopConfig(config.num_updates),
-        lambda params: learner.model.actor(params, "sample"),
+        lambda params: learner.model.actor(tempered(params), "sample"),
     )
-    return save(options, GOAL_TASK, learner.model, state.params, "sample")
+    return save(options, GOAL_TASK, learner.model, tempered(state.params), "sample")

@@ -23,7 +23,7 @@ class Environments:
 
     Attributes:
       state: Their states.
-      observation: Encoded observations, [E, K, D].
+      observation: Encoded observations, [E, K, D], or [E, D] for the sdc alone.
     """
 
     state: AutoResetState
@@ -32,7 +32,7 @@ class Environments:
 
 @pytree
 class Decisions:
-    """Records of T decisions of E environments with K rows, [T, E, K].
+    """Records of T decisions of E environments with K rows, [T, E, K]; without the axis K for the sdc alone.
 
     Attributes:
       observation: Encoded observations at the decision.
@@ -42,7 +42,7 @@ class Decisions:
       episode: Number of earlier episodes of each environment, [T, E].
     """
 
-    observation: Float[Array, "*T E K D"]
+    observation: Float[Array, "*lead D"]
     action: Array
     extra: Any
     result: Transition
@@ -100,6 +100,20 @@ def collect(
         return following, decisions
 
     return jax.lax.scan(decide, environments, jax.random.split(key, num_decisions))
+
+
+def episode_scalars(decisions: Decisions) -> dict[str, Float[Array, ""]]:
+    """Mean return of the episodes that ended, with `end_rates` if it has the metrics, and the number of decisions."""
+    result = decisions.result
+    ended = result.active & (result.terminated | result.truncated)
+    count = jnp.maximum(jnp.sum(ended), 1).astype(jnp.float32)
+    scalars = {
+        "return": jnp.sum(jnp.where(ended, result.episode_return, 0.0)) / count,
+        "agent_steps": jnp.sum(result.active).astype(jnp.float32),
+        "invalid_actions": jnp.sum(result.invalid_action).astype(jnp.float32),
+    }
+    has_rates = {"goal_reached", "overlap", "offroad"} <= result.metrics.keys()
+    return scalars | (end_rates(result) if has_rates else {"episodes": jnp.sum(ended).astype(jnp.float32)})
 
 
 def end_rates(result: Transition, mask: Bool[Array, "T E K"] | None = None) -> dict[str, Float[Array, ""]]:

@@ -12,6 +12,7 @@ from behavior_models.traffic.route_following import ROUTE_FOLLOWING
 from tests.behavior_models.streets import AGENTS, GREEN, RED, STEPS, WALKER, Agent, boxes_overlap, road, street
 from waymax_sim.datatypes.agents import PEDESTRIAN
 from waymax_sim.env import Env, EnvConfig, rollout
+from waymax_sim.env.bank import build_bank
 
 pytestmark = pytest.mark.compile_heavy
 
@@ -87,3 +88,21 @@ def test_speed_is_that_of_the_model(simulate):
     agents = simulate(scenario)
     assert agents.xyz[59, 1, 0] + 2 <= 8.0 and agents.xyz[-1, 1, 0] + 2 > 4
     assert not boxes_overlap(agents, scenario.agents.size, 0, 1).any()
+
+
+def test_drivers_in_a_bank_of_scenarios_have_the_paths_of_the_scenario():
+    red = [(0, (20.0, 0.0), [RED] * (STEPS + 1))]
+    scenario = street([road()], [Agent(0, 0, track=turning()), Agent(5, -3, 0, 0)], red)
+    bank = build_bank([scenario], ENV)
+
+    def init(scenario):
+        state = ENV.initial_state(scenario, jax.random.key(0))
+        observation = ENV.observe(scenario, state, privileged=True)
+        path = LogPathIDM().init(observation, jax.random.key(1)).path
+        return path.xyz, path.stop, path.light
+
+    expected = jax.jit(init)(jax.device_put(scenario))
+    found = jax.jit(lambda bank: init(bank.scenario(np.asarray(0, np.int32))))(bank)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert np.isfinite(expected[1]).any()

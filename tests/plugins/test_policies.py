@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import behavior_models
+from behavior_models.checkpoints import RELEASED
 from tests.plugins.packages import write_module, write_package
 from waymax_sim.env import Policy
 from waymax_sim.plugins import POLICY_GROUP, PluginError, policy_names, resolve_policy
@@ -55,8 +56,8 @@ def message_of(text: str) -> str:
 def test_behavior_models_registers_all_of_its_policies():
     entry_points = metadata.distribution("waymax-sim").entry_points.select(group=POLICY_GROUP)
     registered = {item.name: item.load() for item in entry_points}
-    assert registered == dict(behavior_models.POLICIES)
-    for name, make in registered.items():
+    assert registered == {**behavior_models.POLICIES, **RELEASED}
+    for name, make in behavior_models.POLICIES.items():
         assert getattr(behavior_models, make.__name__) is make
         assert resolve_policy(name) == make()
     assert set(policy_names()) >= set(registered)

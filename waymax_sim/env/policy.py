@@ -1,5 +1,6 @@
 """The policy protocol."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Key
@@ -50,3 +51,8 @@ class Policy(Protocol):
           key: Random key of this step.
         """
         ...
+
+
+def observed_history_steps(policies: Iterable[Policy | None]) -> int:
+    """Steps of history that policies observe (`EnvConfig.num_history_steps`): their `num_history_steps`, at least 2."""
+    return max([2, *(getattr(policy, "num_history_steps", 2) for policy in policies)])

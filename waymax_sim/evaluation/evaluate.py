@@ -18,6 +18,7 @@ from waymax_sim.datatypes.agents import Selector
 from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
+from waymax_sim.env.policy import observed_history_steps
 from waymax_sim.evaluation.columns import NUPLAN_SCORE, MetricInfo, metric_columns
 from waymax_sim.evaluation.confidence import optional_float
 from waymax_sim.evaluation.difficulty import scene_features
@@ -36,7 +37,6 @@ COPIES_PER_SCENE = 8
 MAX_CHUNK_CPU = 4
 # Largest number of scenes per device in a chunk on accelerators.
 MAX_CHUNK_ACCELERATOR = 256
-
 # Number of agents that a message lists.
 MAX_LISTED_AGENTS = 5
 
@@ -89,15 +89,15 @@ class EvaluationConfig:
 
         Agents that are logged later do not spawn among reactive traffic: others may occupy their position by then.
         """
-        spawn = "log" if self.traffic[traffic] is None else "never"
-        evaluated = "sdc" if self.agents == "sdc" else "all"
+        members = [*self.policies.values(), self.traffic[traffic]]
         config = EnvConfig(
             controlled=self.agents,
             metrics=self._metrics,
-            evaluated=evaluated,
-            spawn=spawn,
-            goals=required_goals([*self.policies.values(), self.traffic[traffic]]),
+            evaluated="sdc" if self.agents == "sdc" else "all",
+            spawn="log" if self.traffic[traffic] is None else "never",
+            goals=required_goals(members),
             rewards=(),
+            num_history_steps=observed_history_steps(members),
         )
         return Env(config=config)
 

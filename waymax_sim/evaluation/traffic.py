@@ -11,6 +11,7 @@ from waymax_sim.datatypes.agents import VEHICLE, forward_speed
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import LOG
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, rollout
+from waymax_sim.env.policy import observed_history_steps
 from waymax_sim.evaluation.evaluate import required_goals
 from waymax_sim.pytree import Array, pytree, tree_index
 
@@ -59,12 +60,14 @@ def traffic_report(policies: Policies, scenario: Scenario, key: Key[Array, ""], 
       key: Random key.
       num_steps: Steps to simulate.
     """
+    members = Assignment.from_policies(policies).policies
     config = EnvConfig(
         controlled="none",
         metrics=("overlap", "offroad", "red_light_violation"),
         rewards=(),
         spawn="never",
-        goals=required_goals(Assignment.from_policies(policies).policies),
+        goals=required_goals(members),
+        num_history_steps=observed_history_steps(members),
     )
     env = Env(config=config)
     trace = rollout(env, policies, scenario, key, num_steps, record=("agents", "metrics", "invalid_action"))

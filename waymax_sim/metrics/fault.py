@@ -1,8 +1,10 @@
 """At-fault collisions."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from waymax_sim.datatypes.agents import CYCLIST, OTHER, PEDESTRIAN
 from waymax_sim.metrics.contact import FRONT_CONTACT_COSINE, MovingBoxes, contact_interval
@@ -59,8 +61,25 @@ def _has_type(snapshot: Snapshot, *types: int) -> Bool[Array, "1 N"]:
     return jnp.isin(snapshot.scenario.agents.type, jnp.asarray(types, jnp.int32))[None]
 
 
-def _at_fault(snapshot: Snapshot) -> Bool[Array, "O N"]:
-    """Pairs of an evaluated agent and another one whose collision began in the last step by fault of the first one."""
+class NewContacts(NamedTuple):
+    """Contacts of O evaluated agents with all N agents that began in the last step.
+
+    Attributes:
+      is_new: Pairs whose contact began.
+      contact_cosine: Cosine of the angle between the direction of travel of the evaluated agent and the contact normal:
+        1 at its front, 0 at a side, -1 at its rear.
+      is_stationary: Whether the evaluated agent was stationary, [O, 1].
+      other_is_stationary: Whether the other one was, [1, N].
+    """
+
+    is_new: Bool[Array, "O N"]
+    contact_cosine: Float[Array, "O N"]
+    is_stationary: Bool[Array, "O 1"]
+    other_is_stationary: Bool[Array, "1 N"]
+
+
+def new_contacts(snapshot: Snapshot) -> NewContacts:
+    """The contacts that began in the last step, by the motion of both boxes during the step."""
     agents, previous, size = snapshot.agents, snapshot.previous, snapshot.scenario.agents.size
     own_previous, own_size = snapshot.select_evaluated(previous), snapshot.info.size
     overlaps = pairwise_separation(snapshot.evaluated_agents, own_size, agents, size) < 0
@@ -73,7 +92,14 @@ def _at_fault(snapshot: Snapshot) -> Bool[Array, "O N"]:
     own = jax.tree.map(lambda leaf: leaf[:, None], snapshot.select_evaluated(others))
     others = jax.tree.map(lambda leaf: leaf[None], others)
     cosine = contact_interval(own, others).contact_cosine
-    edge = snapshot.road_edge_distance
+    return NewContacts(is_new, cosine, own.is_stationary, others.is_stationary)
+
+
+def _at_fault(snapshot: Snapshot) -> Bool[Array, "O N"]:
+    """Pairs of an evaluated agent and another one whose collision began in the last step by fault of the first one."""
+    contacts = snapshot.cached(new_contacts)
+    cosine, edge = contacts.contact_cosine, snapshot.road_edge_distance
     is_out_of_lane = snapshot.cached(is_straddling) | (edge.valid & (edge.value > 0))
     is_front, is_side = cosine > FRONT_CONTACT_COSINE, jnp.abs(cosine) <= FRONT_CONTACT_COSINE
-    return is_new & ~own.is_stationary & (others.is_stationary | is_front | (is_side & is_out_of_lane[:, None]))
+    is_cause = contacts.other_is_stationary | is_front | (is_side & is_out_of_lane[:, None])
+    return contacts.is_new & ~contacts.is_stationary & is_cause

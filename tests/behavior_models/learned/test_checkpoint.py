@@ -9,8 +9,11 @@ from flax import nnx
 
 from behavior_models.networks.actor_critic import ActorCritic
 from behavior_models.networks.checkpoint import CheckpointError, load_policy, save_policy
+from behavior_models.networks.model import QModel
 from behavior_models.networks.policy import NetworkPolicy
+from behavior_models.networks.q_network import QHeadConfig
 from behavior_models.networks.scene_encoder import NetworkConfig
+from behavior_models.networks.value_heads import ValueSupport
 from waymax_sim.dynamics import Bicycle, Discrete
 from waymax_sim.env.flat_view import FlatView
 from waymax_sim.plugins import resolve_policy
@@ -36,9 +39,20 @@ def test_a_stored_policy_is_exact(tmp_path, policy):
         assert (loaded.dynamics, loaded.mode, loaded.interval) == (ACTIONS, "sample", 2)
 
 
+@pytest.mark.parametrize("head", [QHeadConfig(), QHeadConfig(False, ValueSupport(-1.0, 2.0, 5))])
+def test_a_stored_network_of_action_values_is_exact(tmp_path, policy, head):
+    model = QModel(policy.encoder, ACTIONS, NETWORK, head)
+    greedy = model.policy(jax.jit(model.init)(jax.random.key(0)), "mode", 2)
+    save_policy(tmp_path, greedy, NETWORK, {"algorithm": "test"}, head)
+    loaded = load_policy(tmp_path)
+    assert jax.tree.structure(loaded) == jax.tree.structure(greedy)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, greedy.params)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda stored: stored.update(kind="tree"), "unknown kind of network 'tree'"),
         (lambda stored: stored["observation"].update(version=1), "another observation: version is 2, stored is 1"),
         (lambda stored: stored.update(version=99), "has version 99"),
         (lambda stored: stored["network"].update(width=16), "which are not those of its network"),

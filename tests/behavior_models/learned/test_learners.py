@@ -11,27 +11,11 @@ from flax import nnx
 from behavior_models.imitation.behavior_cloning import BCConfig, BehaviorCloning
 from behavior_models.imitation.demonstrations import Demonstrations, two_hot_actions
 from behavior_models.networks.policy import NetworkActor
-from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.reinforcement.ppo import PPO, Batch, PPOConfig
-from waymax_sim.adapters.functional import FunctionalEnv
-from waymax_sim.dynamics import Bicycle, Discrete
-from waymax_sim.env import Env
-from waymax_sim.env.flat_view import FlatView
+from tests.behavior_models.learned.problems import ACTIONS, NETWORK, TASK, contexts
 
 pytestmark = pytest.mark.compile_heavy
-VIEW = FlatView("controlled", num_agents=2, num_polylines=2)
-ACTIONS = Discrete(Bicycle(), levels=((-2.0, 0.0, 2.0), (-0.1, 0.0, 0.1)))
-TASK = FunctionalEnv(Env(ACTIONS), VIEW)
-NETWORK = NetworkConfig(width=16, trunk=32)
 CONFIG = PPOConfig(num_updates=40, capacity=256, minibatch=64, learning_rate=3e-3, entropy_weight=0.0)
-SIZE = VIEW.spec().size
-
-
-def contexts(key, count: int):
-    """Random contexts 0..8 and observations that show them in the frame of the observer."""
-    context = jax.random.randint(key, (count,), 0, ACTIONS.num_actions)
-    rows = jnp.zeros((count, SIZE)).at[:, 0].set(1.0)
-    return context, rows.at[jnp.arange(count), 1 + context].set(3.0)
 
 
 def play(ppo: PPO, num_updates: int, anchor=None):

@@ -95,3 +95,28 @@ def test_sets_of_parameters_share_a_program():
     assert len(traced) == 1
     assert len({np.asarray(action).tobytes() for action in actions}) > 1
     assert dataclasses.is_dataclass(NetworkActor)
+
+
+def test_history_and_lights_reach_the_network():
+    """The history of an agent belongs to its row, and lights are a set: the order of both does not matter."""
+    view = FlatView("controlled", 4, 6, num_history=2, lights="set", num_lights=3)
+    encoder = SceneEncoder(view.spec(), CONFIGS["pool"], rngs=nnx.Rngs(0))
+    values = np.random.default_rng(1).normal(size=(2, view.spec().size)).astype(np.float32)
+    sizes = {feature.name: feature.size for feature in view.spec().features}
+    begin = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+
+    def part(values, name, count):
+        return values[:, begin[name] : begin[name] + sizes[name]].reshape(len(values), count, -1)
+
+    for name, count in (("agents", 4), ("lights", 3)):
+        part(values, name, count)[..., 0] = 1.0
+    expected = encoder(values)
+    swapped = values.copy()
+    for name in ("agents", "history"):
+        part(swapped, name, 4)[:, 1:] = part(values, name, 4)[:, [2, 3, 1]]
+    part(swapped, "lights", 3)[:] = part(values, "lights", 3)[:, [1, 2, 0]]
+    np.testing.assert_allclose(encoder(swapped), expected, rtol=1e-4, atol=1e-5)
+    for name, count in (("history", 4), ("lights", 3)):
+        changed = values.copy()
+        part(changed, name, count)[:, 1] += 3.0
+        assert np.abs(encoder(changed) - expected).max() > 1e-3, name

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from behavior_models.networks.actor_critic import ActorCritic
+from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.policy import NetworkPolicy, braking_action
 from behavior_models.networks.scene_encoder import NetworkConfig
 from tests.scenes import scene
@@ -41,6 +42,13 @@ def test_actions_are_held_and_agents_stop_at_their_goal():
     actions = np.asarray(driving.actions[0].value)[:, sdc, 0]
     assert (actions.reshape(3, 3) == actions[::3, None]).all() and len(set(actions)) > 1
     assert (np.asarray(stopping.actions[0].value)[:, sdc, 0] == ACTIONS.encode(jnp.array([[-2.5, 0.0]]))[0, 0]).all()
+
+
+def test_a_temperature_divides_the_logits():
+    model = ActorCriticModel(VIEW, ACTIONS, NetworkConfig(width=4, trunk=4))
+    params, rows = model.init(KEY), jax.random.normal(KEY, (5, VIEW.spec().size))
+    cool = model.distribution(model.at_temperature(params, 0.5), rows)
+    np.testing.assert_allclose(cool.logits, 2 * model.distribution(params, rows).logits, rtol=1e-5, atol=1e-7)
 
 
 def test_braking_is_an_action_of_each_model():

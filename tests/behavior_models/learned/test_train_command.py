@@ -43,3 +43,17 @@ def test_policies_are_trained_stored_and_evaluated(tmp_path, capsys):
         train(tmp_path, "bc", "--data", SCENES, "--out", bc, "--steps", "2", "--held-out", SCENES, "--seed", "1") == 2
     )
     assert "other seed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", ["scalar", "distribution"])
+def test_greedy_policies_are_trained_stored_and_evaluated(tmp_path, values):
+    folder = str(tmp_path / "dqn")
+    options = ("--values", values, "--data", SCENES, "--held-out", SCENES, "--out", folder, "--steps", "2")
+    assert train(tmp_path, "dqn", *options) == 0
+    line = json.loads((tmp_path / "dqn" / "log.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 2 and line["loss"] > 0 and line["eval/episodes"] > 0
+    policy = resolve_policy(f"{folder}/policy")
+    assert policy.mode == "mode" and policy.interval == 2
+    out = ("--metrics", "overlap", "log_divergence", "--steps", "8", "--agents", "vehicle")
+    assert main(["evaluate", SCENES, "--policy", f"{folder}/policy", *out, "--out", str(tmp_path / "out")]) == 0

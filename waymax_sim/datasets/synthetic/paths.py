@@ -72,7 +72,7 @@ def interpolate(
 def find_paths(world: World, rng: np.random.Generator) -> Paths:
     """Draws paths with random turns, at least one from each lane that begins at the border."""
     chains = list(dict.fromkeys(chain for _ in range(PATHS_PER_LANE) for chain in _draw_chains(world, rng)))
-    curves = [_chain_curve(world, chain) for chain in chains]
+    curves = [chain_curve(world, chain) for chain in chains]
     max_samples = max(len(xyz) for xyz, _, _ in curves)
     count, num_lanes = len(chains), len(world.features)
     samples = np.zeros((count, max_samples, 5))
@@ -116,7 +116,7 @@ def _draw_chains(world: World, rng: np.random.Generator) -> list[tuple[int, ...]
     return chains
 
 
-def _chain_curve(world: World, chain: tuple[int, ...]) -> tuple[Polyline, np.ndarray, np.ndarray]:
+def chain_curve(world: World, chain: tuple[int, ...]) -> tuple[Polyline, np.ndarray, np.ndarray]:
     """Samples of a chain of lanes, the lane of each sample, and the arc length at which each lane begins (m)."""
     parts = [world.features[row][1] for row in chain]
     points = np.concatenate([parts[0], *(part[1:] for part in parts[1:])])

@@ -55,20 +55,20 @@ def synthetic_scene(seed: int, index: int = 0, driver: Driver = idm_acceleration
             rows = _recorded_rows(tracks, sdc, rng)
             if len(rows) >= MIN_AGENTS and _are_separate(log, tracks, rows):
                 break
-    transform = _WorldTransform(rng)
+    transform = WorldTransform(rng)
     return RawScene(
         scenario_id=f"synthetic-{seed}-{index}",
         timestamps=TIME_STEP * np.arange(NUM_STEPS),
         current_step=CURRENT_STEP,
         sdc_index=int(np.flatnonzero(rows == sdc)[0]),
         **_agents(log, tracks, rows, sdc, transform, rng),
-        **_map(world, transform),
+        **map_fields(world, transform),
         **_signals(world, log.xyz[:, sdc], transform),
         routes=_routes(log, sdc, transform),
     )
 
 
-class _WorldTransform:
+class WorldTransform:
     """A random rotation and translation of a scene, rounded to micrometers."""
 
     def __init__(self, rng: np.random.Generator):
@@ -124,7 +124,7 @@ def _agents(
     tracks: SensorTracks,
     rows: Int[np.ndarray, " M"],
     sdc: int,
-    transform: _WorldTransform,
+    transform: WorldTransform,
     rng: np.random.Generator,
 ) -> dict:
     """Agents of the `RawScene`."""
@@ -161,7 +161,7 @@ def _feature_ids(count: int) -> Int[np.ndarray, " F"]:
     return 101 + 13 * row + np.where(row % 3 == 2, 2**24, 0)
 
 
-def _map(world: World, transform: _WorldTransform) -> dict:
+def map_fields(world: World, transform: WorldTransform) -> dict:
     """Map of the `RawScene`."""
     types, points, speeds = zip(*world.features, strict=True)
     return {
@@ -174,7 +174,7 @@ def _map(world: World, transform: _WorldTransform) -> dict:
     }
 
 
-def _signals(world: World, sdc: Float[np.ndarray, "T 3"], transform: _WorldTransform) -> dict:
+def _signals(world: World, sdc: Float[np.ndarray, "T 3"], transform: WorldTransform) -> dict:
     """Lights of the `RawScene`, as in WOMD at the beginning of their lanes; unknown far from the sdc."""
     rows, columns = np.array(world.lights, int).reshape(-1, 2).T
     stop = np.array([world.features[row][1][0] for row in rows]).reshape(-1, 3)
@@ -190,7 +190,7 @@ def _signals(world: World, sdc: Float[np.ndarray, "T 3"], transform: _WorldTrans
     }
 
 
-def _routes(log: TrafficLog, sdc: int, transform: _WorldTransform) -> RawRoutes:
+def _routes(log: TrafficLog, sdc: int, transform: WorldTransform) -> RawRoutes:
     """The paths that begin on the same lane as the path of the sdc, which is the first and the only one on route."""
     paths, sdc_path = log.paths, log.path[sdc]
     rows = np.flatnonzero(paths.lane[:, 0] == paths.lane[sdc_path, 0])

@@ -17,6 +17,7 @@ from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, rollout
+from waymax_sim.env.policy import observed_history_steps
 from waymax_sim.evaluation.evaluate import check_actions, required_goals
 from waymax_sim.evaluation.future import has_future
 from waymax_sim.evaluation.sharding import scene_key
@@ -68,6 +69,7 @@ def realism_env(policies: Policies) -> Env:
         goals=required_goals(members),
         metrics=(),
         rewards=(),
+        num_history_steps=observed_history_steps(members),
     )
     return Env(config=config)
 

@@ -1,0 +1,35 @@
+"""Training by DQN self-play."""
+
+import jax
+
+from behavior_models.networks.policy import NetworkPolicy
+from behavior_models.networks.q_network import QHeadConfig
+from behavior_models.networks.value_heads import ValueSupport
+from behavior_models.reinforcement.dqn import DQN, DQNConfig
+from behavior_models.trainers.common import load_bank, network_config, open_folder, run, save
+from behavior_models.trainers.options import DQNOptions
+from behavior_models.training.loop import LoopConfig
+from behavior_models.training.presets import GOAL_TASK
+
+# Range of returns of the task: -0.75 for a collision, 1 for the goal, and 0.01 per meter of progress.
+GOAL_SUPPORT = ValueSupport(-1.0, 2.5)
+
+
+def train_dqn(options: DQNOptions) -> NetworkPolicy:
+    """Trains by self-play; the policy takes the action of the largest value."""
+    open_folder(options)
+    bank = load_bank(options.data, GOAL_TASK, options.curriculum)
+    head = QHeadConfig(support=GOAL_SUPPORT if options.values == "distribution" else None)
+    config = DQNConfig(num_updates=options.steps or DQNConfig.num_updates, head=head)
+    learner = DQN(GOAL_TASK, config, network_config(options))
+    step = jax.jit(learner.train_step)
+    state = run(
+        options,
+        GOAL_TASK,
+        jax.jit(learner.init)(bank, jax.random.key(options.seed)),
+        lambda state: step(state, bank),
+        # A checkpoint holds the replay buffer, 0.2 GB.
+        LoopConfig(config.num_updates, save_every=100),
+        lambda params: learner.model.actor(params, "mode"),
+    )
+    return save(options, GOAL_TASK, learner.model, state.params, "mode")

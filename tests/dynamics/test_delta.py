@@ -85,3 +85,16 @@ def test_gradients_are_finite(model):
     for value in (jnp.zeros((3, 3)), jnp.full((3, 3), 6.0), jnp.full((3, 3), -99.0)):
         by_agents, by_value = gradient(before, value)
         assert all(np.isfinite(leaf).all() for leaf in (by_agents.xyz, by_agents.yaw, by_value))
+
+
+def test_normalized_actions_are_shares_of_the_limits():
+    plain = Delta("body", max_displacement=4.0, max_turn=0.5)
+    scaled = Delta("body", max_displacement=4.0, max_turn=0.5, normalized=True)
+    value = jnp.asarray([[0.5, -0.25, 0.4], [2.0, 0.0, -3.0]])
+    before = agent_state([(1, 2), (3, 4)], 0.3)
+    after = step(scaled, before, value)
+    expected = step(plain, before, value * jnp.asarray([[4.0, 4.0, 0.5]]))
+    np.testing.assert_allclose(after.xyz, expected.xyz, atol=1e-6)
+    np.testing.assert_allclose(after.yaw, expected.yaw, atol=1e-6)
+    np.testing.assert_allclose(invert(scaled, before, after).value, np.clip(value, -1, 1), atol=1e-5)
+    np.testing.assert_array_equal(scaled.bounds[1], [1, 1, 1])

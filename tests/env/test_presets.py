@@ -93,6 +93,17 @@ def test_goal():
     np.testing.assert_allclose(hit.reward[:2], 0.01 * np.array([1, -1]) - 0.75, atol=1e-5)
 
 
+def test_shaped():
+    """As "goal", with 0.1 per meter that margins lack: 0.25 m to the edge, 0.4 m to the next vehicle."""
+    log = [track(x=-40), track(x=-80)]
+    alone = outcome(PRESETS["shaped"], [track(x=-40), track(x=-80)], log=log)
+    np.testing.assert_allclose(alone.reward[:2], 0.01 - 0.025, atol=1e-5)
+    beside = outcome(PRESETS["shaped"], [track(x=-40), track(x=-40, y=2.6)], log=[track(x=-40), track(x=-40, y=2.6)])
+    np.testing.assert_allclose(beside.reward[:2], [0.01 - 0.025 - 0.04, 0.01 - 0.04], atol=1e-5)
+    off = outcome(PRESETS["shaped"], [track(x=-40, y=-1.0)], log=[track(x=-40, y=-1.0)])
+    assert float(off.reward[0]) == pytest.approx(0.01 - 2 - 0.125, abs=1e-5) and off.agent_terminated[0]
+
+
 def test_goals_of_ones_own_and_another_radius():
     far = dataclasses.replace(METRICS["goal_reached"], compute=functools.partial(goal_reached, radius=8.0))
     config = EnvConfig(metrics=(far,), rewards=(("goal_reached", 1.0),), terminate_on=("goal_reached",))
@@ -118,5 +129,5 @@ def test_bounds_and_names_are_checked():
         EnvConfig(terminate_on=(("speeding", 2.0),))
     with pytest.raises(ValueError, match="'speeding' is rewarded or terminates"):
         EnvConfig(rewards=(("speeding", -1.0, 2.0),))
-    assert set(PRESETS) == {"safety", "nuplan", "goal"}
-    assert len({hash(config) for config in PRESETS.values()}) == 3
+    assert set(PRESETS) == {"safety", "nuplan", "goal", "shaped"}
+    assert len({hash(config) for config in PRESETS.values()}) == 4

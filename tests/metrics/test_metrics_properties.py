@@ -161,17 +161,17 @@ def test_compiled_equals_not_compiled():
 # Traffic rules are for vehicles and cyclists; the synthetic road has a green light and no stop sign.
 LANE_METRICS = {"wrong_way", "wrong_way_distance", "speeding", "speeding_time", "straddling"}
 LANE_METRICS |= {"red_light_violation", "stop_sign_violation"}
-EDGE_METRICS = {"offroad", "offroad_outside_driveways", "road_departure", "road_edge_distance"}
+EDGE_METRICS = {"offroad", "offroad_outside_driveways", "road_departure", "road_edge_distance", "edge_deficit"}
 CASES_WITHOUT_VALUES = [
     ("all agents absent", dict(valid=np.zeros((21, 3), bool)), set()),
     (
         "pedestrians only",
         dict(agent_type=np.full(3, 2)),
-        {"kinematic_infeasibility", "comfort_violation", "road_departure"} | LANE_METRICS,
+        {"kinematic_infeasibility", "comfort_violation", "road_departure", "clearance_deficit"} | LANE_METRICS,
     ),
     ("no lanes, no edges", dict(feature_type=np.array([7, 7, 7, 7])), LANE_METRICS | EDGE_METRICS),
     ("no sdc", dict(sdc_index=-1), {"off_route", "route_progression"}),
-    ("single agent", dict(num_agents=1), {"clearance"}),
+    ("single agent", dict(num_agents=1), {"clearance", "clearance_deficit"}),
     (
         "no map",
         dict(
@@ -229,6 +229,8 @@ DIFFERENTIABLE = (
     "route_progression",
     "time_to_collision",
     "clearance",
+    "clearance_deficit",
+    "edge_deficit",
     "speeding",
     "log_progress",
     "goal_distance",

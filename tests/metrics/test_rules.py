@@ -145,6 +145,20 @@ def test_clearance():
     assert not episode([track()])["clearance"].valid.any()
 
 
+def test_margin_deficits():
+    """The right edge of the road is 1.75 m from the center of the lane, boxes are 2 m wide."""
+    near = first_values("clearance_deficit", [track(), track(y=2.6)])
+    assert near == pytest.approx(0.4, abs=1e-4)
+    assert (first_values("clearance_deficit", [track(), track(y=3.5)]) == 0).all()
+    assert first_values("clearance_deficit", [track(), track(x=3, y=1)]) == pytest.approx(1.0)
+    # Pedestrians are no vehicles, the second vehicle is 1.2 m away.
+    found = episode([track(), track(y=1.6), track(y=3.2)], types=[1, 2, 1])["clearance_deficit"]
+    assert found.valid[:, 0].all() and (found.value[:, 0] == 0).all()
+    assert not episode([track()])["clearance_deficit"].valid.any()
+    for y, expected in ((0.0, 0.25), (1.0, 0.0), (-0.75, 1.0), (-1.5, 1.75), (-3.0, 2.0)):
+        assert first_values("edge_deficit", [track(y=y)]) == pytest.approx(expected, abs=1e-4)
+
+
 def test_time_since_another_agent_crossed():
     # The other agent clears the crossing, 20 m ahead, after step 5; the first one reaches it at step 18.
     first, other = track(), track(x=20, y=-3, yaw=NORTH)

@@ -22,18 +22,24 @@ class Delta:
       frame: Frame of the displacement: the local frame ("world") or that of the agent before the step ("body").
       max_displacement: Limit of |dx| and |dy|, m per step.
       max_turn: Limit of |turn|, rad per step.
+      normalized: Actions are in [-1, 1] and scaled by the limits.
     """
 
     frame: Literal["world", "body"] = "world"
     max_displacement: float = 6.0
     max_turn: float = float(np.pi)
+    normalized: bool = False
 
     preserves_finite = True
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of (dx, dy, turn)."""
-        return float_bounds((self.max_displacement, self.max_displacement, self.max_turn))
+        return float_bounds((1.0, 1.0, 1.0) if self.normalized else self._limits)
+
+    @property
+    def _limits(self) -> tuple[float, float, float]:
+        return self.max_displacement, self.max_displacement, self.max_turn
 
     def apply(self, agents: AgentState, value: Float[Array, "N 3"], dt: TimeStep) -> AgentState:
         """Displaces and turns agents; the velocity becomes the displacement over `dt`.
@@ -44,7 +50,8 @@ class Delta:
           dt: Duration, s.
         """
         low, high = self.bounds
-        value = jnp.clip(value, low[None], high[None])
+        scale = jnp.asarray(self._limits if self.normalized else (1.0, 1.0, 1.0), jnp.float32)
+        value = jnp.clip(value, low[None], high[None]) * scale[None]
         displacement = value[:, :2]
         if self.frame == "body":
             displacement = geometry.rotate(displacement, agents.yaw)
@@ -65,6 +72,7 @@ class Delta:
         if self.frame == "body":
             displacement = geometry.rotate(displacement, -before.yaw)
         turn = geometry.wrap_angle(after.yaw - before.yaw)
-        low, high = self.bounds
-        value = jnp.clip(jnp.concatenate([displacement, turn[:, None]], axis=-1), low[None], high[None])
-        return Action(value=jnp.where(valid[:, None], value, 0.0), valid=valid)
+        limits = jnp.asarray(self._limits, jnp.float32)[None]
+        value = jnp.clip(jnp.concatenate([displacement, turn[:, None]], axis=-1), -limits, limits)
+        value = jnp.where(valid[:, None], value, 0.0)
+        return Action(value=value / limits if self.normalized else value, valid=valid)

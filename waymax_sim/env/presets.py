@@ -49,4 +49,25 @@ PRESETS: dict[str, EnvConfig] = {
         ends="agent",
         at_end="remove",
     ),
+    # The same with the shaped penalties of "Imitation Is Not Enough" (Lu et al. 2023) in equal parts: 0.1 in each step
+    # per meter that is lacking to 1 m of clearance to other vehicles, and to 1 m from the road edge. A collision costs
+    # more than the rest of an episode with small margins.
+    "shaped": EnvConfig(
+        controlled="traveling",
+        spawn="never",
+        goals="end_of_log",
+        metrics=("goal_reached", "goal_progress", "overlap", "offroad", "clearance_deficit", "edge_deficit"),
+        evaluated="controlled",
+        rewards=(
+            ("goal_reached", 1.0),
+            ("goal_progress", 0.01),
+            ("overlap", -2.0),
+            ("offroad", -2.0),
+            ("clearance_deficit", -0.1),
+            ("edge_deficit", -0.1),
+        ),
+        terminate_on=("goal_reached", "overlap", "offroad"),
+        ends="agent",
+        at_end="remove",
+    ),
 }

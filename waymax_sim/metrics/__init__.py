@@ -17,6 +17,7 @@ from waymax_sim.metrics.fault import (
 )
 from waymax_sim.metrics.goal import goal_distance, goal_progress, goal_reached
 from waymax_sim.metrics.kinematics import kinematic_infeasibility
+from waymax_sim.metrics.margins import clearance_deficit, edge_deficit
 from waymax_sim.metrics.metric import Metric, MetricValue, Snapshot, masked_value
 from waymax_sim.metrics.nuplan import NUPLAN_METRICS, nuplan_score
 from waymax_sim.metrics.offroad import offroad, offroad_outside_driveways, road_departure, road_edge_distance
@@ -64,6 +65,8 @@ _ALL = (
         duration=MAX_ENCROACHMENT_TIME,
     ),
     Metric("clearance", clearance, per="agent", unit="m", over_time="min", better="higher"),
+    Metric("clearance_deficit", clearance_deficit, per="agent", unit="m", over_time="mean"),
+    Metric("edge_deficit", edge_deficit, per="agent", unit="m", over_time="mean"),
     Metric("at_fault_collision", at_fault_collision, per="agent", unit="1", over_time="max"),
     Metric("at_fault_vru_collision", at_fault_vru_collision, per="agent", unit="1", over_time="max"),
     Metric("at_fault_vehicle_collision", at_fault_vehicle_collision, per="agent", unit="1", over_time="max"),

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from waymax_sim import geometry
 from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
@@ -16,6 +16,11 @@ def clearance(snapshot: Snapshot) -> MetricValue:
     Exact for rectangles: the shortest distance between two disjoint ones ends at a corner. Agents are on one level
     where their heights overlap. Valid where there is another agent on the level.
     """
+    return distance_to_nearest(snapshot, snapshot.agents.valid)
+
+
+def distance_to_nearest(snapshot: Snapshot, others_mask: Bool[Array, " N"]) -> MetricValue:
+    """`clearance` to the agents of a mask alone."""
     info, agents = snapshot.scenario.agents, snapshot.agents
     outlines = geometry.Boxes.from_poses(agents.xyz[:, :2], agents.yaw, info.size[:, :2])
     half = jnp.abs(info.size) / 2
@@ -30,7 +35,7 @@ def clearance(snapshot: Snapshot) -> MetricValue:
     z, half_height = agents.xyz[:, 2], half[:, 2] + HEIGHT_TOLERANCE / 2
     own_z, own_half_height = snapshot.select_evaluated((z, half_height))
     on_level = jnp.abs(own_z[:, None] - z[None]) <= own_half_height[:, None] + half_height[None]
-    valid = on_level & snapshot.evaluated_agents.valid[:, None] & agents.valid[None] & ~snapshot.is_self
+    valid = on_level & snapshot.evaluated_agents.valid[:, None] & (agents.valid & others_mask)[None] & ~snapshot.is_self
     nearest = jnp.min(jnp.where(valid, distance, jnp.inf), axis=-1, initial=jnp.inf)
     return masked_value(nearest, jnp.isfinite(nearest))
 

@@ -1,7 +1,8 @@
 """Behavior cloning: a network fitted to the actions that lead back to the log.
 
 Discrete actions are fitted by cross entropy, to soft labels (the two levels next to the action of the expert in each
-component) or to the nearest action.
+component) or to the nearest action. Continuous actions are fitted by maximum likelihood, of a squashed Gaussian or of a
+mixture of Gaussians (Waymax, Gulino et al. 2023).
 """
 
 import dataclasses
@@ -10,7 +11,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Float, Int, Key
 
 from behavior_models.imitation.demonstrations import Demonstrations
@@ -27,7 +27,8 @@ class BCConfig:
     """Hyperparameters.
 
     Attributes:
-      labels: "soft" labels keep the mean of the expert's action; "hard" ones are the nearest discrete action.
+      labels: Labels of discrete actions: "soft" ones keep the mean of the expert's action; "hard" ones are the
+        nearest action.
       num_epochs: Passes over the demonstrations.
       minibatch: Transitions per gradient step.
       learning_rate: Initial learning rate; it falls to 0 by a cosine.
@@ -62,7 +63,7 @@ class BCState:
 
 @dataclasses.dataclass(frozen=True)
 class BehaviorCloning:
-    """The algorithm for an environment with discrete actions. Hashable: equal instances share programs.
+    """The algorithm for an environment. Hashable: equal instances share programs.
 
     Attributes:
       env: The environment that the policy is made for.
@@ -104,28 +105,29 @@ class BehaviorCloning:
         return BCState(params, optimizer, key, state.step + 1), {"loss": jnp.mean(losses)}
 
     def loss(self, params: Any, data: Demonstrations) -> Float[Array, ""]:
-        """Mean cross entropy of the labels, nats.
+        """Mean cross entropy of the labels, or negative log-likelihood of the actions of the expert, nats.
 
         Args:
           params: Parameters of the network.
           data: Demonstrations.
         """
-        outputs, _ = nnx.merge(self.model.graph, params)(data.observation.astype(jnp.float32))
+        actions = self.model.distribution(params, data.observation.astype(jnp.float32))
+        if not isinstance(actions, Categorical):
+            return -jnp.mean(actions.log_prob(data.value))
         label = data.label
         if self.config.labels == "hard":
             label = jax.nn.one_hot(self._dynamics.encode(data.value)[:, 0], self._dynamics.num_actions)
-        return jnp.mean(-jnp.sum(label * Categorical(outputs).log_probs, axis=-1))
+        return jnp.mean(-jnp.sum(label * actions.log_probs, axis=-1))
 
     def accuracy(self, params: Any, data: Demonstrations) -> Float[Array, ""]:
-        """Share of demonstrations whose nearest action is the most likely one.
+        """Share of demonstrations whose nearest discrete action is the most likely one.
 
         Args:
           params: Parameters of the network.
           data: Demonstrations.
         """
-        outputs, _ = nnx.merge(self.model.graph, params)(data.observation.astype(jnp.float32))
-        expected = self._dynamics.encode(data.value)[:, 0]
-        return jnp.mean((jnp.argmax(outputs, axis=-1) == expected).astype(jnp.float32))
+        actions = self.model.distribution(params, data.observation.astype(jnp.float32))
+        return jnp.mean((actions.mode() == self._dynamics.encode(data.value)).astype(jnp.float32))
 
     @property
     def model(self) -> ActorCriticModel:
@@ -135,7 +137,7 @@ class BehaviorCloning:
     @property
     def _dynamics(self) -> Discrete:
         dynamics = self.env.env.dynamics
-        assert isinstance(dynamics, Discrete), "behavior cloning of categorical actions needs discrete dynamics"
+        assert isinstance(dynamics, Discrete), "categorical actions have discrete dynamics"
         return dynamics
 
     @property

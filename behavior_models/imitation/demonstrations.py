@@ -1,7 +1,7 @@
 """Demonstrations: encoded observations of controlled agents, with the actions that lead back to their logs."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Key
 
 from behavior_models.baselines.log_expert import LogExpert
+from behavior_models.imitation.corner_expert import CornerExpert
 from behavior_models.networks.heads import two_hot
 from behavior_models.training.collect import Environments, reset_environments
 from waymax_sim import geometry
@@ -19,6 +20,9 @@ from waymax_sim.dynamics import Discrete
 from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.ops.bank import BankRow, is_bank_row
 from waymax_sim.pytree import Array, pytree, tree_index
+
+# The constant action that leads to the logged position (`LogExpert`), or also to the heading (`CornerExpert`).
+ExpertName = Literal["arc", "corners"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Demonstrations:
 
     Attributes:
       observation: Encoded observations, float16.
-      label: Weights of the discrete actions, whose mean is the action of the expert.
-      value: The action of the expert, in the units of the dynamics.
+      label: Weights of the discrete actions, whose mean is the action of the expert; L is 0 for continuous actions.
+      value: The action of the expert, in the units of the dynamics (those inside of `Discrete`).
     """
 
     observation: Array
@@ -64,11 +68,12 @@ def collect_demonstrations(
     noise: float = 0.0,
     params: PerturbationParams = PerturbationParams(),
     num_envs: int = 20,
+    expert: ExpertName = "arc",
 ) -> Demonstrations:
-    """One episode of each scenario, driven by actions drawn from the labels.
+    """One episode of each scenario, driven by the expert: discrete actions are drawn from the labels.
 
     Args:
-      env: The environment, with discrete actions.
+      env: The environment.
       bank: The scenarios.
       key: Random key.
       num_decisions: Decisions of an episode.
@@ -76,13 +81,16 @@ def collect_demonstrations(
       noise: Scale of the perturbation of the starts.
       params: Perturbation at the scale 1.
       num_envs: Scenarios that are simulated together.
+      expert: Source of the actions.
     """
     env = dataclasses.replace(env, sampling="order")
-    run = jax.jit(_episode, static_argnums=(0, 4, 5, 6))
+    run = jax.jit(_episode, static_argnums=(0, 4, 5, 6, 7))
     parts = []
     for begin in range(0, len(bank), num_envs):
         index = (begin + np.arange(num_envs)) % len(bank)
-        part, mask = run(env, bank, index, jax.random.fold_in(key, begin), num_decisions, horizon, (noise, params))
+        part, mask = run(
+            env, bank, index, jax.random.fold_in(key, begin), num_decisions, horizon, (noise, params), expert
+        )
         # The last group repeats scenarios of the first.
         mask = np.asarray(mask) & (begin + np.arange(num_envs) < len(bank))[None, :, None]
         parts.append(jax.tree.map(lambda leaf, mask=mask: np.asarray(leaf)[mask], part))
@@ -97,14 +105,17 @@ def _episode(
     num_decisions: int,
     horizon: int,
     perturbation: tuple[float, PerturbationParams],
+    expert: ExpertName,
 ) -> tuple[Demonstrations, Bool[Array, "T E K"]]:
     ordered = dataclasses.replace(bank, order=jnp.asarray(index, jnp.int32))
     environments = reset_environments(env, ordered, key, len(index))
     environments = perturb_starts(env, ordered, environments, jax.random.fold_in(key, 1), *perturbation)
 
     def decide(environments: Environments, key: Key[Array, ""]):
-        label, value, valid = jax.vmap(lambda state: expert_labels(env, ordered, state, horizon))(environments.state)
-        action = jax.random.categorical(key, jnp.log(label + 1e-9))[..., None]
+        label, value, valid = jax.vmap(lambda state: expert_labels(env, ordered, state, horizon, expert))(
+            environments.state
+        )
+        action = jax.random.categorical(key, jnp.log(label + 1e-9))[..., None] if label.shape[-1] else value
         state, result = jax.vmap(env.step, in_axes=(None, 0, 0))(ordered, environments.state, action)
         is_first = environments.state.count[:, None] == 0
         record = Demonstrations(environments.observation.astype(jnp.float16), label, value)
@@ -114,26 +125,30 @@ def _episode(
 
 
 def expert_labels(
-    env: FunctionalEnv, bank: ScenarioBank, state: Any, horizon: int
+    env: FunctionalEnv, bank: ScenarioBank, state: Any, horizon: int, expert: ExpertName = "arc"
 ) -> tuple[Float[Array, "K L"], Float[Array, "K A"], Bool[Array, " K"]]:
     """Labels of the controlled agents: weights of discrete actions, the action of the expert, and their validity.
 
     Args:
-      env: The environment, with discrete actions.
+      env: The environment.
       bank: The scenarios.
       state: State of one environment.
       horizon: Steps until the logged position that a label leads to.
+      expert: Source of the actions.
     """
     dynamics = env.env.dynamics
-    assert isinstance(dynamics, Discrete)
     observation = env.env.observe(bank.scenario(state.scene), state.episode.state, privileged=True, controller=CALLER)
     # Logs of a bank are lazy rows.
     log = jax.tree.map(BankRow.materialize, observation.log, is_leaf=is_bank_row)
     observation = dataclasses.replace(observation, log=log)
-    action, _ = LogExpert(dynamics.dynamics, horizon=horizon).act(observation, (), jax.random.key(0))
+    model = dynamics.dynamics if isinstance(dynamics, Discrete) else dynamics
+    policy = (LogExpert if expert == "arc" else CornerExpert)(model, horizon=horizon)
+    action, _ = policy.act(observation, (), jax.random.key(0))
     rows = jnp.maximum(observation.controlled, 0)
     value = action.value[rows]
-    return two_hot_actions(dynamics, value), value, action.valid[rows] & (observation.controlled >= 0)
+    no_labels = jnp.zeros((len(rows), 0))
+    label = two_hot_actions(dynamics, value) if isinstance(dynamics, Discrete) else no_labels
+    return label, value, action.valid[rows] & (observation.controlled >= 0)
 
 
 def two_hot_actions(dynamics: Discrete, value: Float[Array, "*lead A"]) -> Float[Array, "*lead L"]:

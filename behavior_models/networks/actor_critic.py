@@ -11,6 +11,8 @@ from waymax_sim.pytree import Array
 
 # Standard deviation of the initial weights of the last layer: the first policy is nearly uniform.
 OUTPUT_SCALE = 1e-3
+# That of mixtures: equal components would have equal gradients and remain equal.
+MIXTURE_OUTPUT_SCALE = 0.1
 
 
 class ActorCritic(nnx.Module):
@@ -27,7 +29,8 @@ class ActorCritic(nnx.Module):
         self.encoder = SceneEncoder(spec, config, rngs=rngs)
         self.first = nnx.Linear(self.encoder.num_outputs, config.trunk, rngs=rngs)
         self.second = nnx.Linear(config.trunk, config.trunk, rngs=rngs)
-        init = nnx.initializers.normal(OUTPUT_SCALE)
+        scale = MIXTURE_OUTPUT_SCALE if config.head == "mixture" else OUTPUT_SCALE
+        init = nnx.initializers.normal(scale)
         self.outputs = nnx.Linear(config.trunk, num_outputs, kernel_init=init, rngs=rngs)
         self.value = nnx.Linear(config.trunk, 1, rngs=rngs)
 

@@ -9,6 +9,10 @@ from jaxtyping import Float, Int, Key
 from waymax_sim.pytree import Array, pytree
 
 Mode = Literal["sample", "mode", "mean"]
+# Distribution of continuous actions: a squashed Gaussian, or a mixture of Gaussians.
+Head = Literal["gaussian", "mixture"]
+# Components of a mixture (Waymax, Gulino et al. 2023).
+NUM_COMPONENTS = 6
 # Bounds of the logarithm of standard deviations.
 MIN_LOG_STD = -5.0
 MAX_LOG_STD = 2.0

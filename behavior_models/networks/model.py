@@ -4,11 +4,16 @@ import dataclasses
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Key
+from jaxtyping import Float, Key
 
 from behavior_models.networks.actor_critic import ActorCritic
-from behavior_models.networks.heads import Mode
-from behavior_models.networks.policy import NetworkActor, NetworkPolicy, num_distribution_outputs
+from behavior_models.networks.heads import Distribution, Mode
+from behavior_models.networks.policy import (
+    NetworkActor,
+    NetworkPolicy,
+    action_distribution,
+    num_distribution_outputs,
+)
 from behavior_models.networks.scene_encoder import NetworkConfig
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Dynamics
@@ -23,7 +28,7 @@ class ActorCriticModel:
     Attributes:
       encoder: Encoder of the observation.
       dynamics: Model of the actions.
-      config: Size.
+      config: Size and head.
     """
 
     encoder: ObservationEncoder
@@ -57,7 +62,17 @@ class ActorCriticModel:
           params: Parameters.
           mode: See `NetworkPolicy`.
         """
-        return NetworkActor(params, self.graph, self.dynamics, mode)
+        return NetworkActor(params, self.graph, self.dynamics, mode, self.config.head)
+
+    def distribution(self, params: Any, rows: Float[Array, "*lead D"]) -> Distribution:
+        """The distribution over actions for encoded observations.
+
+        Args:
+          params: Parameters.
+          rows: Encoded observations.
+        """
+        outputs, _ = nnx.merge(self.graph, params)(rows)
+        return action_distribution(self.dynamics, outputs, self.config.head)
 
     def policy(self, params: Any, mode: Mode, interval: int) -> NetworkPolicy:
         """The network as a policy.
@@ -67,12 +82,12 @@ class ActorCriticModel:
           mode: See `NetworkPolicy`.
           interval: Steps for which an action is held.
         """
-        return NetworkPolicy(params, self.graph, self.encoder, self.dynamics, mode, interval)
+        return NetworkPolicy(params, self.graph, self.encoder, self.dynamics, mode, interval, self.config.head)
 
     @property
     def _skeleton(self) -> ActorCritic:
         return nnx.eval_shape(lambda: self._module(nnx.Rngs(0)))
 
     def _module(self, rngs: nnx.Rngs) -> ActorCritic:
-        num_outputs = num_distribution_outputs(self.dynamics)
+        num_outputs = num_distribution_outputs(self.dynamics, self.config.head)
         return ActorCritic(self.encoder.spec(), num_outputs, self.config, rngs=rngs)

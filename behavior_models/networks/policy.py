@@ -6,7 +6,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Int, Key, Num
 
-from behavior_models.networks.heads import Categorical, Distribution, Mode, TanhGaussian
+from behavior_models.networks.heads import (
+    NUM_COMPONENTS,
+    Categorical,
+    Distribution,
+    GaussianMixture,
+    Head,
+    Mode,
+    TanhGaussian,
+)
 from waymax_sim import geometry
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle, Discrete, Dynamics
@@ -33,10 +41,11 @@ class NetworkPolicy(Policy):
       params: Parameters of the network.
       graph: Its structure.
       encoder: Encoder of the observation.
-      dynamics: Model of the actions: discrete actions are those of a categorical distribution, others are scaled to
-        (-1, 1), which a squashed Gaussian distribution covers.
+      dynamics: Model of the actions: discrete actions are those of a categorical distribution, others are normalized to
+        (-1, 1).
       mode: Whether an action is sampled, the most likely one, or the mean.
       interval: Steps for which an action is held.
+      head: Distribution of continuous actions.
 
     Raises:
       ValueError: The network observes goals, and the scenario has none.
@@ -48,6 +57,7 @@ class NetworkPolicy(Policy):
     dynamics: Dynamics = static()
     mode: Mode = static(default="sample")
     interval: int = static(default=1)
+    head: Head = static(default="gaussian")
 
     @property
     def observes_goals(self) -> bool:
@@ -64,7 +74,7 @@ class NetworkPolicy(Policy):
         """Actions of the controlled agents: new ones at every `interval`-th step, else those of the last one."""
         if self.observes_goals and observation.goals is None:
             raise ValueError("the network observes goals, and the scenario has none: set EnvConfig(goals='end_of_log')")
-        actor = NetworkActor(self.params, self.graph, self.dynamics, self.mode)
+        actor = NetworkActor(self.params, self.graph, self.dynamics, self.mode, self.head)
         new, _ = actor(self.encoder(observation), key)
         value = jnp.where(carry.age == 0, new, carry.value)
         arrived = carry.arrived
@@ -108,17 +118,28 @@ def braking_action(dynamics: Dynamics) -> Num[Array, " A"]:
     return jnp.asarray([-COMFORTABLE_DECELERATION / scale, 0.0], jnp.float32)
 
 
-def action_distribution(dynamics: Dynamics, outputs: Array) -> Distribution:
-    """The distribution over actions of a model, from the outputs of a network."""
+def action_distribution(dynamics: Dynamics, outputs: Array, head: Head = "gaussian") -> Distribution:
+    """The distribution over actions of a model.
+
+    Args:
+      dynamics: The model.
+      outputs: Outputs of a network.
+      head: Distribution of continuous actions.
+    """
     if isinstance(dynamics, Discrete):
         indices = jnp.arange(dynamics.num_actions, dtype=jnp.int32)[:, None]
         return Categorical(outputs, dynamics.decode(indices))
+    if head == "mixture":
+        return GaussianMixture.from_outputs(outputs, NUM_COMPONENTS)
     return TanhGaussian.from_outputs(outputs)
 
 
-def num_distribution_outputs(dynamics: Dynamics) -> int:
+def num_distribution_outputs(dynamics: Dynamics, head: Head = "gaussian") -> int:
     """Number of outputs of a network that `action_distribution` needs."""
-    return dynamics.num_actions if isinstance(dynamics, Discrete) else 2 * len(dynamics.bounds[0])
+    if isinstance(dynamics, Discrete):
+        return dynamics.num_actions
+    size = len(dynamics.bounds[0])
+    return NUM_COMPONENTS * (1 + 2 * size) if head == "mixture" else 2 * size
 
 
 def choose(actions: Distribution, mode: Mode, key: Key[Array, ""]) -> Array:
@@ -147,16 +168,18 @@ class NetworkActor:
       graph: Its structure.
       dynamics: Model of the actions.
       mode: See `NetworkPolicy`.
+      head: Distribution of continuous actions.
     """
 
     params: Any
     graph: nnx.GraphDef = static()
     dynamics: Dynamics = static()
     mode: Mode = static(default="sample")
+    head: Head = static(default="gaussian")
 
     def __call__(self, observation: Array, key: Key[Array, ""]) -> tuple[Array, ActorExtra]:
         """Actions, and the logarithms of their probabilities with the values of the states."""
         outputs, value = nnx.merge(self.graph, self.params)(observation)
-        actions = action_distribution(self.dynamics, outputs)
+        actions = action_distribution(self.dynamics, outputs, self.head)
         action = choose(actions, self.mode, key)
         return action, (actions.log_prob(action), value)

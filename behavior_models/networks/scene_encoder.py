@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
+from behavior_models.networks.heads import Head
 from waymax_sim.env.encoder import ObservationSpec
 from waymax_sim.pytree import Array
 
@@ -17,7 +18,7 @@ SETS = ("agents", "elements")
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """Size of a network.
+    """Size of a network, and its distribution of continuous actions.
 
     Attributes:
       encoder: "pool": one layer per element and a maximum over the set, invariant to its order; "attention": latent
@@ -28,6 +29,7 @@ class NetworkConfig:
       num_latents: Latent queries.
       num_heads: Heads of the attention.
       dtype: Number format of the computation; parameters are float32.
+      head: Distribution of continuous actions; discrete ones are categorical.
     """
 
     encoder: Literal["pool", "attention"] = "pool"
@@ -37,6 +39,7 @@ class NetworkConfig:
     num_latents: int = 8
     num_heads: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
+    head: Head = "gaussian"
 
 
 def split_sets(

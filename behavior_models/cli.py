@@ -6,11 +6,13 @@ from typing import Annotated
 
 import tyro
 
-from behavior_models.trainers.options import BCOptions, PPOOptions
+from behavior_models.trainers.options import BCOptions, BCSACOptions, PPOOptions, SACOptions
 
 Algorithm = (
     Annotated[BCOptions, tyro.conf.subcommand("bc", prefix_name=False)]
     | Annotated[PPOOptions, tyro.conf.subcommand("ppo", prefix_name=False)]
+    | Annotated[SACOptions, tyro.conf.subcommand("sac", prefix_name=False)]
+    | Annotated[BCSACOptions, tyro.conf.subcommand("bc-sac", prefix_name=False)]
 )
 
 

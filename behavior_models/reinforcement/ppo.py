@@ -19,7 +19,7 @@ from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.policy import action_distribution
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.training.advantages import generalized_advantages
-from behavior_models.training.collect import Decisions, Environments, collect, end_rates, reset_environments
+from behavior_models.training.collect import Decisions, Environments, collect, episode_scalars, reset_environments
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Discrete
 from waymax_sim.env import Policies
@@ -163,7 +163,7 @@ class PPO:
         last_value = nnx.merge(self.model.graph, state.params)(environments.observation)[1]
         batch = self._batch(decisions, last_value)
         params, optimizer, losses = self._fit(state.params, state.optimizer, batch, fit_key, anchor_params)
-        scalars = {**_episode_scalars(decisions), **losses}
+        scalars = {**episode_scalars(decisions), **losses}
         return PPOState(params, optimizer, environments, key, state.step + 1), scalars
 
     @property
@@ -236,7 +236,7 @@ class PPO:
         """
         config = self.config
         outputs, value = nnx.merge(self.model.graph, params)(batch.observation)
-        actions = action_distribution(self.env.env.dynamics, outputs)
+        actions = action_distribution(self.env.env.dynamics, outputs, self.network.head)
         ratio = jnp.exp(actions.log_prob(batch.action) - batch.log_prob)
         clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
         total = jnp.maximum(jnp.sum(batch.weight), 1.0)
@@ -257,15 +257,3 @@ class PPO:
             parts["anchor_kl"] = mean(kl_divergence(Categorical(anchor_outputs), Categorical(outputs)))
             loss = loss + config.anchor_weight * parts["anchor_kl"]
         return loss, parts | {"loss": loss}
-
-
-def _episode_scalars(decisions: Decisions) -> dict[str, Float[Array, ""]]:
-    result = decisions.result
-    ended = result.active & (result.terminated | result.truncated)
-    count = jnp.maximum(jnp.sum(ended), 1).astype(jnp.float32)
-    scalars = {
-        "return": jnp.sum(jnp.where(ended, result.episode_return, 0.0)) / count,
-        "agent_steps": jnp.sum(result.active).astype(jnp.float32),
-        "invalid_actions": jnp.sum(result.invalid_action).astype(jnp.float32),
-    }
-    return scalars | end_rates(result)

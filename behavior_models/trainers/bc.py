@@ -1,15 +1,21 @@
 """Training by behavior cloning."""
 
+import dataclasses
+
 import jax
 import numpy as np
+from jaxtyping import Key
 
 from behavior_models.imitation.behavior_cloning import BCConfig, BehaviorCloning
-from behavior_models.imitation.demonstrations import Demonstrations, collect_demonstrations
+from behavior_models.imitation.demonstrations import Demonstrations, ExpertName, collect_demonstrations
 from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.trainers.common import NUM_DECISIONS, load_bank, network_config, open_folder, run, save
 from behavior_models.trainers.options import BCOptions
 from behavior_models.training.loop import LoopConfig
-from behavior_models.training.presets import GOAL_TASK
+from behavior_models.training.presets import goal_task
+from waymax_sim.adapters.functional import FunctionalEnv
+from waymax_sim.env.bank import ScenarioBank
+from waymax_sim.pytree import Array
 
 # Scales of the perturbation of the starts of demonstrations.
 NOISE_SCALES = (0.0, 1.0)
@@ -18,25 +24,40 @@ NOISE_SCALES = (0.0, 1.0)
 def train_bc(options: BCOptions) -> NetworkPolicy:
     """Trains from demonstrations with logged and with perturbed starts."""
     open_folder(options)
-    key = jax.random.key(options.seed)
-    bank = load_bank(options.data, GOAL_TASK)
-    parts = [
-        collect_demonstrations(
-            GOAL_TASK, bank, jax.random.fold_in(key, index), num_decisions=NUM_DECISIONS, noise=scale
-        )
-        for index, scale in enumerate(NOISE_SCALES)
-    ]
-    data: Demonstrations = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    config = BCConfig(num_epochs=options.steps or BCConfig.num_epochs)
-    learner = BehaviorCloning(GOAL_TASK, len(data), config, network_config(options))
+    key, env = jax.random.key(options.seed), goal_task(options.action)
+    data = demonstrate(env, load_bank(options.data, env), key, options.expert)
+    num_epochs = options.steps or BCConfig.num_epochs
+    config = BCConfig(options.labels, num_epochs=num_epochs, weight_decay=options.weight_decay)
+    network = dataclasses.replace(network_config(options), head=options.head)
+    learner = BehaviorCloning(env, len(data), config, network)
     device_data = jax.device_put(data)
     step = jax.jit(learner.train_step)
     state = run(
         options,
-        GOAL_TASK,
+        env,
         learner.init(key),
         lambda state: step(state, device_data),
         LoopConfig(config.num_epochs, log_every=1, save_every=4),
         lambda params: learner.model.actor(params, "mode"),
     )
-    return save(options, GOAL_TASK, learner.model, state.params, "mode")
+    return save(options, env, learner.model, state.params, "mode")
+
+
+def demonstrate(
+    env: FunctionalEnv, bank: ScenarioBank, key: Key[Array, ""], expert: ExpertName = "arc"
+) -> Demonstrations:
+    """Demonstrations of all scenarios, with logged and with perturbed starts.
+
+    Args:
+      env: The environment.
+      bank: The scenarios.
+      key: Random key.
+      expert: Source of the actions.
+    """
+    parts = [
+        collect_demonstrations(
+            env, bank, jax.random.fold_in(key, index), num_decisions=NUM_DECISIONS, noise=scale, expert=expert
+        )
+        for index, scale in enumerate(NOISE_SCALES)
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

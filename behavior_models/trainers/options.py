@@ -50,7 +50,21 @@ class TrainingOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BCOptions(TrainingOptions):
-    """Behavior cloning of logged vehicles (default: 16 epochs)."""
+    """Behavior cloning of logged vehicles (default: 16 epochs).
+
+    Attributes:
+      action: Actions: acceleration and curvature (bicycle), in 63 levels or continuous, or displacement (delta).
+      labels: Labels of discrete actions: the two levels next to that of the expert in each component, or the nearest.
+      head: Distribution of continuous actions: a squashed Gaussian, or a mixture of six Gaussians.
+      expert: Actions of the expert lead to the logged position .6 s ahead, or bring the corners of the box there.
+      weight_decay: Weight decay of the optimizer.
+    """
+
+    action: Literal["bicycle_discrete", "bicycle", "delta"] = "bicycle_discrete"
+    labels: Literal["soft", "hard"] = "soft"
+    head: Literal["gaussian", "mixture"] = "gaussian"
+    expert: Literal["arc", "corners"] = "arc"
+    weight_decay: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,5 +80,34 @@ class PPOOptions(TrainingOptions):
     anchor_weight: float = 0.05
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SACOptions(TrainingOptions):
+    """Soft actor-critic by self-play with continuous actions and rewards for safety margins (default: 300 steps).
+
+    Attributes:
+      start: Folder of a policy whose parameters the actor begins with (bc --action bicycle).
+      temperature: Weight of the entropy of the policy.
+    """
+
+    start: Path | None = None
+    temperature: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BCSACOptions(SACOptions):
+    """BC-SAC: soft actor-critic whose actor also imitates logged vehicles (default: 300 steps).
+
+    Attributes:
+      imitation_weight: Weight of the log-likelihood of logged actions, as a share of the magnitude of action values.
+    """
+
+    imitation_weight: float = 0.1
+
+
 # The command of each algorithm.
-ALGORITHMS: dict[type[TrainingOptions], str] = {BCOptions: "bc", PPOOptions: "ppo"}
+ALGORITHMS: dict[type[TrainingOptions], str] = {
+    BCOptions: "bc",
+    PPOOptions: "ppo",
+    SACOptions: "sac",
+    BCSACOptions: "bc-sac",
+}

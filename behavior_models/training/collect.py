@@ -102,6 +102,19 @@ def collect(
     return jax.lax.scan(decide, environments, jax.random.split(key, num_decisions))
 
 
+def episode_scalars(decisions: Decisions) -> dict[str, Float[Array, ""]]:
+    """Mean return and `end_rates` of the episodes that ended, and the number of decisions of agents."""
+    result = decisions.result
+    ended = result.active & (result.terminated | result.truncated)
+    count = jnp.maximum(jnp.sum(ended), 1).astype(jnp.float32)
+    scalars = {
+        "return": jnp.sum(jnp.where(ended, result.episode_return, 0.0)) / count,
+        "agent_steps": jnp.sum(result.active).astype(jnp.float32),
+        "invalid_actions": jnp.sum(result.invalid_action).astype(jnp.float32),
+    }
+    return scalars | end_rates(result)
+
+
 def end_rates(result: Transition, mask: Bool[Array, "T E K"] | None = None) -> dict[str, Float[Array, ""]]:
     """Shares of the episodes that ended at the goal without harm, in a collision, and off the road; and their number.
 

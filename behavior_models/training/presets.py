@@ -3,7 +3,7 @@
 import dataclasses
 
 from waymax_sim.adapters.functional import FunctionalEnv
-from waymax_sim.dynamics import Bicycle, Discrete
+from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics
 from waymax_sim.env import PRESETS, Env
 from waymax_sim.env.flat_view import FlatView
 
@@ -16,9 +16,21 @@ STEPS_PER_ACTION = 2
 MAX_CONTROLLED = 16
 
 DISCRETE_BICYCLE = Discrete(Bicycle(), levels=(ACCELERATIONS, CURVATURES))
+# Continuous actions in (-1, 1): a bicycle, and displacements of up to 4 m (40 m/s) and 0.3 rad in a step of 0.1 s.
+BICYCLE = Bicycle(normalized=True)
+DELTA = Delta("body", max_displacement=4.0, max_turn=0.3, normalized=True)
+ACTIONS: dict[str, Dynamics] = {"bicycle_discrete": DISCRETE_BICYCLE, "bicycle": BICYCLE, "delta": DELTA}
 SELF_PLAY_VIEW = FlatView("controlled", num_agents=8, num_polylines=24)
-SELF_PLAY_CONFIG = dataclasses.replace(
-    PRESETS["goal"], steps_per_action=STEPS_PER_ACTION, max_controlled=MAX_CONTROLLED
+SELF_PLAY_CONFIG, SHAPED_CONFIG = (
+    dataclasses.replace(PRESETS[name], steps_per_action=STEPS_PER_ACTION, max_controlled=MAX_CONTROLLED)
+    for name in ("goal", "shaped")
 )
 # Self-play of all traveling vehicles to their goals.
 GOAL_TASK = FunctionalEnv(Env(DISCRETE_BICYCLE, SELF_PLAY_CONFIG), SELF_PLAY_VIEW)
+# The same with continuous actions, and rewards for safety margins.
+SHAPED_TASK = FunctionalEnv(Env(BICYCLE, SHAPED_CONFIG), SELF_PLAY_VIEW)
+
+
+def goal_task(action: str) -> FunctionalEnv:
+    """`GOAL_TASK` with one of `ACTIONS`."""
+    return dataclasses.replace(GOAL_TASK, env=dataclasses.replace(GOAL_TASK.env, dynamics=ACTIONS[action]))

@@ -19,6 +19,7 @@ from waymax_sim.env import PRESETS, Assignment, Env, EnvConfig, Policy, begin_ep
 from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.env.env import StepOutput
 from waymax_sim.env.interaction import EpisodeState
+from waymax_sim.env.policy import observed_history_steps
 from waymax_sim.pytree import Array, pytree
 
 TASK_METRICS = ("goal_reached", "overlap", "offroad", "at_fault_collision", "kinematic_infeasibility", "log_progress")
@@ -105,10 +106,15 @@ class Episodes:
     interval: int
     config: EnvConfig = EPISODE_CONFIG
 
-    def env(self, policy: Policy) -> Env:
-        """The environment for the actions of a policy."""
-        config = dataclasses.replace(self.config, max_controlled=self.num_rows, steps_per_action=self.interval)
-        return Env(policy.dynamics or Bicycle(), config)
+    def env(self, driver: Driver) -> Env:
+        """The environment for the actions of a policy, with the history that all policies observe."""
+        config = dataclasses.replace(
+            self.config,
+            max_controlled=self.num_rows,
+            steps_per_action=self.interval,
+            num_history_steps=observed_history_steps([driver.policy, *driver.traffic.policies]),
+        )
+        return Env(driver.policy.dynamics or Bicycle(), config)
 
     def simulate(
         self, driver: Driver, scenario: Scenario, mask: Bool[Array, " N"], key: Key[Array, ""], *, evaluate: bool = True
@@ -122,7 +128,7 @@ class Episodes:
           key: Random key.
           evaluate: Whether to compute metrics and ends of episodes.
         """
-        env, policy = self.env(driver.policy), driver.policy
+        env, policy = self.env(driver), driver.policy
         simulation_key, policy_key = jax.random.split(key)
 
         def observe(episode: EpisodeState):
@@ -152,7 +158,7 @@ class Episodes:
           key: Random key.
         """
         first, record = self.simulate(driver, scenario, mask, key)
-        rows = self.env(driver.policy).controlled_rows(first.state, CALLER)
+        rows = self.env(driver).controlled_rows(first.state, CALLER)
         return _outcomes(scenario, first, record, rows)
 
 

@@ -385,9 +385,11 @@ def _num_scored(scenario: Scenario) -> int:
 
 @functools.cache
 def _fingerprint(policy: Policy) -> str:
-    """Hash of the structure and the weights of a policy."""
-    leaves, structure = jax.tree.flatten(policy)
-    hashed = hashlib.blake2b(str(structure).encode(), digest_size=8)
-    for leaf in leaves:
+    """Hash of the options and the weights of a policy, the same in every process."""
+    fields = dataclasses.fields(policy) if dataclasses.is_dataclass(policy) else ()
+    plain = {field.name: getattr(policy, field.name) for field in fields}
+    plain = {name: value for name, value in plain.items() if isinstance(value, str | int | float | tuple)}
+    hashed = hashlib.blake2b(f"{type(policy).__qualname__} {plain}".encode(), digest_size=8)
+    for leaf in jax.tree.leaves(policy):
         hashed.update(np.ascontiguousarray(leaf).tobytes())
     return hashed.hexdigest()

@@ -1,5 +1,6 @@
 """Kinds of networks: observation, actions and size, without parameters."""
 
+import abc
 import dataclasses
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ Model = TypeVar("Model", bound="NetworkModel")
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkModel:
+class NetworkModel(abc.ABC):
     """A network without parameters. Hashable: equal models share programs.
 
     Attributes:
@@ -98,8 +99,9 @@ class NetworkModel:
     def _skeleton(self) -> nnx.Module:
         return nnx.eval_shape(lambda: self._module(nnx.Rngs(0)))
 
+    @abc.abstractmethod
     def _module(self, rngs: nnx.Rngs) -> nnx.Module:
-        raise NotImplementedError
+        """The network with random parameters."""
 
 
 @dataclasses.dataclass(frozen=True)

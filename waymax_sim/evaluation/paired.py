@@ -73,14 +73,14 @@ def cluster_table(
       seed: Column that names the training seed.
       scene: Column that names the scene.
     """
-    members = [row for row in rows if row[scene] in set(scenes)]
-    seeds = sorted({str(row[seed]) for row in members})
     position = {name: index for index, name in enumerate(scenes)}
+    members = [row for row in rows if row[scene] in position]
+    seeds = {name: index for index, name in enumerate(sorted({str(row[seed]) for row in members}))}
     shape = len(seeds), len(scenes), len(columns)
     total, count = np.zeros(shape), np.zeros(shape)
     for row in members:
         values = np.array([np.nan if row[name] is None else row[name] for name in columns], float)
-        cell = seeds.index(str(row[seed])), position[row[scene]]
+        cell = seeds[str(row[seed])], position[row[scene]]
         total[cell] += np.nan_to_num(values)
         count[cell] += ~np.isnan(values)
     return ClusterTable(total, count)

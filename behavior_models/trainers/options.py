@@ -181,10 +181,6 @@ class DQNOptions(TrainingOptions):
     values: Literal["scalar", "distribution"] = "scalar"
 
 
-# Options that may differ in a resumed training.
-NOT_CONDITIONS = ("out", "devices", "evaluate_every", "tensorboard", "baselines")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SACOptions(TrainingOptions):
     """Soft actor-critic by self-play with continuous actions and rewards for safety margins (default: 300 steps).
@@ -210,30 +206,8 @@ class BCSACOptions(SACOptions):
     imitation_weight: float = 0.1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SACOptions(TrainingOptions):
-    """Soft actor-critic by self-play with continuous actions and rewards for safety margins (default: 300 steps).
-
-    Attributes:
-      start: Folder of a policy whose parameters the actor begins with (bc --action bicycle).
-      temperature: Weight of the entropy of the policy.
-    """
-
-    start: Path | None = None
-    temperature: float = 0.01
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BCSACOptions(SACOptions):
-    """BC-SAC: soft actor-critic whose actor also imitates logged vehicles (default: 300 steps).
-
-    Attributes:
-      imitation_weight: Weight of the log-likelihood of logged actions, as a share of the magnitude of action values.
-    """
-
-    imitation_weight: float = 0.1
-
-
+# Options that may differ in a resumed training.
+NOT_CONDITIONS = ("out", "devices", "evaluate_every", "tensorboard", "baselines")
 # The command of each algorithm.
 ALGORITHMS: dict[type[TrainingOptions], str] = {
     BCOptions: "bc",

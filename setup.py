@@ -49,6 +49,8 @@ POLICIES = [
 
 # Commands by name; see `waymax_sim.cli.commands`.
 COMMANDS = ["train = behavior_models.cli:train", "study = behavior_models.study.command:study"]
+# Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
+BENCH_ROWS = ["train_ppo = behavior_models.bench:train_ppo", "train_bc = behavior_models.bench:train_bc"]
 
 setup(
     name="waymax-sim",
@@ -102,5 +104,6 @@ setup(
         "console_scripts": ["waymax-sim = waymax_sim.cli:main"],
         "waymax_sim.policies": POLICIES,
         "waymax_sim.commands": COMMANDS,
+        "waymax_sim.bench": BENCH_ROWS,
     },
 )

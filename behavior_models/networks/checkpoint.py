@@ -18,6 +18,7 @@ from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.networks.q_network import QHeadConfig
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.networks.value_heads import ValueSupport
+from waymax_sim.datasets.encoding.npz import read_npz_arrays
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics
 from waymax_sim.env.flat_view import FlatView
 
@@ -105,8 +106,11 @@ def _restore_model(
 def _restore(file: Path, skeleton: Any) -> Any:
     """Parameters of the shapes of a skeleton."""
     expected, structure = jax.tree.flatten(skeleton)
-    with np.load(file, allow_pickle=False) as stored:
-        leaves = [stored[str(index)] for index in range(len(stored.files))]
+    names = [str(index) for index in range(len(expected))]
+    stored = read_npz_arrays(file, names, "write the policy again, or download it again")
+    if len(stored) != len(expected):
+        raise CheckpointError(f"{file} holds {len(stored)} of the {len(expected)} arrays of its network")
+    leaves = [stored[name] for name in names]
     shapes = [leaf.shape for leaf in leaves]
     if shapes != [leaf.shape for leaf in expected]:
         raise CheckpointError(f"{file} holds arrays of the shapes {shapes}, which are not those of its network")

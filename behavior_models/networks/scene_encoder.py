@@ -14,6 +14,8 @@ from waymax_sim.pytree import Array
 
 # Features of an observation that are sets: rows whose first value, or first eight for polylines, are their validity.
 SETS = ("agents", "elements", "lights")
+# Linear part of a layer for invalid elements: less than that of any valid one.
+NO_ELEMENT = -1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +89,56 @@ class SceneEncoder(nnx.Module):
     def __call__(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead E"]:
         observer, sets = split_sets(self.spec, rows)
         observer = nnx.relu(self.observer(observer))
-        tokens = {name: nnx.relu(self.tokens[name](values)) for name, (values, _) in sets.items()}
-        if self.attention is not None:
-            values = jnp.concatenate([tokens[name] for name in sets], axis=-2)
-            mask = jnp.concatenate([sets[name][1] for name in sets], axis=-1)
-            latents = self.attention(observer, values, mask)
-            return jnp.concatenate([observer, latents.reshape(*latents.shape[:-2], -1)], axis=-1)
-        pooled = [jnp.max(jnp.where(sets[name][1][..., None], tokens[name], 0.0), axis=-2) for name in sets]
-        return jnp.concatenate([observer, *pooled], axis=-1)
+        if self.attention is None:
+            return jnp.concatenate([observer, *(self._pool(name, *sets[name]) for name in sets)], axis=-1)
+        values = jnp.concatenate([nnx.relu(self.tokens[name](sets[name][0])) for name in sets], axis=-2)
+        mask = jnp.concatenate([sets[name][1] for name in sets], axis=-1)
+        latents = self.attention(observer, values, mask)
+        return jnp.concatenate([observer, latents.reshape(*latents.shape[:-2], -1)], axis=-1)
+
+    def _pool(self, name: str, values: Float[Array, "*lead S F"], mask: Bool[Array, "*lead S"]) -> Array:
+        """The maximum of a layer over a set, 0 for an empty one; bias and activation, which ascend, follow it."""
+        layer = self.tokens[name]
+        assert layer.bias is not None
+        kernel, bias = (parameter[...].astype(layer.dtype) for parameter in (layer.kernel, layer.bias))
+        largest = max_linear(values.astype(layer.dtype), mask, kernel)
+        return nnx.relu(largest + bias.reshape(*(1 for _ in mask.shape[:-1]), -1))
+
+
+@jax.custom_vjp
+def max_linear(
+    values: Float[Array, "*lead S F"], mask: Bool[Array, "*lead S"], kernel: Float[Array, "F W"]
+) -> Float[Array, "*lead W"]:
+    """Maxima of linear functions over a set, `NO_ELEMENT` for an empty one.
+
+    The gradient of equal maxima is divided among them, as by `jnp.max`. The rule of differentiation is written out
+    because it takes half of the time of the automatic one on CPUs (bench row `train_ppo`).
+
+    Args:
+      values: Elements.
+      mask: Valid elements.
+      kernel: Weights of the functions.
+    """
+    return _max_linear_forward(values, mask, kernel)[0]
+
+
+def _max_linear_forward(values: Array, mask: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
+    linear = jnp.where(mask[..., None], values @ kernel, jnp.asarray(NO_ELEMENT, kernel.dtype))
+    largest = jnp.max(linear, axis=-2, keepdims=True)
+    return largest[..., 0, :], (values, kernel, linear, largest)
+
+
+def _max_linear_backward(saved: tuple[Array, ...], slope: Array) -> tuple[Array, None, Array]:
+    values, kernel, linear, largest = saved
+    is_largest = (linear == largest) & (largest > NO_ELEMENT)
+    count = jnp.maximum(jnp.sum(is_largest, axis=-2, keepdims=True, dtype=slope.dtype), jnp.ones((), slope.dtype))
+    share = slope[..., None, :] / count
+    slopes = jnp.where(is_largest, share, jnp.zeros((), slope.dtype))
+    rows, slope_rows = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (values, slopes))
+    return slopes @ kernel.T, None, rows.T @ slope_rows
+
+
+max_linear.defvjp(_max_linear_forward, _max_linear_backward)
 
 
 class LatentAttention(nnx.Module):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, Key
 
 from behavior_models.networks.heads import Categorical, kl_divergence
@@ -20,6 +21,7 @@ from behavior_models.networks.policy import action_distribution
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.training.advantages import generalized_advantages
 from behavior_models.training.collect import Decisions, Environments, collect, episode_scalars, reset_environments
+from behavior_models.training.devices import distribute, replicate
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Discrete
 from waymax_sim.env import Policies
@@ -121,12 +123,14 @@ class PPO:
       config: Hyperparameters.
       network: Size of the network.
       anchor: Structure of the network of the anchor; None without one.
+      mesh: Devices that share environments and minibatches; None for one device.
     """
 
     env: FunctionalEnv
     config: PPOConfig = PPOConfig()
     network: NetworkConfig = NetworkConfig()
     anchor: nnx.GraphDef | None = None
+    mesh: Mesh | None = None
 
     def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None) -> PPOState:
         """The state before the first training step.
@@ -155,16 +159,33 @@ class PPO:
         Returns:
           The next state, and scalars of the step: rates of ended episodes, return, losses.
         """
-        key, collect_key, fit_key = jax.random.split(state.key, 3)
-        actor, config = self.model.actor(state.params), self.config
-        environments, decisions = collect(
-            self.env, actor, bank, state.environments, collect_key, config.num_decisions, traffic
-        )
-        last_value = nnx.merge(self.model.graph, state.params)(environments.observation)[1]
-        batch = self._batch(decisions, last_value)
+        environments, decisions, batch = self.sample(state, bank, traffic)
+        key, _, fit_key = jax.random.split(state.key, 3)
         params, optimizer, losses = self._fit(state.params, state.optimizer, batch, fit_key, anchor_params)
         scalars = {**episode_scalars(decisions), **losses}
-        return PPOState(params, optimizer, environments, key, state.step + 1), scalars
+        shared = replicate((params, optimizer, key, state.step + 1), self.mesh)
+        params, optimizer, key, step = shared
+        return PPOState(params, optimizer, distribute(environments, self.mesh), key, step), scalars
+
+    def sample(
+        self, state: PPOState, bank: ScenarioBank, traffic: Policies = None
+    ) -> tuple[Environments, Decisions, Batch]:
+        """The decisions of a training step, and the transitions that it learns from.
+
+        Args:
+          state: The state.
+          bank: The scenarios.
+          traffic: Policies of agents that are not controlled.
+
+        Returns:
+          The environments after the decisions, the decisions, and the transitions.
+        """
+        actor, collect_key = self.model.actor(state.params), jax.random.split(state.key, 3)[1]
+        environments, decisions = collect(
+            self.env, actor, bank, state.environments, collect_key, self.config.num_decisions, traffic, self.mesh
+        )
+        last_value = nnx.merge(self.model.graph, state.params)(environments.observation)[1]
+        return environments, decisions, replicate(self._batch(decisions, last_value), self.mesh)
 
     @property
     def model(self) -> ActorCriticModel:
@@ -180,9 +201,12 @@ class PPO:
 
     def _batch(self, decisions: Decisions, last_value: Float[Array, "E K"]) -> Batch:
         """The first `capacity` transitions of agents that acted."""
-        config, result, (log_prob, value) = self.config, decisions.result, decisions.extra
+        config = self.config
+        result, (log_prob, value), last_value = replicate((decisions.result, decisions.extra, last_value), self.mesh)
         ended = result.terminated | result.truncated
-        advantage = generalized_advantages(value, result.reward, ended, last_value, config.discount, config.decay)
+        advantage = generalized_advantages(
+            value, result.reward, ended, last_value, config.discount, config.decay, result.active
+        )
         num_rows = result.active.size
         rows = jnp.nonzero(result.active.reshape(-1), size=config.capacity, fill_value=num_rows)[0]
         weight = (rows < num_rows).astype(jnp.float32)
@@ -212,7 +236,8 @@ class PPO:
 
         def gradient_step(carry: tuple[Any, Any], rows: Int[Array, " M"]):
             params, optimizer = carry
-            part, anchored = jax.tree.map(lambda leaf: leaf[rows], (batch, reference))
+            rows = distribute(rows, self.mesh)
+            part, anchored = distribute(jax.tree.map(lambda leaf: leaf[rows], (batch, reference)), self.mesh)
             (_, losses), gradient = jax.value_and_grad(self.loss, has_aux=True)(params, part, anchored)
             change, optimizer = self._optimizer.update(gradient, optimizer, params)
             return (optax.apply_updates(params, change), optimizer), losses

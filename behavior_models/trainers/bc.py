@@ -9,8 +9,19 @@ from jaxtyping import Key
 from behavior_models.imitation.behavior_cloning import BCConfig, BehaviorCloning
 from behavior_models.imitation.demonstrations import Demonstrations, ExpertName, collect_demonstrations
 from behavior_models.networks.policy import NetworkPolicy
-from behavior_models.trainers.common import NUM_DECISIONS, load_bank, network_config, open_folder, run, save
+from behavior_models.trainers.common import (
+    NUM_DECISIONS,
+    compile_seeds,
+    load_bank,
+    network_config,
+    open_folder,
+    run,
+    save,
+    training_keys,
+    training_mesh,
+)
 from behavior_models.trainers.options import BCOptions
+from behavior_models.training.devices import put_on_devices
 from behavior_models.training.loop import LoopConfig
 from behavior_models.training.presets import goal_task
 from waymax_sim.adapters.functional import FunctionalEnv
@@ -26,16 +37,17 @@ def train_bc(options: BCOptions) -> NetworkPolicy:
     open_folder(options)
     key, env = jax.random.key(options.seed), goal_task(options.action)
     data = demonstrate(env, load_bank(options.data, env), key, options.expert)
-    num_epochs = options.steps or BCConfig.num_epochs
+    num_epochs = options.num_steps or BCConfig.num_epochs
     config = BCConfig(options.labels, num_epochs=num_epochs, weight_decay=options.weight_decay)
     network = dataclasses.replace(network_config(options), head=options.head)
     learner = BehaviorCloning(env, len(data), config, network)
-    device_data = jax.device_put(data)
-    step = jax.jit(learner.train_step)
+    mesh = training_mesh(options) if options.seeds > 1 else None
+    device_data = put_on_devices(jax.device_put(data), mesh, True)
+    step = compile_seeds(options, learner.train_step, mesh)
     state = run(
         options,
         env,
-        learner.init(key),
+        compile_seeds(options, learner.init, mesh)(put_on_devices(training_keys(options), mesh, False)),
         lambda state: step(state, device_data),
         LoopConfig(config.num_epochs, log_every=1, save_every=4),
         lambda params: learner.model.actor(params, "mode"),

@@ -1,10 +1,42 @@
 """Options of the trainings, as the command line shows them. Imports no learning library."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPreset:
+    """Amount of training, by size of the machine.
+
+    Attributes:
+      data: Scenes.
+      num_envs: Environments that are simulated together.
+      steps: Training steps by algorithm; those of the algorithm for others.
+      width: Features of an element of the network.
+      trunk: Width of the hidden layers of the network.
+    """
+
+    data: str = "synthetic:0:100"
+    num_envs: int = 32
+    steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    width: int = 64
+    trunk: int = 128
+
+
+# The expected times are in docs/learned.md.
+TRAINING_PRESETS = {
+    "quick": TrainingPreset("synthetic:0:20", 16, {"ppo": 40, "bc": 4}, 32, 64),
+    "laptop": TrainingPreset(),
+    "gpu": TrainingPreset("synthetic:0:1000", 512, {"ppo": 1000, "bc": 32}, 128, 256),
+}
+
+
+# Two trivial policies, a rule-based driver, and an expert that knows the log.
+BASELINE_NAMES = ("stationary", "constant_speed", "idm", "log_expert")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,22 +44,67 @@ class TrainingOptions:
     """Inputs and outputs of a training.
 
     Attributes:
-      data: Scenes to train on: a file, a quoted glob, a converted folder, or synthetic:SEED:COUNT.
       out: Folder for log.jsonl, checkpoints and the trained policy.
+      preset: Defaults of data, envs, steps and the size of the network.
+      data: Scenes to train on: a file, a quoted glob, a converted folder, or synthetic:SEED:COUNT; by default those of
+        the preset.
       held_out: Scenes to evaluate on; none by default.
       steps: Training steps; by default those of the algorithm.
       seed: Seed of all random draws.
+      seeds: Number of policies, trained in one program with seeds from `seed` on; their folders are seed_0, ....
       encoder: Encoder of the network.
+      envs: Environments that are simulated together.
+      bank_size: Scenes in memory, a tenth of which is replaced every 10 steps; by default all.
+      evaluate_every: Training steps between two evaluations on the held-out scenes; by default one at the end.
+      devices: Devices that share environments or seeds; by default all that divide their number.
+      tensorboard: Write an event file of TensorBoard.
+      baselines: Rule-based policies that are measured on the held-out scenes before the training.
       curriculum: Probability of a draw among the most difficult tenth of the scenes; the others are uniform.
     """
 
-    data: str
     out: Path
+    preset: Literal["quick", "laptop", "gpu"] = "laptop"
+    data: str = ""
     held_out: str | None = None
     steps: int | None = None
     seed: int = 0
+    seeds: int = 1
     encoder: Literal["pool", "attention"] = "pool"
+    envs: int | None = None
+    bank_size: int | None = None
+    evaluate_every: int = 0
+    devices: int | None = None
+    tensorboard: bool = False
+    baselines: tuple[Literal["stationary", "constant_speed", "idm", "log_expert"], ...] = BASELINE_NAMES
     curriculum: float | None = None
+
+    # Options that an algorithm lacks.
+    LACKS: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        if not self.data:
+            object.__setattr__(self, "data", TRAINING_PRESETS[self.preset].data)
+
+    def check(self) -> None:
+        """Raises a ValueError if a number is not positive, or the algorithm lacks an option."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = [f"--{name.replace('_', '-')}" for name in self.LACKS if getattr(self, name) != defaults[name]]
+        if given:
+            raise ValueError(f"{self.algorithm} has no option {', '.join(given)}")
+        for name in ("seeds", "envs", "bank_size", "devices", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be positive")
+
+    @property
+    def num_envs(self) -> int:
+        """Environments that are simulated together."""
+        return self.envs or TRAINING_PRESETS[self.preset].num_envs
+
+    @property
+    def num_steps(self) -> int | None:
+        """Training steps; None for those of the algorithm."""
+        return self.steps or TRAINING_PRESETS[self.preset].steps.get(self.algorithm)
 
     @property
     def algorithm(self) -> str:
@@ -41,13 +118,20 @@ class TrainingOptions:
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) not in (field.default, None)
         }
-        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
-        return f"waymax-sim train {self.algorithm} {options}"
+        # Options without a value are flags.
+        values = {
+            name: () if value is True else value if isinstance(value, tuple) else (value,)
+            for name, value in changed.items()
+        }
+        options = [" ".join(["--" + name.replace("_", "-"), *map(str, value)]) for name, value in values.items()]
+        return " ".join(["waymax-sim train", self.algorithm, *options])
 
     def conditions(self) -> dict[str, Any]:
         """All options but the folder, as plain values: a training is resumed with equal ones only."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
-        return {"algorithm": self.algorithm, **values, "out": None}
+        for name in NOT_CONDITIONS:
+            del values[name]
+        return {"algorithm": self.algorithm, **values}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +146,7 @@ class BCOptions(TrainingOptions):
       weight_decay: Weight decay of the optimizer.
     """
 
+    LACKS = ("envs", "bank_size")
     action: Literal["bicycle_discrete", "bicycle", "delta"] = "bicycle_discrete"
     labels: Literal["soft", "hard"] = "soft"
     head: Literal["gaussian", "mixture"] = "gaussian"
@@ -92,6 +177,7 @@ class DQNOptions(TrainingOptions):
       values: Action values as scalars (double DQN) or as distributions over returns (C51).
     """
 
+    LACKS = ("seeds", "envs", "bank_size", "devices")
     values: Literal["scalar", "distribution"] = "scalar"
 
 
@@ -104,6 +190,7 @@ class SACOptions(TrainingOptions):
       temperature: Weight of the entropy of the policy.
     """
 
+    LACKS = ("seeds", "envs", "bank_size", "devices")
     start: Path | None = None
     temperature: float = 0.01
 
@@ -119,6 +206,8 @@ class BCSACOptions(SACOptions):
     imitation_weight: float = 0.1
 
 
+# Options that may differ in a resumed training.
+NOT_CONDITIONS = ("out", "devices", "evaluate_every", "tensorboard", "baselines")
 # The command of each algorithm.
 ALGORITHMS: dict[type[TrainingOptions], str] = {
     BCOptions: "bc",

@@ -14,6 +14,7 @@ def generalized_advantages(
     last_value: Float[Array, "*lead"],
     discount: float,
     decay: float,
+    active: Bool[Array, "T *lead"] | None = None,
 ) -> Float[Array, "T *lead"]:
     """Advantages of actions over the value of the state.
 
@@ -24,16 +25,20 @@ def generalized_advantages(
       last_value: Value of the state after the last action.
       discount: Discount factor per decision.
       decay: Weight of longer estimates, lambda.
+      active: Valid actions; all by default. The advantage of the others is 0, so estimates before an action that is not
+        valid, because its scenario has been replaced, end with the value of its state.
 
     Source: Schulman et al. 2016.
     """
 
-    def step(following: tuple[Array, Array], item: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
+    def step(following: tuple[Array, Array], item: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         advantage, next_value = following
-        value, reward, ended = item
+        value, reward, ended, active = item
         error = reward + discount * jnp.where(ended, 0.0, next_value) - value
         advantage = error + discount * decay * jnp.where(ended, 0.0, advantage)
+        advantage = jnp.where(active, advantage, 0.0)
         return (advantage, value), advantage
 
     first = jnp.zeros_like(last_value), last_value
-    return jax.lax.scan(step, first, (value, reward, ended), reverse=True)[1]
+    active = jnp.ones(ended.shape, bool) if active is None else active
+    return jax.lax.scan(step, first, (value, reward, ended, active), reverse=True)[1]

@@ -1,15 +1,19 @@
 """Collection of transitions in the graph: environments with automatic resets over a bank of scenarios."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Float, Int, Key
 
+from behavior_models.training.devices import ENVIRONMENT_AXIS
 from waymax_sim.adapters.functional import AutoResetState, FunctionalEnv, Transition
-from waymax_sim.env import Policies
+from waymax_sim.adapters.loop import SimulationLoop
+from waymax_sim.env import Observation, Policies
 from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.pytree import Array, pytree
 
@@ -62,8 +66,21 @@ def reset_environments(
       traffic: Policies of agents that the learner does not control.
     """
     positions = jnp.arange(num_envs, dtype=jnp.int32)
-    reset = jax.vmap(env.reset, in_axes=(None, 0, None, 0, None))
-    return Environments(*reset(bank, jax.random.split(key, num_envs), traffic, positions, num_envs))
+    reset = jax.vmap(_without_observation(env).reset, in_axes=(None, 0, None, 0, None))
+    state, _ = reset(bank, jax.random.split(key, num_envs), traffic, positions, num_envs)
+    return Environments(state, observe_environments(env, bank, state))
+
+
+def observe_environments(env: FunctionalEnv, bank: ScenarioBank, state: AutoResetState) -> Array:
+    """Encoded observations of E environments, [E, K, D].
+
+    Args:
+      env: The environment.
+      bank: The scenarios.
+      state: States of the environments.
+    """
+    loop = SimulationLoop(env.env, env.observe)
+    return jax.vmap(lambda own: loop.encode(bank.scenario(own.scene), own.episode))(state)
 
 
 def collect(
@@ -74,8 +91,9 @@ def collect(
     key: Key[Array, ""],
     num_decisions: int,
     traffic: Policies = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Environments, Decisions]:
-    """T decisions of all environments. Pure; nothing leaves the device.
+    """T decisions of all environments. Pure; nothing leaves the devices.
 
     Args:
       env: The environment.
@@ -85,21 +103,40 @@ def collect(
       key: Random key of the actions.
       num_decisions: T.
       traffic: The policies of `reset_environments`; their weights may differ.
+      mesh: Devices that share the environments (`device_mesh`); None for one device. Random draws do not depend on it.
     """
+    observe, advance = functools.partial(observe_environments, env), functools.partial(_advance, env)
+    if mesh is not None:
+        shared, own = PartitionSpec(), PartitionSpec(ENVIRONMENT_AXIS)
+        # No collective operations, so the check of varying values is not needed.
+        share = functools.partial(jax.shard_map, mesh=mesh, out_specs=own, check_vma=False)
+        observe = share(observe, in_specs=(shared, own))
+        advance = share(advance, in_specs=(shared, shared, own, own))
 
-    def step(state: AutoResetState, action: Array) -> tuple[AutoResetState, Array, Transition]:
-        state, result = env.step(bank, state, action, traffic)
-        # The final observations are not recorded, so they are not computed.
-        return state, result.observation, dataclasses.replace(result, observation=(), final_observation=())
+    def decide(state: AutoResetState, key: Key[Array, ""]) -> tuple[AutoResetState, Decisions]:
+        # Not carried from the previous decision, but encoded here: it is then written to the record alone.
+        observation = observe(bank, state)
+        action, extra = actor(observation, key)
+        following, result = advance(bank, traffic, state, action)
+        return following, Decisions(observation, action, extra, result, state.count)
 
-    def decide(environments: Environments, key: Key[Array, ""]) -> tuple[Environments, Decisions]:
-        action, extra = actor(environments.observation, key)
-        state, observation, result = jax.vmap(step)(environments.state, action)
-        following = Environments(state, observation)
-        decisions = Decisions(environments.observation, action, extra, result, environments.state.count)
-        return following, decisions
+    state, decisions = jax.lax.scan(decide, environments.state, jax.random.split(key, num_decisions))
+    return Environments(state, observe(bank, state)), decisions
 
-    return jax.lax.scan(decide, environments, jax.random.split(key, num_decisions))
+
+def _advance(
+    env: FunctionalEnv, bank: ScenarioBank, traffic: Policies, state: AutoResetState, action: Array
+) -> tuple[AutoResetState, Transition]:
+    """One decision of all environments, without observations."""
+    return jax.vmap(_without_observation(env).step, in_axes=(None, 0, 0, None))(bank, state, action, traffic)
+
+
+def _without_observation(env: FunctionalEnv) -> FunctionalEnv:
+    return dataclasses.replace(env, observe=_no_observation)
+
+
+def _no_observation(observation: Observation) -> Float[Array, "K 0"]:
+    return jnp.zeros((observation.controlled.shape[0], 0))
 
 
 def episode_scalars(decisions: Decisions) -> dict[str, Float[Array, ""]]:

@@ -55,6 +55,22 @@ def results(requested) -> dict:
     return results
 
 
+def test_rows_of_plugins():
+    calls: list[str] = []
+
+    def workload() -> dict:
+        parts = {name: lambda index, name=name: calls.append(name) for name in ("total", "collect", "other")}
+        return {"calls": parts, "agent_steps": 10.0, "batch": 4}
+
+    sampling = Sampling(repeats=2, seconds=0.0)
+    results = run(dataclasses.replace(TINY, only=("mine",), sampling=sampling), {}, plugins={"mine": workload})
+    (row,) = results["rows"]
+    assert tuple(row) == ROW_COLUMNS and set(calls) == {"total", "collect"}
+    assert (row["name"], row["batch"], row["fit_cpu_ms"]) == ("mine", 4, None)
+    assert row["agent_steps_per_s"] == pytest.approx(1e4 / row["wall_ms"]) and row["collect_cpu_ms"] >= 0
+    assert "mine" in row_names({}, ["mine"]) and "mine" in markdown(results)
+
+
 def test_rows_have_names():
     expected = {*BASIC_ROWS, *SLOW_ROWS, *UNAVAILABLE_ROWS, *(f"metric_{name}" for name in METRICS)}
     assert expected | {"rollout80_constant_velocity"} <= set(row_names(POLICIES))

@@ -41,6 +41,8 @@ ROW_COLUMNS = (
     "agent_steps_per_cpu_s",
     "scene_steps_per_s",
     "auto_reset_ratio",
+    "collect_cpu_ms",
+    "fit_cpu_ms",
     "bank_mb_per_scene",
     "temp_mb",
     "argument_mb",

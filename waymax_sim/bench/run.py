@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
 from waymax_sim.bench.cases import Policies, SizedWorkload, compiled_cases, host_cases
 from waymax_sim.bench.interact import ENVIRONMENTS, interact_row
+from waymax_sim.bench.plugins import Workload, plugin_row
 from waymax_sim.bench.rows import Json, Sampling, compiled_rows, host_row, run_conditions
 from waymax_sim.bench.scenes import open_scenes, resize
 from waymax_sim.datasets.scene import RawScene
@@ -88,9 +90,9 @@ def default_settings(quick: bool, only: tuple[str, ...], data: str | None = None
     return Settings(data, only, batches=batches)
 
 
-def row_names(policies: Policies) -> list[str]:
-    """Names of all rows, those that may be left out included."""
-    return sorted({*compiled_cases(policies), "index_build", "load_store", *REQUIREMENTS, *ENVIRONMENTS})
+def row_names(policies: Policies, plugins: Collection[str] = ()) -> list[str]:
+    """Names of all rows, those of plug-ins and those that may be left out included."""
+    return sorted({*compiled_cases(policies), "index_build", "load_store", *REQUIREMENTS, *ENVIRONMENTS, *plugins})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +108,19 @@ class Item:
         return f"{self.name} at batch {self.batch}, {self.agents} agents, {self.points} points"
 
 
-def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] = lambda items, total: items) -> Json:
+def run(
+    settings: Settings,
+    policies: Policies,
+    track: Callable[..., Iterable] = lambda items, total: items,
+    plugins: Mapping[str, Callable[[], Workload]] = MappingProxyType({}),
+) -> Json:
     """Measures all requested rows.
 
     Args:
       settings: Rows, sizes and duration.
       policies: Constructors of policies by name; rollouts of absent ones are left out.
       track: Wraps the loop over rows, given their number as `total`, to show progress.
+      plugins: Workloads of other packages (`plugin_workloads`).
 
     Returns:
       Strict JSON: `conditions`, `rows` of `ROW_COLUMNS`, and `left_out`: names and the reason for each.
@@ -144,6 +152,9 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
     def measure_environment(name: str, _: list[Json]) -> list[Json]:
         return [interact_row(name, settings.sampling)]
 
+    def measure_plugin(name: str, _: list[Json]) -> list[Json]:
+        return [plugin_row(name, plugins[name], settings.sampling)]
+
     names = [name for name in cases if settings.includes(name)]
     tasks: list[Callable[[list[Json]], list[Json]]] = [
         functools.partial(_measure_sizes, items, prepare, settings.sampling, left_out)
@@ -151,6 +162,7 @@ def run(settings: Settings, policies: Policies, track: Callable[..., Iterable] =
     ]
     tasks += [functools.partial(measure_on_host, name) for name in host if settings.includes(name)]
     tasks += [functools.partial(measure_environment, name) for name in ENVIRONMENTS if settings.includes(name)]
+    tasks += [functools.partial(measure_plugin, name) for name in plugins if settings.includes(name)]
     rows: list[Json] = []
     for task in track(tasks, total=len(tasks)):
         rows += task(rows)

@@ -22,13 +22,23 @@ TABLE_COLUMNS = {
     "agent_steps_per_s": "agent-steps/s",
     "agent_steps_per_cpu_s": "agent-steps/CPU s",
     "auto_reset_ratio": "ratio to no reset",
+    "collect_cpu_ms": "collect CPU ms",
+    "fit_cpu_ms": "fit CPU ms",
     "bank_mb_per_scene": "bank MB",
     "temp_mb": "temp MB",
     "accessed_mb": "moved MB",
     "compile_s": "compile s",
 }
 # Columns of the Markdown table only, which is wider.
-MARKDOWN_ONLY = {"valid_agents", "wall_ms_spread", "cpu_ms", "accessed_mb", "bank_mb_per_scene"}
+MARKDOWN_ONLY = {
+    "valid_agents",
+    "wall_ms_spread",
+    "cpu_ms",
+    "accessed_mb",
+    "bank_mb_per_scene",
+    "collect_cpu_ms",
+    "fit_cpu_ms",
+}
 
 
 def terminal_table(results: Json) -> Table:

@@ -138,17 +138,19 @@ def bench(
       only: Names of rows; by default all.
     """
     from waymax_sim.bench import run, table
+    from waymax_sim.bench.plugins import plugin_workloads
     from waymax_sim.evaluation.sharding import use_all_cores
 
     if json and markdown:
         raise UsageError("--json and --markdown exclude each other")
     policies = policy_factories()
-    names = run.row_names(policies)
+    plugins = plugin_workloads()
+    names = run.row_names(policies, plugins)
     if unknown := sorted(set(only) - set(names)):
         raise UsageError(f"unknown rows {', '.join(unknown)}; known are {', '.join(names)}")
     use_all_cores()
     progress = functools.partial(track, description="bench", console=stderr_console())
-    results = run.run(run.default_settings(quick, only, data), policies, progress)
+    results = run.run(run.default_settings(quick, only, data), policies, progress, plugins)
     if json:
         print(to_json(results))
     elif markdown:

@@ -9,6 +9,7 @@ from typing import Any
 
 POLICY_GROUP = "waymax_sim.policies"
 COMMAND_GROUP = "waymax_sim.commands"
+BENCH_GROUP = "waymax_sim.bench"
 
 
 class PluginError(ValueError):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from behavior_models.networks.actor_critic import ActorCritic, num_parameters
 from behavior_models.networks.policy import NetworkActor
-from behavior_models.networks.scene_encoder import NetworkConfig, SceneEncoder
+from behavior_models.networks.scene_encoder import NO_ELEMENT, NetworkConfig, SceneEncoder, max_linear
 from waymax_sim.dynamics import Bicycle, Discrete
 from waymax_sim.env.flat_view import NUM_AGENT_VALUES, NUM_POLYLINE_VALUES, FlatView
 
@@ -59,6 +59,25 @@ def test_encoders_do_not_depend_on_order_and_padding(config):
     moved = values.copy()
     moved[:, NUM_AGENT_VALUES + 1] += 1.0
     assert np.abs(encoder(moved) - expected).max() > 1e-3
+
+
+def test_maxima_of_linear_functions_have_the_gradient_of_a_maximum():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
+    values[..., 1, :] = values[..., 0, :]  # equal elements share the gradient
+    mask, kernel = rng.random((2, 3, 5)) < 0.7, rng.normal(size=(4, 6)).astype(np.float32)
+    mask[0, 0] = False
+    slope = rng.normal(size=(2, 3, 6)).astype(np.float32)
+
+    def direct(values, mask, kernel):
+        return jnp.max(jnp.where(mask[..., None], values @ kernel, NO_ELEMENT), axis=-2)
+
+    def gradients(function):
+        return jax.jit(jax.grad(lambda values, kernel: jnp.sum(slope * function(values, mask, kernel)), (0, 1)))
+
+    np.testing.assert_allclose(max_linear(values, mask, kernel), direct(values, mask, kernel), rtol=1e-5)
+    for found, expected in zip(gradients(max_linear)(values, kernel), gradients(direct)(values, kernel), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

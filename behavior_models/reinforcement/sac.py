@@ -232,7 +232,7 @@ class SAC:
         (loss, scalars), gradient = jax.value_and_grad(actor_loss, has_aux=True)(learner.actor)
         actor, actor_optimizer = self._descend(gradient, learner.optimizers[0], learner.actor, config.actor_delay)
         log_temperature, temperature_optimizer = self._adapt_temperature(learner, scalars["entropy"])
-        targets = optax.incremental_update(critics, learner.targets, config.target_rate)
+        targets = jax.tree.map(lambda old, new: old + config.target_rate * (new - old), learner.targets, critics)
         optimizers = actor_optimizer, critic_optimizer, temperature_optimizer
         learner = SACLearner(actor, critics, targets, log_temperature, value_scale, optimizers)
         return learner, {"loss": loss, "critic_loss": critic_loss, "temperature": jnp.exp(log_temperature), **scalars}

@@ -119,30 +119,6 @@ class BCSACOptions(SACOptions):
     imitation_weight: float = 0.1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SACOptions(TrainingOptions):
-    """Soft actor-critic by self-play with continuous actions and rewards for safety margins (default: 300 steps).
-
-    Attributes:
-      start: Folder of a policy whose parameters the actor begins with (bc --action bicycle).
-      temperature: Weight of the entropy of the policy.
-    """
-
-    start: Path | None = None
-    temperature: float = 0.01
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BCSACOptions(SACOptions):
-    """BC-SAC: soft actor-critic whose actor also imitates logged vehicles (default: 300 steps).
-
-    Attributes:
-      imitation_weight: Weight of the log-likelihood of logged actions, as a share of the magnitude of action values.
-    """
-
-    imitation_weight: float = 0.1
-
-
 # The command of each algorithm.
 ALGORITHMS: dict[type[TrainingOptions], str] = {
     BCOptions: "bc",

@@ -43,6 +43,9 @@ POLICIES = [
     "mppi = behavior_models:MPPI",
     "gradient = behavior_models:GradientPlanner",
     "bc = behavior_models.checkpoints:bc",
+    "dqn = behavior_models.checkpoints:dqn",
+    "sac = behavior_models.checkpoints:sac",
+    "bc_sac = behavior_models.checkpoints:bc_sac",
     "ppo_selfplay = behavior_models.checkpoints:ppo_selfplay",
     "ppo_anchored = behavior_models.checkpoints:ppo_anchored",
 ]

@@ -22,8 +22,30 @@ def ppo_anchored() -> Policy:
     return _load("ppo_anchored")
 
 
+def dqn() -> Policy:
+    """Double DQN by self-play."""
+    return _load("dqn")
+
+
+def sac() -> Policy:
+    """Soft actor-critic by self-play, from a behavior-cloned policy."""
+    return _load("sac")
+
+
+def bc_sac() -> Policy:
+    """The same with an imitation term."""
+    return _load("bc_sac")
+
+
 # All of them, by the name that the command line resolves.
-RELEASED = {"bc": bc, "ppo_selfplay": ppo_selfplay, "ppo_anchored": ppo_anchored}
+RELEASED = {
+    "bc": bc,
+    "dqn": dqn,
+    "ppo_selfplay": ppo_selfplay,
+    "ppo_anchored": ppo_anchored,
+    "sac": sac,
+    "bc_sac": bc_sac,
+}
 
 
 def _load(name: str) -> Policy:

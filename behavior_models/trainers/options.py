@@ -112,11 +112,11 @@ class TrainingOptions:
         return ALGORITHMS[type(self)]
 
     def command(self) -> str:
-        """The command of this training."""
+        """The command of this training, without the output folder."""
         changed = {
             field.name: value
             for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) not in (field.default, None)
+            if field.name != "out" and (value := getattr(self, field.name)) not in (field.default, None)
         }
         # Options without a value are flags.
         values = {

@@ -11,6 +11,7 @@ from rich.console import Console
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.agents import Selector, select
 from waymax_sim.env import Trace
+from waymax_sim.env.policy import observes_goals
 from waymax_sim.evaluation import Evaluation, EvaluationConfig, SceneResult
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.summary import summarize_rows
@@ -69,7 +70,7 @@ def _evaluate(evaluation: Evaluation) -> list[dict[str, Any]]:
         rows[result.run[0]].append({"index": result.index} | result.values)
     config, about = evaluation.config, {"agents": evaluation.config.agents, "traffic": LOG_REPLAY}
     return [
-        {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
+        {"policy": name, "privileged": policy.privileged, "observes_goals": observes_goals(policy)}
         | about
         | summarize_rows(rows[name], config.columns)
         for name, policy in config.policies.items()

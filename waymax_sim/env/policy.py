@@ -17,17 +17,16 @@ class Policy(Protocol):
 
     A policy is an argument of compiled programs, so it is a pytree: weights are leaves (`pytree`), everything else is
     static (`static`, or `static_record` for a policy without weights). Policies of equal structure share one program.
-    Subclasses inherit the defaults below.
+    Subclasses inherit the defaults below. Two attributes are optional: `observes_goals`, whether the policy needs the
+    goals of its agents (evaluations then add the end of the log as goal to scenarios without goals, and state it in
+    reports), and `num_history_steps`, the steps of history that it observes.
 
     Attributes:
       privileged: Whether the policy reads the logged future; stated in reports.
-      observes_goals: Whether the policy needs the goals of its agents. Evaluations then add the end of the log as goal
-        to scenarios without goals, and state it in reports.
       dynamics: Dynamics model of its actions; None for that of the environment.
     """
 
     privileged: bool = False
-    observes_goals: bool = False
     dynamics: Dynamics | None = None
 
     def init(self, observation: Observation, key: Key[Array, ""]) -> Any:
@@ -51,6 +50,11 @@ class Policy(Protocol):
           key: Random key of this step.
         """
         ...
+
+
+def observes_goals(policy: Policy | None) -> bool:
+    """Whether a policy declares that it needs the goals of its agents."""
+    return getattr(policy, "observes_goals", False)
 
 
 def observed_history_steps(policies: Iterable[Policy | None]) -> int:

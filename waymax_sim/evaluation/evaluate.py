@@ -18,7 +18,7 @@ from waymax_sim.datatypes.agents import Selector
 from waymax_sim.datatypes.padding import crop_steps
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, Policy, Trace, rollout, select_agents
-from waymax_sim.env.policy import observed_history_steps
+from waymax_sim.env.policy import observed_history_steps, observes_goals
 from waymax_sim.evaluation.columns import NUPLAN_SCORE, MetricInfo, metric_columns
 from waymax_sim.evaluation.confidence import optional_float
 from waymax_sim.evaluation.difficulty import scene_features
@@ -295,7 +295,7 @@ class _SceneEvaluation:
 
 def required_goals(policies: Iterable[Policy | None]) -> Literal["scenario", "end_of_log"]:
     """The option `goals` of an environment: the end of the log for scenarios without goals if a policy needs them."""
-    return "end_of_log" if any(policy is not None and policy.observes_goals for policy in policies) else "scenario"
+    return "end_of_log" if any(map(observes_goals, policies)) else "scenario"
 
 
 def _first_steps(trace: Trace, num_steps: int) -> Trace:

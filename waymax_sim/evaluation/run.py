@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from waymax_sim.datasets.errors import DataError
+from waymax_sim.env.policy import observes_goals
 from waymax_sim.evaluation.difficulty import FEATURES
 from waymax_sim.evaluation.environment import environment_info
 from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig, Failure, RunKey, SceneResult
@@ -145,7 +146,7 @@ class EvaluationRun:
         for name, policy in config.policies.items():
             for traffic in config.traffic:
                 own = [row for row in rows if (row["policy"], row["traffic"]) == (name, traffic)]
-                about = {"policy": name, "privileged": policy.privileged, "observes_goals": policy.observes_goals}
+                about = {"policy": name, "privileged": policy.privileged, "observes_goals": observes_goals(policy)}
                 header = {**about, "agents": config.agents, "traffic": traffic}
                 by_difficulty = {"slices": summarize_slices(own, slices, config.columns)}
                 results.append(header | summarize_rows(own, config.columns) | by_difficulty)
@@ -167,7 +168,7 @@ def run_conditions(config: EvaluationConfig, path: str) -> Json:
             name: policy
             and {
                 "privileged": policy.privileged,
-                "observes_goals": policy.observes_goals,
+                "observes_goals": observes_goals(policy),
                 "dynamics": repr(policy.dynamics or env.dynamics),
             }
             for name, policy in policies.items()

@@ -27,6 +27,7 @@ from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.env import Policy
+from waymax_sim.env.policy import observes_goals
 from waymax_sim.evaluation.evaluate import scenario_digest
 from waymax_sim.evaluation.realism.evaluate import RealismResult, evaluate_realism, to_rollout_file
 from waymax_sim.evaluation.realism.report import realism_conditions, realism_table, score_row, summarize
@@ -203,7 +204,7 @@ def open_run(
         config=config,
         parity=parity,
         privileged=policy[1].privileged if policy else None,
-        observes_goals=policy is not None and policy[1].observes_goals,
+        observes_goals=policy is not None and observes_goals(policy[1]),
         num_rollouts=num_rollouts if policy else None,
         seed=seed,
     )

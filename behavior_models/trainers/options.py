@@ -146,7 +146,7 @@ class BCOptions(TrainingOptions):
       weight_decay: Weight decay of the optimizer.
     """
 
-    LACKS = ("envs", "bank_size")
+    LACKS = ("envs", "bank_size", "curriculum")
     action: Literal["bicycle_discrete", "bicycle", "delta"] = "bicycle_discrete"
     labels: Literal["soft", "hard"] = "soft"
     head: Literal["gaussian", "mixture"] = "gaussian"
@@ -190,7 +190,7 @@ class SACOptions(TrainingOptions):
       temperature: Weight of the entropy of the policy.
     """
 
-    LACKS = ("seeds", "envs", "bank_size", "devices")
+    LACKS = ("seeds", "envs", "bank_size", "devices", "curriculum")
     start: Path | None = None
     temperature: float = 0.01
 

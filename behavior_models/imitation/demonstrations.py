@@ -18,7 +18,7 @@ from waymax_sim.datatypes.agents import forward_speed, where
 from waymax_sim.datatypes.state import CALLER
 from waymax_sim.dynamics import Discrete
 from waymax_sim.env.bank import ScenarioBank
-from waymax_sim.ops.bank import BankRow, is_bank_row
+from waymax_sim.ops.bank import materialize_rows
 from waymax_sim.pytree import Array, pytree, tree_index
 
 # The constant action that leads to the logged position (`LogExpert`), or also to the heading (`CornerExpert`).
@@ -139,8 +139,7 @@ def expert_labels(
     dynamics = env.env.dynamics
     observation = env.env.observe(bank.scenario(state.scene), state.episode.state, privileged=True, controller=CALLER)
     # Logs of a bank are lazy rows.
-    log = jax.tree.map(BankRow.materialize, observation.log, is_leaf=is_bank_row)
-    observation = dataclasses.replace(observation, log=log)
+    observation = dataclasses.replace(observation, log=materialize_rows(observation.log))
     model = dynamics.dynamics if isinstance(dynamics, Discrete) else dynamics
     policy = (LogExpert if expert == "arc" else CornerExpert)(model, horizon=horizon)
     action, _ = policy.act(observation, (), jax.random.key(0))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 from jaxtyping import Bool, Int, Key
@@ -12,7 +11,7 @@ from behavior_models.study.episodes import Driver, Episodes, at_common_interval
 from waymax_sim.env import Assignment, Policy
 from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.metrics.realism import CONFIGS, RealismConfig, RealismRollouts, Score, compare_rollouts, score
-from waymax_sim.ops.bank import is_bank_row
+from waymax_sim.ops.bank import materialize_rows
 from waymax_sim.pytree import Array
 
 
@@ -62,7 +61,7 @@ def score_scene(
       key: Random key.
     """
     # One scene for all rollouts: its copy is small, and the score reads whole arrays.
-    scenario = jax.tree.map(_materialize, bank.scenario(scene), is_leaf=is_bank_row)
+    scenario = materialize_rows(bank.scenario(scene))
 
     def run(key: Key[Array, ""]) -> RealismRollouts:
         _, record = settings.episodes.simulate(driver, scenario, mask, key, evaluate=False)
@@ -70,7 +69,3 @@ def score_scene(
 
     rollouts = jax.vmap(run)(jax.random.split(key, settings.num_rollouts))
     return score(compare_rollouts(scenario, rollouts, max_evaluated=settings.max_evaluated), settings.config)
-
-
-def _materialize(leaf: Any) -> Array:
-    return leaf.materialize() if is_bank_row(leaf) else leaf

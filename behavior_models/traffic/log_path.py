@@ -21,7 +21,7 @@ from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Observation, Policy
 from waymax_sim.maps.paths import to_frenet
-from waymax_sim.ops.bank import is_bank_row
+from waymax_sim.ops.bank import materialize_rows
 from waymax_sim.pytree import Array, static_record, tree_index
 
 
@@ -68,7 +68,7 @@ class LogPathIDM(Policy):
         log = observation.log
         assert log is not None, "privileged policies receive the log"
         # Logs of a bank of scenarios are lazy rows.
-        log = jax.tree.map(jnp.asarray, log, is_leaf=is_bank_row)
+        log = materialize_rows(log)
         # The path begins at the present, also in the middle of a log.
         is_later = log.valid & (jnp.arange(log.valid.shape[0]) >= observation.step)[:, None]
         path, is_moving = logged_path(log, is_later, observation.graph, observation.dt)

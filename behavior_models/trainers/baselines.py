@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Key
 from behavior_models.baselines.kinematic import ConstantSpeed, Stationary
 from behavior_models.baselines.log_expert import LogExpert
 from behavior_models.traffic.idm import IDM
+from behavior_models.training.collect import end_kinds
 from behavior_models.training.log import BASELINES_FILE
 from waymax_sim.env import Assignment, Env, rollout
 from waymax_sim.env.bank import ScenarioBank
@@ -90,7 +91,7 @@ def _counts(
             jnp.any((trace.metrics[name].value > 0) & trace.metrics[name].valid, axis=0)
             for name in ("goal_reached", "overlap", "offroad")
         )
-        kinds = goal & ~overlap & ~offroad, overlap, offroad & ~overlap, jnp.ones_like(goal)
-        return jnp.stack([jnp.sum(mask & kind) for kind in kinds]).astype(jnp.float32)
+        kinds = end_kinds(goal, overlap, offroad).values()
+        return jnp.stack([*(jnp.sum(mask & kind) for kind in kinds), jnp.sum(mask)]).astype(jnp.float32)
 
     return jnp.sum(jax.vmap(count)(scenes, is_new), axis=0)

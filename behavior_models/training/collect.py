@@ -153,6 +153,17 @@ def episode_scalars(decisions: Decisions) -> dict[str, Float[Array, ""]]:
     return scalars | (end_rates(result) if has_rates else {"episodes": jnp.sum(ended).astype(jnp.float32)})
 
 
+def end_kinds(goal: Bool[Array, "*n"], overlap: Bool[Array, "*n"], offroad: Bool[Array, "*n"]) -> dict[str, Array]:
+    """Masks of the episodes that ended at the goal without harm, in a collision, and off the road.
+
+    Args:
+      goal: Agents at their goal.
+      overlap: Agents in a collision.
+      offroad: Agents off the road.
+    """
+    return {"goal": goal & ~overlap & ~offroad, "collision": overlap, "offroad": offroad & ~overlap}
+
+
 def end_rates(result: Transition, mask: Bool[Array, "T E K"] | None = None) -> dict[str, Float[Array, ""]]:
     """Shares of the episodes that ended at the goal without harm, in a collision, and off the road; and their number.
 
@@ -164,6 +175,5 @@ def end_rates(result: Transition, mask: Bool[Array, "T E K"] | None = None) -> d
     ended = result.active & (result.terminated | result.truncated)
     ended = ended if mask is None else ended & mask
     count = jnp.maximum(jnp.sum(ended), 1).astype(jnp.float32)
-    kinds = {"goal": goal & ~overlap & ~offroad, "collision": overlap, "offroad": offroad & ~overlap}
-    rates = {name: jnp.sum(ended & kind) / count for name, kind in kinds.items()}
+    rates = {name: jnp.sum(ended & kind) / count for name, kind in end_kinds(goal, overlap, offroad).items()}
     return rates | {"episodes": jnp.sum(ended).astype(jnp.float32)}

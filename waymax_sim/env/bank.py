@@ -17,7 +17,7 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env.env import Env
 from waymax_sim.env.selection import first_agents
 from waymax_sim.maps.goals import log_end_goals
-from waymax_sim.ops.bank import BankArray, BankRow, is_bank_row
+from waymax_sim.ops.bank import BankArray, materialize_rows
 from waymax_sim.pytree import Array, pytree
 
 # Small fields of a scenario, which are copied; all others are read in the bank.
@@ -65,9 +65,7 @@ class ScenarioBank:
           index: Index of the scenario.
         """
         row = jax.tree.map(lambda array: array.row(index), self.scenarios, is_leaf=_is_bank_array)
-        small = {
-            name: jax.tree.map(BankRow.materialize, getattr(row, name), is_leaf=is_bank_row) for name in GATHERED_FIELDS
-        }
+        small = {name: materialize_rows(getattr(row, name)) for name in GATHERED_FIELDS}
         return _replace(row, small)
 
 

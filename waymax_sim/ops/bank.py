@@ -134,6 +134,11 @@ def is_bank_row(item: Any) -> bool:
     return isinstance(item, BankRow)
 
 
+def materialize_rows(tree: Any) -> Any:
+    """A tree with whole arrays instead of the rows of a bank; other leaves are unchanged."""
+    return jax.tree.map(lambda leaf: leaf.materialize() if is_bank_row(leaf) else leaf, tree, is_leaf=is_bank_row)
+
+
 def _is_row_index(key: Any) -> bool:
     """Whether a key picks rows by number: an integer or an integer array."""
     return not isinstance(key, slice | type(Ellipsis) | type(None)) and jnp.issubdtype(jnp.result_type(key), np.integer)

@@ -20,6 +20,7 @@ from behavior_models.networks.heads import TanhGaussian
 from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.training.collect import Decisions, Environments, collect, episode_scalars, reset_environments
+from behavior_models.training.off_policy import OffPolicyState
 from behavior_models.training.replay_buffer import ReplayBuffer, ReplayRows, ReplaySample, ReplayState
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.env import Policies
@@ -89,29 +90,10 @@ class SACLearner:
     value_scale: Float[Array, ""]
     optimizers: tuple[Any, Any, Any]
 
-
-@pytree
-class SACState:
-    """The state of training.
-
-    Attributes:
-      learner: Networks and optimizers.
-      replay: The replay buffer.
-      environments: The environments.
-      key: Random key of the following training steps.
-      step: Number of training steps done.
-    """
-
-    learner: SACLearner
-    replay: ReplayState
-    environments: Environments
-    key: Key[Array, ""]
-    step: Int[Array, ""]
-
     @property
     def params(self) -> Any:
         """Parameters of the policy."""
-        return self.learner.actor
+        return self.actor
 
 
 # A term of the loss of the actor, from its parameters, the learner and a random key, and scalars to log.
@@ -139,7 +121,9 @@ class SAC:
         if (low != -1).any() or (high != 1).any() or self.network.head != "gaussian":
             raise ValueError("soft actor-critic needs actions in (-1, 1) (`normalized=True`) and the head 'gaussian'")
 
-    def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None) -> SACState:
+    def init(
+        self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None
+    ) -> OffPolicyState:
         """The state before the first training step.
 
         Args:
@@ -153,7 +137,7 @@ class SAC:
         num_envs, num_rows, size = environments.observation.shape
         replay = self._buffer.init(num_envs * num_rows, size, jnp.zeros(self._num_components))
         learner = self.init_learner(learner_key, actor)
-        return SACState(learner, replay, environments, key, jnp.zeros((), jnp.int32))
+        return OffPolicyState(learner, replay, environments, key, jnp.zeros((), jnp.int32))
 
     def init_learner(self, key: Key[Array, ""], actor: Any = None) -> SACLearner:
         """Networks and optimizers before the first gradient step.
@@ -173,8 +157,8 @@ class SAC:
         return SACLearner(actor, critics, critics, log_temperature, jnp.ones(()), optimizers)
 
     def train_step(
-        self, state: SACState, bank: ScenarioBank, traffic: Policies = None, actor_term: ActorTerm | None = None
-    ) -> tuple[SACState, Scalars]:
+        self, state: OffPolicyState, bank: ScenarioBank, traffic: Policies = None, actor_term: ActorTerm | None = None
+    ) -> tuple[OffPolicyState, Scalars]:
         """Collects decisions, and takes gradient steps on samples of the replay buffer.
 
         Args:
@@ -191,9 +175,11 @@ class SAC:
         key, _, update_key = jax.random.split(state.key, 3)
         learner, scalars = self.fit(state.learner, replay, update_key, actor_term)
         scalars = {**episode_scalars(decisions), **scalars}
-        return SACState(learner, replay, environments, key, state.step + 1), scalars
+        return OffPolicyState(learner, replay, environments, key, state.step + 1), scalars
 
-    def sample(self, state: SACState, bank: ScenarioBank, traffic: Policies = None) -> tuple[Environments, Decisions]:
+    def sample(
+        self, state: OffPolicyState, bank: ScenarioBank, traffic: Policies = None
+    ) -> tuple[Environments, Decisions]:
         """The environments after the decisions of a training step, and the decisions.
 
         Args:

@@ -50,7 +50,8 @@ class Study:
       train: Scenes to train on.
       difficulty: Scenes that the model of difficulty is fitted on.
       test: Scenes to drive in.
-      num_seeds: Training seeds of the arms.
+      num_seeds: Training seeds of behavior cloning and BC-SAC.
+      num_control_seeds: Training seeds of the controls.
       num_epochs: Epochs of behavior cloning.
       num_updates: Training steps of soft actor-critic and BC-SAC.
       actor_delay: First ones of these steps, in which the critics learn alone.
@@ -64,6 +65,7 @@ class Study:
     difficulty: str = "synthetic:101:300"
     test: str = "synthetic:901:300"
     num_seeds: int = 3
+    num_control_seeds: int = 2
     num_epochs: int = 16
     num_updates: int = 300
     actor_delay: int = 40
@@ -77,12 +79,20 @@ class Study:
             return self
         small = dict(train="synthetic:0:2", difficulty="synthetic:101:3", test="synthetic:901:3")
         return dataclasses.replace(
-            self, **small, num_seeds=1, num_epochs=2, num_updates=2, actor_delay=1, weights=(0.1, 10.0)
+            self,
+            **small,
+            num_seeds=1,
+            num_control_seeds=1,
+            num_epochs=2,
+            num_updates=2,
+            actor_delay=1,
+            weights=(0.1, 10.0),
         )
 
     def seeds(self, arm: str, weight: float | None = None) -> list[NetworkActor]:
         """Policies of an arm: "bc", "bc strong", "sac", or "bc-sac" with a weight."""
-        return [self.actor(arm, seed, weight) for seed in range(self.num_seeds)]
+        count = self.num_control_seeds if arm in ("bc strong", "sac") else self.num_seeds
+        return [self.actor(arm, seed, weight) for seed in range(count)]
 
     def actor(self, arm: str, seed: int, weight: float | None = None) -> NetworkActor:
         """The trained policy of a seed, from the folder if it is there.

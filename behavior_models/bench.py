@@ -9,16 +9,16 @@ import waymax_sim as ws
 from behavior_models.imitation.behavior_cloning import BCConfig, BehaviorCloning
 from behavior_models.imitation.demonstrations import collect_demonstrations
 from behavior_models.reinforcement.ppo import PPO, PPOConfig
+from behavior_models.reinforcement.sac import SAC, SACConfig
 from behavior_models.trainers.ppo import distribute_state
 from behavior_models.training.devices import device_mesh, put_on_devices
-from behavior_models.training.presets import GOAL_TASK
+from behavior_models.training.presets import GOAL_TASK, SHAPED_TASK
 from waymax_sim.env.bank import ScenarioBank, build_bank
 
 BANK_DATA = "synthetic:0:64"
 NUM_DECISIONS = 40  # decisions of an episode
-WARM_UP_UPDATES = (
-    3  # training steps before the measured ones; environments are then at different times of their episodes
-)
+# Training steps before the measured ones; environments are then at different times of their episodes.
+WARM_UP_UPDATES = 3
 
 
 def train_ppo() -> dict[str, Any]:
@@ -51,6 +51,23 @@ def train_bc() -> dict[str, Any]:
     state = learner.init(jax.random.key(0))
     calls = {"total": lambda index: jax.block_until_ready(step(state, data))}
     return {"calls": calls, "agent_steps": float(len(demonstrations)), "batch": BCConfig.minibatch}
+
+
+def train_sac() -> dict[str, Any]:
+    """A training step of soft actor-critic with default settings, its collection, and its gradient steps."""
+    learner, bank, config = SAC(SHAPED_TASK), _bank(), SACConfig()
+    state, step = jax.jit(learner.init)(bank, jax.random.key(0)), jax.jit(learner.train_step)
+    steps = []
+    for _ in range(WARM_UP_UPDATES):
+        state, scalars = step(state, bank)
+        steps.append(float(scalars["agent_steps"]))
+    sample, fit = jax.jit(learner.sample), jax.jit(learner.fit)
+    calls = {
+        "total": lambda index: jax.block_until_ready(step(state, bank)),
+        "collect": lambda index: jax.block_until_ready(sample(state, bank)),
+        "fit": lambda index: jax.block_until_ready(fit(state.learner, state.replay, state.key)),
+    }
+    return {"calls": calls, "agent_steps": float(np.mean(steps)), "batch": config.num_envs}
 
 
 def _bank() -> ScenarioBank:

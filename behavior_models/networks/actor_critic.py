@@ -1,6 +1,5 @@
 """Networks with an encoder, a trunk, and outputs for actions and values."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
@@ -38,8 +37,3 @@ class ActorCritic(nnx.Module):
         hidden = self.encoder(rows).astype(jnp.float32)
         hidden = jnp.tanh(self.second(jnp.tanh(self.first(hidden))))
         return self.outputs(hidden), self.value(hidden)[..., 0]
-
-
-def num_parameters(module: nnx.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -17,7 +17,8 @@ from jaxtyping import Float, Key
 
 from behavior_models.imitation.demonstrations import Demonstrations
 from behavior_models.networks.model import ActorCriticModel
-from behavior_models.reinforcement.sac import SAC, ActorTerm, SACLearner, SACState, Scalars
+from behavior_models.reinforcement.sac import SAC, ActorTerm, SACLearner, Scalars
+from behavior_models.training.off_policy import OffPolicyState
 from waymax_sim.env import Policies
 from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.pytree import Array
@@ -48,7 +49,9 @@ class BCSAC:
         """The network of the actor."""
         return self.sac.model
 
-    def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None) -> SACState:
+    def init(
+        self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None
+    ) -> OffPolicyState:
         """The state before the first training step; see `SAC.init`.
 
         Args:
@@ -60,8 +63,8 @@ class BCSAC:
         return self.sac.init(bank, key, traffic, actor)
 
     def train_step(
-        self, state: SACState, bank: ScenarioBank, data: Demonstrations, traffic: Policies = None
-    ) -> tuple[SACState, Scalars]:
+        self, state: OffPolicyState, bank: ScenarioBank, data: Demonstrations, traffic: Policies = None
+    ) -> tuple[OffPolicyState, Scalars]:
         """Collects decisions, and takes gradient steps on samples of the replay buffer and of demonstrations.
 
         Args:

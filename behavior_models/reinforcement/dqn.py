@@ -18,7 +18,8 @@ from jaxtyping import Float, Int, Key
 from behavior_models.networks.model import QModel
 from behavior_models.networks.q_network import QHeadConfig
 from behavior_models.networks.scene_encoder import NetworkConfig
-from behavior_models.training.collect import Decisions, Environments, collect, episode_scalars, reset_environments
+from behavior_models.training.collect import Decisions, collect, episode_scalars, reset_environments
+from behavior_models.training.off_policy import OffPolicyState
 from behavior_models.training.replay_buffer import ReplayBuffer, ReplayRows, ReplaySample, ReplayState
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Discrete
@@ -96,30 +97,6 @@ class QLearner:
 
 
 @pytree
-class DQNState:
-    """The state of training.
-
-    Attributes:
-      learner: Parameters.
-      replay: The replay buffer.
-      environments: The environments.
-      key: Random key of the following training steps.
-      step: Number of training steps done.
-    """
-
-    learner: QLearner
-    replay: ReplayState
-    environments: Environments
-    key: Key[Array, ""]
-    step: Int[Array, ""]
-
-    @property
-    def params(self) -> Any:
-        """Parameters of the network."""
-        return self.learner.params
-
-
-@pytree
 class EpsilonGreedy:
     """The action of the largest value, or with the probability `epsilon` a random one (`training.collect.Actor`).
 
@@ -156,7 +133,7 @@ class DQN:
     config: DQNConfig = DQNConfig()
     network: NetworkConfig = NetworkConfig()
 
-    def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None) -> DQNState:
+    def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None) -> OffPolicyState:
         """The state before the first training step.
 
         Args:
@@ -168,7 +145,7 @@ class DQN:
         environments = reset_environments(self.env, bank, env_key, self.config.num_envs, traffic)
         *lead, size = environments.observation.shape
         replay = self.buffer.init(math.prod(lead), size, jnp.zeros(1, jnp.int32))
-        return DQNState(self.init_learner(params_key), replay, environments, key, jnp.zeros((), jnp.int32))
+        return OffPolicyState(self.init_learner(params_key), replay, environments, key, jnp.zeros((), jnp.int32))
 
     def init_learner(self, key: Key[Array, ""]) -> QLearner:
         """Random parameters, equal in both networks."""
@@ -176,8 +153,8 @@ class DQN:
         return QLearner(params, jax.tree.map(jnp.array, params), self._optimizer.init(params))
 
     def train_step(
-        self, state: DQNState, bank: ScenarioBank, traffic: Policies = None
-    ) -> tuple[DQNState, dict[str, Float[Array, ""]]]:
+        self, state: OffPolicyState, bank: ScenarioBank, traffic: Policies = None
+    ) -> tuple[OffPolicyState, dict[str, Float[Array, ""]]]:
         """Collects decisions and takes gradient steps on transitions of the replay buffer.
 
         Args:
@@ -197,7 +174,7 @@ class DQN:
         replay = self.buffer.add(state.replay, self.replay_rows(decisions))
         learner, replay, losses = self.fit(state.learner, replay, fit_key, self._beta(state.step))
         scalars = {**episode_scalars(decisions), **losses, "epsilon": epsilon}
-        return DQNState(learner, replay, environments, key, state.step + 1), scalars
+        return OffPolicyState(learner, replay, environments, key, state.step + 1), scalars
 
     def replay_rows(self, decisions: Decisions) -> ReplayRows:
         """Collected decisions as rows of the replay buffer."""

@@ -19,7 +19,8 @@ from behavior_models.networks.action_value import ActionValueModel
 from behavior_models.networks.heads import TanhGaussian
 from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.scene_encoder import NetworkConfig
-from behavior_models.training.collect import Environments, collect, episode_scalars, reset_environments
+from behavior_models.training.collect import Decisions, Environments, collect, episode_scalars, reset_environments
+from behavior_models.training.off_policy import OffPolicyState
 from behavior_models.training.replay_buffer import ReplayBuffer, ReplayRows, ReplaySample, ReplayState
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.env import Policies
@@ -89,29 +90,10 @@ class SACLearner:
     value_scale: Float[Array, ""]
     optimizers: tuple[Any, Any, Any]
 
-
-@pytree
-class SACState:
-    """The state of training.
-
-    Attributes:
-      learner: Networks and optimizers.
-      replay: The replay buffer.
-      environments: The environments.
-      key: Random key of the following training steps.
-      step: Number of training steps done.
-    """
-
-    learner: SACLearner
-    replay: ReplayState
-    environments: Environments
-    key: Key[Array, ""]
-    step: Int[Array, ""]
-
     @property
     def params(self) -> Any:
         """Parameters of the policy."""
-        return self.learner.actor
+        return self.actor
 
 
 # A term of the loss of the actor, from its parameters, the learner and a random key, and scalars to log.
@@ -139,7 +121,9 @@ class SAC:
         if (low != -1).any() or (high != 1).any() or self.network.head != "gaussian":
             raise ValueError("soft actor-critic needs actions in (-1, 1) (`normalized=True`) and the head 'gaussian'")
 
-    def init(self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None) -> SACState:
+    def init(
+        self, bank: ScenarioBank, key: Key[Array, ""], traffic: Policies = None, actor: Any = None
+    ) -> OffPolicyState:
         """The state before the first training step.
 
         Args:
@@ -153,7 +137,7 @@ class SAC:
         num_envs, num_rows, size = environments.observation.shape
         replay = self._buffer.init(num_envs * num_rows, size, jnp.zeros(self._num_components))
         learner = self.init_learner(learner_key, actor)
-        return SACState(learner, replay, environments, key, jnp.zeros((), jnp.int32))
+        return OffPolicyState(learner, replay, environments, key, jnp.zeros((), jnp.int32))
 
     def init_learner(self, key: Key[Array, ""], actor: Any = None) -> SACLearner:
         """Networks and optimizers before the first gradient step.
@@ -173,8 +157,8 @@ class SAC:
         return SACLearner(actor, critics, critics, log_temperature, jnp.ones(()), optimizers)
 
     def train_step(
-        self, state: SACState, bank: ScenarioBank, traffic: Policies = None, actor_term: ActorTerm | None = None
-    ) -> tuple[SACState, Scalars]:
+        self, state: OffPolicyState, bank: ScenarioBank, traffic: Policies = None, actor_term: ActorTerm | None = None
+    ) -> tuple[OffPolicyState, Scalars]:
         """Collects decisions, and takes gradient steps on samples of the replay buffer.
 
         Args:
@@ -186,21 +170,47 @@ class SAC:
         Returns:
           The next state, and scalars of the step: rates of ended episodes, return, losses.
         """
-        key, collect_key, update_key = jax.random.split(state.key, 3)
-        config, actor = self.config, self.model.actor(state.learner.actor)
-        environments, decisions = collect(
-            self.env, actor, bank, state.environments, collect_key, config.num_decisions, traffic
-        )
+        environments, decisions = self.sample(state, bank, traffic)
         replay = self._buffer.add(state.replay, ReplayRows.from_decisions(decisions))
+        key, _, update_key = jax.random.split(state.key, 3)
+        learner, scalars = self.fit(state.learner, replay, update_key, actor_term)
+        scalars = {**episode_scalars(decisions), **scalars}
+        return OffPolicyState(learner, replay, environments, key, state.step + 1), scalars
+
+    def sample(
+        self, state: OffPolicyState, bank: ScenarioBank, traffic: Policies = None
+    ) -> tuple[Environments, Decisions]:
+        """The environments after the decisions of a training step, and the decisions.
+
+        Args:
+          state: The state.
+          bank: The scenarios.
+          traffic: Policies of agents that are not controlled.
+        """
+        key, num_decisions = jax.random.split(state.key, 3)[1], self.config.num_decisions
+        actor = self.model.actor(state.learner.actor)
+        return collect(self.env, actor, bank, state.environments, key, num_decisions, traffic)
+
+    def fit(
+        self, learner: SACLearner, replay: ReplayState, key: Key[Array, ""], actor_term: ActorTerm | None = None
+    ) -> tuple[SACLearner, Scalars]:
+        """The gradient steps of a training step, and the means of their scalars.
+
+        Args:
+          learner: Networks and optimizers.
+          replay: The replay buffer.
+          key: Random key.
+          actor_term: A further term of the loss of the actor.
+        """
 
         def gradient_step(learner: SACLearner, key: Key[Array, ""]) -> tuple[SACLearner, Scalars]:
             sample_key, own_key = jax.random.split(key)
-            return self.update(learner, self._buffer.sample(replay, sample_key, config.batch, 0.0), own_key, actor_term)
+            batch = self._buffer.sample(replay, sample_key, self.config.batch, 0.0)
+            return self.update(learner, batch, own_key, actor_term)
 
-        keys = jax.random.split(update_key, config.num_gradient_steps)
-        learner, scalars = jax.lax.scan(gradient_step, state.learner, keys)
-        scalars = {**episode_scalars(decisions), **jax.tree.map(jnp.mean, scalars)}
-        return SACState(learner, replay, environments, key, state.step + 1), scalars
+        keys = jax.random.split(key, self.config.num_gradient_steps)
+        learner, scalars = jax.lax.scan(gradient_step, learner, keys)
+        return learner, jax.tree.map(jnp.mean, scalars)
 
     def update(
         self, learner: SACLearner, batch: ReplaySample, key: Key[Array, ""], actor_term: ActorTerm | None = None

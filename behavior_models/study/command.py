@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
@@ -25,6 +26,7 @@ def study(
     realism_scenes: int = 60,
     alone: bool = True,
     all_driven: bool = True,
+    at_end: Literal["remove", "stop", "stay"] = "remove",
 ) -> int:
     """Compares driving policies: each traveling vehicle alone among other traffic, all together, and realism.
 
@@ -43,6 +45,8 @@ def study(
       realism_scenes: Largest number of scenes for realism.
       alone: Drive each vehicle alone among the traffic.
       all_driven: Drive all vehicles together.
+      at_end: Driven vehicles at their goal, in a collision and off the road: removed, stopped, or still driven by their
+        policy, which brakes at goals if it is a network.
     """
     # Imported on use: the other commands do not load the behavior models.
     from behavior_models.study.report import results_csv, study_tables, summarize_study
@@ -55,7 +59,7 @@ def study(
     chosen = names[0] if reference is None else reference
     if chosen not in names:
         sys.exit(f"--reference {chosen} is not among the arms {', '.join(names)}")
-    config = StudyConfig(arms, traffic, seed, vehicles, steps, alone, all_driven, rollouts, realism_scenes)
+    config = StudyConfig(arms, traffic, seed, vehicles, steps, alone, all_driven, rollouts, realism_scenes, at_end)
     try:
         scenes = load_scenes(data)
         run = Study(out, data, scenes, config)

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,7 @@ class StudyConfig:
       all_driven: Whether to drive all vehicles together.
       num_rollouts: Rollouts for the realism of a scene; 0 for no realism.
       realism_scenes: Largest number of scenes whose realism is scored.
+      at_end: State of driven vehicles after their episode (`EnvConfig.at_end`).
     """
 
     arms: Sequence[StudyArm]
@@ -98,6 +99,7 @@ class StudyConfig:
     all_driven: bool = True
     num_rollouts: int = 32
     realism_scenes: int = 60
+    at_end: Literal["remove", "stop", "stay"] = "remove"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +205,9 @@ class Study:
         Raises:
           ValueError: It holds results of other conditions.
         """
-        conditions = {"path": self.path, "steps": self.config.max_steps, "rollouts": self.config.num_rollouts}
+        config = self.config
+        conditions = {"path": self.path, "steps": config.max_steps, "rollouts": config.num_rollouts}
+        conditions |= {"at_end": config.at_end}
         self.directory.open(conditions | environment_info())
 
     @property
@@ -298,7 +302,8 @@ class Study:
         policy = task.arm.policies[task.policy]
         driver, interval = make_driver(policy, _traffic_policy(task.traffic, policy))
         num_rows = 1 if task.setting == "alone" else int(traveling.sum(axis=1).max())
-        episodes = Episodes(num_rows, self._num_steps(interval), interval)
+        rules = dataclasses.replace(EPISODE_CONFIG, at_end=self.config.at_end)
+        episodes = Episodes(num_rows, self._num_steps(interval), interval, rules)
         masks = [traveling[scene] if slot < 0 else np.arange(num_agents) == slot for scene, slot in task.cells]
         keys = jnp.stack([self._key(scene, slot) for scene, slot in task.cells])
         indices = jax.device_put(np.array([scene for scene, _ in task.cells], np.int32))

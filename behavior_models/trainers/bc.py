@@ -15,8 +15,7 @@ from behavior_models.trainers.common import (
     load_bank,
     network_config,
     open_folder,
-    run,
-    save,
+    run_and_save,
     training_keys,
     training_mesh,
 )
@@ -44,15 +43,9 @@ def train_bc(options: BCOptions) -> NetworkPolicy:
     mesh = training_mesh(options) if options.seeds > 1 else None
     device_data = put_on_devices(jax.device_put(data), mesh, True)
     step = compile_seeds(options, learner.train_step, mesh)
-    state = run(
-        options,
-        env,
-        compile_seeds(options, learner.init, mesh)(put_on_devices(training_keys(options), mesh, False)),
-        lambda state: step(state, device_data),
-        LoopConfig(config.num_epochs, log_every=1, save_every=4),
-        lambda params: learner.model.actor(params, "mode"),
-    )
-    return save(options, env, learner.model, state.params, "mode")
+    keys = put_on_devices(training_keys(options), mesh, False)
+    state, loop = compile_seeds(options, learner.init, mesh)(keys), LoopConfig(num_epochs, log_every=1, save_every=4)
+    return run_and_save(options, env, state, lambda state: step(state, device_data), loop, learner.model)
 
 
 def demonstrate(

@@ -164,6 +164,31 @@ def run(
         return run_training(options.out, state, step, config, evaluate, report, source, inputs)
 
 
+def run_and_save(
+    options: TrainingOptions,
+    env: FunctionalEnv,
+    state: Any,
+    step: Callable[[Any], tuple[Any, Any]],
+    config: LoopConfig,
+    model: NetworkModel,
+) -> NetworkPolicy:
+    """A training on one bank, whose policy takes the most likely action or that of the largest value.
+
+    Args:
+      options: Inputs and outputs.
+      env: The environment of the training and the evaluation.
+      state: See `run`.
+      step: A training step.
+      config: See `run`.
+      model: The network.
+
+    Returns:
+      The stored policy, of the first seed.
+    """
+    state = run(options, env, state, step, config, lambda params: model.actor(params, "mode"))
+    return save(options, env, model, state.params, "mode")
+
+
 def _describe(line: dict[str, Any]) -> str:
     """Speed, return and rates for the progress bar."""
     speed = f"{line['agent_steps_per_s'] / 1e3:.1f}k agent-steps/s" if "agent_steps_per_s" in line else "training"

@@ -6,7 +6,7 @@ from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.networks.q_network import QHeadConfig
 from behavior_models.networks.value_heads import ValueSupport
 from behavior_models.reinforcement.dqn import DQN, DQNConfig
-from behavior_models.trainers.common import load_bank, network_config, open_folder, run, save
+from behavior_models.trainers.common import load_bank, network_config, open_folder, run_and_save
 from behavior_models.trainers.options import DQNOptions
 from behavior_models.training.loop import LoopConfig
 from behavior_models.training.presets import GOAL_TASK
@@ -22,14 +22,7 @@ def train_dqn(options: DQNOptions) -> NetworkPolicy:
     head = QHeadConfig(support=GOAL_SUPPORT if options.values == "distribution" else None)
     config = DQNConfig(num_updates=options.num_steps or DQNConfig.num_updates, head=head)
     learner = DQN(GOAL_TASK, config, network_config(options))
-    step = jax.jit(learner.train_step)
-    state = run(
-        options,
-        GOAL_TASK,
-        jax.jit(learner.init)(bank, jax.random.key(options.seed)),
-        lambda state: step(state, bank),
-        # A checkpoint holds the replay buffer, 0.2 GB.
-        LoopConfig(config.num_updates, save_every=100),
-        lambda params: learner.model.actor(params, "mode"),
-    )
-    return save(options, GOAL_TASK, learner.model, state.params, "mode")
+    state, step = jax.jit(learner.init)(bank, jax.random.key(options.seed)), jax.jit(learner.train_step)
+    # A checkpoint holds the replay buffer, 0.2 GB.
+    loop = LoopConfig(config.num_updates, save_every=100)
+    return run_and_save(options, GOAL_TASK, state, lambda state: step(state, bank), loop, learner.model)

@@ -162,11 +162,13 @@ class PPOOptions(TrainingOptions):
       anchor: Folder of a bc policy, from which the policy is kept from diverging (anchored self-play).
       anchor_weight: Weight of KL(anchor || policy).
       sampling_temperature: Temperature of the actions of the evaluated and stored policy; training samples at 1.
+      at_end: Whether vehicles are removed at the end of their episode, or stop and remain as obstacles.
     """
 
     anchor: Annotated[Path | None, tyro.conf.arg(aliases=["--kl-to"])] = None
     anchor_weight: float = 0.05
     sampling_temperature: float = 1.0
+    at_end: Literal["remove", "stop"] = "remove"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,11 +190,13 @@ class SACOptions(TrainingOptions):
     Attributes:
       start: Folder of a policy whose parameters the actor begins with (bc --action bicycle).
       temperature: Weight of the entropy of the policy.
+      actor_delay: First training steps, in which the critics learn alone.
     """
 
     LACKS = ("seeds", "envs", "bank_size", "devices", "curriculum")
     start: Path | None = None
     temperature: float = 0.01
+    actor_delay: int = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

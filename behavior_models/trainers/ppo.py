@@ -23,14 +23,14 @@ from behavior_models.trainers.common import (
 from behavior_models.trainers.options import PPOOptions
 from behavior_models.training.devices import put_on_devices
 from behavior_models.training.loop import LoopConfig
-from behavior_models.training.presets import GOAL_TASK
+from behavior_models.training.presets import goal_task
 
 
 def train_ppo(options: PPOOptions) -> NetworkPolicy:
     """Trains by self-play, anchored if an anchor is given."""
     open_folder(options)
-    mesh = training_mesh(options)
-    scenarios = open_scenarios(options, GOAL_TASK, mesh)
+    mesh, env = training_mesh(options), goal_task(at_end=options.at_end)
+    scenarios = open_scenarios(options, env, mesh)
     reference = None if options.anchor is None else load_policy(options.anchor)
     config = PPOConfig(
         num_updates=options.num_steps or PPOConfig.num_updates,
@@ -40,7 +40,7 @@ def train_ppo(options: PPOOptions) -> NetworkPolicy:
     # Several devices share the environments of one seed, or the seeds.
     own_mesh = mesh if options.seeds == 1 else None
     graph = None if reference is None else reference.graph
-    learner = PPO(GOAL_TASK, config, network_config(options), graph, own_mesh)
+    learner = PPO(env, config, network_config(options), graph, own_mesh)
     anchor_params = None if reference is None else put_on_devices(jax.device_put(reference.params), mesh, True)
     init = compile_seeds(options, lambda key, bank: learner.init(bank, key), mesh)
     step = compile_seeds(options, lambda state, bank, anchor: learner.train_step(state, bank, None, anchor), mesh)
@@ -51,7 +51,7 @@ def train_ppo(options: PPOOptions) -> NetworkPolicy:
 
     state = run(
         options,
-        GOAL_TASK,
+        env,
         distribute_state(
             init(put_on_devices(training_keys(options), mesh, options.seeds == 1), resident_bank(scenarios)), own_mesh
         ),
@@ -61,7 +61,7 @@ def train_ppo(options: PPOOptions) -> NetworkPolicy:
         scenarios,
         (lambda state: sample(state, resident_bank(scenarios))) if options.seeds == 1 else None,
     )
-    return save(options, GOAL_TASK, learner.model, tempered(state.params), "sample")
+    return save(options, env, learner.model, tempered(state.params), "sample")
 
 
 def batch_sizes(num_envs: int) -> dict[str, int]:

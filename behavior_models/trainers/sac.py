@@ -9,7 +9,7 @@ from behavior_models.networks.checkpoint import load_policy
 from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.reinforcement.sac import SAC, SACConfig
-from behavior_models.trainers.common import load_bank, network_config, open_folder, run, save
+from behavior_models.trainers.common import load_bank, network_config, open_folder, run_and_save
 from behavior_models.trainers.options import SACOptions
 from behavior_models.training.loop import LoopConfig
 from behavior_models.training.presets import SHAPED_TASK
@@ -19,21 +19,19 @@ def train_sac(options: SACOptions) -> NetworkPolicy:
     """Trains by self-play."""
     open_folder(options)
     bank, learner = load_bank(options.data, SHAPED_TASK), sac_learner(options)
-    step = jax.jit(learner.train_step)
-    state = run(
-        options,
-        SHAPED_TASK,
-        jax.jit(learner.init)(bank, jax.random.key(options.seed), None, load_start(options.start, learner.model)),
-        lambda state: step(state, bank),
-        LoopConfig(learner.config.num_updates),
-        lambda params: learner.model.actor(params, "mode"),
-    )
-    return save(options, SHAPED_TASK, learner.model, state.params, "mode")
+    start, step = load_start(options.start, learner.model), jax.jit(learner.train_step)
+    state = jax.jit(learner.init)(bank, jax.random.key(options.seed), None, start)
+    loop = LoopConfig(learner.config.num_updates)
+    return run_and_save(options, SHAPED_TASK, state, lambda state: step(state, bank), loop, learner.model)
 
 
 def sac_learner(options: SACOptions) -> SAC:
     """The algorithm with the given options."""
-    config = SACConfig(num_updates=options.num_steps or SACConfig.num_updates, temperature=options.temperature)
+    config = SACConfig(
+        num_updates=options.num_steps or SACConfig.num_updates,
+        temperature=options.temperature,
+        actor_delay=options.actor_delay,
+    )
     return SAC(SHAPED_TASK, config, network_config(options))
 
 

@@ -1,6 +1,7 @@
 """Tasks that learners are trained on: actions, rules and observations."""
 
 import dataclasses
+from typing import Literal
 
 from waymax_sim.adapters.functional import FunctionalEnv
 from waymax_sim.dynamics import Bicycle, Delta, Discrete, Dynamics
@@ -31,6 +32,7 @@ GOAL_TASK = FunctionalEnv(Env(DISCRETE_BICYCLE, SELF_PLAY_CONFIG), SELF_PLAY_VIE
 SHAPED_TASK = FunctionalEnv(Env(BICYCLE, SHAPED_CONFIG), SELF_PLAY_VIEW)
 
 
-def goal_task(action: str) -> FunctionalEnv:
-    """`GOAL_TASK` with one of `ACTIONS`."""
-    return dataclasses.replace(GOAL_TASK, env=dataclasses.replace(GOAL_TASK.env, dynamics=ACTIONS[action]))
+def goal_task(action: str = "bicycle_discrete", at_end: Literal["remove", "stop"] = "remove") -> FunctionalEnv:
+    """`GOAL_TASK` with one of `ACTIONS`, and another state of vehicles after their episodes (`EnvConfig.at_end`)."""
+    config = dataclasses.replace(SELF_PLAY_CONFIG, at_end=at_end)
+    return dataclasses.replace(GOAL_TASK, env=Env(ACTIONS[action], config))

@@ -3,14 +3,15 @@
     python -m examples.reproductions.waymax_agents --policies bc=runs/bc-0/policy bc=runs/bc-1/policy
 
 The self-driving car is driven by experts in several action spaces, by rules, and by the given policies, for 8 s among
-the log and among reactive traffic. Folders of one name are seeds; a folder may also be the name of a released policy.
-`name=folder@5` holds each action for 5 steps, as the paper does with Wayformer. `--experiments` adds the experiments
-on experts, routes, traffic and modes; `--quick` is a small version of all of it.
+the log and among reactive traffic. Folders of one name are seeds; a folder may also be the name of a released policy,
+and all of these are the default. `name=folder@5` holds each action for 5 steps, as the paper does with Wayformer.
+`--recorded` adds a table of the traveling vehicles of recorded scenes, each in turn among the log. `--experiments` adds
+the experiments on experts, routes, traffic and modes; `--quick` is a small version of all of it.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,17 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 import waymax_sim as ws
-from behavior_models.baselines.kinematic import ConstantVelocity
+from behavior_models.baselines.kinematic import ConstantVelocity, Stationary
 from behavior_models.baselines.log_replay import LogReplay
+from behavior_models.checkpoints import RELEASED
 from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.planners.pdm import PDM
 from behavior_models.traffic.idm import IDM
 from behavior_models.traffic.log_path import LogPathIDM
 from examples.reproductions import waymax_expert, waymax_modes, waymax_route, waymax_traffic
 from examples.reproductions.waymax_common import Criterion, mean_interval, table_line
+from examples.reproductions.waymax_recorded import recorded_egos
+from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.dynamics import Bicycle, Delta, Discrete
 from waymax_sim.env import Assignment, Env, EnvConfig, Policy
 from waymax_sim.env.bank import ScenarioBank, build_bank
@@ -53,7 +57,12 @@ EXPERTS: dict[str, Policy] = {
     "expert, bicycle": LogReplay(Bicycle()),
     "expert, bicycle 13 x 13": LogReplay(Discrete(Bicycle(), bins=(12, 12))),
 }
-RULES: dict[str, Policy] = {"constant velocity": ConstantVelocity(), "idm": IDM(), "pdm": PDM()}
+RULES: dict[str, Policy] = {
+    "stationary": Stationary(),
+    "constant velocity": ConstantVelocity(),
+    "idm": IDM(),
+    "pdm": PDM(),
+}
 Experiment = Literal["expert", "route", "traffic", "modes"]
 Table = dict[tuple[str, str], dict[str, Float[np.ndarray, " E"]]]
 
@@ -65,6 +74,8 @@ class BenchmarkConfig:
     Attributes:
       scenes: Scenes to evaluate in.
       policies: Learned policies, `name=folder` or `name=folder@steps`; a folder or the name of a policy.
+      recorded: Recorded scenes: files, quoted patterns or converted folders.
+      max_egos: Largest number of egos of a recorded scene.
       experiments: Experiments to run after the table.
       start: Policy of `waymax-sim train bc` from which the experiment on traffic starts.
       num_steps: Steps of an episode.
@@ -72,7 +83,9 @@ class BenchmarkConfig:
     """
 
     scenes: str = "synthetic:901:60"
-    policies: tuple[str, ...] = ()
+    policies: tuple[str, ...] = tuple(f"{name}={name}" for name in RELEASED)
+    recorded: tuple[str, ...] = ()
+    max_egos: int = 16
     experiments: tuple[Experiment, ...] = ()
     start: Path | None = None
     num_steps: int = 80
@@ -149,32 +162,40 @@ def evaluate(
     return columns
 
 
-def evaluate_all(config: BenchmarkConfig) -> Table:
-    """Columns of each policy among each traffic, of experts among the log; values of seeds are concatenated."""
-    bank = build_bank(ws.load(config.scenes, pad_to_bucket=False), environment())
+def evaluate_all(
+    config: BenchmarkConfig, scenarios: Sequence[Scenario], scene: Int[np.ndarray, " B"], traffic: Iterable[str]
+) -> Table:
+    """Columns of each policy among each traffic, of experts among the log; values of seeds are concatenated.
+
+    Args:
+      config: The policies and the length of the episodes.
+      scenarios: The scenes.
+      scene: Scene of each of them, by which they are resampled.
+      traffic: Names of `TRAFFIC`.
+    """
+    bank, table = build_bank(scenarios, environment()), {}
     policies = {name: [policy] for name, policy in (EXPERTS | RULES).items()} | learned_policies(config.policies)
     print(f"| policy | traffic | seeds | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 3)}")
-    table: Table = {}
     for name, seeds in policies.items():
-        for among in ("log",) if name in EXPERTS else TRAFFIC:
-            traffic = TRAFFIC[among]
-            runs = [evaluate(policy, traffic, bank, config.num_steps, seed) for seed, policy in enumerate(seeds)]
+        for among in ("log",) if name in EXPERTS else traffic:
+            others = TRAFFIC[among]
+            runs = [evaluate(policy, others, bank, config.num_steps, seed) for seed, policy in enumerate(seeds)]
             table[name, among] = {column: np.concatenate([run[column] for run in runs]) for column in COLUMNS}
-            print_row(f"{name} | {among} | {len(seeds)}", table[name, among], len(bank))
+            print_row(f"{name} | {among} | {len(seeds)}", table[name, among], np.tile(scene, len(seeds)))
     return table
 
 
-def print_row(name: str, columns: dict[str, Float[np.ndarray, " E"]], num_scenes: int) -> None:
+def print_row(name: str, columns: dict[str, Float[np.ndarray, " E"]], scene: Int[np.ndarray, " E"]) -> None:
     """A row with means and 95 % intervals over scenes.
 
     Args:
       name: First cells.
-      columns: Values of all scenes, for each seed.
-      num_scenes: Number of scenes.
+      columns: Values of all episodes.
+      scene: Scene of each episode.
     """
     cells = {}
     for column, values in columns.items():
-        scene, valid = np.arange(len(values)) % num_scenes, np.isfinite(values)
+        valid = np.isfinite(values)
         cells[column] = "no valid scene"
         if valid.any():
             mean, low, high = mean_interval(values[valid], scene[valid])
@@ -236,10 +257,16 @@ def run_experiments(config: BenchmarkConfig) -> list[Criterion]:
 
 
 def main(config: BenchmarkConfig) -> list[Criterion]:
-    """Prints the table, the experiments and the criteria."""
+    """Prints the tables, the experiments and the criteria."""
     if config.quick:
-        config = dataclasses.replace(config, scenes="synthetic:901:2", num_steps=4)
-    results = [*criteria(evaluate_all(config)), *run_experiments(config)]
+        config = dataclasses.replace(config, scenes="synthetic:901:2", num_steps=4, max_egos=1)
+    scenarios = list(ws.load(config.scenes, pad_to_bucket=False))
+    results = criteria(evaluate_all(config, scenarios, np.arange(len(scenarios)), TRAFFIC))
+    if config.recorded:
+        egos = recorded_egos(config.recorded, config.max_egos)
+        print(f"\n{len(egos.scenarios)} egos of {len(np.unique(egos.record))} recorded scenes")
+        evaluate_all(config, *egos, ("log",))
+    results += run_experiments(config)
     print("\n" + "\n".join(map(str, results)))
     return results
 

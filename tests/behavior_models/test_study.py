@@ -91,6 +91,16 @@ def test_traffic_of_a_policy_replaces_the_log(tmp_path, scenes):
     assert not rows["brake", "alone", "self", 1]["collision"]
 
 
+def test_vehicles_that_stop_are_obstacles(tmp_path, scenes):
+    """The first vehicle brakes and is hit by the second; the third meets them only if they remain."""
+    pile_up = [StudyArm("pile_up", {"pile_up": ConstantAcceleration(np.float32([-6.0, 0.0, 0.0]))})]
+    outcomes = {}
+    for at_end in ("remove", "stop"):
+        rows = run(tmp_path / at_end, scenes, pile_up, alone=False, at_end=at_end)
+        outcomes[at_end] = [rows["pile_up", "all", "log", vehicle]["collision"] for vehicle in range(3)]
+    assert outcomes == {"remove": [True, True, False], "stop": [True, True, True]}
+
+
 def test_a_study_is_resumed_and_extended(tmp_path, scenes):
     first = run(tmp_path, scenes, arms(keep=0.0), all_driven=False)
     content = (tmp_path / "rows.jsonl").read_text()

@@ -79,6 +79,14 @@ def test_an_anchor_holds_the_policy_near_it():
     assert distances[1] < 0.2 * distances[0]
 
 
+def test_an_anchor_of_weight_0_changes_no_bit():
+    free = PPO(TASK, CONFIG, NETWORK)
+    anchored = PPO(TASK, dataclasses.replace(CONFIG, anchor_weight=0.0), NETWORK, free.model.graph)
+    (plain, rewards), (params, own_rewards) = play(free, 3), play(anchored, 3, _params(free, jax.random.key(5)))
+    jax.tree.map(np.testing.assert_array_equal, params, plain)
+    assert own_rewards == rewards
+
+
 def _outputs(ppo, params, rows):
     return nnx.merge(ppo.model.graph, params)(rows)[0]
 

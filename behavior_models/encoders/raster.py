@@ -165,19 +165,23 @@ class Raster:
     def _values(self, levels: Int[Array, "*lead C"]) -> Float[Array, "*lead C"]:
         """Values of levels from 0 to 255."""
         signed = self._is_signed().reshape(*(1 for _ in levels.shape[:-1]), -1)
-        offset, scale = jnp.where(signed, ZERO_LEVEL, 0), jnp.where(signed, 1 / MAX_SIGNED_LEVEL, 1 / MAX_LEVEL)
-        return (levels - offset).astype(jnp.float32) * scale
+        zero, scale = jnp.where(signed, ZERO_LEVEL, 0), jnp.where(signed, 1 / MAX_SIGNED_LEVEL, 1 / MAX_LEVEL)
+        return (levels - zero).astype(jnp.float32) * scale
 
     def _draw(self, content: RasterContent, ego: Pose, is_sdc: Bool[Array, ""]) -> Int[Array, "H W C"]:
         """Levels of the image of one agent."""
         grid = Grid(self.size, self.resolution, self.behind)
         lanes, lights = draw_lanes(grid, content, ego), draw_points(grid, content.stops, ego)
-        is_lane = (lanes[..., 0] > 0).astype(jnp.int32) * MAX_LEVEL
+        is_lane = (lanes[0] > 0).astype(jnp.int32) * MAX_LEVEL
         wide = dilate(jnp.stack([is_lane, lights], axis=-1), HALF_LANE_WIDTH / self.resolution)
         route = jnp.where(is_sdc, draw_points(grid, content.route, ego), 0)
-        boxes = draw_boxes(grid, content, ego)
-        channels = [wide[..., 0], lanes[..., 1], lanes[..., 2], route, wide[..., 1], *boxes]
+        boxes = self._draw_boxes(grid, content, ego)
+        channels = [wide[..., 0], lanes[1], lanes[2], route, wide[..., 1], *boxes]
         return jnp.stack(channels, axis=-1)
+
+    def _draw_boxes(self, grid: Grid, content: RasterContent, ego: Pose) -> list[Int[Array, "H W"]]:
+        """Levels of the occupancy channels."""
+        return draw_boxes(grid, content, ego)
 
 
 def _ego_values(observation: Observation, slot: Int[Array, " K"], stride: int) -> Float[Array, "K 5"]:

@@ -1,7 +1,7 @@
 """Logged transitions and their sampling in the graph.
 
-Decisions are rows of parallel streams, and each observation is stored once: the observation after a transition is that of
-its stream in a later row. Sampled transitions are uniform over the set, or over tasks.
+Decisions are rows of parallel streams, and each observation is stored once: the observation after a transition is that
+of its stream in a later row. Sampled transitions are uniform over the set, or over tasks.
 """
 
 from collections.abc import Callable

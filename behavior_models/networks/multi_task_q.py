@@ -1,0 +1,200 @@
+"""Action values of several tasks: one encoder with normalized features, and a linear head for each task.
+
+Source: Kumar et al. 2023 ("Offline Q-Learning on Diverse Multi-Task Data Both Scales And Generalizes").
+"""
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float, Int, Key
+
+from behavior_models.networks.actor_critic import OUTPUT_SCALE
+from behavior_models.networks.scene_encoder import NetworkConfig, SceneEncoder
+from behavior_models.networks.value_heads import ValueSupport
+from waymax_sim.env.encoder import ObservationSpec
+from waymax_sim.pytree import Array
+
+# Value of an action that a task does not have; finite, so that gradients are.
+NO_ACTION = -1e6
+# Added to the squared norm of features before its root.
+MIN_SQUARED_NORM = 1e-8
+
+
+@runtime_checkable
+class FeatureEncoder(Protocol):
+    """A hashable description of an encoder of observations."""
+
+    def build(self, rngs: nnx.Rngs) -> Any:
+        """A module from rows [*lead, D] to [*lead, E], with E as `num_outputs`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPEncoder:
+    """Fully connected layers.
+
+    Attributes:
+      num_inputs: Values of an observation D.
+      widths: Widths of the layers.
+    """
+
+    num_inputs: int
+    widths: tuple[int, ...] = (128,)
+
+    def build(self, rngs: nnx.Rngs) -> "MLP":
+        """The layers with random parameters."""
+        return MLP(self.num_inputs, self.widths, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class SetEncoder:
+    """The encoder of sets of agents and polylines.
+
+    Attributes:
+      spec: Content of the encoded observations.
+      network: Size.
+    """
+
+    spec: ObservationSpec
+    network: NetworkConfig = NetworkConfig()
+
+    def build(self, rngs: nnx.Rngs) -> SceneEncoder:
+        """The encoder with random parameters."""
+        return SceneEncoder(self.spec, self.network, rngs=rngs)
+
+
+class MLP(nnx.Module):
+    """Fully connected layers, each with a rectifier."""
+
+    def __init__(self, num_inputs: int, widths: tuple[int, ...], *, rngs: nnx.Rngs):
+        sizes = zip((num_inputs, *widths), widths, strict=False)
+        self.layers = nnx.List([nnx.Linear(before, after, rngs=rngs) for before, after in sizes])
+        self.num_outputs = widths[-1]
+
+    def __call__(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead E"]:
+        for layer in self.layers:
+            rows = nnx.relu(layer(rows))
+        return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTaskQModel:
+    """A network of the action values of K tasks, without parameters. Hashable: equal models share programs.
+
+    Attributes:
+      encoder: Encoder of the observations.
+      masks: Actions of each task, K rows of L.
+      support: Range of values, and atoms of their distribution.
+      is_distributional: Whether outputs are logits of the atoms; otherwise values (M = 1).
+      num_features: Width F of the penultimate layer.
+      normalize: Whether features are divided by their L2 norm.
+      task: The task whose action values `MultiTaskQ.__call__` returns, those of the policy.
+      temperature: Divisor of these values: a policy that samples them as logits is a Boltzmann policy.
+
+    Raises:
+      ValueError: A task has no action, or tasks differ in the number of actions.
+    """
+
+    encoder: FeatureEncoder
+    masks: tuple[tuple[bool, ...], ...]
+    support: ValueSupport
+    is_distributional: bool = True
+    num_features: int = 128
+    normalize: bool = True
+    task: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if not self.masks or len({len(mask) for mask in self.masks}) > 1 or not all(any(mask) for mask in self.masks):
+            raise ValueError("every task needs a mask of the same length with at least one action")
+        if not 0 <= self.task < self.num_tasks or not self.temperature > 0:
+            raise ValueError(f"task={self.task} must be below {self.num_tasks}, the temperature positive")
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks K."""
+        return len(self.masks)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions L."""
+        return len(self.masks[0])
+
+    @property
+    def num_atoms(self) -> int:
+        """Outputs M per action."""
+        return self.support.num_atoms if self.is_distributional else 1
+
+    @property
+    def graph(self) -> nnx.GraphDef:
+        """Structure of the network."""
+        return nnx.graphdef(self._skeleton)
+
+    @property
+    def shapes(self) -> Any:
+        """Parameters as shapes."""
+        return nnx.state(self._skeleton)
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """Random parameters."""
+        return nnx.state(MultiTaskQ(self, rngs=nnx.Rngs(key)))
+
+    def network(self, params: Any) -> "MultiTaskQ":
+        """The network with parameters."""
+        return nnx.merge(self.graph, params)
+
+    def for_task(self, task: int) -> "MultiTaskQModel":
+        """The model whose policy acts by the values of another task."""
+        return dataclasses.replace(self, task=task)
+
+    @property
+    def _skeleton(self) -> "MultiTaskQ":
+        return nnx.eval_shape(lambda: MultiTaskQ(self, rngs=nnx.Rngs(0)))
+
+
+class MultiTaskQ(nnx.Module):
+    """Encoder, penultimate features and one linear head per task.
+
+    Args:
+      model: Sizes.
+      rngs: Random streams of the initial parameters.
+    """
+
+    def __init__(self, model: MultiTaskQModel, *, rngs: nnx.Rngs):
+        self.model = model
+        self.encoder = model.encoder.build(rngs)
+        self.penultimate = nnx.Linear(self.encoder.num_outputs, model.num_features, rngs=rngs)
+        outputs = model.num_tasks * model.num_actions * model.num_atoms
+        self.heads = nnx.Linear(
+            model.num_features, outputs, kernel_init=nnx.initializers.normal(OUTPUT_SCALE), rngs=rngs
+        )
+
+    def __call__(self, rows: Float[Array, "*lead D"]) -> tuple[Float[Array, "*lead L"], Float[Array, "*lead"]]:
+        """Values of the actions of the model's task over the temperature, and the largest value."""
+        task = jnp.full(rows.shape[:-1], self.model.task, jnp.int32)
+        values = self.values(self.raw(self.features(rows), task), task)
+        return values / self.model.temperature, jnp.max(values, axis=-1)
+
+    def features(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead F"]:
+        """Penultimate features phi."""
+        features = nnx.relu(self.penultimate(self.encoder(rows).astype(jnp.float32)))
+        if not self.model.normalize:
+            return features
+        return features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + MIN_SQUARED_NORM)
+
+    def raw(self, features: Float[Array, "*lead F"], task: Int[Array, "*lead"]) -> Float[Array, "*lead L M"]:
+        """Logits of the atoms of each action of a task, or its value (M = 1), from `features`."""
+        model = self.model
+        outputs = self.heads(features)
+        outputs = outputs.reshape(*task.shape, model.num_tasks, model.num_actions, model.num_atoms)
+        if model.num_tasks == 1:
+            return outputs[..., 0, :, :]
+        return jnp.take_along_axis(outputs, task[..., None, None, None], axis=-3)[..., 0, :, :]
+
+    def values(self, raw: Float[Array, "*lead L M"], task: Int[Array, "*lead"]) -> Float[Array, "*lead L"]:
+        """Values of the actions of a task, from `raw`; `NO_ACTION` for actions that it does not have."""
+        values = self.model.support.mean(raw) if self.model.is_distributional else raw[..., 0]
+        return jnp.where(jnp.asarray(self.model.masks)[task], values, NO_ACTION)

@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import Float, Int, Key
 
 from behavior_models.networks.actor_critic import OUTPUT_SCALE
-from behavior_models.networks.scene_encoder import NetworkConfig, SceneEncoder
+from behavior_models.networks.encoder import build_encoder
+from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.networks.value_heads import ValueSupport
 from waymax_sim.env.encoder import ObservationSpec
 from waymax_sim.pytree import Array
@@ -50,8 +51,8 @@ class MLPEncoder:
 
 
 @dataclasses.dataclass(frozen=True)
-class SetEncoder:
-    """The encoder of sets of agents and polylines.
+class ObservationNetwork:
+    """The encoder of observations with a specification: residual for images, otherwise of agents and polylines.
 
     Attributes:
       spec: Content of the encoded observations.
@@ -61,9 +62,9 @@ class SetEncoder:
     spec: ObservationSpec
     network: NetworkConfig = NetworkConfig()
 
-    def build(self, rngs: nnx.Rngs) -> SceneEncoder:
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder with random parameters."""
-        return SceneEncoder(self.spec, self.network, rngs=rngs)
+        return build_encoder(self.spec, self.network, rngs=rngs)
 
 
 class MLP(nnx.Module):

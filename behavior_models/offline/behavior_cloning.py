@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Float, Key
 
 from behavior_models.networks.multi_task_q import MultiTaskQModel
-from behavior_models.offline.transitions import OfflineSample, Transitions, sample
+from behavior_models.offline.transitions import Decoder, OfflineSample, Transitions, find_starts, sample
 from waymax_sim.pytree import Array, pytree
 
 
@@ -52,10 +52,12 @@ class LoggedCloning:
     Attributes:
       model: A network without distributions: its outputs are the logits of the actions.
       config: Hyperparameters.
+      decode: Decoder of stored observations.
     """
 
     model: MultiTaskQModel
     config: LoggedCloningConfig = LoggedCloningConfig()
+    decode: Decoder | None = None
 
     def __post_init__(self):
         if self.model.is_distributional:
@@ -77,10 +79,12 @@ class LoggedCloning:
           data: Logged transitions.
         """
         key, step_key = jax.random.split(state.key)
+        starts = find_starts(data, 1, "terminal")
 
         def gradient_step(carry: tuple[Any, Any], key: Key[Array, ""]):
             params, optimizer = carry
-            batch = sample(data, key, self.config.minibatch, 1, 1.0)
+            options = dict(starts=starts, balanced=True, time_limit="terminal", decode=self.decode)
+            batch = sample(data, key, self.config.minibatch, 1, 1.0, **options)
             (_, scalars), gradient = jax.value_and_grad(self.loss, has_aux=True)(params, batch)
             change, optimizer = self._optimizer.update(gradient, optimizer, params)
             return (optax.apply_updates(params, change), optimizer), scalars

@@ -1,9 +1,9 @@
 """Conservative Q-learning from logged transitions of several tasks, with categorical values and normalized features.
 
 Sources: Scaled Q-learning (Kumar et al. 2023, "Offline Q-Learning on Diverse Multi-Task Data Both Scales And
-Generalizes"), its conservative term (CQL, Kumar et al. 2020), and its categorical backup (C51, Bellemare et al. 2017) or
-labels of scalar targets (HL-Gauss, Farebrother et al. 2024). A training step takes gradient steps on random transitions,
-in one compiled program.
+Generalizes"), its conservative term (CQL, Kumar et al. 2020), and its categorical backup (C51, Bellemare et al. 2017)
+or labels of scalar targets (HL-Gauss, Farebrother et al. 2024). A training step takes gradient steps on random
+transitions, in one compiled program.
 """
 
 import dataclasses
@@ -18,12 +18,19 @@ from jaxtyping import Float, Int, Key
 from behavior_models.networks.multi_task_q import MultiTaskQModel
 from behavior_models.offline.diagnostics import effective_rank, end_mass, feature_scalars
 from behavior_models.offline.dr3 import dr3
-from behavior_models.offline.transitions import OfflineSample, Transitions, sample
+from behavior_models.offline.transitions import (
+    Decoder,
+    OfflineSample,
+    Transitions,
+    TransitionStarts,
+    find_starts,
+    sample,
+)
 from waymax_sim.pytree import Array, pytree
 
 Scalars = dict[str, Float[Array, ""]]
-# "c51": cross entropy to the projected distribution of the target; "hl_gauss" and "two_hot": cross entropy to a label of
-# the scalar target; "mse": squared error.
+# "c51": cross entropy to the projected distribution of the target; "hl_gauss" and "two_hot": cross entropy to a label
+# of the scalar target; "mse": squared error.
 ValueLoss = Literal["c51", "hl_gauss", "two_hot", "mse"]
 # Value after a transition: the largest one, that of the logged next action (SARSA), or the logged return.
 Backup = Literal["max", "in_sample", "monte_carlo"]
@@ -46,6 +53,8 @@ class ScaledQConfig:
       minibatch: Transitions per gradient step.
       num_steps: Decisions of a multi-step return.
       discount: Discount factor per decision.
+      balanced: Whether tasks are equally probable in a sample; otherwise transitions.
+      time_limit: Value after an episode that was cut: that of its last observation, or 0.
       target_period: Gradient steps between two changes of the target network.
       target_rate: Share of the difference to the parameters by which the target network moves; 1 for a copy.
       learning_rate: Learning rate of Adam.
@@ -67,6 +76,8 @@ class ScaledQConfig:
     minibatch: int = 128
     num_steps: int = 1
     discount: float = 0.95
+    balanced: bool = True
+    time_limit: Literal["bootstrap", "terminal"] = "bootstrap"
     target_period: int = 500
     target_rate: float = 1.0
     learning_rate: float = 3e-4
@@ -123,6 +134,7 @@ class ScaledQLearning:
     Attributes:
       model: The network.
       config: Hyperparameters.
+      decode: Decoder of stored observations.
 
     Raises:
       ValueError: The loss does not fit the outputs of the network.
@@ -130,6 +142,7 @@ class ScaledQLearning:
 
     model: MultiTaskQModel
     config: ScaledQConfig = ScaledQConfig()
+    decode: Decoder | None = None
 
     def __post_init__(self):
         if self.model.is_distributional != (self.config.loss != "mse"):
@@ -150,9 +163,7 @@ class ScaledQLearning:
             values = config.cql_weight, config.dr3_weight, config.weight_decay
             weights = LossWeights(*(jnp.asarray(value, jnp.float32) for value in values))
         target_params = jax.tree.map(jnp.array, params)
-        return ScaledQState(
-            params, target_params, self._optimizer.init(params), weights, key, jnp.zeros((), jnp.int32)
-        )
+        return ScaledQState(params, target_params, self._optimizer.init(params), weights, key, jnp.zeros((), jnp.int32))
 
     def train_step(self, state: ScaledQState, data: Transitions) -> tuple[ScaledQState, Scalars]:
         """Gradient steps on random transitions.
@@ -165,26 +176,45 @@ class ScaledQLearning:
           The next state, and scalars: losses, values, diagnostics of the features.
         """
         key, step_key, rank_key = jax.random.split(state.key, 3)
+        starts = find_starts(data, self.config.num_steps, self.config.time_limit)
 
         def gradient_step(state: ScaledQState, key: Key[Array, ""]) -> tuple[ScaledQState, Scalars]:
-            return self.update(state, self.sample(data, key, self.config.minibatch))
+            return self.update(state, self.sample(data, starts, key, self.config.minibatch))
 
         state, scalars = jax.lax.scan(gradient_step, state, jax.random.split(step_key, self.config.num_gradient_steps))
-        rows = self.sample(data, rank_key, self.config.rank_samples).observation
+        rows = self.sample(data, starts, rank_key, self.config.rank_samples).observation
         rank = effective_rank(self.model.network(state.params).features(rows))
         means = jax.tree.map(jnp.mean, scalars)
         return dataclasses.replace(state, key=key), means | {"effective_rank": rank}
 
-    def sample(self, data: Transitions, key: Key[Array, ""], num_samples: int) -> OfflineSample:
-        """Random transitions."""
-        return sample(data, key, num_samples, self.config.num_steps, self.config.discount)
+    def sample(
+        self, data: Transitions, starts: TransitionStarts, key: Key[Array, ""], num_samples: int
+    ) -> OfflineSample:
+        """Random transitions.
+
+        Args:
+          data: Logged transitions.
+          starts: From `find_starts`.
+          key: Random key.
+          num_samples: B.
+        """
+        config = self.config
+        return sample(
+            data,
+            key,
+            num_samples,
+            config.num_steps,
+            config.discount,
+            starts=starts,
+            balanced=config.balanced,
+            time_limit=config.time_limit,
+            decode=self.decode,
+        )
 
     def update(self, state: ScaledQState, batch: OfflineSample) -> tuple[ScaledQState, Scalars]:
         """One gradient step, and a change of the target network if it is due."""
         target = jax.lax.stop_gradient(self.target(state, batch))
-        (_, scalars), gradient = jax.value_and_grad(self.loss, has_aux=True)(
-            state.params, batch, target, state.weights
-        )
+        (_, scalars), gradient = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch, target, state.weights)
         if self.config.frozen:
             gradient = jax.tree_util.tree_map_with_path(_without_shared_parts, gradient)
         change, optimizer = self._optimizer.update(gradient, state.optimizer, state.params)

@@ -290,7 +290,10 @@ def find_criteria(rows: dict[str, dict[str, np.ndarray]]) -> list[Criterion]:
         Criterion("D2 lower 95 % bound of this ratio", low, low=1.0),
         Criterion("D2 ratio of the average returns", average, low=1.1),
         Criterion("D3 unlearning of CQL minus that of CQL + DR3", unlearning, low=0.1),
-        *(Criterion(f"D4 growth of the dot product, {name}", growth(name), high=1.5) for name in ("Monte Carlo", "SARSA")),
+        *(
+            Criterion(f"D4 growth of the dot product, {name}", growth(name), high=1.5)
+            for name in ("Monte Carlo", "SARSA")
+        ),
         Criterion("control: ratio of the last returns, parameter decay to CQL, is no D2", decay_ratio, high=1.3),
         Criterion("control: share of the gain that shuffled pairs keep", shuffled, high=0.5),
     ]

@@ -83,8 +83,8 @@ class LoggedCloning:
 
         def gradient_step(carry: tuple[Any, Any], key: Key[Array, ""]):
             params, optimizer = carry
-            options = dict(starts=starts, balanced=True, time_limit="terminal", decode=self.decode)
-            batch = sample(data, key, self.config.minibatch, 1, 1.0, **options)
+            size, decode = self.config.minibatch, self.decode
+            batch = sample(data, key, size, starts=starts, balanced=True, time_limit="terminal", decode=decode)
             (_, scalars), gradient = jax.value_and_grad(self.loss, has_aux=True)(params, batch)
             change, optimizer = self._optimizer.update(gradient, optimizer, params)
             return (optax.apply_updates(params, change), optimizer), scalars

@@ -131,7 +131,7 @@ def test_the_projection_keeps_the_mass_and_the_mean_inside_the_support():
 
 def test_masked_actions_and_heads_of_tasks():
     params, batch = large_params(MODEL, 0), random_batch()
-    features, raw, values = outputs(MODEL)(params, batch.observation, batch.task)
+    features, _, values = outputs(MODEL)(params, batch.observation, batch.task)
     np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1.0, atol=1e-5)
     values, second = np.asarray(values), batch.task == 1
     assert (values[second][:, 6:] == NO_ACTION).all() and (values[~second] > -2.0).all()
@@ -183,7 +183,7 @@ def test_gradients_of_the_conservative_term_and_of_dr3_by_hand():
         find(params, batch, target, LossWeights(*weights, zero)) for weights in ((zero, zero), (one, zero), (zero, one))
     )
     found = np.asarray(cql["heads"]["bias"][...] - plain["heads"]["bias"][...]).reshape(2, 9)
-    features, _, values = outputs(SCALAR)(params, batch.observation, batch.task)
+    values = outputs(SCALAR)(params, batch.observation, batch.task)[2]
     slope = np.asarray(jax.nn.softmax(values)) - np.eye(9)[batch.action]
     expected = np.stack([slope[batch.task == task].sum(axis=0) for task in (0, 1)]) / 64
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, Key
 
@@ -125,6 +126,17 @@ class MultiTaskQModel:
         return len(self.masks[0])
 
     @property
+    def head_rows(self) -> Int[np.ndarray, "K L"]:
+        """Position of each action of each task among the outputs, which are those of all tasks in order; 0 for none."""
+        mask = np.array(self.masks)
+        return np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, 0).astype(np.int32)
+
+    @property
+    def row_tasks(self) -> Int[np.ndarray, " R"]:
+        """Task of each of the R outputs."""
+        return np.repeat(np.arange(self.num_tasks, dtype=np.int32), np.array(self.masks).sum(axis=1))
+
+    @property
     def num_atoms(self) -> int:
         """Outputs M per action."""
         return self.support.num_atoms if self.is_distributional else 1
@@ -168,7 +180,7 @@ class MultiTaskQ(nnx.Module):
         self.model = model
         self.encoder = model.encoder.build(rngs)
         self.penultimate = nnx.Linear(self.encoder.num_outputs, model.num_features, rngs=rngs)
-        outputs = model.num_tasks * model.num_actions * model.num_atoms
+        outputs = len(model.row_tasks) * model.num_atoms
         self.heads = nnx.Linear(
             model.num_features, outputs, kernel_init=nnx.initializers.normal(OUTPUT_SCALE), rngs=rngs
         )
@@ -176,8 +188,17 @@ class MultiTaskQ(nnx.Module):
     def __call__(self, rows: Float[Array, "*lead D"]) -> tuple[Float[Array, "*lead L"], Float[Array, "*lead"]]:
         """Values of the actions of the model's task over the temperature, and the largest value."""
         task = jnp.full(rows.shape[:-1], self.model.task, jnp.int32)
-        values = self.values(self.raw(self.features(rows), task), task)
+        values = self.task_values(rows, task)
         return values / self.model.temperature, jnp.max(values, axis=-1)
+
+    def task_values(self, rows: Float[Array, "*lead D"], task: Int[Array, "*lead"]) -> Float[Array, "*lead L"]:
+        """Values of the actions of a task in each row; `NO_ACTION` for actions that it does not have.
+
+        Args:
+          rows: Encoded observations.
+          task: Index of the task.
+        """
+        return self.action_values(self.values(self.raw(self.features(rows)), task), task)
 
     def features(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead F"]:
         """Penultimate features phi."""
@@ -186,16 +207,33 @@ class MultiTaskQ(nnx.Module):
             return features
         return features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + MIN_SQUARED_NORM)
 
-    def raw(self, features: Float[Array, "*lead F"], task: Int[Array, "*lead"]) -> Float[Array, "*lead L M"]:
-        """Logits of the atoms of each action of a task, or its value (M = 1), from `features`."""
-        model = self.model
+    def raw(self, features: Float[Array, "*lead F"]) -> Float[Array, "*lead R M"]:
+        """Logits of the atoms of the actions of all tasks, or their values (M = 1), from `features`."""
         outputs = self.heads(features)
-        outputs = outputs.reshape(*task.shape, model.num_tasks, model.num_actions, model.num_atoms)
-        if model.num_tasks == 1:
-            return outputs[..., 0, :, :]
-        return jnp.take_along_axis(outputs, task[..., None, None, None], axis=-3)[..., 0, :, :]
+        return outputs.reshape(*outputs.shape[:-1], -1, self.model.num_atoms)
 
-    def values(self, raw: Float[Array, "*lead L M"], task: Int[Array, "*lead"]) -> Float[Array, "*lead L"]:
-        """Values of the actions of a task, from `raw`; `NO_ACTION` for actions that it does not have."""
+    def values(self, raw: Float[Array, "*lead R M"], task: Int[Array, "*lead"]) -> Float[Array, "*lead R"]:
+        """Values from `raw`; `NO_ACTION` for the outputs of other tasks.
+
+        Args:
+          raw: Outputs.
+          task: Index of the task.
+        """
         values = self.model.support.mean(raw) if self.model.is_distributional else raw[..., 0]
-        return jnp.where(jnp.asarray(self.model.masks)[task], values, NO_ACTION)
+        rows = jnp.asarray(self.model.row_tasks).reshape(*(1 for _ in task.shape), -1)
+        return jnp.where(rows == task[..., None], values, NO_ACTION)
+
+    def action_values(self, values: Float[Array, "*lead R"], task: Int[Array, "*lead"]) -> Float[Array, "*lead L"]:
+        """Values of the actions of a task, from `values`; `NO_ACTION` for actions that it does not have.
+
+        Args:
+          values: Values of all outputs.
+          task: Index of the task.
+        """
+        model = self.model
+        own = jnp.take_along_axis(values, jnp.asarray(model.head_rows)[task], axis=-1)
+        return jnp.where(jnp.asarray(model.masks)[task], own, NO_ACTION)
+
+    def row(self, task: Int[Array, "*lead"], action: Int[Array, "*lead"]) -> Int[Array, "*lead"]:
+        """Output of an action of a task."""
+        return jnp.asarray(self.model.head_rows)[task, action]

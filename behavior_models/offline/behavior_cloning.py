@@ -96,7 +96,7 @@ class LoggedCloning:
     def loss(self, params: Any, batch: OfflineSample) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean cross entropy of the logged actions, nats, and scalars to log."""
         network = self.model.network(params)
-        logits = network.values(network.raw(network.features(batch.observation), batch.task), batch.task)
+        logits = network.task_values(batch.observation, batch.task)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.action))
         accuracy = jnp.mean((jnp.argmax(logits, axis=-1) == batch.action).astype(jnp.float32))
         return loss, {"loss": loss, "accuracy": accuracy}

@@ -236,8 +236,8 @@ class ScaledQLearning:
         if config.backup == "monte_carlo":
             return self._label(batch.return_to_go)
         network = self.model.network(state.target_params)
-        raw = network.raw(network.features(batch.next_observation), batch.task)
-        following = take_action(raw, self._next_action(state, network.values(raw, batch.task), batch))
+        raw = network.raw(network.features(batch.next_observation))
+        following = take_row(raw, self._next_row(state, network.values(raw, batch.task), batch))
         if config.loss == "c51":
             values = batch.reward[:, None] + batch.discount[:, None] * support.atoms[None]
             return support.project(jax.nn.softmax(following), values)
@@ -257,9 +257,9 @@ class ScaledQLearning:
         """
         network = self.model.network(params)
         features, next_features = network.features(batch.observation), network.features(batch.next_observation)
-        raw = network.raw(features, batch.task)
-        values, chosen = network.values(raw, batch.task), take_action(raw, batch.action)
-        value = take_action(values[..., None], batch.action)[:, 0]
+        raw, row = network.raw(features), network.row(batch.task, batch.action)
+        values, chosen = network.values(raw, batch.task), take_row(raw, row)
+        value = take_row(values[..., None], row)[:, 0]
         is_valid = self._is_valid(batch)
         error = masked_mean(self._error(chosen, target), is_valid)
         gap = jnp.mean(jax.nn.logsumexp(values, axis=-1) - value)
@@ -275,8 +275,8 @@ class ScaledQLearning:
         """The term of DR3."""
         return dr3(features, next_features, self.config.dr3_absolute)
 
-    def _next_action(self, state: ScaledQState, values: Float[Array, "B L"], batch: OfflineSample) -> Int[Array, " B"]:
-        """Actions after the transitions.
+    def _next_row(self, state: ScaledQState, values: Float[Array, "B R"], batch: OfflineSample) -> Int[Array, " B"]:
+        """Outputs of the actions after the transitions.
 
         Args:
           state: The state.
@@ -284,10 +284,10 @@ class ScaledQLearning:
           batch: Transitions.
         """
         if self.config.backup == "in_sample":
-            return batch.next_action
+            return self.model.network(state.target_params).row(batch.task, batch.next_action)
         if self.config.double:
             network = self.model.network(state.params)
-            values = network.values(network.raw(network.features(batch.next_observation), batch.task), batch.task)
+            values = network.values(network.raw(network.features(batch.next_observation)), batch.task)
         return jnp.argmax(values, axis=-1).astype(jnp.int32)
 
     def _label(self, value: Float[Array, " B"]) -> Float[Array, "B M"]:
@@ -338,9 +338,9 @@ def with_new_heads(model: MultiTaskQModel, params: Any, key: Key[Array, ""]) -> 
     return own
 
 
-def take_action(values: Float[Array, "B L M"], action: Int[Array, " B"]) -> Float[Array, "B M"]:
-    """Outputs of one action of each row."""
-    return jnp.take_along_axis(values, action[:, None, None], axis=1)[:, 0]
+def take_row(values: Float[Array, "B R M"], row: Int[Array, " B"]) -> Float[Array, "B M"]:
+    """One of the R outputs of each transition."""
+    return jnp.take_along_axis(values, row[:, None, None], axis=1)[:, 0]
 
 
 def masked_mean(values: Float[Array, " B"], mask: Float[Array, " B"]) -> Float[Array, ""]:

@@ -175,10 +175,12 @@ class DQNOptions(TrainingOptions):
 
     Attributes:
       values: Action values as scalars (double DQN) or as distributions over returns (C51).
+      dr3: Weight of the regularization of features (DR3).
     """
 
     LACKS = ("seeds", "envs", "bank_size", "devices")
     values: Literal["scalar", "distribution"] = "scalar"
+    dr3: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,11 +190,13 @@ class SACOptions(TrainingOptions):
     Attributes:
       start: Folder of a policy whose parameters the actor begins with (bc --action bicycle).
       temperature: Weight of the entropy of the policy.
+      dr3: Weight of the regularization of features of the critics (DR3).
     """
 
     LACKS = ("seeds", "envs", "bank_size", "devices", "curriculum")
     start: Path | None = None
     temperature: float = 0.01
+    dr3: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,11 @@ def train_sac(options: SACOptions) -> NetworkPolicy:
 
 def sac_learner(options: SACOptions) -> SAC:
     """The algorithm with the given options."""
-    config = SACConfig(num_updates=options.num_steps or SACConfig.num_updates, temperature=options.temperature)
+    config = SACConfig(
+        num_updates=options.num_steps or SACConfig.num_updates,
+        temperature=options.temperature,
+        dr3_weight=options.dr3,
+    )
     return SAC(SHAPED_TASK, config, network_config(options))
 
 

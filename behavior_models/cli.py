@@ -8,7 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from behavior_models.trainers.options import BCOptions, BCSACOptions, DQNOptions, PPOOptions, SACOptions
+from behavior_models.trainers.options import (
+    BCOptions,
+    BCSACOptions,
+    DQNOptions,
+    DR3Options,
+    PPOOptions,
+    SACOptions,
+    ScaledQLOptions,
+)
 
 Algorithm = (
     Annotated[BCOptions, tyro.conf.subcommand("bc", prefix_name=False)]
@@ -16,6 +24,8 @@ Algorithm = (
     | Annotated[DQNOptions, tyro.conf.subcommand("dqn", prefix_name=False)]
     | Annotated[SACOptions, tyro.conf.subcommand("sac", prefix_name=False)]
     | Annotated[BCSACOptions, tyro.conf.subcommand("bc-sac", prefix_name=False)]
+    | Annotated[ScaledQLOptions, tyro.conf.subcommand("scaled-ql", prefix_name=False)]
+    | Annotated[DR3Options, tyro.conf.subcommand("dr3", prefix_name=False)]
 )
 
 
@@ -40,7 +50,8 @@ def train(algorithm: tyro.conf.OmitArgPrefixes[Algorithm]) -> int:
         sys.exit(str(error))
     draw_curves(options.out)
     policy = options.out / ("policy" if options.seeds == 1 else "seed_0/policy")
-    evaluated = options.held_out or options.data
+    # Logged transitions are no scenes.
+    evaluated = options.held_out or ("PATH" if isinstance(options, ScaledQLOptions) else options.data)
     print(f"wrote {policy}; evaluate it with: waymax-sim evaluate {evaluated} --policy {policy}", file=sys.stderr)
     return 0
 

@@ -31,9 +31,12 @@ class ActionValue(nnx.Module):
         self.value = nnx.Linear(config.trunk, 1, rngs=rngs)
 
     def __call__(self, rows: Float[Array, "*lead D"], action: Float[Array, "*lead A"]) -> Float[Array, "*lead"]:
+        return self.value(self.features(rows, action))[..., 0]
+
+    def features(self, rows: Float[Array, "*lead D"], action: Float[Array, "*lead A"]) -> Float[Array, "*lead F"]:
+        """Features of a state and an action before the last layer."""
         hidden = jnp.concatenate([self.encoder(rows).astype(jnp.float32), action], axis=-1)
-        hidden = nnx.relu(self.second(nnx.relu(self.first(hidden))))
-        return self.value(hidden)[..., 0]
+        return nnx.relu(self.second(nnx.relu(self.first(hidden))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +69,23 @@ class ActionValueModel:
           rows: Encoded observations.
           action: Actions.
         """
-        graph = nnx.graphdef(nnx.eval_shape(lambda: self._module(nnx.Rngs(0))))
-        return jnp.stack([nnx.merge(graph, own)(rows, action) for own in params])
+        return jnp.stack([nnx.merge(self._graph, own)(rows, action) for own in params])
+
+    def features(
+        self, params: tuple[Any, ...], rows: Float[Array, "*lead D"], action: Float[Array, "*lead A"]
+    ) -> Float[Array, "C *lead F"]:
+        """The features of each network before its last layer.
+
+        Args:
+          params: Parameters.
+          rows: Encoded observations.
+          action: Actions.
+        """
+        return jnp.stack([nnx.merge(self._graph, own).features(rows, action) for own in params])
+
+    @property
+    def _graph(self) -> nnx.GraphDef:
+        return nnx.graphdef(nnx.eval_shape(lambda: self._module(nnx.Rngs(0))))
 
     def _module(self, rngs: nnx.Rngs) -> ActionValue:
         return ActionValue(self.spec, self.num_components, self.config, rngs=rngs)

@@ -53,8 +53,6 @@ def save_policy(
     """
     encoder = policy.encoder
     assert isinstance(encoder, FlatView | Raster), "only networks with the encoders of `ENCODERS` are stored"
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
     description = {
         "loader": LOADER,
         "version": FORMAT_VERSION,
@@ -68,8 +66,20 @@ def save_policy(
         "interval": policy.interval,
         "facts": facts,
     }
-    leaves = jax.tree.leaves(policy.params)
-    arrays: dict[str, Any] = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
+    write_checkpoint(folder, description, policy.params)
+
+
+def write_checkpoint(folder: str | os.PathLike, description: dict[str, Any], params: Any) -> None:
+    """Writes a description and parameters.
+
+    Args:
+      folder: Folder to write to; created if it does not exist.
+      description: Content of `policy.json`.
+      params: Parameters.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {str(index): np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(params))}
     np.savez_compressed(path / WEIGHTS_FILE, **arrays)
     (path / "policy.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -81,6 +91,18 @@ def load_policy(folder: Path) -> NetworkPolicy:
       CheckpointError: The folder is incomplete, of another version, or made for another observation.
     """
     path = Path(folder)
+    description, encoder = read_description(path)
+    dynamics, network = _restore_dynamics(description["dynamics"]), NetworkConfig.from_dict(description["network"])
+    model = _restore_model(description, encoder, dynamics, network)
+    return model.policy(restore_params(path, model.shapes), description["mode"], description["interval"])
+
+
+def read_description(path: Path) -> tuple[dict[str, Any], FlatView | Raster]:
+    """The content of `policy.json`, and the encoder of its observations.
+
+    Raises:
+      CheckpointError: It is of another version, or made for another observation.
+    """
     description = json.loads((path / "policy.json").read_text(encoding="utf-8"))
     if description.get("version") != FORMAT_VERSION:
         raise CheckpointError(f"{path} has version {description.get('version')!r}; this package reads {FORMAT_VERSION}")
@@ -88,9 +110,7 @@ def load_policy(folder: Path) -> NetworkPolicy:
     difference = encoder.spec().difference(description["observation"])
     if difference:
         raise CheckpointError(f"{path} was trained with another observation: {difference}")
-    dynamics, network = _restore_dynamics(description["dynamics"]), NetworkConfig.from_dict(description["network"])
-    model = _restore_model(description, encoder, dynamics, network)
-    return model.policy(_restore(path / WEIGHTS_FILE, model.shapes), description["mode"], description["interval"])
+    return description, encoder
 
 
 def _restore_encoder(description: dict[str, Any]) -> FlatView | Raster:
@@ -113,8 +133,13 @@ def _restore_model(
     return QModel(encoder, dynamics, network, QHeadConfig(head["dueling"], support))
 
 
-def _restore(file: Path, skeleton: Any) -> Any:
-    """Parameters of the shapes of a skeleton."""
+def restore_params(folder: Path, skeleton: Any) -> Any:
+    """Parameters of the shapes of a skeleton.
+
+    Raises:
+      CheckpointError: Arrays are missing, of other shapes, or not finite.
+    """
+    file = folder / WEIGHTS_FILE
     expected, structure = jax.tree.flatten(skeleton)
     names = [str(index) for index in range(len(expected))]
     stored = read_npz_arrays(file, names, "write the policy again, or download it again")

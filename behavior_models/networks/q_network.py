@@ -65,8 +65,15 @@ class QNetwork(nnx.Module):
 
     def raw(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead L M"]:
         """Logits of the atoms of each action, or its value (M = 1)."""
+        return self.outputs(self.features(rows))
+
+    def features(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead F"]:
+        """Features before the last layer."""
         hidden = self.encoder(rows).astype(jnp.float32)
-        hidden = nnx.relu(self.second(nnx.relu(self.first(hidden))))
+        return nnx.relu(self.second(nnx.relu(self.first(hidden))))
+
+    def outputs(self, hidden: Float[Array, "*lead F"]) -> Float[Array, "*lead L M"]:
+        """The last layer, from `features`."""
         outputs = self.advantage(hidden).reshape(*hidden.shape[:-1], -1, self.head.num_atoms)
         if self.value is None:
             return outputs

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int, Key
 from behavior_models.networks.model import QModel
 from behavior_models.networks.q_network import QHeadConfig
 from behavior_models.networks.scene_encoder import NetworkConfig
+from behavior_models.offline.diagnostics import feature_scalars
+from behavior_models.offline.dr3 import dr3
 from behavior_models.training.collect import Decisions, collect, episode_scalars, reset_environments
 from behavior_models.training.off_policy import OffPolicyState
 from behavior_models.training.replay_buffer import ReplayBuffer, ReplayRows, ReplaySample, ReplayState
@@ -52,6 +54,7 @@ class DQNConfig:
       final_learning_rate: Learning rate of the last step, as a share of the first.
       max_gradient_norm: Larger gradients are scaled down.
       head: Outputs of the network: scalar values with a Huber loss, or distributions with cross entropy (C51).
+      dr3_weight: Weight of the dot product of consecutive features (`offline.dr3`).
     """
 
     num_updates: int = 300
@@ -73,6 +76,7 @@ class DQNConfig:
     final_learning_rate: float = 0.05
     max_gradient_norm: float = 10.0
     head: QHeadConfig = QHeadConfig()
+    dr3_weight: float = 0.0
 
     def __post_init__(self):
         if self.buffer_rows < self.num_decisions + self.num_steps:
@@ -212,11 +216,17 @@ class DQN:
     ) -> tuple[QLearner, Float[Array, " B"], dict[str, Float[Array, ""]]]:
         """One gradient step of the network and one step of the target network; the errors of the transitions."""
         target = self.target(learner, sample)
-        (loss, (error, value)), gradient = jax.value_and_grad(self.loss, has_aux=True)(learner.params, sample, target)
+        (loss, (error, value, diagnostics)), gradient = jax.value_and_grad(self.loss, has_aux=True)(
+            learner.params, sample, target
+        )
         change, optimizer = self._optimizer.update(gradient, learner.optimizer, learner.params)
         params = optax.apply_updates(learner.params, change)
         target_params = optax.incremental_update(params, learner.target_params, self.config.target_rate)
-        return QLearner(params, target_params, optimizer), error, {"loss": loss, "value": jnp.mean(value)}
+        return (
+            QLearner(params, target_params, optimizer),
+            error,
+            {"loss": loss, "value": jnp.mean(value), **diagnostics},
+        )
 
     def target(self, learner: QLearner, sample: ReplaySample) -> Float[Array, "B M"]:
         """Targets of double DQN: the target network evaluates the action that the network selects.
@@ -240,8 +250,8 @@ class DQN:
 
     def loss(
         self, params: Any, sample: ReplaySample, target: Float[Array, "B M"]
-    ) -> tuple[Float[Array, ""], tuple[Float[Array, " B"], Float[Array, " B"]]]:
-        """Weighted mean of the Huber loss or the cross entropy; errors and values of the actions.
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, " B"], Float[Array, " B"], dict[str, Float[Array, ""]]]]:
+        """Weighted mean of the Huber loss or the cross entropy; errors and values of the actions, and diagnostics.
 
         Args:
           params: Parameters of the network.
@@ -249,7 +259,8 @@ class DQN:
           target: From `target`; no gradient flows into it.
         """
         network = nnx.merge(self.model.graph, params)
-        raw = network.raw(sample.observation)
+        features, next_features = network.features(sample.observation), network.features(sample.next_observation)
+        raw = network.outputs(features)
         action, target = sample.action[:, 0], jax.lax.stop_gradient(target)
         chosen, value = _take_action(raw, action), _take_action(network.values(raw)[..., None], action)[:, 0]
         if self.config.head.support is None:
@@ -261,7 +272,10 @@ class DQN:
             error = losses - entropy
         # Samples without weight are arbitrary stored values.
         loss = jnp.mean(jnp.where(sample.weight > 0, sample.weight * losses, 0.0))
-        return loss, (error, value)
+        if self.config.dr3_weight:
+            product = jnp.where(sample.weight > 0, dr3(features, next_features), 0.0)
+            loss = loss + self.config.dr3_weight * jnp.mean(product)
+        return loss, (error, value, feature_scalars(features, next_features))
 
     def epsilon(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Probability of a random action in a training step."""

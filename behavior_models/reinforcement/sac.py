@@ -19,6 +19,8 @@ from behavior_models.networks.action_value import ActionValueModel
 from behavior_models.networks.heads import TanhGaussian
 from behavior_models.networks.model import ActorCriticModel
 from behavior_models.networks.scene_encoder import NetworkConfig
+from behavior_models.offline.diagnostics import feature_scalars
+from behavior_models.offline.dr3 import dr3
 from behavior_models.training.collect import Decisions, Environments, collect, episode_scalars, reset_environments
 from behavior_models.training.off_policy import OffPolicyState
 from behavior_models.training.replay_buffer import ReplayBuffer, ReplayRows, ReplaySample, ReplayState
@@ -51,6 +53,7 @@ class SACConfig:
       learning_rate: Initial learning rate of Adam.
       final_learning_rate: Learning rate of the last step, as a share of the first.
       max_gradient_norm: Larger gradients are scaled down.
+      dr3_weight: Weight of the dot product of consecutive features of the critics (`offline.dr3`).
     """
 
     num_updates: int = 300
@@ -68,6 +71,7 @@ class SACConfig:
     learning_rate: float = 5e-4
     final_learning_rate: float = 0.1
     max_gradient_norm: float = 1.0
+    dr3_weight: float = 0.0
 
 
 @pytree
@@ -225,8 +229,9 @@ class SAC:
         """
         config, (target_key, actor_key, term_key) = self.config, jax.random.split(key, 3)
         target = self.targets(learner, batch, target_key)
-        (critic_loss, scale), gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
-            learner.critics, batch, target
+        next_action, _ = self._act(learner.actor, batch.next_observation, target_key)
+        (critic_loss, (scale, diagnostics)), gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
+            learner.critics, batch, target, next_action
         )
         critics, critic_optimizer = self._descend(gradient, learner.optimizers[1], learner.critics)
         value_scale = learner.value_scale + SCALE_RATE * (scale - learner.value_scale)
@@ -245,7 +250,12 @@ class SAC:
         targets = jax.tree.map(lambda old, new: old + config.target_rate * (new - old), learner.targets, critics)
         optimizers = actor_optimizer, critic_optimizer, temperature_optimizer
         learner = SACLearner(actor, critics, targets, log_temperature, value_scale, optimizers)
-        return learner, {"loss": loss, "critic_loss": critic_loss, "temperature": jnp.exp(log_temperature), **scalars}
+        return learner, {
+            "loss": loss,
+            "critic_loss": critic_loss,
+            "temperature": jnp.exp(log_temperature),
+            **scalars,
+        } | diagnostics
 
     def targets(self, learner: SACLearner, batch: ReplaySample, key: Key[Array, ""]) -> Float[Array, " B"]:
         """Targets of the critics: rewards, and the smaller value of a next action with the weighted entropy.
@@ -260,18 +270,30 @@ class SAC:
         return batch.reward + batch.discount * (value - jnp.exp(learner.log_temperature) * log_prob)
 
     def critic_loss(
-        self, critics: tuple[Any, ...], batch: ReplaySample, target: Float[Array, " B"]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Squared errors of both critics, and the mean magnitude of their values.
+        self,
+        critics: tuple[Any, ...],
+        batch: ReplaySample,
+        target: Float[Array, " B"],
+        next_action: Float[Array, "B A"],
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Scalars]]:
+        """Squared errors of both critics; the mean magnitude of their values, and diagnostics of the first one.
 
         Args:
           critics: Parameters.
           batch: Transitions.
           target: From `targets`.
+          next_action: Actions of the targets.
         """
+        features = self.critic_model.features(critics, batch.observation, batch.action)
+        next_features = self.critic_model.features(critics, batch.next_observation, next_action)
         values = self.critic_model.values(critics, batch.observation, batch.action)
         error = jnp.sum((values - target[None]) ** 2, axis=0)
-        return weighted_mean(error, batch.weight), weighted_mean(jnp.mean(jnp.abs(values), axis=0), batch.weight)
+        loss = weighted_mean(error, batch.weight)
+        if self.config.dr3_weight:
+            product = jnp.sum(dr3(features, next_features), axis=0)
+            loss = loss + self.config.dr3_weight * weighted_mean(product, batch.weight)
+        scale = weighted_mean(jnp.mean(jnp.abs(values), axis=0), batch.weight)
+        return loss, (scale, feature_scalars(features[0], next_features[0]))
 
     def actor_loss(
         self, actor: Any, learner: SACLearner, batch: ReplaySample, key: Key[Array, ""]

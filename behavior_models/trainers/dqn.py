@@ -20,7 +20,7 @@ def train_dqn(options: DQNOptions) -> NetworkPolicy:
     open_folder(options)
     bank = load_bank(options.data, GOAL_TASK, options.curriculum)
     head = QHeadConfig(support=GOAL_SUPPORT if options.values == "distribution" else None)
-    config = DQNConfig(num_updates=options.num_steps or DQNConfig.num_updates, head=head)
+    config = DQNConfig(num_updates=options.num_steps or DQNConfig.num_updates, head=head, dr3_weight=options.dr3)
     learner = DQN(GOAL_TASK, config, network_config(options))
     state, step = jax.jit(learner.init)(bank, jax.random.key(options.seed)), jax.jit(learner.train_step)
     # A checkpoint holds the replay buffer, 0.2 GB.

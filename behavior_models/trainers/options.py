@@ -177,10 +177,12 @@ class DQNOptions(TrainingOptions):
 
     Attributes:
       values: Action values as scalars (double DQN) or as distributions over returns (C51).
+      dr3: Weight of the regularization of features (DR3).
     """
 
     LACKS = ("seeds", "envs", "bank_size", "devices")
     values: Literal["scalar", "distribution"] = "scalar"
+    dr3: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,12 +193,14 @@ class SACOptions(TrainingOptions):
       start: Folder of a policy whose parameters the actor begins with (bc --action bicycle).
       temperature: Weight of the entropy of the policy.
       actor_delay: First training steps, in which the critics learn alone.
+      dr3: Weight of the regularization of features of the critics (DR3).
     """
 
     LACKS = ("seeds", "envs", "bank_size", "devices", "curriculum")
     start: Path | None = None
     temperature: float = 0.01
     actor_delay: int = 10
+    dr3: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,6 +214,49 @@ class BCSACOptions(SACOptions):
     imitation_weight: float = 0.1
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledQLOptions(TrainingOptions):
+    """Scaled Q-learning of driving tasks from a folder of logged transitions (default: 80 steps).
+
+    Attributes:
+      values: Values as distributions (C51), with labels of scalar targets (HL-Gauss, two-hot), or as scalars.
+      cql: Weight of the conservative term.
+      dr3: Weight of the regularization of features (DR3).
+      normalize: Divide features by their L2 norm.
+      double: Select next actions by the network instead of its target network.
+      return_steps: Decisions of a multi-step return.
+      start: Folder of a policy whose encoder the training begins with; the heads are new.
+      frozen: Train the heads alone.
+    """
+
+    LACKS = (
+        "held_out",
+        "seeds",
+        "envs",
+        "bank_size",
+        "evaluate_every",
+        "devices",
+        "baselines",
+        "curriculum",
+    )
+    values: Literal["c51", "hl_gauss", "two_hot", "mse"] = "c51"
+    cql: float = 0.1
+    dr3: float = 0.0
+    normalize: bool = True
+    double: bool = False
+    return_steps: int = 1
+    start: Path | None = None
+    frozen: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DR3Options(ScaledQLOptions):
+    """Conservative Q-learning with explicit regularization (DR3) instead of normalized features (default: 80 steps)."""
+
+    dr3: float = 0.003
+    normalize: bool = False
+
+
 # Options that may differ in a resumed training.
 NOT_CONDITIONS = ("out", "devices", "evaluate_every", "tensorboard", "baselines")
 # The command of each algorithm.
@@ -219,4 +266,6 @@ ALGORITHMS: dict[type[TrainingOptions], str] = {
     DQNOptions: "dqn",
     SACOptions: "sac",
     BCSACOptions: "bc-sac",
+    ScaledQLOptions: "scaled-ql",
+    DR3Options: "dr3",
 }

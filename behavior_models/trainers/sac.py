@@ -31,6 +31,7 @@ def sac_learner(options: SACOptions) -> SAC:
         num_updates=options.num_steps or SACConfig.num_updates,
         temperature=options.temperature,
         actor_delay=options.actor_delay,
+        dr3_weight=options.dr3,
     )
     return SAC(SHAPED_TASK, config, network_config(options))
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 # Scalars with a panel of their own, those of the log that exist; rates have horizontal lines of the baselines.
 RATES = ("goal", "collision", "offroad")
-PANELS = (*RATES, "return", "loss", "agent_steps_per_s")
+DIAGNOSTICS = ("value", "feature_dot", "feature_norm", "feature_cosine", "effective_rank", "end_mass")
+PANELS = (*RATES, "return", "loss", "agent_steps_per_s", *DIAGNOSTICS)
 EVALUATED = "eval/"
 INTERVAL = "/ci95"
 PANEL_SIZE = 3.2  # inches

@@ -184,6 +184,18 @@ def test_samples_without_weight_have_no_gradient(kind):
     assert not any(leaf.any() for leaf in jax.tree.leaves(found))
 
 
+def test_dr3_adds_the_weighted_dot_product_to_the_loss():
+    plain = LEARNERS["scalar"]
+    regular = dataclasses.replace(plain, config=dataclasses.replace(plain.config, dr3_weight=0.5))
+    sample, learner = random_sample(np.ones(64, np.float32)), differing_learner(plain)
+    target = jnp.zeros((64, 1))
+    (first, (_, _, scalars)), (second, _) = (
+        jax.jit(dqn.loss)(learner.params, sample, target) for dqn in (plain, regular)
+    )
+    assert scalars["feature_dot"] > 0.1 and 0.0 < scalars["feature_cosine"] <= 1.0
+    assert second - first == pytest.approx(0.5 * float(scalars["feature_dot"]), rel=1e-3)
+
+
 def test_actions_are_random_with_the_probability_epsilon():
     dqn = LEARNERS["scalar"]
     params = differing_learner(dqn).params

@@ -199,7 +199,8 @@ def test_transitions_without_weight_have_no_gradient():
     @jax.jit
     def gradients(batch):
         target = LEARNER.targets(state, batch, jax.random.key(2))
-        critics = jax.grad(lambda params: LEARNER.critic_loss(params, batch, target)[0])(state.critics)
+        action = jnp.zeros_like(batch.action)
+        critics = jax.grad(lambda params: LEARNER.critic_loss(params, batch, target, action)[0])(state.critics)
         actor = jax.grad(lambda params: LEARNER.actor_loss(params, state, batch, jax.random.key(3))[0])(state.actor)
         return critics, actor
 

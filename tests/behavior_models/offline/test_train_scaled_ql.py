@@ -1,0 +1,89 @@
+"""The command `waymax-sim train scaled-ql`, from logged transitions to a policy."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from behavior_models.networks.checkpoint import CheckpointError
+from behavior_models.offline.actions import ROUTE_ACTIONS
+from behavior_models.offline.simulation import TASK_VIEW
+from behavior_models.offline.stored_set import StoredSet, load_set
+from behavior_models.offline.task_policy import TaskQPolicy, load_task_policy
+from behavior_models.offline.transitions import Transitions
+from behavior_models.trainers.options import DR3Options, ScaledQLOptions
+from behavior_models.trainers.scaled_ql import train_scaled_ql
+
+TASK_NAMES = ("following", "narrow_passage")
+
+
+def random_set(names=TASK_NAMES) -> StoredSet:
+    rng, shape = np.random.default_rng(0), (12, 8)
+    task = np.arange(8, dtype=np.int32) % len(names)
+    action = rng.integers(0, ROUTE_ACTIONS.num_actions, shape).astype(np.int32)
+    ended = rng.random(shape) < 0.1
+    transitions = Transitions(
+        observation=rng.normal(size=(*shape, TASK_VIEW.spec().size)).astype(np.float16),
+        action=np.where(task == 0, ROUTE_ACTIONS.hold, action).astype(np.int32),
+        reward=rng.normal(size=shape).astype(np.float32),
+        ended=ended,
+        truncated=np.zeros(shape, bool),
+        active=np.ones(shape, bool),
+        task=task,
+        return_to_go=np.zeros(shape, np.float32),
+        num_tasks=len(names),
+    )
+    return StoredSet(transitions, TASK_VIEW, names)
+
+
+def test_a_stored_set_is_read_again(tmp_path):
+    stored = random_set()
+    stored.save(tmp_path)
+    loaded = load_set(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, loaded.transitions, stored.transitions)
+    assert loaded.tasks == TASK_NAMES and loaded.encoder == TASK_VIEW
+    assert [sum(mask) for mask in loaded.masks] == [7, 35]
+    with pytest.raises(ValueError, match=r"no dataset.json"):
+        load_set(tmp_path / "other")
+
+
+@pytest.mark.compile_heavy
+def test_policies_are_trained_resumed_stored_and_fine_tuned(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    random_set().save(data)
+    options = ScaledQLOptions(out=out, data=str(data), preset="quick", steps=2, dr3=0.01)
+    policy = train_scaled_ql(options)
+    line = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 2 and {"feature_dot", "effective_rank", "end_mass", "cql_gap"} <= line.keys()
+    # The same command finds the finished training.
+    again = train_scaled_ql(options)
+    jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)
+    loaded = load_task_policy(out / "policy")
+    assert isinstance(loaded, TaskQPolicy) and loaded.model == policy.model and loaded.observes_goals
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, policy.params)
+    file = out / "policy" / "policy.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps(stored | {"task": "narrow_passage"}))
+    assert load_task_policy(out / "policy").model.task == 1
+    file.write_text(json.dumps(stored | {"task": "parking"}))
+    with pytest.raises(ValueError, match="parking"):
+        load_task_policy(out / "policy")
+    file.write_text(json.dumps(stored | {"version": 0}))
+    with pytest.raises(CheckpointError):
+        load_task_policy(out / "policy")
+    file.write_text(json.dumps(stored))
+    other = tmp_path / "other"
+    random_set(("roundabout",)).save(other)
+    tuned = train_scaled_ql(
+        dataclasses.replace(options, out=tmp_path / "tuned", data=str(other), start=out / "policy", frozen=True)
+    )
+    pairs = zip(jax.tree.leaves(tuned.params["encoder"]), jax.tree.leaves(policy.params["encoder"]), strict=True)
+    assert all(np.array_equal(first, second) for first, second in pairs)
+
+
+def test_options():
+    assert DR3Options(out="x").algorithm == "dr3" and ScaledQLOptions(out="x").algorithm == "scaled-ql"
+    with pytest.raises(ValueError, match="scaled-ql has no option --held-out"):
+        ScaledQLOptions(out="x", held_out="synthetic:0:1").check()

@@ -1,1 +1,1 @@
-"""Learning from logged transitions."""
+"""Learning from logged transitions, without interaction."""

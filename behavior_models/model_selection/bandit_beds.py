@@ -177,12 +177,27 @@ def _region_features(key: Key[Array, ""], params: RegionParams, count: int) -> t
     raw = jax.random.normal(keys[0], (count, params.num_actions, params.num_columns))
     region = jax.random.randint(keys[1], (count,), 0, params.num_regions)
     cell = jax.random.randint(keys[2], (count,), 0, params.num_cells)
-    classes = jnp.arange(params.num_regions)[:, None]
+    return raw, region_columns(raw, region, cell, params.num_regions, params.num_cells)
+
+
+def region_columns(
+    raw: Float[Array, "m A d"], region: Int[Array, " m"], cell: Int[Array, " m"], num_regions: int, num_cells: int
+) -> Float[Array, "K m A D"]:
+    """Columns of classes that pool the cells of one region, and have a block of columns for each cell of the others.
+
+    Args:
+      raw: Columns of contexts and actions.
+      region: Region of each context.
+      cell: Cell of each context in its region.
+      num_regions: Regions, and classes K.
+      num_cells: Cells of a region.
+    """
+    classes = jnp.arange(num_regions)[:, None]
     other = region[None] - (region[None] > classes).astype(jnp.int32)
-    block = jnp.where(region[None] == classes, 0, 1 + other * params.num_cells + cell[None])
-    num_blocks = params.dimension // params.num_columns
+    block = jnp.where(region[None] == classes, 0, 1 + other * num_cells + cell[None])
+    num_blocks = 1 + (num_regions - 1) * num_cells
     hot = jax.nn.one_hot(block, num_blocks)
-    return raw, jnp.einsum("kmb,mad->kmabd", hot, raw).reshape(*hot.shape[:2], params.num_actions, params.dimension)
+    return jnp.einsum("kmb,mad->kmabd", hot, raw).reshape(*hot.shape[:2], raw.shape[1], num_blocks * raw.shape[-1])
 
 
 def _outcomes(mean: Float[Array, "n A"], action: Int[Array, " n"], key: Key[Array, ""]) -> Float[Array, " n"]:

@@ -222,8 +222,8 @@ def rung_masks(rungs: Int[np.ndarray, " D"]) -> Bool[np.ndarray, "K D"]:
 def select_rung(
     key: Key[Array, ""],
     params: LightBedParams,
-    num_vehicles: int = 1500,
-    num_decisions: int = 8,
+    num_vehicles: int = 6000,
+    num_decisions: int = 2,
     constants: ModBEParams | None = None,
 ) -> Selection:
     """ModBE on logged transitions of one seed.

@@ -111,11 +111,12 @@ class LinearLadder:
 
     Attributes:
       mask: Columns of each class; each contains the class before.
-      penalty: Ridge penalty relative to the mean square of each column, so that scales of columns do not matter.
+      penalty: Ridge penalty in rows of the root mean square of each column, so that scales do not matter; it bounds the
+        weights of columns that few rows determine.
     """
 
     mask: Bool[Array, "K D"]
-    penalty: float = 1e-5
+    penalty: float = 1.0
 
     @property
     def complexity(self) -> Float[Array, " K"]:
@@ -127,7 +128,8 @@ class LinearLadder:
         gram = gram_matrix(inputs) / inputs.shape[0]
         squares = jnp.diagonal(gram)
         # Columns that are always zero have weight zero.
-        return inputs, factorize(gram, self.mask, jnp.where(squares > 0, self.penalty * squares, 1.0))
+        penalty = jnp.where(squares > 0, self.penalty / inputs.shape[0] * squares, 1.0)
+        return inputs, factorize(gram, self.mask, penalty)
 
     def fit(self, prepared: tuple[Array, Ridge], targets: Float[Array, "T n"]) -> Float[Array, "T K D"]:
         """Weights."""

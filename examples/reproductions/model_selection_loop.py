@@ -7,9 +7,9 @@ from behavior_models.model_selection.modbe import DEFAULT_PARAMS, LoggedSteps, M
 
 
 def ridge(features: Float[np.ndarray, "n d"], targets: Float[np.ndarray, " n"], penalty: float) -> np.ndarray:
-    """Weights of the regression with a penalty relative to the mean square of each column."""
+    """Weights of the regression with a penalty in rows of the root mean square of each column."""
     gram = features.T @ features
-    return np.linalg.solve(gram + penalty * np.diag(np.diag(gram)), features.T @ targets)
+    return np.linalg.solve(gram + penalty / len(features) * np.diag(np.diag(gram)), features.T @ targets)
 
 
 def fitted_q(steps: LoggedSteps, size: int, penalty: float) -> list[np.ndarray]:
@@ -33,7 +33,7 @@ def modbe_loop(
     train: LoggedSteps,
     valid: LoggedSteps,
     dimensions: tuple[int, ...],
-    penalty: float = 1e-5,
+    penalty: float = 1.0,
     params: ModBEParams = DEFAULT_PARAMS,
 ) -> tuple[int, Float[np.ndarray, "H K K"]]:
     """The chosen class, and all gaps that were computed before it was chosen.

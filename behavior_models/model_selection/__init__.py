@@ -1,0 +1,1 @@
+"""Selection of function classes and policies from logged data, without rollouts of the candidates."""

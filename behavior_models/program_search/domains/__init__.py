@@ -1,0 +1,1 @@
+"""Domains of the search over programs: inputs, operators and fitness."""

@@ -14,6 +14,8 @@ from waymax_sim.results_dir import write_json, write_text
 DomainName = Literal["follower", "idm_law"]
 # Width of tables, characters.
 SEARCH_TABLE_WIDTH = 160
+# Mutations per child without a comparison: enough for one new function.
+UNFILTERED_TRIES = 4
 # Programs that are written for each seed.
 NUM_BEST = 5
 
@@ -26,6 +28,7 @@ def search(
     budget: int = 2000,
     seeds: int = 3,
     seed: int = 0,
+    population: int = 100,
     children: int = 4,
     filter: Literal["learned", "none"] = "learned",
 ) -> int:
@@ -40,6 +43,7 @@ def search(
       budget: Programs that are evaluated for each seed.
       seeds: Number of searches, in one program.
       seed: Seed of the first search.
+      population: Members of the population.
       children: Programs per step, which are evaluated together.
       filter: Comparison that filters mutations; none is evolution alone.
     """
@@ -51,7 +55,9 @@ def search(
     from waymax_sim.viz.search_curves import draw_search
 
     try:
-        config = SearchConfig(budget=budget, num_children=children, filter=filter)
+        # Without a comparison the first new function is taken.
+        tries = SearchConfig.num_tries if filter == "learned" else UNFILTERED_TRIES
+        config = SearchConfig(budget, population, num_tries=tries, num_children=children, filter=filter)
         content = load_domain(domain, data)
         evaluated = None if held_out is None else load_domain(domain, held_out)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -210,7 +210,9 @@ def main(study: Study) -> int:
     report = {
         name: dataclasses.asdict(item) | {"lift": optional_float(lifts[name])} for name, item in comparisons.items()
     }
-    write_json(study.out / "report.json", {"arms": report, "criteria": held})
+    write_json(
+        study.out / "report.json", {"arms": report, "criteria": {text: bool(holds) for text, holds in held.items()}}
+    )
     return 0
 
 

@@ -32,7 +32,7 @@ from waymax_sim.pytree import Array, pytree
 # Speed v (m/s), approach rate dv = v - v_leader (m/s), gap (m), and desired speed v0 (m/s).
 FOLLOWER_INPUTS = ("v", "dv", "gap", "v0")
 FOLLOWER_SPACE = ProgramSpace(
-    FOLLOWER_INPUTS, (*ARITHMETIC, EXPONENTIAL, TANH), num_nodes=16, constants=(1.0, 2.0, 1.5, 0.1)
+    FOLLOWER_INPUTS, (*ARITHMETIC, EXPONENTIAL, TANH), num_nodes=16, constants=(1.0, 2.0, 1.5, 0.25)
 )
 
 
@@ -45,7 +45,7 @@ class EpisodeParams:
       max_gap: Largest gap, m.
       min_steps: Shortest episode, steps.
       max_steps: Longest episode, steps; longer ones are divided.
-      min_speed: Lowest mean speed of the follower, m/s.
+      min_speed: Lowest mean speed of the follower, m/s; laws that never start are found without starts from rest.
       min_desired_speed: Lowest desired speed, m/s; otherwise the largest recorded speed of follower and leader.
     """
 
@@ -53,7 +53,7 @@ class EpisodeParams:
     max_gap: float = 80.0
     min_steps: int = 40
     max_steps: int = 80
-    min_speed: float = 2.0
+    min_speed: float = 0.3
     min_desired_speed: float = 5.0
 
 
@@ -294,6 +294,31 @@ def idm_law(params: IDMParams) -> FollowingLaw:
     return law
 
 
+def idm_program() -> Program:
+    """The Intelligent Driver Model as a program, where searches begin.
+
+    The acceleration is a (1 - (v / v0)^4 - ((s0 + v T + v dv c) / gap)^2) with the constants a, s0, T and c,
+    and without the bounds of `idm_law`.
+    """
+    node = FOLLOWER_SPACE.node
+    speed, approach_rate, gap, desired, acceleration, min_gap, headway, braking = range(8)
+    nodes = [
+        node("divide", speed, desired),
+        node("square", 8),
+        node("square", 9),
+        node("multiply", braking, approach_rate),
+        node("add", headway, 11),
+        node("multiply", speed, 12),
+        node("add", min_gap, 13),
+        node("divide", 14, gap),
+        node("square", 15),
+        node("add", 10, 16),
+        node("multiply", acceleration, 17),
+        node("subtract", acceleration, 18),
+    ]
+    return FOLLOWER_SPACE.build(nodes)
+
+
 def follower_domain(episodes: FollowerEpisodes, seed: int = 0, num_probes: int = 42) -> Domain:
     """The domain of given episodes; the fitness is the negative mean error.
 
@@ -311,4 +336,4 @@ def follower_domain(episodes: FollowerEpisodes, seed: int = 0, num_probes: int =
 
     mutation = MutationParams(constant=0.3, fresh=0.05)
     worst = -(ERROR.max_error + ERROR.collision)
-    return Domain("follower", FOLLOWER_SPACE, fitness, probes, mutation, worst)
+    return Domain("follower", FOLLOWER_SPACE, fitness, probes, mutation, worst, first=(idm_program(),))

@@ -15,6 +15,7 @@ from behavior_models.program_search.domains.follower import (
     find_episodes,
     follow,
     follower_domain,
+    idm_program,
     program_law,
 )
 from behavior_models.program_search.export import from_json, to_json
@@ -146,3 +147,12 @@ def test_the_released_law_is_text():
     assert "gap" in policy.formula
     assert from_json(FOLLOWER_SPACE, to_json(FOLLOWER_SPACE, policy.program)).operators.shape == (16,)
     assert json.loads(to_json(FOLLOWER_SPACE, policy.program))["formula"] == policy.formula
+
+
+def test_searches_begin_with_the_model():
+    """Its program equals the model where no bound of the model applies."""
+    state = {"v": 10.0, "dv": -0.5, "gap": 30.0, "v0": 15.0}
+    law = program_law(jax.tree.map(jnp.asarray, idm_program()))
+    acceleration = float(law(*(jnp.asarray([value]) for value in state.values()))[0])
+    desired_gap = 2.0 + 15.0 - 0.25 * 10.0 * 0.5
+    assert acceleration == pytest.approx(1 - (10 / 15) ** 4 - (desired_gap / 30) ** 2, abs=1e-5)

@@ -8,8 +8,11 @@ that have ended are used again.
 """
 
 import dataclasses
+import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Float
@@ -18,11 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from behavior_models.program_search.discriminator import DiscriminatorConfig
-from behavior_models.program_search.domains.idm_law import idm_law_domain
+from behavior_models.program_search.domains.idm_law import NUM_STATES, idm_law_domain, sample_states
 from behavior_models.program_search.evolution import Search, SearchConfig
-from behavior_models.program_search.export import to_formula
+from behavior_models.program_search.export import to_formula, to_python
+from behavior_models.program_search.mutation import random_program
 from behavior_models.program_search.run import SearchResult, run_search
 from waymax_sim.evaluation.confidence import optional_float
+from waymax_sim.pytree import tree_index
 from waymax_sim.results_dir import write_json
 
 NUM_BOOTSTRAP_SAMPLES = 2000
@@ -175,7 +180,32 @@ def run_arm(study: Study, name: str) -> SearchResult:
         task = bar.add_task(name, total=config.budget)
         folder = study.out / name.replace(" ", "_").replace(",", "")
         search = Search(idm_law_domain(), config)
-        return run_search(folder, search, seeds, lambda count, _: bar.update(task, completed=count))
+        result = run_search(folder, search, seeds, lambda count, _: bar.update(task, completed=count))
+        bar.update(task, completed=config.budget)
+        return result
+
+
+def interpreter_speed(num_programs: int, num_compiled: int) -> tuple[float, float]:
+    """Programs whose fitness is computed per CPU second: by the interpreter, and by compiling each.
+
+    Args:
+      num_programs: Programs of the interpreter, in one call; the compilation counts, so use no compilation cache.
+      num_compiled: Programs that are compiled, each with its operators as constants.
+    """
+    domain = idm_law_domain()
+    keys = jax.random.split(jax.random.key(0), num_programs)
+    programs = jax.block_until_ready(jax.jit(jax.vmap(lambda key: random_program(domain.space, key)))(keys))
+    begin = time.process_time()
+    jax.block_until_ready(jax.jit(domain.evaluate)(programs))
+    interpreted = num_programs / (time.process_time() - begin)
+    begin = time.process_time()
+    for index in range(num_compiled):
+        source = to_python(domain.space, jax.device_get(tree_index(programs, index)))
+        scope: dict = {}
+        exec(source.replace("import numpy as np", "import jax.numpy as np"), scope)
+        jax.block_until_ready(jax.jit(scope["program"])(*jnp.asarray(sample_states(0, NUM_STATES))))
+    compiled = num_compiled / (time.process_time() - begin)
+    return interpreted, compiled
 
 
 def main(study: Study) -> int:
@@ -202,6 +232,9 @@ def main(study: Study) -> int:
     console.print(table)
     console.print(costs)
     held = criteria(comparisons, lifts)
+    interpreted, compiled = interpreter_speed(*((2_000, 2) if study.quick else (10_000, 20)))
+    held["the interpreter evaluates at least 20 times the programs"] = interpreted >= 20 * compiled
+    console.print(f"programs per CPU second: {interpreted:.0f} interpreted, {compiled:.1f} if each is compiled")
     for text, holds in held.items():
         console.print(f"{'pass' if holds else 'FAIL'}  {text}")
     space = idm_law_domain().space

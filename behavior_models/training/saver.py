@@ -28,7 +28,7 @@ class Saver:
           state: A pytree of arrays.
           position: Position in the data, plain values.
         """
-        leaves = {str(index): _to_plain(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}
+        leaves = _stored_leaves(jax.tree.leaves(state))
         items = {"state": ocp.args.StandardSave(leaves), "data": ocp.args.JsonSave(position or {})}
         self._manager.save(number, args=ocp.args.Composite(**items))
         self._manager.wait_until_finished()
@@ -45,11 +45,16 @@ class Saver:
         if latest is None:
             return 0, state, {}
         leaves, structure = jax.tree.flatten(state)
-        template = {str(index): _to_plain(leaf) for index, leaf in enumerate(leaves)}
-        items = {"state": ocp.args.StandardRestore(template), "data": ocp.args.JsonRestore()}
+        items = {"state": ocp.args.StandardRestore(_stored_leaves(leaves)), "data": ocp.args.JsonRestore()}
         stored = self._manager.restore(latest, args=ocp.args.Composite(**items))
-        restored = [_like(stored["state"][str(index)], leaf) for index, leaf in enumerate(leaves)]
+        # Leaves without values are not stored.
+        restored = [_like(stored["state"].get(str(index), leaf), leaf) for index, leaf in enumerate(leaves)]
         return latest, jax.tree.unflatten(structure, restored), stored["data"]
+
+
+def _stored_leaves(leaves: list[Any]) -> dict[str, np.ndarray]:
+    """The leaves by number, without those of size zero, which cannot be stored."""
+    return {str(index): _to_plain(leaf) for index, leaf in enumerate(leaves) if np.size(leaf)}
 
 
 def _is_key(leaf: Any) -> bool:

@@ -17,7 +17,7 @@ MEGA = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class CompiledProgram:
     """A compiled function with the analysis of XLA.
 
     Attributes:
@@ -47,7 +47,7 @@ class Samples:
     cpu: tuple[float, ...]
 
 
-def compile_program(function: Callable[..., Any], variants: Sequence[tuple]) -> Program:
+def compile_program(function: Callable[..., Any], variants: Sequence[tuple]) -> CompiledProgram:
     """Compiles a function for arguments like `variants[0]` and runs it once.
 
     Args:
@@ -69,7 +69,7 @@ def compile_program(function: Callable[..., Any], variants: Sequence[tuple]) -> 
 
     accessed = cost.get("bytes accessed", 0) / MEGA
     sizes = {f"{name}_mb": megabytes(name) for name in ("temp", "argument", "output")}
-    return Program(call=call, result=call(0), compile_s=compile_s, accessed_mb=accessed or None, **sizes)
+    return CompiledProgram(call=call, result=call(0), compile_s=compile_s, accessed_mb=accessed or None, **sizes)
 
 
 def over_devices(function: Callable[..., Any], variants: list[tuple], batch: int) -> tuple[Callable[..., Any], list]:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from waymax_sim.bench.cases import HostCase, SizedWorkload
-from waymax_sim.bench.measure import Program, Samples, compile_program, interleaved, over_devices
+from waymax_sim.bench.measure import CompiledProgram, Samples, compile_program, interleaved, over_devices
 from waymax_sim.datasets.scene import RawScene
 from waymax_sim.evaluation.sharding import num_cores
 
@@ -83,7 +83,7 @@ def compiled_rows(sizes: Sequence[SizedWorkload], sampling: Sampling) -> list[Js
     return rows
 
 
-def _compiled_row(size: SizedWorkload, program: Program, samples: Samples) -> Json:
+def _compiled_row(size: SizedWorkload, program: CompiledProgram, samples: Samples) -> Json:
     work, scene_steps = size.work, size.batch * size.work.steps
     row = single_row(
         name=size.name,

@@ -55,12 +55,10 @@ POLICIES = [
 COMMANDS = [
     "train = behavior_models.cli:train",
     "study = behavior_models.study.command:study",
-    "search = behavior_models.program_search.command:search",
-]
-# Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
 BENCH_ROWS = [
     f"{name} = behavior_models.bench:{name}"
-    for name in ("train_ppo", "train_bc", "train_sac", "observe_raster_ego", "observe_raster")
+    for name in ("train_ppo", "train_bc", "train_sac", "observe_raster_ego", "observe_raster", "log_transitions")
+]
 ]
 
 setup(

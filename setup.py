@@ -55,10 +55,13 @@ POLICIES = [
 COMMANDS = [
     "train = behavior_models.cli:train",
     "study = behavior_models.study.command:study",
+    "search = behavior_models.program_search.command:search",
+    "log = behavior_models.offline.command:log",
+]
+# Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
 BENCH_ROWS = [
     f"{name} = behavior_models.bench:{name}"
     for name in ("train_ppo", "train_bc", "train_sac", "observe_raster_ego", "observe_raster", "log_transitions")
-]
 ]
 
 setup(
@@ -77,7 +80,10 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["waymax_sim", "waymax_sim.*", "behavior_models", "behavior_models.*"]),
-    package_data={"waymax_sim": ["py.typed", "viz/page/*"], "behavior_models": ["py.typed", "checkpoints/*/*", "program_search/*.json"]},
+    package_data={
+        "waymax_sim": ["py.typed", "viz/page/*"],
+        "behavior_models": ["py.typed", "checkpoints/*/*", "program_search/*.json"],
+    },
     install_requires=[
         # The format of converted scenes; they are read without it, and it is not made for Windows.
         "array_record>=0.5; platform_system != 'Windows'",

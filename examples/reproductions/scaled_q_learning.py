@@ -181,8 +181,8 @@ def collect(study: Study, simulator: TaskSimulator, tasks: tuple[str, ...], fold
         scores = [np.mean(_normalize(mean_returns(each, len(tasks)), *bounds)) for each in episodes]
         selected = select_grades(np.array(scores))
         transitions = concatenate([to_transitions(episodes[index], scenes, tasks) for index in selected])
-        facts = {"grades": [[*GRADES[index], float(scores[index])] for index in selected]}
-        StoredSet(transitions, TASK_VIEW, tasks, facts).save(folder)
+        grades = [[*GRADES[index], float(scores[index])] for index in selected]
+        StoredSet(transitions, TASK_VIEW, tasks).save(folder, grades=grades)
     return load_set(folder)
 
 

@@ -7,6 +7,7 @@ parameters, and the released law then drive the followers of test scenes; differ
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,12 +67,13 @@ def calibrate(episodes: FollowerEpisodes, num_steps: int) -> Float[Array, " 4"]:
       episodes: The episodes.
       num_steps: Gradient steps.
     """
-    optimizer, params = optax.adam(LEARNING_RATE), jnp.log(jnp.asarray(TYPICAL))
+    optimizer = optax.adam(LEARNING_RATE)
+    params: Any = jnp.log(jnp.asarray(TYPICAL))
     state = optimizer.init(params)
     gradient = jax.jit(jax.grad(lambda params: follow(model(params), episodes).total))
     for _ in range(num_steps):
         updates, state = optimizer.update(gradient(params), state)
-        params = params + updates
+        params = optax.apply_updates(params, updates)
     return params
 
 

@@ -10,6 +10,7 @@ from examples.reproductions.waymax_traffic import traveling_vehicles
 from waymax_sim.datasets.edit import set_sdc
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load_all
+from waymax_sim.datasets.window import Window
 from waymax_sim.datatypes.scenario import Scenario
 
 
@@ -26,7 +27,7 @@ class Egos(NamedTuple):
 
 
 def recorded_egos(paths: Iterable[str], max_egos: int) -> Egos:
-    """The traveling vehicles of recorded scenes as egos, with routes of their own.
+    """The traveling vehicles of recorded scenes as egos, with routes of their own; 8 s from the step 10 of a record on.
 
     Args:
       paths: Paths of scenes, see `waymax_sim.load`.
@@ -37,7 +38,7 @@ def recorded_egos(paths: Iterable[str], max_egos: int) -> Egos:
     """
     scenarios: list[Scenario] = []
     names: list[str] = []
-    for scenario in load_all(list(paths), pad_to_bucket=False):
+    for scenario in load_all(list(paths), pad_to_bucket=False, window=Window()):
         slots = np.random.default_rng(0).permutation(traveling_vehicles(scenario))[:max_egos]
         scenarios += [set_sdc(scenario, int(scenario.agents.id[slot])) for slot in slots]
         names += [scenario.scenario_id] * len(slots)

@@ -53,7 +53,7 @@ def pack_episodes(episodes: Any, task: int, num_tasks: int, num_rows: int = NUM_
         for name, array in arrays.items():
             size = retained[index] if name == "observation" else lengths[index]
             packed[name][row : row + size, stream] = array[:size, index]
-    ends = packed["ended"] | packed["truncated"]
+    ends = np.logical_or(packed["ended"], packed["truncated"])
     to_go = returns_to_go(packed["reward"], ends, packed["active"])
     return Transitions(**packed, task=np.full(shape[1], task, np.int32), return_to_go=to_go, num_tasks=num_tasks)
 
@@ -94,7 +94,11 @@ def write_shards(folder: Path, transitions: Transitions, name: str) -> list[str]
 
 
 def write_dataset(
-    folder: Path, encoder: ObservationEncoder, tasks: Sequence[str], files: Sequence[str], **facts: Any
+    folder: Path,
+    encoder: ObservationEncoder,
+    tasks: Sequence[str],
+    files: Sequence[str],
+    facts: dict[str, Any] | None = None,
 ) -> None:
     """Writes `dataset.json`, with which a folder is complete.
 
@@ -111,7 +115,7 @@ def write_dataset(
         "observation": encoder.spec().to_dict(),
         "tasks": list(tasks),
         "shards": list(files),
-        "facts": facts,
+        "facts": facts or {},
     }
     partial = folder / f".{DATASET_FILE}"
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

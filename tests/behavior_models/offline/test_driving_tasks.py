@@ -105,7 +105,7 @@ def test_datasets_are_restored_and_checked(episodes, tmp_path):
     packed = pack_episodes(episodes, 3, len(TASKS), num_rows=64)
     both = concatenate([packed, dataclasses.replace(packed, task=np.full_like(packed.task, 1))])
     files = write_shards(tmp_path, both, "all")
-    write_dataset(tmp_path, TASK_VIEW, list(TASKS), files, note=1)
+    write_dataset(tmp_path, TASK_VIEW, list(TASKS), files, {"note": 1})
     restored = load_transitions(tmp_path, TASK_VIEW.spec())
     for name in ("observation", "action", "reward", "ended", "truncated", "active", "task", "return_to_go"):
         np.testing.assert_array_equal(getattr(restored, name), getattr(both, name))

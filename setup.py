@@ -58,9 +58,8 @@ COMMANDS = [
 ]
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
 BENCH_ROWS = [
-    "train_ppo = behavior_models.bench:train_ppo",
-    "train_bc = behavior_models.bench:train_bc",
-    "log_transitions = behavior_models.bench:log_transitions",
+    f"{name} = behavior_models.bench:{name}"
+    for name in ("train_ppo", "train_bc", "observe_raster_ego", "observe_raster", "log_transitions")
 ]
 
 setup(

@@ -113,7 +113,7 @@ def log_tasks(out: Path, conditions: dict[str, Any], bar: Progress) -> list[str]
         facts[name] = json.loads(file.read_text(encoding="utf-8"))
     files = [shard for name in names for shard in facts[name].pop("shards")]
     encoder = raster if is_raster else TASK_VIEW
-    write_dataset(out, encoder, list(TASKS), files, {"tasks": facts, "seed": conditions["seed"]})
+    write_dataset(out, encoder, list(TASKS), files, logs=facts, seed=conditions["seed"])
     return [_describe(name, fact) for name, fact in facts.items()]
 
 
@@ -186,7 +186,7 @@ def log_data(out: Path, conditions: dict[str, Any], bar: Progress) -> list[str]:
         files = write_shards(out, joined, "scenes")
         facts = {name: conditions[name] for name in ("data", "policies", "seed")}
         facts |= {"mean_return": mean, "transitions": int(joined.count)}
-        write_dataset(out, SELF_PLAY_VIEW, ["goal"], files, facts)
+        write_dataset(out, SELF_PLAY_VIEW, ["goal"], files, **facts)
     facts = read_description(out)["facts"]
     return [f"{facts['transitions']} transitions, mean return {facts['mean_return']}"]
 

@@ -94,11 +94,7 @@ def write_shards(folder: Path, transitions: Transitions, name: str) -> list[str]
 
 
 def write_dataset(
-    folder: Path,
-    encoder: ObservationEncoder,
-    tasks: Sequence[str],
-    files: Sequence[str],
-    facts: dict[str, Any] | None = None,
+    folder: Path, encoder: ObservationEncoder, tasks: Sequence[str], files: Sequence[str], **facts: Any
 ) -> None:
     """Writes `dataset.json`, with which a folder is complete.
 
@@ -115,7 +111,7 @@ def write_dataset(
         "observation": encoder.spec().to_dict(),
         "tasks": list(tasks),
         "shards": list(files),
-        "facts": facts or {},
+        "facts": facts,
     }
     partial = folder / f".{DATASET_FILE}"
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -161,7 +161,7 @@ def graded_candidates() -> dict[str, RuleActor]:
 def choose_mixture(pool: ScenePool, target: float) -> tuple[dict[str, RuleActor], dict[str, float]]:
     """Policies by name whose mean normalized return is near a target, and the mean returns of all candidates.
 
-    Candidates are graded in the first scenes. The mixture is then measured in all scenes, and chosen again for a shifted
+    Candidates are graded in the first scenes. The mixture is measured in all scenes, and chosen again for a shifted
     target while it deviates. Above `NEAR_OPTIMAL`, the best candidates are mixed instead of the worst ones.
 
     Args:

@@ -105,7 +105,7 @@ def test_datasets_are_restored_and_checked(episodes, tmp_path):
     packed = pack_episodes(episodes, 3, len(TASKS), num_rows=64)
     both = concatenate([packed, dataclasses.replace(packed, task=np.full_like(packed.task, 1))])
     files = write_shards(tmp_path, both, "all")
-    write_dataset(tmp_path, TASK_VIEW, list(TASKS), files, {"note": 1})
+    write_dataset(tmp_path, TASK_VIEW, list(TASKS), files, note=1)
     restored = load_transitions(tmp_path, TASK_VIEW.spec())
     for name in ("observation", "action", "reward", "ended", "truncated", "active", "task", "return_to_go"):
         np.testing.assert_array_equal(getattr(restored, name), getattr(both, name))
@@ -147,7 +147,7 @@ def test_the_command_logs_a_graded_set_and_resumes(tmp_path, monkeypatch, capsys
     assert "narrow_passage: 2" in printed and "normalized return" in printed
     transitions = load_transitions(tmp_path, TASK_VIEW.spec())
     assert 200 <= transitions.count < 328
-    facts = read_description(tmp_path)["facts"]["tasks"]["narrow_passage"]
+    facts = read_description(tmp_path)["facts"]["logs"]["narrow_passage"]
     assert facts["random_return"] < 0 < facts["reference_return"]
     assert -0.5 < facts["normalized_return"] < 1.0
     before = (tmp_path / DATASET_FILE).read_text()

@@ -53,7 +53,10 @@ POLICIES = [
 # Commands by name; see `waymax_sim.cli.commands`.
 COMMANDS = ["train = behavior_models.cli:train", "study = behavior_models.study.command:study"]
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
-BENCH_ROWS = ["train_ppo = behavior_models.bench:train_ppo", "train_bc = behavior_models.bench:train_bc"]
+BENCH_ROWS = [
+    f"{name} = behavior_models.bench:{name}"
+    for name in ("train_ppo", "train_bc", "observe_raster_ego", "observe_raster")
+]
 
 setup(
     name="waymax-sim",

@@ -14,6 +14,9 @@ from behavior_models.encoders.grid import Grid
 from behavior_models.encoders.raster import Raster
 from behavior_models.imitation.behavior_cloning import BCConfig, BehaviorCloning
 from behavior_models.imitation.demonstrations import collect_demonstrations
+from behavior_models.offline.behaviors import noisy_actor, stack_actors
+from behavior_models.offline.simulation import TaskSimulator
+from behavior_models.offline.tasks import TASKS, concatenate_scenes, draw_scenes
 from behavior_models.reinforcement.ppo import PPO, PPOConfig
 from behavior_models.trainers.ppo import distribute_state
 from behavior_models.training.devices import device_mesh, put_on_devices
@@ -23,6 +26,7 @@ from waymax_sim.pytree import Array
 
 BANK_DATA = "synthetic:0:64"
 NUM_DECISIONS = 40  # decisions of an episode
+LOGGED_SCENES = 8  # scenes of each driving task
 WARM_UP_UPDATES = (
     3  # training steps before the measured ones; environments are then at different times of their episodes
 )
@@ -115,6 +119,16 @@ def _raster_env() -> ws.Env:
 def _raster_workload(call: Callable[[Raster], Callable[[int], Any]], batch: int) -> dict[str, Any]:
     calls = {"total": call(Raster(goal=False)), "baseline": call(BruteForceRaster(goal=False))}
     return {"calls": calls, "agent_steps": float(batch), "batch": batch}
+
+
+def log_transitions() -> dict[str, Any]:
+    """Logged transitions of driving tasks by a planner with noise; agent-steps are simulated steps of the egos."""
+    scenes = concatenate_scenes([draw_scenes(name, 0, range(LOGGED_SCENES)) for name in TASKS])
+    simulator, keys = TaskSimulator(), jax.random.split(jax.random.key(0), 16)
+    actor = stack_actors([noisy_actor("lookahead", 0.2)] * len(scenes.task))
+    steps = float(simulator.run(actor, scenes, keys[0]).steps)
+    calls = {"total": lambda index: jax.block_until_ready(simulator.run(actor, scenes, keys[index % len(keys)]))}
+    return {"calls": calls, "agent_steps": steps, "batch": len(scenes.task)}
 
 
 def _bank() -> ScenarioBank:

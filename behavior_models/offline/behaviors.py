@@ -1,7 +1,7 @@
 """Policies of the driving tasks: rule-based ones of any expertise, and networks."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from waymax_sim.pytree import Array, pytree, static
 
 
 class TaskObservation(NamedTuple):
-    """What E policies observe at a decision.
+    """Observations of E policies at a decision.
 
     Attributes:
       rows: Encoded observations.
@@ -31,17 +31,9 @@ class TaskObservation(NamedTuple):
     limit: Float[Array, " E"]
 
 
-class TaskActor(Protocol):
-    """A policy of driving tasks, a pytree: actors of equal structure share programs."""
-
-    def __call__(self, observation: TaskObservation, key: Key[Array, ""]) -> Int[Array, " E"]:
-        """The actions of E environments.
-
-        Args:
-          observation: The observations.
-          key: Random key.
-        """
-        ...
+# A policy of driving tasks: from observations and a random key to the actions of E environments. A pytree: actors of
+# equal structure share programs.
+TaskActor = Callable[[TaskObservation, Key[Array, ""]], Int[Array, " E"]]
 
 
 @pytree
@@ -72,9 +64,7 @@ class RuleActor:
         value = jax.vmap(action_values)(observation.frame, planner, observation.limit, observation.mask)
         action = jnp.argmax(value, axis=-1).astype(jnp.int32)
         action_key, random_key, hold_key = jax.random.split(key, 3)
-        action = jnp.where(
-            jax.random.uniform(hold_key, (num_envs,)) < self.holds_speed, ROUTE_ACTIONS.hold, action
-        )
+        action = jnp.where(jax.random.uniform(hold_key, (num_envs,)) < self.holds_speed, ROUTE_ACTIONS.hold, action)
         logits = jnp.where(observation.mask, 0.0, -jnp.inf)
         random = jax.random.categorical(action_key, logits).astype(jnp.int32)
         return jnp.where(jax.random.uniform(random_key, (num_envs,)) < self.epsilon, random, action)

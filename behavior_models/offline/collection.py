@@ -156,9 +156,8 @@ def _run(
 ) -> _Rows:
     num_envs = collector.num_envs
     reset_key, init_key, key = jax.random.split(key, 3)
-    reset = jax.vmap(
-        dataclasses.replace(collector.env, observe=_no_observation).reset, in_axes=(None, 0, None, 0, None)
-    )
+    silent = dataclasses.replace(collector.env, observe=_no_observation)
+    reset = jax.vmap(silent.reset, in_axes=(None, 0, None, 0, None))
     positions = jnp.arange(num_envs, dtype=jnp.int32)
     state, _ = reset(bank, jax.random.split(reset_key, num_envs), None, positions, num_envs)
     init = jax.vmap(collector.start_policy, in_axes=(None, 0))

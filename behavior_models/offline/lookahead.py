@@ -1,4 +1,4 @@
-"""Reference planner of the driving tasks: one decision, and three ways to continue after it.
+"""Reference planner of the driving tasks: one decision, and its best continuation.
 
 Every action is simulated along the route for one decision, and then continued by braking, by keeping the speed and by
 accelerating, among others that keep their
@@ -44,6 +44,10 @@ NUM_TIMES = 18
 CONTINUATIONS = (-4.0, -1.5, 0.0, 1.5)
 # Time constant of the approach to a lateral offset, s.
 OFFSET_TIME = 0.8
+# Share of the cost of a contact for a space within the margin of a box.
+MARGIN_SHARE = 0.3
+# Share of the cost of a contact that a delay by `SPACING` saves.
+DELAY_VALUE = 0.02
 # Distance between the front of the vehicle and a red line, m.
 LINE_MARGIN = 1.0
 # Comfortable lateral acceleration, m/s^2, and number of segments over which the curvature of the route is measured.
@@ -62,31 +66,29 @@ def action_values(
       limit: Speed limit, m/s.
       mask: Permitted actions.
     """
-    acceleration, offset = ROUTE_ACTIONS.levels()
-    times = SPACING * jnp.arange(1, NUM_TIMES + 1, dtype=jnp.float32)
-    continuation = jnp.asarray(CONTINUATIONS, jnp.float32)
+    acceleration, offset = (level[:, None, None] for level in ROUTE_ACTIONS.levels())
+    times = SPACING * jnp.arange(1, NUM_TIMES + 1, dtype=jnp.float32)[None, None]
+    continuation = jnp.asarray(CONTINUATIONS, jnp.float32)[None, :, None]
     desired = jnp.maximum(params.speed_factor * limit, 0.5)
-    # [L, C, T]
-    first = jnp.clip(frame.speed + acceleration[:, None, None] * jnp.minimum(times, DECISION_TIME), 0.0, None)
-    later = jnp.maximum(times - DECISION_TIME, 0.0) * continuation[None, :, None]
-    top = jnp.maximum(first, desired)
-    speed = jnp.clip(first + later, 0.0, top)
+    first = jnp.clip(frame.speed + acceleration * jnp.minimum(times, DECISION_TIME), 0.0, None)
+    later = jnp.maximum(times - DECISION_TIME, 0.0) * continuation
+    speed = jnp.clip(first + later, 0.0, jnp.maximum(first, desired))
     arc_length = frame.arc_length + SPACING * jnp.cumsum(speed, axis=-1)
-    approach = jnp.exp(-times / OFFSET_TIME)
-    lateral = offset[:, None] + (frame.lateral - offset[:, None]) * approach[None]
+    lateral = offset + (frame.lateral - offset) * jnp.exp(-times / OFFSET_TIME)
     index = route_index(frame, arc_length)
-    contact, intrusion = _contacts(frame, params, times, arc_length, index, speed, lateral[:, None])
+    contact, intrusion = _contacts(frame, params, times, arc_length, index, speed, lateral)
     front = arc_length + frame.size[0] / 2 + LINE_MARGIN
     # Behind the line, the center decides.
-    violations = contact.astype(jnp.float32) + (front > frame.red_line) + (arc_length > frame.red_line)
+    is_over, is_beyond = front > frame.red_line, arc_length > frame.red_line
+    violations = contact + is_over.astype(jnp.float32) + is_beyond.astype(jnp.float32)
     # An early contact costs more, so that an unavoidable one is delayed.
-    penalty = jnp.max(violations * (1.0 - 0.02 * jnp.arange(NUM_TIMES, dtype=jnp.float32)), axis=-1)
+    penalty = jnp.max(violations * (1.0 - DELAY_VALUE * times / SPACING), axis=-1)
     excess = jnp.maximum(speed - desired, 0.0) + 3.0 * jnp.maximum(speed - _curve_speeds(frame)[index], 0.0)
     progress = SPACING * jnp.sum(speed - 3.0 * excess - params.intrusion_cost * intrusion, axis=-1)
-    effort = jnp.asarray(CONTINUATIONS, jnp.float32) ** 2
-    value = progress - params.contact_cost * penalty - 0.3 * params.acceleration_cost * effort[None]
-    best = jnp.max(value, axis=-1)
-    best = best - params.acceleration_cost * acceleration**2 - params.offset_cost * jnp.abs(offset)
+    effort = 0.3 * params.acceleration_cost * continuation[..., 0] ** 2
+    best = jnp.max(progress - params.contact_cost * penalty - effort, axis=-1)
+    own_effort = params.acceleration_cost * acceleration**2 + params.offset_cost * jnp.abs(offset)
+    best = best - own_effort[:, 0, 0]
     return jnp.where(mask, best, -jnp.inf)
 
 
@@ -95,7 +97,9 @@ def _curve_speeds(frame: RouteFrame) -> Float[Array, " R1"]:
     cos, sin = segment_directions(frame)
     last = jnp.maximum(jnp.sum(jnp.isfinite(frame.points_arc_length)) - 2, 0)
     following = jnp.minimum(jnp.arange(len(cos)) + CURVE_SEGMENTS, last)
-    turn = jnp.abs(jnp.arctan2(cos * sin[following] - sin * cos[following], cos * cos[following] + sin * sin[following]))
+    turn = jnp.abs(
+        jnp.arctan2(cos * sin[following] - sin * cos[following], cos * cos[following] + sin * sin[following])
+    )
     length = jnp.where(jnp.isfinite(frame.points_arc_length[following]), frame.points_arc_length[following], 0.0)
     length = jnp.maximum(length - frame.points_arc_length[:-1], 1.0)
     return jnp.sqrt(MAX_LATERAL * length / jnp.maximum(turn, 1e-3))
@@ -104,13 +108,13 @@ def _curve_speeds(frame: RouteFrame) -> Float[Array, " R1"]:
 def _contacts(
     frame: RouteFrame,
     params: LookaheadParams,
-    times: Float[Array, " T"],
+    times: Float[Array, "1 1 T"],
     arc_length: Float[Array, "L C T"],
     index: Int[Array, "L C T"],
     speed: Float[Array, "L C T"],
     lateral: Float[Array, "L 1 T"],
-) -> tuple[Bool[Array, "L C T"], Float[Array, "L C T"]]:
-    """Whether the ego touches the box of another agent, and by how much (m) the gap ahead is smaller than desired.
+) -> tuple[Float[Array, "L C T"], Float[Array, "L C T"]]:
+    """Contacts with boxes of other agents (1, less for their margins); by how much the gap ahead is too small, m.
 
     Other agents keep their speed, or their deceleration to a standstill, and their yaw rate.
 
@@ -125,7 +129,7 @@ def _contacts(
     """
     x, y, cos, sin = route_point(frame, arc_length, index)
     x, y = x - lateral * sin, y + lateral * cos
-    contact, intrusion = jnp.zeros(arc_length.shape, bool), jnp.zeros(arc_length.shape)
+    contact, intrusion = jnp.zeros(arc_length.shape), jnp.zeros(arc_length.shape)
     for slot in range(frame.others.shape[0]):
         other_x, other_y, forward, half_length, half_width, yaw, yaw_rate, acceleration = frame.others[slot]
         # Braking continues to a standstill.
@@ -142,9 +146,13 @@ def _contacts(
         along, across = jnp.abs(cosine), jnp.abs(cos * other_sin - sin * other_cos)
         reach = frame.size[0] / 2 + along * half_length + across * half_width + params.margin
         side = frame.size[1] / 2 + across * half_length + along * half_width + 0.5 * params.margin
-        beside = (ahead > -reach) & (jnp.abs(left) < side) & frame.is_other[slot]
-        contact = contact | (beside & (ahead < reach))
+        is_in_path = (ahead > -reach) & (jnp.abs(left) < side) & frame.is_other[slot]
+        # A space within the margin is better than a contact.
+        is_close = is_in_path & (ahead < reach)
+        is_inside = (jnp.abs(ahead) < reach - params.margin) & (jnp.abs(left) < side - 0.5 * params.margin)
+        own = jnp.where(is_close & is_inside, 1.0, jnp.where(is_close, MARGIN_SHARE, 0.0))
+        contact = jnp.maximum(contact, own)
         # The desired gap is that to vehicles ahead that drive in the same direction.
         missing = jnp.clip(reach + params.headway * speed - ahead, 0.0, params.headway * speed)
-        intrusion = jnp.maximum(intrusion, jnp.where(beside & (cosine > 0.5), missing, 0.0))
+        intrusion = jnp.maximum(intrusion, jnp.where(is_in_path & (cosine > 0.5), missing, 0.0))
     return contact, intrusion

@@ -125,18 +125,19 @@ def _project(
       arc_length: Their arc lengths.
       xy: Positions, m.
     """
-    shape = (*(1 for _ in xy.shape[:-1]), -1, 2)
-    start, step = points[:-1].reshape(shape), (points[1:] - points[:-1]).reshape(shape)
-    is_segment = jnp.isfinite(arc_length[1:])
+    # [q, R - 1]; a single position is one of a list.
+    position = xy.reshape(-1, 1, 2)
+    start, step = points[None, :-1], (points[1:] - points[:-1])[None]
     length = jnp.maximum(jnp.sqrt(jnp.sum(step**2, axis=-1)), 1e-6)
-    offset = xy[..., None, :] - start
+    offset = position - start
     along = jnp.sum(offset * step, axis=-1) / length
     left = (step[..., 0] * offset[..., 1] - step[..., 1] * offset[..., 0]) / length
     outside = along - jnp.clip(along, 0.0, length)
-    distance = jnp.where(is_segment.reshape(shape[:-1]), outside**2 + left**2, jnp.inf)
-    nearest = jnp.argmin(distance, axis=-1)
-    lead = tuple(jnp.indices(nearest.shape, sparse=True)) if nearest.ndim else ()
-    return arc_length[nearest] + along[(*lead, nearest)], left[(*lead, nearest)]
+    distance = jnp.where(jnp.isfinite(arc_length[None, 1:]), outside**2 + left**2, jnp.inf)
+    nearest = jnp.argmin(distance, axis=-1)[:, None]
+    along, left = (jnp.take_along_axis(values, nearest, axis=-1)[:, 0] for values in (along, left))
+    lead = xy.shape[:-1]
+    return (arc_length[nearest[:, 0]] + along).reshape(lead), left.reshape(lead)
 
 
 def _red_line(

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Key
 from behavior_models.offline.actions import ROUTE_ACTIONS, ROUTE_DYNAMICS
 from behavior_models.offline.behaviors import TaskActor, TaskObservation
 from behavior_models.offline.route_frame import RouteFrame, route_frame
-from behavior_models.offline.tasks import NUM_DECISIONS, STEPS_PER_DECISION, RewardParams, TaskScenes
+from behavior_models.offline.tasks import TASK_DECISIONS, STEPS_PER_DECISION, RewardParams, TaskScenes
 from behavior_models.traffic.log_path import LogPathIDM
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER
@@ -121,9 +121,7 @@ def _run(simulator: TaskSimulator, actor: TaskActor, scenes: TaskScenes, key: Ke
         observation = TaskObservation(rows, frame, scenes.task, scenes.mask, scenes.limit)
         action = actor(observation, key)
         advance = functools.partial(_advance, env)
-        episode, result = jax.vmap(advance)(
-            scenario, episode, action, scenes.reward, scenes.goal, scenes.limit
-        )
+        episode, result = jax.vmap(advance)(scenario, episode, action, scenes.reward, scenes.goal, scenes.limit)
         reward, now_ended, now_failed, now_steps = result
         active = ~ended
         row = store(rows), action, jnp.where(active, reward, 0.0), now_ended & active, active
@@ -131,10 +129,10 @@ def _run(simulator: TaskSimulator, actor: TaskActor, scenes: TaskScenes, key: Ke
         return (episode, ended | now_ended, failed | (active & now_failed), steps), row
 
     carry = episode, no_end, no_end, jnp.zeros((), jnp.int32)
-    (episode, _, failed, steps), rows = jax.lax.scan(decide, carry, jax.random.split(key, NUM_DECISIONS))
+    (episode, _, failed, steps), rows = jax.lax.scan(decide, carry, jax.random.split(key, TASK_DECISIONS))
     observation, action, reward, now_ended, active = rows
-    is_last = (jnp.arange(NUM_DECISIONS) == NUM_DECISIONS - 1)[:, None]
-    truncated = active & ~now_ended & is_last
+    is_last = (jnp.arange(TASK_DECISIONS) == TASK_DECISIONS - 1)[:, None]
+    truncated = active & ~now_ended & jnp.broadcast_to(is_last, active.shape)
     observation = jnp.concatenate([observation, store(observe(episode)[0])[None]])
     return TaskEpisodes(observation, action, reward, now_ended, truncated, active, failed, steps)
 
@@ -170,7 +168,7 @@ def _advance(
     slot = jnp.argmax(scenario.agents.is_sdc)[None].astype(jnp.int32)
     num_agents = scenario.agents.id.shape[0]
 
-    def frame_of(episode: EpisodeState) -> RouteFrame:
+    def ego_frame(episode: EpisodeState) -> RouteFrame:
         return route_frame(env.observe(scenario, episode.state, controller=CALLER))
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
@@ -181,7 +179,7 @@ def _advance(
         outputs = interaction.outputs
         assert outputs is not None, "interactions of tasks are evaluated"
         overlap = outputs.metrics["overlap"]
-        following = frame_of(episode)
+        following = ego_frame(episode)
         is_collision = jnp.any(jnp.where(overlap.valid[0], overlap.value[0] > 0, False))
         reward, end, failure = step_reward(params, frame, following, control[0], is_collision, goal, limit)
         total = total + jnp.where(ended, 0.0, reward)
@@ -190,7 +188,7 @@ def _advance(
         return (episode, following, total, ended | end, failed, count), None
 
     no, zero = jnp.zeros((), bool), jnp.zeros(())
-    carry = episode, frame_of(episode), zero, no, no, jnp.zeros((), jnp.int32)
+    carry = episode, ego_frame(episode), zero, no, no, jnp.zeros((), jnp.int32)
     (episode, _, total, ended, failed, count), _ = jax.lax.scan(step, carry, None, STEPS_PER_DECISION)
     return episode, (total, ended, failed, count)
 
@@ -239,4 +237,3 @@ def headway(frame: RouteFrame) -> Float[Array, ""]:
     is_leader = frame.is_other & same & (ahead > 0) & (ahead < 40.0) & (jnp.abs(left) < 1.5)
     gap = jnp.min(jnp.where(is_leader, ahead - frame.others[:, 3] - frame.size[0] / 2, jnp.inf), initial=jnp.inf)
     return jnp.maximum(gap, 0.0) / jnp.maximum(frame.speed, 1.0)
-

@@ -1,7 +1,7 @@
 """Driving tasks: scenes, rewards, actions and horizon of each family.
 
-All tasks have the actions `ROUTE_ACTIONS`, decide every 0.5 s for at most 15 s, and control the ego alone. They are the
-counterpart of the games of Kumar et al. 2023 (Offline Q-learning on diverse multi-task data both scales and generalizes).
+All tasks have the actions `ROUTE_ACTIONS`, decide every 0.5 s for at most 15 s, and control the ego alone. They replace
+the games of Kumar et al. 2023: Offline Q-learning on diverse multi-task data both scales and generalizes.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import Array, pytree, stack
 
 STEPS_PER_DECISION = 5
-NUM_DECISIONS = scenes.NUM_FUTURE_STEPS // STEPS_PER_DECISION
+TASK_DECISIONS = scenes.NUM_FUTURE_STEPS // STEPS_PER_DECISION
 
 
 @pytree
@@ -67,7 +67,7 @@ class DrivingTask:
     generate: scenes.SceneGenerator
     reward: RewardParams
     is_lateral: bool = False
-    num_decisions: int = NUM_DECISIONS
+    num_decisions: int = TASK_DECISIONS
     decision_interval: float = 0.5
     reference: str = "lookahead"
 
@@ -146,10 +146,10 @@ def draw_scenes(task: str, seed: int, indices: Sequence[int]) -> TaskScenes:
     for index in indices:
         drawn = own.generate(np.random.default_rng([seed, own.index, index]))
         scenario = scenes.build_scenario(drawn, f"{task}-{seed}-{index}")
-        reward = RewardParams(*(np.float32(value) for value in dataclasses.astuple(own.reward)))
+        reward = RewardParams(*(np.asarray(value, np.float32) for value in dataclasses.astuple(own.reward)))
         mask = np.asarray(ROUTE_ACTIONS.mask(own.is_lateral))
-        numbers = np.float32(drawn.goal), np.float32(drawn.limit)
-        rows.append((scenario, np.int32(own.index), mask, reward, *numbers))
+        numbers = np.asarray(drawn.goal, np.float32), np.asarray(drawn.limit, np.float32)
+        rows.append((scenario, np.asarray(own.index, np.int32), mask, reward, *numbers))
     return TaskScenes(*stack(rows))
 
 

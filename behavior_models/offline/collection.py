@@ -22,6 +22,7 @@ from waymax_sim.env import Observation, Policy
 from waymax_sim.env.auto_reset import reset_where
 from waymax_sim.env.bank import ScenarioBank
 from waymax_sim.env.policy import observed_history_steps
+from waymax_sim.ops.bank import materialize_rows
 from waymax_sim.pytree import Array
 
 
@@ -116,7 +117,10 @@ class _Collector:
 
     def observe(self, policy: Policy, bank: ScenarioBank, state: AutoResetState) -> Observation:
         scenario = bank.scenario(state.scene)
-        return self.env.env.observe(scenario, state.episode.state, privileged=policy.privileged, controller=CALLER)
+        env, current = self.env.env, state.episode.state
+        observation = env.observe(scenario, current, privileged=policy.privileged, controller=CALLER)
+        # Policies expect arrays, and the log is a row of the bank.
+        return dataclasses.replace(observation, log=materialize_rows(observation.log))
 
     def start_policy(self, shared: tuple[Policy, ScenarioBank], own: tuple) -> Any:
         """The recurrent state of the policy at the start of an episode."""
@@ -283,8 +287,8 @@ def complete_episodes(
     for own_active, own_end in zip(active[::-1], ends[::-1], strict=True):
         ending = own_active & (own_end | ending)
         rows.append(ending)
-    kept = active & np.stack(rows[::-1]) & (start <= len(active) - horizon)
-    return kept, begins & kept
+    valid = active & np.stack(rows[::-1]) & (start <= len(active) - horizon)
+    return valid, begins & valid
 
 
 def _pack(rows: _Rows, horizon: int, steps_per_action: int, task: tuple[int, int]) -> CollectedLog:
@@ -299,13 +303,13 @@ def _pack(rows: _Rows, horizon: int, steps_per_action: int, task: tuple[int, int
     num_rows = len(rows.active)
     flat = [np.asarray(leaf).reshape(num_rows, rows.active[0].size, *leaf.shape[rows.active.ndim :]) for leaf in rows]
     observation, action, reward, ended, truncated, active = flat
-    kept, begins = complete_episodes(active, ended | truncated, horizon)
-    used, num_steps = kept.any(axis=0), int(active.sum()) * steps_per_action
-    observation, action, kept, begins = (values[:, used] for values in (observation, action, kept, begins))
-    reward = np.where(kept, reward[:, used], 0.0).astype(np.float32)
-    ended, truncated = ended[:, used] & kept, truncated[:, used] & kept
-    to_go = returns_to_go(reward, ended | truncated, kept)
+    valid, begins = complete_episodes(active, ended | truncated, horizon)
+    used, num_steps = valid.any(axis=0), int(active.sum()) * steps_per_action
+    observation, action, valid, begins = (values[:, used] for values in (observation, action, valid, begins))
+    reward = np.where(valid, reward[:, used], 0.0).astype(np.float32)
+    ended, truncated = ended[:, used] & valid, truncated[:, used] & valid
+    to_go = returns_to_go(reward, ended | truncated, valid)
     tasks = np.full(int(used.sum()), task[0], np.int32)
-    action = np.where(kept, action, 0).astype(np.int32)
-    transitions = Transitions(observation, action, reward, ended, truncated, kept, tasks, to_go, num_tasks=task[1])
+    action = np.where(valid, action, 0).astype(np.int32)
+    transitions = Transitions(observation, action, reward, ended, truncated, valid, tasks, to_go, num_tasks=task[1])
     return CollectedLog(transitions, to_go[begins], num_steps)

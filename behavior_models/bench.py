@@ -65,7 +65,6 @@ def train_bc() -> dict[str, Any]:
     return {"calls": calls, "agent_steps": float(len(demonstrations)), "batch": BCConfig.minibatch}
 
 
-<<<<<<< HEAD
 def train_sac() -> dict[str, Any]:
     """A training step of soft actor-critic with default settings, its collection, and its gradient steps."""
     learner, bank, config = SAC(SHAPED_TASK), _bank(), SACConfig()
@@ -81,16 +80,6 @@ def train_sac() -> dict[str, Any]:
         "fit": lambda index: jax.block_until_ready(fit(state.learner, state.replay, state.key)),
     }
     return {"calls": calls, "agent_steps": float(np.mean(steps)), "batch": config.num_envs}
-=======
-def log_transitions() -> dict[str, Any]:
-    """Logged transitions of driving tasks by a planner with noise; agent-steps are simulated steps of the egos."""
-    scenes = concatenate_scenes([draw_scenes(name, 0, range(LOGGED_SCENES)) for name in TASKS])
-    simulator, keys = TaskSimulator(), jax.random.split(jax.random.key(0), 16)
-    actor = stack_actors([noisy_actor("lookahead", 0.2)] * len(scenes.task))
-    steps = float(simulator.run(actor, scenes, keys[0]).steps)
-    calls = {"total": lambda index: jax.block_until_ready(simulator.run(actor, scenes, keys[index % len(keys)]))}
-    return {"calls": calls, "agent_steps": steps, "batch": len(scenes.task)}
->>>>>>> tasks
 
 
 class BruteForceRaster(Raster):
@@ -147,7 +136,6 @@ def _raster_env() -> ws.Env:
 def _raster_workload(call: Callable[[Raster], Callable[[int], Any]], batch: int) -> dict[str, Any]:
     calls = {"total": call(Raster(goal=False)), "baseline": call(BruteForceRaster(goal=False))}
     return {"calls": calls, "agent_steps": float(batch), "batch": batch}
-<<<<<<< HEAD
 
 
 def log_transitions() -> dict[str, Any]:
@@ -158,8 +146,6 @@ def log_transitions() -> dict[str, Any]:
     steps = float(simulator.run(actor, scenes, keys[0]).steps)
     calls = {"total": lambda index: jax.block_until_ready(simulator.run(actor, scenes, keys[index % len(keys)]))}
     return {"calls": calls, "agent_steps": steps, "batch": len(scenes.task)}
-=======
->>>>>>> tasks
 
 
 def _bank() -> ScenarioBank:

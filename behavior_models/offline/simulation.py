@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Key
 from behavior_models.offline.actions import ROUTE_ACTIONS, ROUTE_DYNAMICS
 from behavior_models.offline.behaviors import TaskActor, TaskObservation
 from behavior_models.offline.route_frame import RouteFrame, route_frame
-from behavior_models.offline.tasks import TASK_DECISIONS, STEPS_PER_DECISION, RewardParams, TaskScenes
+from behavior_models.offline.tasks import STEPS_PER_DECISION, TASK_DECISIONS, RewardParams, TaskScenes
 from behavior_models.traffic.log_path import LogPathIDM
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import CALLER

@@ -65,6 +65,16 @@ def train_bc() -> dict[str, Any]:
     return {"calls": calls, "agent_steps": float(len(demonstrations)), "batch": BCConfig.minibatch}
 
 
+def log_transitions() -> dict[str, Any]:
+    """Logged transitions of driving tasks by a planner with noise; agent-steps are simulated steps of the egos."""
+    scenes = concatenate_scenes([draw_scenes(name, 0, range(LOGGED_SCENES)) for name in TASKS])
+    simulator, keys = TaskSimulator(), jax.random.split(jax.random.key(0), 16)
+    actor = stack_actors([noisy_actor("lookahead", 0.2)] * len(scenes.task))
+    steps = float(simulator.run(actor, scenes, keys[0]).steps)
+    calls = {"total": lambda index: jax.block_until_ready(simulator.run(actor, scenes, keys[index % len(keys)]))}
+    return {"calls": calls, "agent_steps": steps, "batch": len(scenes.task)}
+
+
 class BruteForceRaster(Raster):
     """The raster with each cell compared with each box."""
 
@@ -119,16 +129,6 @@ def _raster_env() -> ws.Env:
 def _raster_workload(call: Callable[[Raster], Callable[[int], Any]], batch: int) -> dict[str, Any]:
     calls = {"total": call(Raster(goal=False)), "baseline": call(BruteForceRaster(goal=False))}
     return {"calls": calls, "agent_steps": float(batch), "batch": batch}
-
-
-def log_transitions() -> dict[str, Any]:
-    """Logged transitions of driving tasks by a planner with noise; agent-steps are simulated steps of the egos."""
-    scenes = concatenate_scenes([draw_scenes(name, 0, range(LOGGED_SCENES)) for name in TASKS])
-    simulator, keys = TaskSimulator(), jax.random.split(jax.random.key(0), 16)
-    actor = stack_actors([noisy_actor("lookahead", 0.2)] * len(scenes.task))
-    steps = float(simulator.run(actor, scenes, keys[0]).steps)
-    calls = {"total": lambda index: jax.block_until_ready(simulator.run(actor, scenes, keys[index % len(keys)]))}
-    return {"calls": calls, "agent_steps": steps, "batch": len(scenes.task)}
 
 
 def _bank() -> ScenarioBank:

@@ -112,7 +112,8 @@ def log_tasks(out: Path, conditions: dict[str, Any], bar: Progress) -> list[str]
             file.write_text(json.dumps(done) + "\n", encoding="utf-8")
         facts[name] = json.loads(file.read_text(encoding="utf-8"))
     files = [shard for name in names for shard in facts[name].pop("shards")]
-    write_dataset(out, raster if is_raster else TASK_VIEW, list(TASKS), files, tasks=facts, seed=conditions["seed"])
+    encoder = raster if is_raster else TASK_VIEW
+    write_dataset(out, encoder, list(TASKS), files, logs=facts, seed=conditions["seed"])
     return [_describe(name, fact) for name, fact in facts.items()]
 
 
@@ -144,7 +145,7 @@ def _log_task(
     if conditions["grade"] is None:
         actors = {text: noisy_actor(*split_policy(text)) for text in conditions["policies"]}
         bounds = {"random:1": noisy_actor("random", 1.0), "lookahead:0": noisy_actor("lookahead", 0.0)}
-        returns = mean_returns(pool, bounds)
+        returns = mean_returns(pool, bounds, pool.num_batches)
     else:
         actors, returns = choose_mixture(pool, conditions["grade"])
     log = log_task(simulator, pool, list(actors.values()), conditions["transitions"], conditions["seed"], report)
@@ -183,8 +184,9 @@ def log_data(out: Path, conditions: dict[str, Any], bar: Progress) -> list[str]:
         returns = np.concatenate([values for _, values in parts])
         mean = float(returns.mean()) if len(returns) else None
         files = write_shards(out, joined, "scenes")
-        facts = {"data": conditions["data"], "policies": conditions["policies"], "mean_return": mean}
-        write_dataset(out, SELF_PLAY_VIEW, ["goal"], files, transitions=int(joined.count), **facts)
+        facts = {name: conditions[name] for name in ("data", "policies", "seed")}
+        facts |= {"mean_return": mean, "transitions": int(joined.count)}
+        write_dataset(out, SELF_PLAY_VIEW, ["goal"], files, **facts)
     facts = read_description(out)["facts"]
     return [f"{facts['transitions']} transitions, mean return {facts['mean_return']}"]
 

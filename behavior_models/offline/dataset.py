@@ -53,7 +53,7 @@ def pack_episodes(episodes: Any, task: int, num_tasks: int, num_rows: int = NUM_
         for name, array in arrays.items():
             size = retained[index] if name == "observation" else lengths[index]
             packed[name][row : row + size, stream] = array[:size, index]
-    ends = packed["ended"] | packed["truncated"]
+    ends = np.logical_or(packed["ended"], packed["truncated"])
     to_go = returns_to_go(packed["reward"], ends, packed["active"])
     return Transitions(**packed, task=np.full(shape[1], task, np.int32), return_to_go=to_go, num_tasks=num_tasks)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from behavior_models.offline.behaviors import TaskActor, rule_actor
+from behavior_models.offline.behaviors import TaskActor, rule_actor, stack_actors
 from behavior_models.offline.expertise import normalize_returns
 from behavior_models.offline.simulation import TaskSimulator
 from behavior_models.offline.tasks import draw_scenes
@@ -67,7 +67,7 @@ class TaskEvaluation:
         seed: int = EVALUATION_SEED,
     ):
         self.tasks, self.num_scenes, self.seed = tuple(tasks), num_scenes, seed
-        self.simulator = dataclasses.replace(simulator or TaskSimulator(), records_observation=False)
+        self.simulator = simulator or TaskSimulator()
         size = min(EVALUATION_GROUP, num_scenes)
         # The last group repeats scenes, so that all have one shape.
         self._groups = {
@@ -77,8 +77,8 @@ class TaskEvaluation:
             ]
             for task in self.tasks
         }
-        self.random = self._means(rule_actor(epsilon=1.0))
-        self.reference = self._means(rule_actor())
+        self.random = self._means(stack_actors([rule_actor(epsilon=1.0)] * size))
+        self.reference = self._means(stack_actors([rule_actor()] * size))
 
     def evaluate(self, actor: TaskActor, seed: int = 0) -> TaskScores:
         """Plays every scene once.

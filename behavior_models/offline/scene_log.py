@@ -14,14 +14,14 @@ from behavior_models.networks.checkpoint import load_policy
 from behavior_models.networks.policy import NetworkActor, NetworkPolicy
 from behavior_models.offline.transitions import Transitions, returns_to_go
 from behavior_models.training.collect import Decisions, collect, reset_environments
-from behavior_models.training.presets import GOAL_TASK
+from behavior_models.training.presets import DISCRETE_BICYCLE, GOAL_TASK
 from waymax_sim.env.bank import build_bank
 from waymax_sim.pytree import Array, pytree
 
 NUM_ENVS = 32
 SCENE_DECISIONS = 40
 # The action that keeps speed and heading: the zero action of the grid.
-HOLD = int(np.asarray(GOAL_TASK.env.dynamics.encode(np.zeros((1, 2), np.float32)))[0, 0])
+HOLD = int(np.asarray(DISCRETE_BICYCLE.encode(np.zeros((1, 2), np.float32)))[0, 0])
 
 
 @pytree
@@ -46,7 +46,7 @@ class NoisyActor:
         own_key, random_key, mask_key = jax.random.split(key, 3)
         shape = (*rows.shape[:-1], 1)
         own = jnp.full(shape, HOLD, jnp.int32) if self.actor is None else self.actor(rows, own_key)[0]
-        random = jax.random.randint(random_key, shape, 0, GOAL_TASK.env.dynamics.num_actions)
+        random = jax.random.randint(random_key, shape, 0, DISCRETE_BICYCLE.num_actions)
         return jnp.where(jax.random.uniform(mask_key, shape) < self.epsilon, random, own), ()
 
 
@@ -60,7 +60,7 @@ def scene_actor(text: str) -> NoisyActor:
     if name in ("random", "constant_speed"):
         return NoisyActor(None, jnp.asarray(1.0 if name == "random" else epsilon, jnp.float32))
     policy = load_policy(Path(name))
-    if not isinstance(policy, NetworkPolicy) or policy.dynamics != GOAL_TASK.env.dynamics:
+    if not isinstance(policy, NetworkPolicy) or policy.dynamics != DISCRETE_BICYCLE:
         raise ValueError(f"{name} has other actions than those of self-play")
     if policy.encoder != GOAL_TASK.observe:
         raise ValueError(f"{name} has another observation than self-play")

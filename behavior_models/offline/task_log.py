@@ -11,7 +11,7 @@ from jaxtyping import Float
 from behavior_models.offline.behaviors import RuleActor, noisy_actor, stack_actors
 from behavior_models.offline.dataset import concatenate, pack_episodes, select_streams
 from behavior_models.offline.expertise import grade_mixture, normalize_returns
-from behavior_models.offline.simulation import TaskSimulator
+from behavior_models.offline.simulation import TaskEpisodes, TaskSimulator
 from behavior_models.offline.tasks import TASKS, TaskScenes, draw_scenes
 from behavior_models.offline.transitions import Transitions
 
@@ -20,6 +20,11 @@ BATCH_SIZE = 64
 MAX_SCENES = 512
 # Normalized mean return from which datasets are near-optimal.
 NEAR_OPTIMAL = 0.7
+# Policies whose mean returns are the normalized returns 0 and 1.
+BOUNDS = ("random:1", "lookahead:0")
+# Deviation from the target at which a mixture is chosen again, and number of choices.
+GRADE_TOLERANCE = 0.02
+MAX_ADJUSTMENTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +90,10 @@ def log_task(
     parts, returns, failed, count, number, num_steps, seconds = [], [], [], 0, 0, 0, 0.0
     index = TASKS[pool.task].index
     while count < num_transitions:
-        scenes = pool.batch(number)
-        # Policies rotate over the scenes, so a policy sees all of them.
-        chosen = [actors[(slot + number) % len(actors)] for slot in range(BATCH_SIZE)]
+        # Drawn before the time is measured.
+        pool.batch(number)
         begin = time.process_time()
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        episodes = jax.device_get(simulator.run(stack_actors(chosen), scenes, key))
+        episodes = jax.device_get(_play(simulator, pool, actors, seed, number))
         if number:
             seconds, num_steps = seconds + time.process_time() - begin, num_steps + int(episodes.steps)
         parts.append(pack_episodes(episodes, index, len(TASKS)))
@@ -101,6 +104,23 @@ def log_task(
             report(min(count, num_transitions))
     joined = concatenate(parts)
     return TaskLog(joined, np.concatenate(returns), float(np.mean(np.concatenate(failed))), num_steps, seconds)
+
+
+def _play(
+    simulator: TaskSimulator, pool: ScenePool, actors: Sequence[RuleActor], seed: int, number: int
+) -> TaskEpisodes:
+    """Episodes of a batch of scenes.
+
+    Args:
+      simulator: The simulation.
+      pool: Scenes of the task.
+      actors: The policies, which rotate over the scenes, so that each drives in all of them.
+      seed: Seed of the actions.
+      number: Number of the batch.
+    """
+    chosen = [actors[(slot + number) % len(actors)] for slot in range(BATCH_SIZE)]
+    key = jax.random.fold_in(jax.random.key(seed), number)
+    return simulator.run(stack_actors(chosen), pool.batch(number), key)
 
 
 def mean_returns(
@@ -141,19 +161,29 @@ def graded_candidates() -> dict[str, RuleActor]:
 def choose_mixture(pool: ScenePool, target: float) -> tuple[dict[str, RuleActor], dict[str, float]]:
     """Policies by name whose mean normalized return is near a target, and the mean returns of all candidates.
 
-    Above 0.7, they are chosen among the best candidates instead of the worst ones.
+    Candidates are graded in the first scenes. The mixture is measured in all scenes, and chosen again for a shifted
+    target while it deviates. Above `NEAR_OPTIMAL`, the best candidates are mixed instead of the worst ones.
 
     Args:
       pool: Scenes of the task.
       target: Normalized mean return.
     """
     candidates = graded_candidates()
-    returns, names = mean_returns(pool, candidates), list(candidates)
-    values = np.array([returns[name] for name in names])
-    normalized = normalize_returns(values, returns["random:1"], returns["lookahead:0"])
-    mixture = grade_mixture(normalized, target, from_top=target > NEAR_OPTIMAL)
-    chosen = [names[index] for index in mixture.policies]
-    return {name: candidates[name] for name in chosen}, returns
+    names, returns = list(candidates), mean_returns(pool, candidates)
+    returns |= mean_returns(pool, {name: candidates[name] for name in BOUNDS}, pool.num_batches)
+    random, reference = (returns[name] for name in BOUNDS)
+    normalized = normalize_returns(np.array([returns[name] for name in names]), random, reference)
+    shifted, results = target, []
+    for _ in range(MAX_ADJUSTMENTS):
+        mixture = grade_mixture(normalized, shifted, from_top=target > NEAR_OPTIMAL)
+        chosen = {names[index]: candidates[names[index]] for index in mixture.policies}
+        runs = [_play(TaskSimulator(), pool, list(chosen.values()), 0, number) for number in range(pool.num_batches)]
+        mean = float(np.mean([normalize_returns(np.asarray(run.returns), random, reference) for run in runs]))
+        results.append((abs(mean - target), chosen))
+        if results[-1][0] <= GRADE_TOLERANCE:
+            break
+        shifted += target - mean
+    return min(results, key=lambda result: result[0])[1], returns
 
 
 def normalized_mean(log: TaskLog, returns: dict[str, float]) -> float:

@@ -313,7 +313,7 @@ def red_light(rng: np.random.Generator) -> TaskScene:
 def pedestrians(rng: np.random.Generator) -> TaskScene:
     """A parking aisle between parked vehicles, with crossing pedestrians that do not yield."""
     movers = []
-    for x in rng.uniform(8.0, 60.0, 3):
+    for x in np.array([12.0, 32.0, 52.0]) + rng.uniform(-7.0, 7.0, 3):
         side = rng.choice([-1.0, 1.0])
         movers.append(Mover(np.broadcast_to([x, side * 4.2], (RECORD_STEPS, 2)), np.pi / 2))
     for x in rng.uniform(14.0, 55.0, 4):

@@ -20,6 +20,7 @@ from behavior_models.offline.dataset import (
     write_dataset,
     write_shards,
 )
+from behavior_models.offline.evaluation import TaskEvaluation
 from behavior_models.offline.route_frame import RouteFrame
 from behavior_models.offline.simulation import TASK_VIEW, TaskEpisodes, TaskSimulator, step_reward
 from behavior_models.offline.task_scenes import RECORD_STEPS, drive, straight_line
@@ -147,7 +148,7 @@ def test_the_command_logs_a_graded_set_and_resumes(tmp_path, monkeypatch, capsys
     assert "narrow_passage: 2" in printed and "normalized return" in printed
     transitions = load_transitions(tmp_path, TASK_VIEW.spec())
     assert 200 <= transitions.count < 328
-    facts = read_description(tmp_path)["facts"]["tasks"]["narrow_passage"]
+    facts = read_description(tmp_path)["facts"]["logs"]["narrow_passage"]
     assert facts["random_return"] < 0 < facts["reference_return"]
     assert -0.5 < facts["normalized_return"] < 1.0
     before = (tmp_path / DATASET_FILE).read_text()
@@ -159,6 +160,18 @@ def test_the_command_logs_a_graded_set_and_resumes(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit, match="no driving tasks: parking"):
         command.log(tmp_path / "other", **(arguments | {"tasks": ("parking",)}))
     assert json.loads(before)["tasks"] == list(TASKS)
+
+
+def test_normalized_returns_of_policies_in_closed_loop():
+    # As many scenes as in the simulation above, so that its program is used again.
+    evaluation = TaskEvaluation(["narrow_passage"], len(NAMES))
+    planner = evaluation.evaluate(stack_actors([rule_actor()] * len(NAMES)), seed=3).intervals()["narrow_passage"]
+    constant = evaluation.evaluate(stack_actors([rule_actor(holds_speed=1.0)] * len(NAMES)))
+    # The planner is deterministic.
+    assert planner["value"] == pytest.approx(1.0, abs=1e-5)
+    assert planner["low"] <= planner["value"] <= planner["high"]
+    assert constant.intervals()["narrow_passage"]["high"] < 0.5
+    assert constant.failed["narrow_passage"] > 0.9
 
 
 def test_reward_of_a_step_by_hand():

@@ -1,0 +1,33 @@
+"""Logs of plain scenes by the rules of self-play."""
+
+import numpy as np
+import pytest
+
+from behavior_models.offline import command
+from behavior_models.offline.dataset import load_transitions, read_description
+from behavior_models.offline.scene_log import HOLD, split_policy
+from behavior_models.training.presets import DISCRETE_BICYCLE, SELF_PLAY_VIEW
+
+
+def test_policies_with_probabilities_of_random_actions():
+    assert split_policy("lookahead") == ("lookahead", 0.0)
+    assert split_policy("runs/policy:0.25") == ("runs/policy", 0.25)
+    for text in ("lookahead:often", "lookahead:1.5", "lookahead:nan"):
+        with pytest.raises(ValueError, match="probability"):
+            split_policy(text)
+
+
+def test_the_held_action_keeps_speed_and_heading():
+    np.testing.assert_array_equal(DISCRETE_BICYCLE.decode(np.array([[HOLD]], np.int32)), [[0.0, 0.0]])
+
+
+@pytest.mark.slow
+def test_logged_scenes_have_the_transitions_of_all_vehicles(tmp_path):
+    assert command.log(tmp_path, policies=("constant_speed", "random"), data="synthetic:0:4", transitions=600) == 0
+    transitions = load_transitions(tmp_path, SELF_PLAY_VIEW.spec())
+    facts = read_description(tmp_path)["facts"]
+    assert facts["transitions"] == transitions.count >= 600
+    assert np.isfinite(facts["mean_return"])
+    assert not np.any(transitions.ended & ~transitions.active)
+    share = np.mean(transitions.action[transitions.active] == HOLD)
+    assert 0.3 < share < 0.8

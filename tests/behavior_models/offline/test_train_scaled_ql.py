@@ -2,19 +2,24 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import waymax_sim as ws
 from behavior_models.networks.checkpoint import CheckpointError
 from behavior_models.offline.actions import ROUTE_ACTIONS
-from behavior_models.offline.simulation import TASK_VIEW
+from behavior_models.offline.simulation import TASK_VIEW, TaskSimulator
 from behavior_models.offline.stored_set import StoredSet, load_set
 from behavior_models.offline.task_policy import TaskQPolicy, load_task_policy
+from behavior_models.offline.tasks import draw_scenes
 from behavior_models.offline.transitions import Transitions
 from behavior_models.trainers.options import DR3Options, ScaledQLOptions
-from behavior_models.trainers.scaled_ql import train_scaled_ql
+from behavior_models.trainers.scaled_ql import scaled_q_learner, train_scaled_ql
+from waymax_sim.env import Assignment
 
 TASK_NAMES = ("following", "narrow_passage")
 
@@ -84,6 +89,20 @@ def test_policies_are_trained_resumed_stored_and_fine_tuned(tmp_path):
 
 
 def test_options():
-    assert DR3Options(out="x").algorithm == "dr3" and ScaledQLOptions(out="x").algorithm == "scaled-ql"
+    out = Path("runs")
+    assert DR3Options(out=out).algorithm == "dr3" and ScaledQLOptions(out=out).algorithm == "scaled-ql"
     with pytest.raises(ValueError, match="scaled-ql has no option --held-out"):
-        ScaledQLOptions(out="x", held_out="synthetic:0:1").check()
+        ScaledQLOptions(out=out, held_out="synthetic:0:1").check()
+
+
+def test_a_policy_drives_the_ego_of_a_scenario():
+    stored = random_set()
+    model = scaled_q_learner(ScaledQLOptions(out=Path("runs"), preset="quick"), stored).model
+    scenario = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], draw_scenes("following", 0, [0]).scenario)
+
+    def drive(params):
+        policy = TaskQPolicy(params, model, TASK_VIEW)
+        return ws.rollout(TaskSimulator().env, Assignment([policy], ["sdc"]), scenario, jax.random.key(0), 6)
+
+    trace = jax.eval_shape(drive, model.shapes)
+    assert trace.metrics["overlap"].value.shape[0] == 6

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from behavior_models.model_selection.linear import Ridge, factorize, gram_matrix, solve, widths
-from waymax_sim.pytree import Array, pytree, static, static_record
+from waymax_sim.pytree import Array, pytree, static_record
 
 
 @static_record
@@ -53,7 +53,7 @@ class FittedClasses:
     ridge: Ridge
     weights: Float[Array, "K D"]
     scale: Float[Array, " K"]
-    num_rows: int = static()
+    num_rows: Int[Array, ""]
 
     @property
     def dimension(self) -> Float[Array, " K"]:
@@ -109,7 +109,7 @@ def fit_classes(
         weights = weights[:, 0]
     dimension = jnp.sum(jnp.asarray(masks), axis=-1).astype(jnp.float32)
     scale = params.noise * (params.complexity * jnp.sqrt(dimension) + params.confidence)
-    return FittedClasses(ridge, weights, scale, outcome.shape[0])
+    return FittedClasses(ridge, weights, scale, jnp.int32(outcome.shape[0]))
 
 
 def _fit(
@@ -178,7 +178,7 @@ def slope(fits: FittedClasses, predictions: Predictions, params: BanditParams) -
     # Estimate of policy i by class k.
     per_class = jax.vmap(lambda chosen: jnp.take_along_axis(predictions.mean, chosen[None, :, None], axis=-1)[..., 0])
     value = jnp.mean(per_class(action), axis=-1)
-    half = 2 * params.slope * params.noise * jnp.sqrt(fits.dimension / fits.num_rows)[None]
+    half = 2 * params.slope * params.noise * jnp.sqrt(fits.dimension / fits.num_rows.astype(jnp.float32))[None]
     low = jax.lax.cummax(value - half, axis=1, reverse=True)
     high = jax.lax.cummin(value + half, axis=1, reverse=True)
     estimator = jnp.argmax(low <= high, axis=1)

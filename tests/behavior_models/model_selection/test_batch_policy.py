@@ -48,7 +48,7 @@ def test_bounds_that_are_not_finite_are_never_chosen():
 def test_slope_takes_the_smallest_class_whose_interval_meets_those_of_all_larger_ones():
     masks = jnp.array([[True, False], [True, True]])
     ridge = Ridge(jnp.zeros((2, 2)), masks)
-    fits = FittedClasses(ridge, jnp.zeros((2, 2)), jnp.zeros(2), 100)
+    fits = FittedClasses(ridge, jnp.zeros((2, 2)), jnp.zeros(2), jnp.int32(100))
     # Policy 0 takes action 0 and policy 1 action 1. Class 0 overrates its own action by 1,
     # outside of the interval of class 1; so the estimate of policy 0 is that of class 1, and policy 1 is better.
     mean = jnp.array([[[1.1, 0.25]], [[0.1, 0.3]]])

@@ -51,9 +51,16 @@ POLICIES = [
 ]
 
 # Commands by name; see `waymax_sim.cli.commands`.
-COMMANDS = ["train = behavior_models.cli:train", "study = behavior_models.study.command:study"]
+COMMANDS = [
+    "train = behavior_models.cli:train",
+    "study = behavior_models.study.command:study",
+    "log = behavior_models.offline.command:log",
+]
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
-BENCH_ROWS = ["train_ppo = behavior_models.bench:train_ppo", "train_bc = behavior_models.bench:train_bc"]
+BENCH_ROWS = [
+    f"{name} = behavior_models.bench:{name}"
+    for name in ("train_ppo", "train_bc", "observe_raster_ego", "observe_raster", "log_transitions")
+]
 
 setup(
     name="waymax-sim",

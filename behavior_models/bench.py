@@ -1,24 +1,36 @@
-"""Rows of the benchmark: training steps from end to end (entry points of the group `waymax_sim.bench`)."""
+"""Rows of the benchmark: training steps and images (entry points of the group `waymax_sim.bench`)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 import waymax_sim as ws
+from behavior_models.encoders.drawing import Pose, RasterContent, rotate_back, to_frame
+from behavior_models.encoders.grid import Grid
+from behavior_models.encoders.raster import Raster
 from behavior_models.imitation.behavior_cloning import BCConfig, BehaviorCloning
 from behavior_models.imitation.demonstrations import collect_demonstrations
+from behavior_models.offline.behaviors import noisy_actor, stack_actors
+from behavior_models.offline.simulation import TaskSimulator
+from behavior_models.offline.tasks import TASKS, concatenate_scenes, draw_scenes
 from behavior_models.reinforcement.ppo import PPO, PPOConfig
 from behavior_models.trainers.ppo import distribute_state
 from behavior_models.training.devices import device_mesh, put_on_devices
 from behavior_models.training.presets import GOAL_TASK
 from waymax_sim.env.bank import ScenarioBank, build_bank
+from waymax_sim.pytree import Array
 
 BANK_DATA = "synthetic:0:64"
 NUM_DECISIONS = 40  # decisions of an episode
+LOGGED_SCENES = 8  # scenes of each driving task
 WARM_UP_UPDATES = (
     3  # training steps before the measured ones; environments are then at different times of their episodes
 )
+NUM_SCENES = 16  # scenarios of the row `observe_raster`
 
 
 def train_ppo() -> dict[str, Any]:
@@ -51,6 +63,72 @@ def train_bc() -> dict[str, Any]:
     state = learner.init(jax.random.key(0))
     calls = {"total": lambda index: jax.block_until_ready(step(state, data))}
     return {"calls": calls, "agent_steps": float(len(demonstrations)), "batch": BCConfig.minibatch}
+
+
+def log_transitions() -> dict[str, Any]:
+    """Logged transitions of driving tasks by a planner with noise; agent-steps are simulated steps of the egos."""
+    scenes = concatenate_scenes([draw_scenes(name, 0, range(LOGGED_SCENES)) for name in TASKS])
+    simulator, keys = TaskSimulator(), jax.random.split(jax.random.key(0), 16)
+    actor = stack_actors([noisy_actor("lookahead", 0.2)] * len(scenes.task))
+    steps = float(simulator.run(actor, scenes, keys[0]).steps)
+    calls = {"total": lambda index: jax.block_until_ready(simulator.run(actor, scenes, keys[index % len(keys)]))}
+    return {"calls": calls, "agent_steps": steps, "batch": len(scenes.task)}
+
+
+class BruteForceRaster(Raster):
+    """The raster with each cell compared with each box."""
+
+    def _draw_boxes(self, grid: Grid, content: RasterContent, ego: Pose) -> list[Int[Array, "H W"]]:
+        x, y = (item[:, None, None] for item in to_frame(content.agents.xy, ego))
+        cos, sin = (item[:, None, None] for item in rotate_back(content.heading, ego))
+        length, width = (item[:, None, None] for item in content.half_size)
+        dx, dy = grid.centers(grid.behind)[None, :, None] - x, grid.centers(grid.right)[None, None] - y
+        inside = (jnp.abs(cos * dx + sin * dy) <= length) & (jnp.abs(cos * dy - sin * dx) <= width)
+        half = grid.resolution / 2
+        inside |= (jnp.maximum(dx, dy) <= half) & (jnp.minimum(dx, dy) > -half)
+        level = jnp.where(inside & content.agents.valid[:, None, None], content.agents.level[:, None, None], 0)
+        image = jnp.max(level.reshape(content.num_steps, -1, grid.size, grid.size), axis=1)
+        return [image[step] for step in range(content.num_steps)]
+
+
+def observe_raster_ego() -> dict[str, Any]:
+    """The image of one ego, 64 x 64 x 8; brute force compares each cell with each box."""
+    env = _raster_env()
+    scenarios = ws.load("synthetic:0:2", pad_to_bucket=False)
+    observe = jax.jit(lambda scenario: env.observe(scenario, env.initial_state(scenario, jax.random.key(0))))
+    observations = [observe(scenario) for scenario in scenarios]
+
+    def call(raster):
+        draw = jax.jit(lambda observation: raster(observation))
+        return lambda index: jax.block_until_ready(draw(observations[index % len(observations)]))
+
+    return _raster_workload(call, 1)
+
+
+def observe_raster() -> dict[str, Any]:
+    """The images of the egos of 16 scenarios of a bank in one program, with the first states of their episodes."""
+    env = _raster_env()
+    bank = build_bank(ws.load(f"synthetic:0:{NUM_SCENES}", pad_to_bucket=False), env)
+    orders = [jnp.arange(NUM_SCENES, dtype=jnp.int32), jnp.arange(NUM_SCENES, dtype=jnp.int32)[::-1]]
+
+    def call(raster):
+        def observe(bank, index):
+            scenario = bank.scenario(index)
+            return raster(env.observe(scenario, env.initial_state(scenario, jax.random.key(0))))
+
+        draw = jax.jit(jax.vmap(observe, in_axes=(None, 0)))
+        return lambda index: jax.block_until_ready(draw(bank, orders[index % len(orders)]))
+
+    return _raster_workload(call, NUM_SCENES)
+
+
+def _raster_env() -> ws.Env:
+    return ws.Env(config=ws.EnvConfig(metrics=(), rewards=(), num_history_steps=Raster().num_history_steps))
+
+
+def _raster_workload(call: Callable[[Raster], Callable[[int], Any]], batch: int) -> dict[str, Any]:
+    calls = {"total": call(Raster(goal=False)), "baseline": call(BruteForceRaster(goal=False))}
+    return {"calls": calls, "agent_steps": float(batch), "batch": batch}
 
 
 def _bank() -> ScenarioBank:

@@ -1,5 +1,5 @@
-"""Makes the pictures of the README: an animation of a synthetic scene, and a screenshot of the page that compares two
-policies.
+"""Makes the pictures of the documents: an animation of a synthetic scene, the channels of its raster, and a screenshot
+of the page that compares two policies.
 
     python examples/make_pictures.py docs/images      # or `make pictures`
 
@@ -15,10 +15,12 @@ import tempfile
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 
 import behavior_models
 import waymax_sim as ws
+from behavior_models.encoders.raster import Raster
 from waymax_sim.env import Assignment
 from waymax_sim.viz import animate, viewer
 
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     scenario = ws.load(SCENE[0])[SCENE[1]]
     traces = simulate(scenario, options.steps)
     print("wrote", draw_animation(scenario, traces["idm"], options.out / "idm.gif"))
+    print("wrote", draw_raster(scenario, options.out / "raster.png"))
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         print(f"no screenshot: install one of {', '.join(BROWSERS)}", file=sys.stderr)
@@ -71,6 +74,24 @@ def draw_animation(scenario: ws.Scenario, trace: ws.Trace, path: Path) -> Path:
     agents = jax.tree.map(lambda leaf: np.asarray(leaf)[frames], trace.agents)
     options = {"center": (x, y), "radius": 48.0, "size": 5.2, "title": ""}
     return animate(scenario, agents, path, steps=trace.step[frames], fps=5.0, **options)
+
+
+def draw_raster(scenario: ws.Scenario, path: Path) -> Path:
+    """The channels of the image of the sdc, its heading up."""
+    raster = Raster(goal=False)
+    env = ws.Env(config=ws.EnvConfig(metrics=(), rewards=(), num_history_steps=raster.num_history_steps))
+    rows = jax.jit(lambda scenario: raster(env.observe(scenario, env.initial_state(scenario, jax.random.key(0)))))
+    image = np.asarray(rows(scenario))[0, : np.prod(raster.image_shape)].reshape(raster.image_shape)
+    figure, axes = plt.subplots(2, 4, figsize=(8, 4.4), layout="compressed")
+    for channel, (axis, name) in enumerate(zip(axes.flat, raster.channels, strict=True)):
+        low, colors = (-1, "RdBu_r") if name.startswith("lane") else (0, "gray_r")
+        # The first column is the rightmost one.
+        axis.imshow(image[:, ::-1, channel], colors, vmin=low, vmax=1, origin="lower", interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    return path
 
 
 def take_screenshot(browser: str, html: str, path: Path, num_steps: int) -> Path:

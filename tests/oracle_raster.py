@@ -86,7 +86,7 @@ def render(raster: Raster, observation, slot: int) -> Image:
     if observation.info.is_sdc[slot]:
         for path, valid, on_route in zip(*_paths(observation), strict=True):
             for point in path[valid] if on_route else ():
-                image.draw_point(local(point), 3, 1.0)
+                image.draw_point(local(point), 3, 1.0, HALF_WIDTH)
     signals = observation.signals
     for state, point, valid in zip(signals.state, signals.stop_point, signals.valid, strict=True):
         if valid:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, UInt32
 
 from waymax_sim import geometry
-from waymax_sim.ops import backend
 from waymax_sim.pytree import Array
 
 # Number of bits of a word of a mask.
@@ -40,15 +39,14 @@ class Grid:
         """Distance from the right border to the agent, m."""
         return self.size * self.resolution / 2
 
-    def index(self, x: Float[Array, "*p"], y: Float[Array, "*p"], valid: Bool[Array, "*p"]) -> Int[Array, "*p"]:
+    def index(self, xy: Float[Array, "2 P"], valid: Bool[Array, " P"]) -> Int[Array, " P"]:
         """Index of the cell of each point, row by row; H * H for points that are invalid or outside.
 
         Args:
-          x: Longitudinal positions in the frame of the agent, m.
-          y: Lateral positions, positive to the left, m.
+          xy: Positions in the frame of the agent, y positive to the left, m.
           valid: Valid points.
         """
-        row, column = (x + self.behind) / self.resolution, (y + self.right) / self.resolution
+        row, column = (xy[0] + self.behind) / self.resolution, (xy[1] + self.right) / self.resolution
         inside = valid & (row >= 0) & (row < self.size) & (column >= 0) & (column < self.size)
         row, column = (jnp.where(inside, item, 0.0).astype(jnp.int32) for item in (row, column))
         return jnp.where(inside, row * self.size + column, self.size**2)
@@ -63,24 +61,17 @@ class Grid:
 
 
 def box_masks(grid: Grid, boxes: geometry.Boxes, valid: Bool[Array, " N"]) -> UInt32[Array, "N H B"]:
-    """Cells of each box as bits: those whose center lies in the box, and the one in which the center of the box lies.
+    """Cells whose center lies in each box, as bits.
 
     Args:
       grid: The grid.
       boxes: Boxes in the frame of the agent.
       valid: Valid boxes.
     """
-    # Otherwise XLA:CPU computes the sines again for each row (bench row `observe_raster`).
-    boxes = backend.materialize(boxes)
-    first, last = _covered_columns(grid, boxes)
-    is_covered = valid[:, None] & (first <= last)
-    first, last = jnp.where(is_covered, first, 0), jnp.where(is_covered, last + 1, 0)
-    center = grid.index(boxes.x, boxes.y, valid)
-    is_center_row = jnp.arange(grid.size, dtype=jnp.int32)[None] == (center // grid.size)[:, None]
-    column = jnp.where(is_center_row, (center % grid.size)[:, None], 0)
-    end = jnp.where(is_center_row, column + 1, 0)
+    first, end = _covered_columns(grid, boxes)
+    first, end = (jnp.where(valid[:, None], item, 0) for item in (first, end))
     words = range(0, grid.size, WORD_BITS)
-    return jnp.stack([_bits(first - word, last - word) | _bits(column - word, end - word) for word in words], axis=-1)
+    return jnp.stack([_low_bits(end - word) & ~_low_bits(first - word) for word in words], axis=-1)
 
 
 def combine_masks(masks: UInt32[Array, "*lead N H B"]) -> UInt32[Array, "*lead H B"]:
@@ -114,17 +105,18 @@ def dilate(image: Int[Array, "H H C"], radius: float) -> Int[Array, "H H C"]:
 
 
 def _covered_columns(grid: Grid, boxes: geometry.Boxes) -> tuple[Int[Array, "N H"], Int[Array, "N H"]]:
-    """The first and the last column whose centers lie in a box, in each row; none if the first is beyond the last."""
+    """The first column whose center lies in a box, in each row, and the one after the last; 0 and 0 without any."""
     dx = grid.centers(grid.behind)[None] - boxes.x[:, None]
     # |cos dx + sin dy| <= length and |cos dy - sin dx| <= width, solved for dy.
     along = _slab(dx, boxes.cos, boxes.sin, boxes.half_length)
     across = _slab(dx, -boxes.sin, boxes.cos, boxes.half_width)
     low, high = jnp.maximum(along[0], across[0]), jnp.minimum(along[1], across[1])
-    first, last = ((boxes.y[:, None] + bound + grid.right) / grid.resolution - 0.5 for bound in (low, high))
+    offset = (boxes.y + grid.right)[:, None]
+    first, last = ((offset + bound) / grid.resolution - 0.5 for bound in (low, high))
     is_covered = (first <= last) & (first <= grid.size - 1) & (last >= 0)
     first = jnp.ceil(jnp.where(is_covered & (first > 0), first, 0.0)).astype(jnp.int32)
-    last = jnp.floor(jnp.where(is_covered & (last < grid.size), last, grid.size)).astype(jnp.int32)
-    return jnp.where(is_covered, first, 1), jnp.where(is_covered, last, 0)
+    last = jnp.floor(jnp.where(is_covered & (last < grid.size), last, grid.size - 1)).astype(jnp.int32)
+    return jnp.where(is_covered, first, 0), jnp.where(is_covered, last + 1, 0)
 
 
 def _slab(
@@ -139,15 +131,11 @@ def _slab(
       half: Half of the width of the slab, m.
     """
     inverse = 1.0 / jnp.where(jnp.abs(sin) < MIN_SINE, jnp.where(sin < 0, -MIN_SINE, MIN_SINE), sin)
-    center, reach = backend.materialize((-cos * inverse, half * jnp.abs(inverse)))
-    return dx * center[:, None] - reach[:, None], dx * center[:, None] + reach[:, None]
-
-
-def _bits(first: Int[Array, "N H"], end: Int[Array, "N H"]) -> UInt32[Array, "N H"]:
-    """The bits from the first one up to the end, exclusive, of those that a word has."""
-    return _low_bits(end) & ~_low_bits(first)
+    center, reach = dx * (-cos * inverse)[:, None], (half * jnp.abs(inverse))[:, None]
+    return center - reach, center + reach
 
 
 def _low_bits(count: Int[Array, "N H"]) -> UInt32[Array, "N H"]:
+    """The given number of low bits."""
     shift = jnp.clip(count, 0, WORD_BITS - 1).astype(jnp.uint32)
     return jnp.where(count >= WORD_BITS, jnp.uint32(0xFFFFFFFF), (jnp.uint32(1) << shift) - jnp.uint32(1))

@@ -48,7 +48,7 @@ class Raster:
 
     - drivable: 1 in cells within half a lane width of a cell with a point of the center line of a lane for vehicles.
     - lane_cos, lane_sin: mean direction of the center lines in a cell, 0 without one.
-    - route: 1 in cells with a point of the route of the sdc, in the row of the sdc.
+    - route: 1 within half a lane width of a cell with a point of a path on the route of the sdc, in its own row.
     - lights: state of the light of a stop point, within half a lane width: 1 stop, 0.75 caution, 0.5 unknown, 0.25 go.
     - occupancy, occupancy_1, ...: boxes of all agents now, and at past steps: 1 vehicle, 2/3 cyclist, 1/3 pedestrian. A
       cell is occupied if its center lies in a box, or the center of the box in the cell.
@@ -165,19 +165,24 @@ class Raster:
     def _values(self, levels: Int[Array, "*lead C"]) -> Float[Array, "*lead C"]:
         """Values of levels from 0 to 255."""
         signed = self._is_signed().reshape(*(1 for _ in levels.shape[:-1]), -1)
-        offset, scale = jnp.where(signed, ZERO_LEVEL, 0), jnp.where(signed, 1 / MAX_SIGNED_LEVEL, 1 / MAX_LEVEL)
-        return (levels - offset).astype(jnp.float32) * scale
+        zero, scale = jnp.where(signed, ZERO_LEVEL, 0), jnp.where(signed, 1 / MAX_SIGNED_LEVEL, 1 / MAX_LEVEL)
+        return (levels - zero).astype(jnp.float32) * scale
 
     def _draw(self, content: RasterContent, ego: Pose, is_sdc: Bool[Array, ""]) -> Int[Array, "H W C"]:
         """Levels of the image of one agent."""
         grid = Grid(self.size, self.resolution, self.behind)
-        lanes, lights = draw_lanes(grid, content, ego), draw_points(grid, content.stops, ego)
-        is_lane = (lanes[..., 0] > 0).astype(jnp.int32) * MAX_LEVEL
-        wide = dilate(jnp.stack([is_lane, lights], axis=-1), HALF_LANE_WIDTH / self.resolution)
-        route = jnp.where(is_sdc, draw_points(grid, content.route, ego), 0)
-        boxes = draw_boxes(grid, content, ego)
-        channels = [wide[..., 0], lanes[..., 1], lanes[..., 2], route, wide[..., 1], *boxes]
+        lanes = draw_lanes(grid, content, ego)
+        lights, route = (draw_points(grid, points, ego) for points in (content.stops, content.route))
+        is_lane = (lanes[0] > 0).astype(jnp.int32) * MAX_LEVEL
+        lines = jnp.stack([is_lane, lights, jnp.where(is_sdc, route, 0)], axis=-1)
+        drivable, lights, route = jnp.moveaxis(dilate(lines, HALF_LANE_WIDTH / self.resolution), -1, 0)
+        boxes = self._draw_boxes(grid, content, ego)
+        channels = [drivable, lanes[1], lanes[2], route, lights, *boxes]
         return jnp.stack(channels, axis=-1)
+
+    def _draw_boxes(self, grid: Grid, content: RasterContent, ego: Pose) -> list[Int[Array, "H W"]]:
+        """Levels of the occupancy channels."""
+        return draw_boxes(grid, content, ego)
 
 
 def _ego_values(observation: Observation, slot: Int[Array, " K"], stride: int) -> Float[Array, "K 5"]:

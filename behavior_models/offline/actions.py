@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from behavior_models.offline.route_frame import RouteFrame, route_point
+from behavior_models.offline.route_frame import RouteFrame, route_index, route_point
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.pytree import Array
 
@@ -63,7 +63,8 @@ class RouteActions:
         accelerations, offsets = self.levels()
         acceleration, offset = accelerations[action], offsets[action]
         lookahead = jnp.maximum(self.lookahead_time * frame.speed, self.min_lookahead)
-        x, y, cos, sin = route_point(frame, frame.arc_length + lookahead)
+        target = frame.arc_length + lookahead
+        x, y, cos, sin = route_point(frame, target, route_index(frame, target))
         dx, dy = x - offset * sin - frame.x, y + offset * cos - frame.y
         left = jnp.cos(frame.yaw) * dy - jnp.sin(frame.yaw) * dx
         limit = jnp.minimum(0.2, self.max_lateral / jnp.maximum(frame.speed, 1.0) ** 2)

@@ -1,8 +1,9 @@
 """The ego on its route: arc length, lateral offset and speed, and the other agents as they are."""
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from waymax_sim import geometry
 from waymax_sim.datatypes.signals import STOP_STATES
 from waymax_sim.env import Observation
 from waymax_sim.pytree import Array, pytree, static, tree_index
@@ -26,7 +27,8 @@ class RouteFrame:
       arc_length: Position on the route, m.
       lateral: Offset to the left of the route, m.
       red_line: Arc length of the first red light ahead, m; infinite without one.
-      others: x, y, vx, vy (m, m/s), half extents along and across their heading (m), cos and sin of it, [N].
+      others: x, y (m), forward speed (m/s), half length, half width (m), yaw (rad), yaw rate (rad/s) and
+        acceleration (m/s^2) of all agents.
       is_other: Mask of the valid other agents.
       dt: Time step, s.
     """
@@ -60,8 +62,12 @@ def route_frame(observation: Observation) -> RouteFrame:
     cos, sin = jnp.cos(ego.yaw), jnp.sin(ego.yaw)
     speed = jnp.maximum(ego.velocity[0] * cos + ego.velocity[1] * sin, 0.0)
     size = jnp.asarray(info.size)
-    others = [agents.xyz[:, 0], agents.xyz[:, 1], agents.velocity[:, 0], agents.velocity[:, 1]]
-    others += [size[:, 0] / 2, size[:, 1] / 2, jnp.cos(agents.yaw), jnp.sin(agents.yaw)]
+    before = tree_index(observation.history, -2)
+    yaw_rate = geometry.wrap_angle(agents.yaw - before.yaw) / observation.dt
+    forward = agents.velocity[:, 0] * jnp.cos(agents.yaw) + agents.velocity[:, 1] * jnp.sin(agents.yaw)
+    others = [agents.xyz[:, 0], agents.xyz[:, 1], forward, size[:, 0] / 2, size[:, 1] / 2, agents.yaw]
+    speed_change = forward - before.velocity[:, 0] * jnp.cos(before.yaw) - before.velocity[:, 1] * jnp.sin(before.yaw)
+    others += [jnp.where(before.valid, rate, 0.0) for rate in (yaw_rate, speed_change / observation.dt)]
     return RouteFrame(
         points=points,
         points_arc_length=arc_length,
@@ -79,19 +85,34 @@ def route_frame(observation: Observation) -> RouteFrame:
     )
 
 
-def route_point(
-    frame: RouteFrame, arc_length: Float[Array, "*q"]
-) -> tuple[Float[Array, "*q"], Float[Array, "*q"], Float[Array, "*q"], Float[Array, "*q"]]:
-    """Position (m) and direction of the route at arc lengths (m); straight on beyond its ends."""
+def route_index(frame: RouteFrame, arc_length: Float[Array, "*q"]) -> Int[Array, "*q"]:
+    """Index of the segment of the route at arc lengths (m); the first and the last one beyond its ends."""
     count = jnp.sum(jnp.isfinite(frame.points_arc_length))
     index = jnp.searchsorted(frame.points_arc_length, arc_length, side="right") - 1
-    index = jnp.clip(index, 0, jnp.maximum(count - 2, 0))
-    start, end = frame.points[index], frame.points[index + 1]
-    dx, dy = end[..., 0] - start[..., 0], end[..., 1] - start[..., 1]
-    length = jnp.maximum(jnp.sqrt(dx * dx + dy * dy), 1e-6)
-    cos, sin = dx / length, dy / length
+    return jnp.clip(index, 0, jnp.maximum(count - 2, 0)).astype(jnp.int32)
+
+
+def route_point(
+    frame: RouteFrame, arc_length: Float[Array, "*q"], index: Int[Array, "*q"]
+) -> tuple[Float[Array, "*q"], Float[Array, "*q"], Float[Array, "*q"], Float[Array, "*q"]]:
+    """Position (m) and direction of the route at arc lengths; straight on beyond its ends.
+
+    Args:
+      frame: The ego on its route.
+      arc_length: Arc lengths, m.
+      index: From `route_index`.
+    """
+    cos, sin = segment_directions(frame)
     ahead = arc_length - frame.points_arc_length[index]
-    return start[..., 0] + ahead * cos, start[..., 1] + ahead * sin, cos, sin
+    cos, sin = cos[index], sin[index]
+    return frame.points[index, 0] + ahead * cos, frame.points[index, 1] + ahead * sin, cos, sin
+
+
+def segment_directions(frame: RouteFrame) -> tuple[Float[Array, " R1"], Float[Array, " R1"]]:
+    """Cosine and sine of the direction of each segment of the route."""
+    step = frame.points[1:] - frame.points[:-1]
+    length = jnp.maximum(jnp.sqrt(jnp.sum(step**2, axis=-1)), 1e-6)
+    return step[:, 0] / length, step[:, 1] / length
 
 
 def _project(
@@ -104,18 +125,19 @@ def _project(
       arc_length: Their arc lengths.
       xy: Positions, m.
     """
-    shape = (*(1 for _ in xy.shape[:-1]), -1, 2)
-    start, step = points[:-1].reshape(shape), (points[1:] - points[:-1]).reshape(shape)
-    is_segment = jnp.isfinite(arc_length[1:])
+    # [q, R - 1]; a single position is one of a list.
+    position = xy.reshape(-1, 1, 2)
+    start, step = points[None, :-1], (points[1:] - points[:-1])[None]
     length = jnp.maximum(jnp.sqrt(jnp.sum(step**2, axis=-1)), 1e-6)
-    offset = xy[..., None, :] - start
+    offset = position - start
     along = jnp.sum(offset * step, axis=-1) / length
     left = (step[..., 0] * offset[..., 1] - step[..., 1] * offset[..., 0]) / length
     outside = along - jnp.clip(along, 0.0, length)
-    distance = jnp.where(is_segment.reshape(shape[:-1]), outside**2 + left**2, jnp.inf)
-    nearest = jnp.argmin(distance, axis=-1)
-    lead = tuple(jnp.indices(nearest.shape, sparse=True)) if nearest.ndim else ()
-    return arc_length[nearest] + along[(*lead, nearest)], left[(*lead, nearest)]
+    distance = jnp.where(jnp.isfinite(arc_length[None, 1:]), outside**2 + left**2, jnp.inf)
+    nearest = jnp.argmin(distance, axis=-1)[:, None]
+    along, left = (jnp.take_along_axis(values, nearest, axis=-1)[:, 0] for values in (along, left))
+    lead = xy.shape[:-1]
+    return (arc_length[nearest[:, 0]] + along).reshape(lead), left.reshape(lead)
 
 
 def _red_line(

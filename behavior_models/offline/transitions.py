@@ -52,7 +52,7 @@ class Transitions:
     @property
     def count(self) -> Int[Array, ""]:
         """Number of decisions."""
-        return self.active.sum()
+        return jnp.sum(self.active, dtype=jnp.int32)
 
 
 @pytree

@@ -1,11 +1,14 @@
 import dataclasses
 import io
 import json
+import time
 
+import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
 from behavior_models import POLICIES
+from waymax_sim.bench.plugins import plugin_row
 from waymax_sim.bench.rows import ROW_COLUMNS, Sampling
 from waymax_sim.bench.run import Item, Settings, default_settings, interleave_sizes, list_items, row_names, run
 from waymax_sim.bench.table import markdown, terminal_table
@@ -69,6 +72,17 @@ def test_rows_of_plugins():
     assert (row["name"], row["batch"], row["fit_cpu_ms"]) == ("mine", 4, None)
     assert row["agent_steps_per_s"] == pytest.approx(1e4 / row["wall_ms"]) and row["collect_cpu_ms"] >= 0
     assert "mine" in row_names({}, ["mine"]) and "mine" in markdown(results)
+
+
+def test_baselines_of_plugins():
+    def workload() -> dict:
+        results = {"total": 0.001, "baseline": 0.004}
+        parts = {name: lambda index, s=s: time.sleep(s) or jnp.full(3, s) for name, s in results.items()}
+        return {"calls": parts, "agent_steps": 10.0, "batch": 4}
+
+    row = plugin_row("mine", workload, Sampling(repeats=2, seconds=0.0))
+    assert row["ratio_to_brute_force"] > 1
+    assert row["largest_difference"] == pytest.approx(0.003)
 
 
 def test_rows_have_names():

@@ -78,7 +78,7 @@ def compiled_rows(sizes: Sequence[SizedWorkload], sampling: Sampling) -> list[Js
         own = next(samples)
         row = _compiled_row(size, program, own)
         if baseline:
-            row |= _comparison(size.work.baseline_share, own, next(samples), program.result, baseline.result)
+            row |= compare_to_brute_force(size.work.baseline_share, own, next(samples), program.result, baseline.result)
         rows.append(row)
     return rows
 
@@ -106,8 +106,16 @@ def _compiled_row(size: SizedWorkload, program: Program, samples: Samples) -> Js
     }
 
 
-def _comparison(share: float, samples: Samples, slow: Samples, result: Any, expected: Any) -> Json:
-    """Ratios to brute force, which computes `share` of the work, and the largest difference of the results."""
+def compare_to_brute_force(share: float, samples: Samples, slow: Samples, result: Any, expected: Any) -> Json:
+    """Ratios to brute force, and the largest difference of the results.
+
+    Args:
+      share: Share of the work that brute force computes.
+      samples: Times of the measured function.
+      slow: Times of brute force.
+      result: Result of the measured function.
+      expected: Result of brute force.
+    """
 
     def ratio(times: tuple[float, ...], slow_times: tuple[float, ...]) -> float | None:
         ratios = [b / share / a for a, b in zip(times, slow_times, strict=True) if a > 0]

@@ -55,6 +55,7 @@ COMMANDS = [
     "train = behavior_models.cli:train",
     "study = behavior_models.study.command:study",
     "log = behavior_models.offline.command:log",
+    "select = behavior_models.model_selection.command:select",
 ]
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
 BENCH_ROWS = [

@@ -76,7 +76,7 @@ class Predictions:
 
 
 @pytree
-class Decisions:
+class BanditDecisions:
     """Decisions in m contexts, by one rule or by each of K.
 
     Attributes:
@@ -142,15 +142,15 @@ def predict(fits: FittedClasses, contexts: Float[Array, "*K m A D"]) -> Predicti
     return Predictions(mean, fits.scale[:, None, None] * norm)
 
 
-def pessimistic_decisions(predictions: Predictions) -> Decisions:
+def pessimistic_decisions(predictions: Predictions) -> BanditDecisions:
     """The actions of the largest lower bound by each class alone, [K, m] ("Algorithm 1")."""
     lower = predictions.lower
     action = jnp.argmax(lower, axis=-1).astype(jnp.int32)
     classes = jnp.broadcast_to(jnp.arange(lower.shape[0], dtype=jnp.int32)[:, None], action.shape)
-    return Decisions(action, jnp.max(lower, axis=-1), classes)
+    return BanditDecisions(action, jnp.max(lower, axis=-1), classes)
 
 
-def complexity_coverage(predictions: Predictions) -> Decisions:
+def complexity_coverage(predictions: Predictions) -> BanditDecisions:
     """The action of the largest lower bound of any class, in each context ("Algorithm 2").
 
     At least as good as the best single class if all classes contain the truth; a small wrong class misleads it.
@@ -160,7 +160,7 @@ def complexity_coverage(predictions: Predictions) -> Decisions:
     best = jnp.max(lower, axis=0)
     action = jnp.argmax(best, axis=-1).astype(jnp.int32)
     chosen_class = jnp.take_along_axis(chosen, action[:, None], axis=-1)[:, 0].astype(jnp.int32)
-    return Decisions(action, jnp.max(best, axis=-1), chosen_class)
+    return BanditDecisions(action, jnp.max(best, axis=-1), chosen_class)
 
 
 def slope(fits: FittedClasses, predictions: Predictions, params: BanditParams) -> Int[Array, ""]:

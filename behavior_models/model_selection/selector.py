@@ -22,7 +22,7 @@ from waymax_sim.env.policy import observed_history_steps, observes_goals
 from waymax_sim.plugins import resolve_policy
 from waymax_sim.pytree import Array, pytree, static, tree_index
 
-LOADER = "behavior_models.model_selection.selector:load_selector"
+SELECTOR_LOADER = "behavior_models.model_selection.selector:load_selector"
 WEIGHTS_FILE = "weights.npz"
 FORMAT_VERSION = 1
 # Columns of a state, by the rung of the ladder that adds them.
@@ -30,7 +30,7 @@ RUNG_COLUMNS = (1, 3, 3, 4)
 NUM_COLUMNS = sum(RUNG_COLUMNS)
 # Scales of the columns.
 SPEED_SCALE = 10.0  # m/s
-DISTANCE_SCALE = 30.0  # m
+PROXIMITY_SCALE = 30.0  # m
 # Width of the corridor ahead in which the nearest agent is searched, m.
 CORRIDOR_WIDTH = 4.0
 
@@ -46,7 +46,7 @@ def state_columns(observation: Observation) -> Float[Array, "K 11"]:
     speed = geometry.norm(own.velocity) / SPEED_SCALE
     goal = jnp.zeros((rows.shape[0], 3))
     if observation.goals is not None:
-        offset = geometry.rotate(observation.goals.xy[rows] - own.xyz[:, :2], -own.yaw) / DISTANCE_SCALE
+        offset = geometry.rotate(observation.goals.xy[rows] - own.xyz[:, :2], -own.yaw) / PROXIMITY_SCALE
         distance = geometry.norm(offset)
         goal = jnp.stack([jnp.log1p(distance), jnp.abs(offset[:, 1]), offset[:, 0] / (0.1 + distance)], axis=-1)
         goal = jnp.where(observation.goals.valid[rows][:, None], goal, 0.0)
@@ -70,8 +70,8 @@ def _neighbors(observation: Observation, rows: Int[Array, " K"]) -> Float[Array,
     has_leader = jnp.any(ahead, axis=1)
     relative = own.velocity - now.velocity[leader]
     approach = geometry.dot(relative, geometry.unit_vector(own.yaw)) / SPEED_SCALE
-    near = jnp.exp(-jnp.min(distance, axis=1) / DISTANCE_SCALE)
-    nearest_ahead = jnp.exp(-jnp.min(gap, axis=1) / DISTANCE_SCALE)
+    near = jnp.exp(-jnp.min(distance, axis=1) / PROXIMITY_SCALE)
+    nearest_ahead = jnp.exp(-jnp.min(gap, axis=1) / PROXIMITY_SCALE)
     count = jnp.sum(distance < 20.0, axis=1).astype(jnp.float32) / 5.0
     return jnp.stack([near, nearest_ahead, jnp.where(has_leader, approach, 0.0), count], axis=-1)
 
@@ -167,19 +167,23 @@ class Selector(Policy):
           key: Random key.
           assigned: Member of each controlled agent; -1 where the certificate chooses.
         """
-        decisions = complexity_coverage(predict(self.fits, member_columns(state_columns(observation), len(self.members))))
+        decisions = complexity_coverage(
+            predict(self.fits, member_columns(state_columns(observation), len(self.members)))
+        )
         renew = carry.age == 0
         pairs = ((decisions.action, carry.chosen), (decisions.chosen_class, carry.chosen_class))
         chosen, chosen_class = (jnp.where(renew, new, old) for new, old in pairs)
         certificate = jnp.where(renew, decisions.certificate, carry.certificate)
-        action, states = act_mixture(self.members, jnp.where(assigned >= 0, assigned, chosen), observation, carry.members, key)
+        action, states = act_mixture(
+            self.members, jnp.where(assigned >= 0, assigned, chosen), observation, carry.members, key
+        )
         state = SelectorState(states, chosen, chosen_class, certificate, (carry.age + 1) % self.interval)
         return action, state
 
 
 @pytree
 class AssignedSelector(Policy):
-    """A selector that drives some agents by given members: the behavior policy of the logs that selectors are fitted to.
+    """A selector that drives some agents by given members: the behavior policy of logs for fitting.
 
     Attributes:
       selector: The selector.
@@ -251,7 +255,7 @@ def save_selector(folder: Path, names: tuple[str, ...], selector: Selector, fact
     folder.mkdir(parents=True, exist_ok=True)
     fits = selector.fits
     description = {
-        "loader": LOADER,
+        "loader": SELECTOR_LOADER,
         "version": FORMAT_VERSION,
         "members": list(names),
         "interval": selector.interval,
@@ -292,4 +296,3 @@ def make_selector(names: tuple[str, ...], fits: FittedClasses, interval: int) ->
       interval: Steps between choices.
     """
     return Selector(tuple(resolve_policy(name) for name in names), fits, interval).check()
-

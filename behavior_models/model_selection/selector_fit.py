@@ -86,7 +86,11 @@ def outcome_env(policies: Sequence[Policy]) -> Env:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def simulate_outcomes(
-    env: Env, selector: AssignedSelector, bank: ScenarioBank, scene: tuple[Int[Array, ""], Key[Array, ""]], params: OutcomeParams
+    env: Env,
+    selector: AssignedSelector,
+    bank: ScenarioBank,
+    scene: tuple[Int[Array, ""], Key[Array, ""]],
+    params: OutcomeParams,
 ) -> LoggedOutcomes:
     """Outcomes of the agents of one scene, by one program for logs, members and selectors.
 
@@ -109,7 +113,9 @@ def simulate_outcomes(
     distance = geometry.norm(scenario.goals.xy - now.xyz[:, :2])
     left = geometry.norm(scenario.goals.xy - trace.agents.xyz[-1, :, :2])
     failed = [jnp.any(metric.valid & (metric.value > 0), axis=0) for metric in trace.metrics.values()]
-    outcome = (distance - left) / params.progress_scale - params.failure * sum(one.astype(jnp.float32) for one in failed)
+    outcome = (distance - left) / params.progress_scale - params.failure * sum(
+        one.astype(jnp.float32) for one in failed
+    )
     valid = (member > NOT_DRIVEN) & now.valid & scenario.goals.valid & jnp.isfinite(outcome)
     return LoggedOutcomes(trace.observations["columns"][0], member, jnp.where(valid, outcome, 0.0), valid)
 

@@ -23,8 +23,8 @@ from behavior_models.model_selection.decision_bed import (
     template_scenario,
 )
 from behavior_models.model_selection.light_bed import RUNGS, LightBedParams, select_rung
-from examples.reproductions.model_selection import BANDIT_HEADER, SelectionConfig, interval
-from examples.reproductions.waymax_common import Criterion, table_line
+from examples.reproductions.model_selection import BANDIT_HEADER, SelectionConfig, interval, table_row
+from examples.reproductions.waymax_common import Criterion
 
 # Bound of all predictions of a context with 90 % probability, in standard deviations: 4 classes and 5 actions.
 CONSTANTS = BanditParams(noise=0.3, confidence=float(np.sqrt(2 * np.log(4 * 5 / 0.1))))
@@ -33,7 +33,7 @@ CONSTANTS = BanditParams(noise=0.3, confidence=float(np.sqrt(2 * np.log(4 * 5 / 
 def rungs(config: SelectionConfig) -> list[Criterion]:
     """Criterion D-M: families with lights need the rung of lights, families without do not."""
     criteria, count = [], 2 if config.quick else 20
-    print(f"Rung chosen in {count} seeds\n{table_line('family', dict(enumerate(['rule', *RUNGS])))}")
+    print(f"Rung chosen in {count} seeds\n{table_row('family', ['rule', *RUNGS])}")
     print("|" + "---|" * (2 + len(RUNGS)))
     for matter, right in ((True, 3), (False, 2)):
         bed = LightBedParams(lights_matter=matter)
@@ -42,7 +42,7 @@ def rungs(config: SelectionConfig) -> list[Criterion]:
         name = "lights matter" if matter else "lights without effect"
         for rule, chosen in zip(("ModBE", "hold-out"), choices, strict=True):
             counts = np.bincount(chosen, minlength=len(RUNGS))
-            print(table_line(name, dict(enumerate([rule, *map(str, counts)]))), flush=True)
+            print(table_row(name, [rule, *map(str, counts)]), flush=True)
         share = float(np.mean(choices[0] == right))
         criteria.append(Criterion(f"D-M {name}: share of the rung {RUNGS[right]!r}", share, low=0.9))
     return criteria
@@ -69,16 +69,16 @@ def decisions(config: SelectionConfig) -> list[Criterion]:
         run = jax.jit(functools.partial(_decide, count=samples, params=params))
         result = jax.device_get(run(config.keys(71 + index, 20), scenario, contexts, mean))
         best = np.asarray(result.per_class)[:, np.argmin(np.mean(result.per_class, axis=0))]
-        rules = (getattr(result, name) for name in ("hold_out", "slope", "complexity_coverage", "optimistic"))
+        rules = (getattr(result, name) for name in ("hold_out", "slope", "complexity_coverage", "upper_bound"))
         cells = [interval(best), f"{np.mean(result.per_class, axis=0).max():.4f}", *map(interval, rules)]
-        print(table_line(str(samples), dict(enumerate([*cells, f"{np.mean(result.valid):.3f}"]))), flush=True)
+        print(table_row(str(samples), [*cells, f"{np.mean(result.valid):.3f}"]), flush=True)
         if samples <= 500:
             wins = float(np.mean(result.complexity_coverage <= best))
-            ratio = float(np.mean(result.optimistic) / np.mean(best))
+            ratio = float(np.mean(result.upper_bound) / np.mean(best))
             criteria += [
                 Criterion(f"decisions at n = {samples}: share of seeds not worse than the best class", wins, low=0.8),
                 Criterion(f"decisions at n = {samples}: valid certificates", float(np.mean(result.valid)), low=0.9),
-                Criterion(f"decisions at n = {samples}: control, optimism over the best class", ratio, low=1.0),
+                Criterion(f"decisions at n = {samples}: control, upper bounds over the best class", ratio, low=1.0),
             ]
     return criteria
 

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from behavior_models.model_selection.bandit_beds import NestedParams, RegionParams, nested_bandit, region_bandit, run_bandits
+from behavior_models.model_selection.bandit_beds import (
+    NestedParams,
+    RegionParams,
+    nested_bandit,
+    region_bandit,
+    run_bandits,
+)
 from behavior_models.model_selection.batch_policy import (
     BanditParams,
     FittedClasses,
@@ -66,7 +72,9 @@ def test_predictions_match_numpy(shared: bool):
     if not shared:
         rows, contexts = (jnp.broadcast_to(leaf, (3, *leaf.shape)) for leaf in (rows, contexts))
     predictions = predict(fit_classes(rows, bandit.outcome, bandit.masks, params), contexts)
-    features, outcome, tested = (np.asarray(x, float) for x in (bandit.logged_features, bandit.outcome, bandit.contexts))
+    features, outcome, tested = (
+        np.asarray(x, float) for x in (bandit.logged_features, bandit.outcome, bandit.contexts)
+    )
     for index, size in enumerate((2, 3, 6)):
         x, test = features[:, :size], tested[:3, :, :size]
         inverse = np.linalg.inv(x.T @ x + 2.0 * np.eye(size))
@@ -101,5 +109,5 @@ def test_each_rule_wins_one_regime_and_loses_the_other():
     result = run_bandits(keys, regions, 400)
     assert np.all(np.asarray(result.complexity_coverage) < 0.6 * np.min(result.per_class, axis=1))
     assert np.mean(result.hold_out) > 2 * np.mean(result.complexity_coverage)
-    assert np.mean(result.optimistic) > np.mean(result.per_class)
+    assert np.mean(result.upper_bound) > np.mean(result.per_class)
     assert np.mean(result.valid) > 0.9

@@ -57,6 +57,7 @@ COMMANDS = [
     "study = behavior_models.study.command:study",
     "search = behavior_models.program_search.command:search",
     "log = behavior_models.offline.command:log",
+    "select = behavior_models.model_selection.command:select",
 ]
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
 BENCH_ROWS = [

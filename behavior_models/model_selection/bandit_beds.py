@@ -120,7 +120,7 @@ class Regrets:
       hold_out: Of the class of the least held-out error.
       slope: Of the class by SLOPE.
       complexity_coverage: Of the largest lower bound of any class.
-      optimistic: Of the largest upper bound of any class, the control.
+      upper_bound: Of the largest upper bound of any class, the control.
       valid: Share of contexts in which the expected outcome is at least the certificate of complexity-coverage.
     """
 
@@ -128,7 +128,7 @@ class Regrets:
     hold_out: Float[Array, ""]
     slope: Float[Array, ""]
     complexity_coverage: Float[Array, ""]
-    optimistic: Float[Array, ""]
+    upper_bound: Float[Array, ""]
     valid: Float[Array, ""]
 
 
@@ -215,7 +215,7 @@ def compute_regrets(bandit: Bandit, params: BanditParams) -> Regrets:
     rows = bandit.logged_features
     fits = fit_classes(rows, bandit.outcome, bandit.masks, params)
     predictions = predict(fits, bandit.contexts)
-    optimistic = Predictions(predictions.mean, -predictions.half_width)
+    upper_bound = Predictions(predictions.mean, -predictions.half_width)
     regret = functools.partial(_regret, bandit.mean)
     per_class = jax.vmap(regret)(pessimistic_decisions(predictions).action)
     held_out, _ = hold_out(rows, bandit.outcome, bandit.masks, params)
@@ -226,7 +226,7 @@ def compute_regrets(bandit: Bandit, params: BanditParams) -> Regrets:
         hold_out=per_class[held_out],
         slope=per_class[slope(fits, predictions, params)],
         complexity_coverage=regret(composed.action),
-        optimistic=regret(complexity_coverage(optimistic).action),
+        upper_bound=regret(complexity_coverage(upper_bound).action),
         valid=jnp.mean(value >= composed.certificate),
     )
 

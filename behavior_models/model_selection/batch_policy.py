@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from behavior_models.model_selection.linear import Ridge, factorize, gram_matrix, solve, widths
-from waymax_sim.pytree import Array, pytree, static, static_record
+from waymax_sim.pytree import Array, pytree, static_record
 
 
 @static_record
@@ -53,7 +53,7 @@ class FittedClasses:
     ridge: Ridge
     weights: Float[Array, "K D"]
     scale: Float[Array, " K"]
-    num_rows: int = static()
+    num_rows: Int[Array, ""]
 
     @property
     def dimension(self) -> Float[Array, " K"]:
@@ -76,7 +76,7 @@ class Predictions:
 
 
 @pytree
-class Decisions:
+class BanditDecisions:
     """Decisions in m contexts, by one rule or by each of K.
 
     Attributes:
@@ -109,7 +109,7 @@ def fit_classes(
         weights = weights[:, 0]
     dimension = jnp.sum(jnp.asarray(masks), axis=-1).astype(jnp.float32)
     scale = params.noise * (params.complexity * jnp.sqrt(dimension) + params.confidence)
-    return FittedClasses(ridge, weights, scale, outcome.shape[0])
+    return FittedClasses(ridge, weights, scale, jnp.int32(outcome.shape[0]))
 
 
 def _fit(
@@ -142,15 +142,15 @@ def predict(fits: FittedClasses, contexts: Float[Array, "*K m A D"]) -> Predicti
     return Predictions(mean, fits.scale[:, None, None] * norm)
 
 
-def pessimistic_decisions(predictions: Predictions) -> Decisions:
+def pessimistic_decisions(predictions: Predictions) -> BanditDecisions:
     """The actions of the largest lower bound by each class alone, [K, m] ("Algorithm 1")."""
     lower = predictions.lower
     action = jnp.argmax(lower, axis=-1).astype(jnp.int32)
     classes = jnp.broadcast_to(jnp.arange(lower.shape[0], dtype=jnp.int32)[:, None], action.shape)
-    return Decisions(action, jnp.max(lower, axis=-1), classes)
+    return BanditDecisions(action, jnp.max(lower, axis=-1), classes)
 
 
-def complexity_coverage(predictions: Predictions) -> Decisions:
+def complexity_coverage(predictions: Predictions) -> BanditDecisions:
     """The action of the largest lower bound of any class, in each context ("Algorithm 2").
 
     At least as good as the best single class if all classes contain the truth; a small wrong class misleads it.
@@ -160,7 +160,7 @@ def complexity_coverage(predictions: Predictions) -> Decisions:
     best = jnp.max(lower, axis=0)
     action = jnp.argmax(best, axis=-1).astype(jnp.int32)
     chosen_class = jnp.take_along_axis(chosen, action[:, None], axis=-1)[:, 0].astype(jnp.int32)
-    return Decisions(action, jnp.max(best, axis=-1), chosen_class)
+    return BanditDecisions(action, jnp.max(best, axis=-1), chosen_class)
 
 
 def slope(fits: FittedClasses, predictions: Predictions, params: BanditParams) -> Int[Array, ""]:
@@ -178,7 +178,7 @@ def slope(fits: FittedClasses, predictions: Predictions, params: BanditParams) -
     # Estimate of policy i by class k.
     per_class = jax.vmap(lambda chosen: jnp.take_along_axis(predictions.mean, chosen[None, :, None], axis=-1)[..., 0])
     value = jnp.mean(per_class(action), axis=-1)
-    half = 2 * params.slope * params.noise * jnp.sqrt(fits.dimension / fits.num_rows)[None]
+    half = 2 * params.slope * params.noise * jnp.sqrt(fits.dimension / fits.num_rows.astype(jnp.float32))[None]
     low = jax.lax.cummax(value - half, axis=1, reverse=True)
     high = jax.lax.cummin(value + half, axis=1, reverse=True)
     estimator = jnp.argmax(low <= high, axis=1)

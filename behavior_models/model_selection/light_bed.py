@@ -1,7 +1,7 @@
 """Car following with traffic lights: logged transitions and a ladder of features whose right rung is known.
 
-The bed is `offline.car_following_bed` with a light at every `spacing` meters and a neighbor on another lane. In a family
-in which lights matter, crossing a stop line at a red light is penalized; otherwise lights and neighbors have no effect.
+The bed is `offline.car_following_bed` with a light at every `spacing` meters and a neighbor on another lane. In a
+family in which lights matter, crossing a stop line at a red light is penalized; otherwise lights and neighbors have no effect.
 """
 
 import dataclasses
@@ -158,7 +158,11 @@ def advance(
     red = state.red ^ jax.random.bernoulli(keys[3], params.switch_probability, action.shape)
     penalty = params.red_penalty if params.lights_matter else 0.0
     reward = reward - penalty * (crossed & state.red).astype(jnp.float32)
-    return LightState(following, jnp.where(crossed, distance + params.spacing, distance), red, neighbor), reward, crashed
+    return (
+        LightState(following, jnp.where(crossed, distance + params.spacing, distance), red, neighbor),
+        reward,
+        crashed,
+    )
 
 
 def initial_states(key: Key[Array, ""], num_vehicles: int, params: LightBedParams) -> LightState:

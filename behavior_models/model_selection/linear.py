@@ -1,7 +1,7 @@
 """Ridge regressions and confidence widths of nested linear classes, all from one factorization of the Gram matrix.
 
-A class is a mask of columns. The columns are eliminated in the order in which the classes contain them. Then the inverse
-W of the Cholesky factor has V_k^-1 = W^T diag(m_k) W for every class: its mask selects rows of W.
+A class is a mask of columns. The columns are eliminated in the order in which the classes contain them. Then the
+inverse W of the Cholesky factor has V_k^-1 = W^T diag(m_k) W for every class: its mask selects rows of W.
 """
 
 from collections.abc import Sequence

@@ -122,7 +122,9 @@ def density_mdp(key: Key[Array, ""], params: DensityParams) -> FiniteMDP:
     level = np.repeat(np.arange(levels), other)
     walk = np.zeros((levels, levels))
     for offset in (-1, 1):
-        np.add.at(walk, (np.arange(levels), np.clip(np.arange(levels) + offset, 0, levels - 1)), params.step_probability)
+        np.add.at(
+            walk, (np.arange(levels), np.clip(np.arange(levels) + offset, 0, levels - 1)), params.step_probability
+        )
     walk += (1 - 2 * params.step_probability) * np.eye(levels)
     states = levels * other
     both = np.kron(walk, np.full((other, other), 1.0 / other))

@@ -273,9 +273,7 @@ def _stored(steps: LoggedSteps, step: Int[Array, ""]) -> Int[Array, ""]:
     return jnp.minimum(step, steps.reward.shape[0] - 1)
 
 
-def _targets(
-    ladder: Ladder, steps: LoggedSteps, following: Any, is_last: Bool[Array, ""]
-) -> Float[Array, "K n"]:
+def _targets(ladder: Ladder, steps: LoggedSteps, following: Any, is_last: Bool[Array, ""]) -> Float[Array, "K n"]:
     """Bellman targets of each class, reward + discount max_a Q_k(s', a).
 
     Args:

@@ -1,7 +1,7 @@
 """ModBE with plain loops over instances, classes and steps in NumPy: the oracle and the reference of the speed."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from behavior_models.model_selection.modbe import DEFAULT_PARAMS, LoggedSteps, ModBEParams
 
@@ -74,7 +74,7 @@ def _targets(steps: LoggedSteps, weights: list[np.ndarray], step: int, size: int
     return steps.reward[step] + steps.discount[step] * value
 
 
-def host_steps(steps: LoggedSteps, index: Int[np.ndarray, ""] | int) -> LoggedSteps:
-    """Transitions of one instance of a batch, as NumPy arrays of double precision."""
+def host_steps(steps: LoggedSteps) -> LoggedSteps:
+    """Transitions as NumPy arrays of double precision."""
     parts = steps.inputs, steps.reward, steps.discount, steps.next_inputs
-    return LoggedSteps(*(np.asarray(leaf[index], np.float64) for leaf in parts))
+    return LoggedSteps(*(np.asarray(leaf, np.float64) for leaf in parts))

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from behavior_models.model_selection.bandit_beds import NestedParams, RegionParams, nested_bandit, region_bandit, run_bandits
+from behavior_models.model_selection.bandit_beds import (
+    NestedParams,
+    RegionParams,
+    nested_bandit,
+    region_bandit,
+    run_bandits,
+)
 from behavior_models.model_selection.batch_policy import (
     BanditParams,
     FittedClasses,
@@ -48,7 +54,7 @@ def test_bounds_that_are_not_finite_are_never_chosen():
 def test_slope_takes_the_smallest_class_whose_interval_meets_those_of_all_larger_ones():
     masks = jnp.array([[True, False], [True, True]])
     ridge = Ridge(jnp.zeros((2, 2)), masks)
-    fits = FittedClasses(ridge, jnp.zeros((2, 2)), jnp.zeros(2), 100)
+    fits = FittedClasses(ridge, jnp.zeros((2, 2)), jnp.zeros(2), jnp.int32(100))
     # Policy 0 takes action 0 and policy 1 action 1. Class 0 overrates its own action by 1,
     # outside of the interval of class 1; so the estimate of policy 0 is that of class 1, and policy 1 is better.
     mean = jnp.array([[[1.1, 0.25]], [[0.1, 0.3]]])
@@ -66,7 +72,9 @@ def test_predictions_match_numpy(shared: bool):
     if not shared:
         rows, contexts = (jnp.broadcast_to(leaf, (3, *leaf.shape)) for leaf in (rows, contexts))
     predictions = predict(fit_classes(rows, bandit.outcome, bandit.masks, params), contexts)
-    features, outcome, tested = (np.asarray(x, float) for x in (bandit.logged_features, bandit.outcome, bandit.contexts))
+    features, outcome, tested = (
+        np.asarray(x, float) for x in (bandit.logged_features, bandit.outcome, bandit.contexts)
+    )
     for index, size in enumerate((2, 3, 6)):
         x, test = features[:, :size], tested[:3, :, :size]
         inverse = np.linalg.inv(x.T @ x + 2.0 * np.eye(size))
@@ -101,5 +109,5 @@ def test_each_rule_wins_one_regime_and_loses_the_other():
     result = run_bandits(keys, regions, 400)
     assert np.all(np.asarray(result.complexity_coverage) < 0.6 * np.min(result.per_class, axis=1))
     assert np.mean(result.hold_out) > 2 * np.mean(result.complexity_coverage)
-    assert np.mean(result.optimistic) > np.mean(result.per_class)
+    assert np.mean(result.upper_bound) > np.mean(result.per_class)
     assert np.mean(result.valid) > 0.9

@@ -29,7 +29,9 @@ def test_columns_of_classes_may_have_any_order():
     order = np.array([4, 0, 5, 2, 1, 3])
     inverse = np.empty(6, int)
     inverse[order] = np.arange(6)
-    ridge, other = (factorize(gram_matrix(x), m, PENALTY) for x, m in ((FEATURES, MASKS), (FEATURES[:, order], MASKS[:, order])))
+    ridge, other = (
+        factorize(gram_matrix(x), m, PENALTY) for x, m in ((FEATURES, MASKS), (FEATURES[:, order], MASKS[:, order]))
+    )
     weights = solve(other, TARGETS @ FEATURES[:, order])
     np.testing.assert_allclose(np.asarray(weights)[..., inverse], solve(ridge, TARGETS @ FEATURES), atol=1e-5)
 

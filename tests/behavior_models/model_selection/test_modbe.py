@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from behavior_models.model_selection.linear import nested_masks
 from behavior_models.model_selection.linear_beds import (
     DensityParams,
     FiniteMDP,
@@ -19,7 +20,6 @@ from behavior_models.model_selection.linear_beds import (
     run_instances,
     sample_steps,
 )
-from behavior_models.model_selection.linear import nested_masks
 from behavior_models.model_selection.modbe import LinearLadder, LoggedSteps, fitted_q_iteration, modbe, split_steps
 from examples.reproductions.model_selection_loop import fitted_q, host_steps, modbe_loop
 
@@ -37,19 +37,21 @@ def logged(num_samples: int = 400) -> LoggedSteps:
 def test_the_plain_loop_has_the_same_gaps_and_choice():
     train, valid = split_steps(logged())
     result = select(LinearLadder(MASKS), train, valid)
-    chosen, gaps = modbe_loop(host_steps(train, ...), host_steps(valid, ...), BED.dimensions)
+    chosen, gaps = modbe_loop(host_steps(train), host_steps(valid), BED.dimensions)
     assert result.chosen == chosen == 1
     done = np.isfinite(gaps)
     assert done.sum() > 3
     np.testing.assert_allclose(np.asarray(result.gap)[done], gaps[done], atol=2e-4)
-    weights = fitted_q(host_steps(train, ...), 4, 1.0)
+    weights = fitted_q(host_steps(train), 4, 1.0)
     np.testing.assert_allclose(np.asarray(result.params)[:, 1, :4], np.stack(weights), atol=2e-2)
 
 
 def test_scales_of_features_and_orders_of_rows_do_not_matter():
     steps, scale = logged(), np.array([1, 100, 0.01, 3, 1, 10, 1, 0.1], np.float32)
     train, valid = split_steps(steps)
-    scaled = [dataclasses.replace(p, inputs=p.inputs * scale, next_inputs=p.next_inputs * scale) for p in (train, valid)]
+    scaled = [
+        dataclasses.replace(p, inputs=p.inputs * scale, next_inputs=p.next_inputs * scale) for p in (train, valid)
+    ]
     order = np.random.default_rng(0).permutation(train.reward.shape[1])
     permuted = jax.tree.map(lambda leaf: leaf[:, order], train)
     results = [select(LinearLadder(MASKS), *pair) for pair in ((train, valid), scaled, (permuted, valid))]

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Key
 
-from behavior_models.networks.scene_encoder import NetworkConfig, SceneEncoder
+from behavior_models.networks.encoder import build_encoder
+from behavior_models.networks.scene_encoder import NetworkConfig
 from waymax_sim.env.encoder import ObservationSpec
 from waymax_sim.pytree import Array
 
@@ -24,7 +25,7 @@ class ActionValue(nnx.Module):
     """
 
     def __init__(self, spec: ObservationSpec, num_components: int, config: NetworkConfig, *, rngs: nnx.Rngs):
-        self.encoder = SceneEncoder(spec, config, rngs=rngs)
+        self.encoder = build_encoder(spec, config, rngs=rngs)
         self.first = nnx.Linear(self.encoder.num_outputs + num_components, config.trunk, rngs=rngs)
         self.second = nnx.Linear(config.trunk, config.trunk, rngs=rngs)
         self.value = nnx.Linear(config.trunk, 1, rngs=rngs)

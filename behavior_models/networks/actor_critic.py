@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from behavior_models.networks.scene_encoder import NetworkConfig, SceneEncoder
+from behavior_models.networks.encoder import build_encoder
+from behavior_models.networks.scene_encoder import NetworkConfig
 from waymax_sim.env.encoder import ObservationSpec
 from waymax_sim.pytree import Array
 
@@ -26,7 +27,7 @@ class ActorCritic(nnx.Module):
     """
 
     def __init__(self, spec: ObservationSpec, num_outputs: int, config: NetworkConfig, *, rngs: nnx.Rngs):
-        self.encoder = SceneEncoder(spec, config, rngs=rngs)
+        self.encoder = build_encoder(spec, config, rngs=rngs)
         self.first = nnx.Linear(self.encoder.num_outputs, config.trunk, rngs=rngs)
         self.second = nnx.Linear(config.trunk, config.trunk, rngs=rngs)
         scale = MIXTURE_OUTPUT_SCALE if config.head == "mixture" else OUTPUT_SCALE

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from behavior_models.encoders.raster import Raster
 from behavior_models.networks.model import ActorCriticModel, NetworkModel, QModel
 from behavior_models.networks.policy import NetworkPolicy
 from behavior_models.networks.q_network import QHeadConfig
@@ -25,6 +26,8 @@ from waymax_sim.env.flat_view import FlatView
 LOADER = "behavior_models.networks.checkpoint:load_policy"
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "weights.npz"
+# Encoders by the name in their specification.
+ENCODERS = {"flat_view": FlatView, "raster": Raster}
 DYNAMICS = {"Bicycle": Bicycle, "Delta": Delta}
 
 
@@ -43,13 +46,13 @@ def save_policy(
 
     Args:
       folder: Folder to write to; created if it does not exist.
-      policy: A network with a flat view.
+      policy: A network with a flat view or a raster.
       network: Size of the network.
       facts: Algorithm, command and further facts for readers, plain values.
       head: Outputs of a network of action values; None for an actor-critic network.
     """
     encoder = policy.encoder
-    assert isinstance(encoder, FlatView), "only networks with flat views are stored"
+    assert isinstance(encoder, FlatView | Raster), "only networks with the encoders of `ENCODERS` are stored"
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     description = {
@@ -81,17 +84,24 @@ def load_policy(folder: Path) -> NetworkPolicy:
     description = json.loads((path / "policy.json").read_text(encoding="utf-8"))
     if description.get("version") != FORMAT_VERSION:
         raise CheckpointError(f"{path} has version {description.get('version')!r}; this package reads {FORMAT_VERSION}")
-    encoder = FlatView(**description["encoder"])
+    encoder = _restore_encoder(description)
     difference = encoder.spec().difference(description["observation"])
     if difference:
         raise CheckpointError(f"{path} was trained with another observation: {difference}")
-    dynamics, network = _restore_dynamics(description["dynamics"]), NetworkConfig(**description["network"])
+    dynamics, network = _restore_dynamics(description["dynamics"]), NetworkConfig.from_dict(description["network"])
     model = _restore_model(description, encoder, dynamics, network)
     return model.policy(_restore(path / WEIGHTS_FILE, model.shapes), description["mode"], description["interval"])
 
 
+def _restore_encoder(description: dict[str, Any]) -> FlatView | Raster:
+    name = description["observation"].get("encoder")
+    if name not in ENCODERS:
+        raise CheckpointError(f"unknown encoder {name!r}")
+    return ENCODERS[name](**description["encoder"])
+
+
 def _restore_model(
-    description: dict[str, Any], encoder: FlatView, dynamics: Dynamics, network: NetworkConfig
+    description: dict[str, Any], encoder: FlatView | Raster, dynamics: Dynamics, network: NetworkConfig
 ) -> NetworkModel:
     kind = description.get("kind", "actor_critic")
     if kind == "actor_critic":

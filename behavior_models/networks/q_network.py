@@ -7,7 +7,8 @@ from flax import nnx
 from jaxtyping import Float
 
 from behavior_models.networks.actor_critic import OUTPUT_SCALE
-from behavior_models.networks.scene_encoder import NetworkConfig, SceneEncoder
+from behavior_models.networks.encoder import build_encoder
+from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.networks.value_heads import ValueSupport
 from waymax_sim.env.encoder import ObservationSpec
 from waymax_sim.pytree import Array
@@ -49,7 +50,7 @@ class QNetwork(nnx.Module):
         self, spec: ObservationSpec, num_actions: int, config: NetworkConfig, head: QHeadConfig, *, rngs: nnx.Rngs
     ):
         self.head = head
-        self.encoder = SceneEncoder(spec, config, rngs=rngs)
+        self.encoder = build_encoder(spec, config, rngs=rngs)
         self.first = nnx.Linear(self.encoder.num_outputs, config.trunk, rngs=rngs)
         self.second = nnx.Linear(config.trunk, config.trunk, rngs=rngs)
         init, atoms = nnx.initializers.normal(OUTPUT_SCALE), head.num_atoms

@@ -1,7 +1,7 @@
 """Encoders of a scene: sets of agents and polylines, and the observer itself, to one vector."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Bool, Float
 
 from behavior_models.networks.heads import Head
+from behavior_models.networks.resnet import ResNetConfig
 from waymax_sim.env.encoder import ObservationSpec
 from waymax_sim.pytree import Array
 
@@ -32,6 +33,7 @@ class NetworkConfig:
       num_heads: Heads of the attention.
       dtype: Number format of the computation; parameters are float32.
       head: Distribution of continuous actions; discrete ones are categorical.
+      resnet: Size of the encoder of images, for observations that have one; None for the smallest.
     """
 
     encoder: Literal["pool", "attention"] = "pool"
@@ -42,6 +44,14 @@ class NetworkConfig:
     num_heads: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
     head: Head = "gaussian"
+    resnet: ResNetConfig | None = None
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "NetworkConfig":
+        """The configuration of `dataclasses.asdict`, also after JSON."""
+        resnet = stored.get("resnet")
+        fields: dict[str, Any] = stored | {"resnet": resnet and ResNetConfig.from_dict(resnet)}
+        return cls(**fields)
 
 
 def split_sets(

@@ -7,6 +7,7 @@ as float16). Multi-step returns end at the end of an episode. Sampling is propor
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -227,12 +228,57 @@ class ReplayBuffer:
         self, rows: ReplayRows, row: Int[Array, " B"], stream: Int[Array, " B"]
     ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
         """Discounted sums of rewards up to the end of the episode, and the factor of the value after them."""
-        total, factor = jnp.zeros(row.shape), jnp.ones(row.shape)
-        for step in range(self.num_steps):
-            index = (row + step) % self.num_rows, stream
-            total = total + factor * rows.reward[index]
-            factor = self.discount * jnp.where(rows.ended[index], 0.0, factor)
-        return total, factor
+        returns = multi_step_return(rows.reward, rows.ended, row, stream, self.num_steps, self.discount)
+        return returns.reward, returns.discount
+
+
+class MultiStepReturn(NamedTuple):
+    """Returns of B transitions of several decisions.
+
+    Attributes:
+      reward: Discounted sums of rewards up to the end of the episode.
+      discount: Factor of the value after them, 0 after a terminal decision.
+      length: Number of decisions.
+      truncated: Whether the last of them was truncated.
+    """
+
+    reward: Float[Array, " B"]
+    discount: Float[Array, " B"]
+    length: Int[Array, " B"]
+    truncated: Bool[Array, " B"]
+
+
+def multi_step_return(
+    reward: Float[Array, "R S"],
+    ended: Bool[Array, "R S"],
+    row: Int[Array, " B"],
+    stream: Int[Array, " B"],
+    num_steps: int,
+    discount: float,
+    truncated: Bool[Array, "R S"] | None = None,
+) -> MultiStepReturn:
+    """Multi-step returns of transitions in a ring of R rows.
+
+    Args:
+      reward: Rewards of the decisions.
+      ended: Decisions after which the value is 0.
+      row: Rows of the first decisions.
+      stream: Their streams.
+      num_steps: Largest number of decisions.
+      discount: Discount factor per decision.
+      truncated: Decisions with which an episode ends although a value follows; none by default.
+    """
+    total, factor, length = jnp.zeros(row.shape), jnp.ones(row.shape), jnp.zeros(row.shape, jnp.int32)
+    is_open, is_truncated = jnp.ones(row.shape, bool), jnp.zeros(row.shape, bool)
+    for step in range(num_steps):
+        index = (row + step) % reward.shape[0], stream
+        total = total + jnp.where(is_open, factor * reward[index], 0.0)
+        following = discount * jnp.where(ended[index], 0.0, factor)
+        factor, length = jnp.where(is_open, following, factor), length + is_open.astype(jnp.int32)
+        if truncated is not None:
+            is_truncated = is_truncated | (is_open & truncated[index])
+        is_open = is_open & ~ended[index] & ~is_truncated
+    return MultiStepReturn(total, factor, length, is_truncated)
 
 
 def _draw(

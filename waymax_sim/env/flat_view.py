@@ -125,7 +125,7 @@ class FlatView:
         """The features of `spec`."""
         parts = [_agents(view.agents), _polylines(view.polylines, has_lights=self.lights == "polylines")]
         if self.goal:
-            parts.append(_goals(view.goals, view.valid))
+            parts.append(encode_goals(view.goals, view.valid))
         parts.append(jnp.broadcast_to(observation.remaining_time / TIME_SCALE, view.valid.shape))
         if self.route:
             parts.append(_routes(observation, view))
@@ -222,7 +222,7 @@ def _one_hot(codes: Int[Array, "O K"], groups: tuple) -> Float[Array, "O K G"]:
     return jnp.stack([is_member(group) for group in groups], axis=-1).astype(jnp.float32)
 
 
-def _goals(goals: Goals | None, valid: Bool[Array, " O"]) -> Float[Array, "O 6"]:
+def encode_goals(goals: Goals | None, valid: Bool[Array, " O"]) -> Float[Array, "O 6"]:
     """Validity, position, direction and logarithmic distance of goals; zeros without goals."""
     if goals is None:
         return jnp.zeros((valid.shape[0], NUM_GOAL_VALUES))

@@ -1,0 +1,1 @@
+"""Encoders of observations for networks, beyond the flat view of the simulator."""

@@ -38,6 +38,7 @@ POLICIES = [
     "idm = behavior_models:IDM",
     "log_path_idm = behavior_models:LogPathIDM",
     "mobil = behavior_models:MOBIL",
+    "found_follower = behavior_models:FoundFollower",
     "social_force = behavior_models:SocialForce",
     "pdm = behavior_models:PDM",
     "mppi = behavior_models:MPPI",
@@ -51,7 +52,11 @@ POLICIES = [
 ]
 
 # Commands by name; see `waymax_sim.cli.commands`.
-COMMANDS = ["train = behavior_models.cli:train", "study = behavior_models.study.command:study"]
+COMMANDS = [
+    "train = behavior_models.cli:train",
+    "study = behavior_models.study.command:study",
+    "search = behavior_models.program_search.command:search",
+]
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
 BENCH_ROWS = ["train_ppo = behavior_models.bench:train_ppo", "train_bc = behavior_models.bench:train_bc"]
 
@@ -71,7 +76,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["waymax_sim", "waymax_sim.*", "behavior_models", "behavior_models.*"]),
-    package_data={"waymax_sim": ["py.typed", "viz/page/*"], "behavior_models": ["py.typed", "checkpoints/*/*"]},
+    package_data={"waymax_sim": ["py.typed", "viz/page/*"], "behavior_models": ["py.typed", "checkpoints/*/*", "program_search/*.json"]},
     install_requires=[
         # The format of converted scenes; they are read without it, and it is not made for Windows.
         "array_record>=0.5; platform_system != 'Windows'",

@@ -8,6 +8,7 @@ from behavior_models.baselines.random import Random
 from behavior_models.planners.gradient import GradientPlanner
 from behavior_models.planners.mppi import MPPI
 from behavior_models.planners.pdm import PDM
+from behavior_models.program_search.policy import FoundFollower
 from behavior_models.registry import POLICIES
 from behavior_models.traffic.idm import IDM
 from behavior_models.traffic.log_path import LogPathIDM
@@ -22,6 +23,7 @@ __all__ = [
     "POLICIES",
     "ConstantSpeed",
     "ConstantVelocity",
+    "FoundFollower",
     "GradientPlanner",
     "LogExpert",
     "LogPathIDM",

@@ -8,6 +8,7 @@ from behavior_models.baselines.random import Random
 from behavior_models.planners.gradient import GradientPlanner
 from behavior_models.planners.mppi import MPPI
 from behavior_models.planners.pdm import PDM
+from behavior_models.program_search.policy import FoundFollower
 from behavior_models.traffic.idm import IDM
 from behavior_models.traffic.log_path import LogPathIDM
 from behavior_models.traffic.mobil import MOBIL
@@ -25,6 +26,7 @@ POLICIES = {
     "idm": IDM,
     "log_path_idm": LogPathIDM,
     "mobil": MOBIL,
+    "found_follower": FoundFollower,
     "social_force": SocialForce,
     "pdm": PDM,
     "mppi": MPPI,

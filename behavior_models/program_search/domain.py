@@ -34,6 +34,7 @@ class Domain:
       worst: Fitness of programs whose fitness is not finite.
       in_sequence: Evaluate the programs of a step one after the other instead of in a batch: a branch that a program
         does not take, such as the second part of a hurdle, then costs nothing.
+      first: Programs that a search begins with, before random ones.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Domain:
     mutation: MutationParams = MutationParams()
     worst: float = 0.0
     in_sequence: bool = False
+    first: tuple[Program, ...] = ()
 
     def evaluate(self, programs: Program) -> Float[Array, " B"]:
         """Finite fitness of a batch of programs."""

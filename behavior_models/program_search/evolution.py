@@ -195,8 +195,9 @@ class Search:
         archive, config = state.archive, self.config
         members = jax.random.permutation(keys[0], state.population)[: config.tournament]
         parent = members[jnp.argmax(archive.fitness[members])]
-        is_random = state.num_steps + index < config.population
-        tries = self._tries(tree_index(archive.programs, parent), is_random, keys[1])
+        number = state.num_steps + index
+        is_random = number < config.population
+        tries = self._tries(tree_index(archive.programs, parent), number, keys[1])
         identity, description = jax.vmap(self.domain.probe)(tries)
         is_new = ~jax.vmap(lambda own: _is_known(state, own))(identity)
         score, decides = self._score(state, tries, description, parent, keys[2])
@@ -214,12 +215,17 @@ class Search:
             decision,
         )
 
-    def _tries(self, parent: Program, is_random: Bool[Array, ""], key: Key[Array, ""]) -> Program:
-        """Mutations of the parent, or random programs."""
+    def _tries(self, parent: Program, number: Int[Array, ""], key: Key[Array, ""]) -> Program:
+        """Mutations of the parent; for the first children the given programs, then random ones."""
         space, keys = self.domain.space, jax.random.split(key, self.config.num_tries)
         mutations = jax.vmap(lambda key: mutate(space, parent, self.domain.mutation, key))(keys)
         random = jax.vmap(lambda key: random_program(space, key))(keys)
-        return jax.tree.map(lambda first, second: jnp.where(is_random, first, second), random, mutations)
+        first = self.domain.first
+        if first:
+            given = jax.tree.map(lambda *leaves: jnp.stack(leaves)[jnp.minimum(number, len(first) - 1)], *first)
+            random = jax.tree.map(lambda one, many: jnp.where(number < len(first), one[None], many), given, random)
+        is_random = number < self.config.population
+        return jax.tree.map(lambda new, old: jnp.where(is_random, new, old), random, mutations)
 
     def _score(
         self, state: SearchState, tries: Program, description: Array, parent: Array, key: Key[Array, ""]

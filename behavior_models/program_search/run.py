@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from behavior_models.program_search.evolution import ACCEPTED, FALLBACK, NO_PARENT, Archive, Search, SearchState
 from behavior_models.training.saver import Saver
+from waymax_sim.evaluation.confidence import optional_float
 from waymax_sim.pytree import tree_index
 from waymax_sim.results_dir import check_conditions, write_json
 
@@ -49,6 +50,11 @@ class SearchResult:
             for name, decision in (("accepted", ACCEPTED), ("fallback", FALLBACK))
         }
         return {name: float(wins[mask].mean()) if mask.any() else float("nan") for name, mask in masks.items()}
+
+    @property
+    def win_rates_or_none(self) -> dict[str, float | None]:
+        """`win_rates` as JSON has them: None without a decision."""
+        return {name: optional_float(rate) for name, rate in self.win_rates.items()}
 
     def best(self, seed: int, count: int = 1) -> list[tuple[float, Any]]:
         """The programs of a seed with the largest fitness, best first.

@@ -4,6 +4,7 @@ Treiber, Hennecke, Helbing 2000: Congested traffic states in empirical observati
 Symbols in parentheses are those of the paper.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ from jaxtyping import Float, Int, Key
 from waymax_sim.datatypes.agents import CYCLIST
 from waymax_sim.pytree import Array, pytree, static, static_record
 
+# Acceleration (m/s^2) of a speed (m/s), an approach rate (m/s), a gap (m) and a desired speed (m/s).
+FollowingLaw = Callable[[Array, Array, Array, Array], Array]
 # Distance that stands for an absent leading vehicle or stop line, m. It is finite, so gradients stay finite.
 FAR = 1e4
 # Lower bound of gaps in a denominator, m: the gap between overlapping boxes is negative.
@@ -55,6 +58,7 @@ class CarFollowingParams:
       reserved_gap: Part of the gap that is not used for braking, m.
       usable_gap_fraction: Fraction of the remaining gap that is used for braking.
       deceleration_margin: Factor on the kinematically necessary deceleration.
+      max_law_gap: Gap up to which a given law of car following applies, m; beyond it the road is free.
     """
 
     anticipation_time: float = 0.5
@@ -62,6 +66,7 @@ class CarFollowingParams:
     reserved_gap: float = 0.5
     usable_gap_fraction: float = 0.8
     deceleration_margin: float = 1.2
+    max_law_gap: float = 80.0
 
 
 CAR_FOLLOWING = CarFollowingParams()

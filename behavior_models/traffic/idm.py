@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Key
 
 from behavior_models.traffic.car_following import (
     CAR_FOLLOWING,
+    FollowingLaw,
     bounded_interaction_deceleration,
     free_acceleration,
 )
@@ -64,13 +65,16 @@ class IDM(Policy):
         return drive(observation, drivers, position)
 
 
-def drive(observation: Observation, drivers: DriverState, position: Frenet) -> tuple[Action, DriverState]:
+def drive(
+    observation: Observation, drivers: DriverState, position: Frenet, law: FollowingLaw | None = None
+) -> tuple[Action, DriverState]:
     """One step of all drivers: the free acceleration minus the largest deceleration that any constraint requires.
 
     Args:
       observation: The present.
       drivers: Paths and parameters of the drivers.
       position: Positions of the agents on their paths.
+      law: Acceleration behind a leading vehicle; that of the model by default.
     """
     now, info, idm = observation.agents, observation.info, drivers.idm
     signed_speed = forward_speed(now)
@@ -85,14 +89,19 @@ def drive(observation: Observation, drivers: DriverState, position: Frenet) -> t
     # Parked vehicles lead others, but search no leader themselves.
     is_driven = now.valid & ~drivers.is_parked
     gap, lead_speed = leading_gap(path, now, info.size[:, :2], is_driven)
-    deceleration = bounded_interaction_deceleration(speed, gap, speed - lead_speed, idm)
+    free = _free_acceleration(drivers, position, speed, is_pedestrian)
+    if law is None:
+        deceleration = bounded_interaction_deceleration(speed, gap, speed - lead_speed, idm)
+    else:
+        following = law(speed, speed - lead_speed, gap, desired_speed(drivers, position, speed))
+        deceleration = jnp.where(gap < CAR_FOLLOWING.max_law_gap, free - following, 0.0)
     # A stop line is a leading vehicle of speed zero.
     line_gap = jnp.minimum(stops.light, stops.sign) - info.size[:, 0] / 2 + CAR_FOLLOWING.stop_line_offset
     deceleration = jnp.maximum(deceleration, bounded_interaction_deceleration(speed, line_gap, speed, idm))
     yielding = _yield_deceleration(observation, path, stops, drivers, speed, is_driven)
     # Pedestrians have priority over vehicles, and pass each other.
     deceleration = jnp.maximum(deceleration, jnp.where(is_pedestrian, 0.0, yielding))
-    acceleration = _free_acceleration(drivers, position, speed, is_pedestrian) - deceleration
+    acceleration = free - deceleration
     # The model creeps on while the gap exceeds s0; stationary drivers in a queue or before a light wait instead.
     standstill_speed = VEHICLE_LIMITS.standstill_speed
     waits = (gap < QUEUEING.gap) & (lead_speed < standstill_speed) | (stops.light < QUEUEING.light_distance)

@@ -1,9 +1,9 @@
 """Rewards as programs whose best action agrees with the logged motion.
 
-In sampled situations of vehicles in traffic each discrete action is held for one second from the logged state, while the
-other agents follow the log. A program maps features of the result to a reward. The fitness is the mean normalized rank
-of the action whose motion is nearest to the logged one: 1 if no other action has a larger reward, 0.5 for a constant
-reward.
+In sampled situations of vehicles in traffic each discrete action is held for one second from the logged state, while
+the other agents follow the log. A program maps features of the result to a reward. The fitness is the mean normalized
+rank of the action whose motion is nearest to the logged one: 1 if no other action has a larger reward, 0.5 for a
+constant reward.
 """
 
 import dataclasses
@@ -103,9 +103,8 @@ def find_situations(scenarios: Iterable[Scenario], params: SituationParams = SIT
         rows.append((features[:, : len(chosen)], distance[: len(chosen)]))
     if not rows:
         raise ValueError("no vehicle travels in these scenarios")
-    features, distance = (
-        np.concatenate(items, axis) for items, axis in zip(zip(*rows, strict=True), (1, 0), strict=True)
-    )
+    features = np.concatenate([row[0] for row in rows], axis=1)
+    distance = np.concatenate([row[1] for row in rows])
     return Situations(features, distance, distance.argmin(axis=1).astype(np.int32))
 
 

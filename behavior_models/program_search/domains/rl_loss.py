@@ -192,7 +192,7 @@ def dqn_program() -> Program:
 
 
 def dqn_reg_program() -> Program:
-    """DQNReg, 0.1 Q(s, a) + 0.5 (Q(s, a) - y)^2: the weights of the published graph, not those of the printed formula."""
+    """DQNReg, 0.1 Q(s, a) + 0.5 (Q(s, a) - y)^2: as in the published graph, with a factor of one half."""
     node, first = LOSS_SPACE.node, LOSS_SPACE.num_leaves
     nodes = _temporal_difference()
     return LOSS_SPACE.build([*nodes, node("tenth", first), node("add", first + 4, first + 5)])

@@ -7,6 +7,7 @@ which the excess loss decreases. Source of the representation: symbolic discover
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,8 +138,8 @@ def program_rule(program: Program) -> optax.GradientTransformation:
     def init(params: Array) -> tuple[Array, Array]:
         return jnp.zeros_like(params), jnp.zeros_like(params)
 
-    def update(gradient: Array, state: tuple[Array, Array], params: Array | None = None) -> tuple:
-        direction, *moments = interpret(RULE_SPACE, program, jnp.stack([gradient, *state]))
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        direction, *moments = interpret(RULE_SPACE, program, jnp.stack([updates, *state]))
         return direction, tuple(moments)
 
     return optax.GradientTransformation(init, update)

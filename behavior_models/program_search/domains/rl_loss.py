@@ -227,8 +227,8 @@ def log_transitions(
     columns = before, decisions.action[:-1], decisions.reward[:-1], decisions.ended[:-1], after
     active = decisions.active[:-1].reshape(-1)
     order = jnp.argsort(~active, stable=True)
-    flat = (column.reshape(-1, *column.shape[2:])[order] for column in columns)
-    return LoggedTransitions(*flat, active.sum())
+    flat = [column.reshape(-1, *column.shape[2:])[order] for column in columns]
+    return LoggedTransitions(*flat, count=active.sum())
 
 
 def train_values(

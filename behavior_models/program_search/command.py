@@ -11,7 +11,7 @@ from rich.table import Table
 
 from waymax_sim.results_dir import write_json, write_text
 
-DomainName = Literal["follower", "idm_law"]
+DomainName = Literal["follower", "idm_law", "optimizer", "reward", "rl_loss"]
 # Width of tables, characters.
 SEARCH_TABLE_WIDTH = 160
 # Mutations per child without a comparison: enough for one new function.
@@ -35,8 +35,9 @@ def search(
     """Searches programs of simple operators, guided by a learned comparison; an interrupted search is resumed.
 
     Args:
-      domain: Programs and fitness: car-following laws that reproduce recorded followers (follower), or formulas for the
-        acceleration of the Intelligent Driver Model (idm_law), a test of the search.
+      domain: Programs and fitness: car-following laws that reproduce recorded followers (follower), formulas for the
+        acceleration of the Intelligent Driver Model (idm_law), a test of the search, update rules of gradient descent
+        (optimizer), rewards that agree with logged motion (reward), or losses of value learners (rl_loss).
       out: Folder for best.json, the programs as text, front.csv and search.png.
       data: Scenes of the domain: a file, a quoted glob, a converted folder, or synthetic:SEED:COUNT.
       held_out: Scenes on which the best programs are evaluated; none by default.

@@ -1,6 +1,7 @@
 """Searches with several seeds in one program, resumed after an interruption with equal results."""
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -92,11 +93,13 @@ def run_search(
     saver = Saver(folder / CHECKPOINTS)
     keys = jax.numpy.stack([jax.random.key(seed) for seed in seeds])
     state = jax.jit(jax.vmap(search.init))(keys)
+    # A batch of seeds would evaluate both branches of a hurdle.
+    batch = functools.partial(jax.lax.map, search.block) if search.domain.in_sequence else jax.vmap(search.block)
     number, state, stored = saver.restore(state)
     cpu_seconds, idle = stored.get("cpu_seconds", 0.0), stored.get("idle", 0)
     count = int(np.min(state.num_evaluated))
     # Compiled before the time is measured, and not for a search that has ended.
-    block = jax.jit(jax.vmap(search.block)).lower(state).compile() if count < search.config.budget else search.block
+    block = jax.jit(batch).lower(state).compile() if count < search.config.budget else search.block
     while count < search.config.budget and idle < MAX_IDLE_BLOCKS:
         begin = time.process_time()
         state: SearchState = jax.block_until_ready(block(state))

@@ -24,4 +24,17 @@ def load_domain(name: str, data: str) -> Domain:
             from behavior_models.program_search.domains.idm_law import idm_law_domain
 
             return idm_law_domain()
+        case "optimizer":
+            from behavior_models.program_search.domains.optimizer import optimizer_domain
+
+            return optimizer_domain()
+        case "reward":
+            import waymax_sim as ws
+            from behavior_models.program_search.domains.reward import find_situations, reward_domain
+
+            return reward_domain(find_situations(ws.load(data)))
+        case "rl_loss":
+            from behavior_models.program_search.domains.rl_loss import rl_loss_domain
+
+            return rl_loss_domain()
     raise ValueError(f"there is no domain {name!r}")

@@ -247,9 +247,9 @@ def stress_episodes() -> FollowerEpisodes:
             start = np.zeros(steps)
             start[0] = speed
             rows.append((position, lead, np.zeros(steps), start))
-    arrays = (np.stack(column).astype(np.float32) for column in zip(*rows, strict=True))
-    desired = np.full(len(rows), 20.0, np.float32)
-    return FollowerEpisodes(*arrays, np.ones((len(rows), steps), bool), desired)
+    leader, lead_speed, gap, speed = (np.stack(column).astype(np.float32) for column in zip(*rows, strict=True))
+    valid, desired = np.ones((len(rows), steps), bool), np.full(len(rows), 20.0, np.float32)
+    return FollowerEpisodes(leader, lead_speed, gap, speed, valid, desired)
 
 
 def follow(law: FollowingLaw, episodes: FollowerEpisodes, dt: float = 0.1) -> LawErrors:

@@ -105,7 +105,7 @@ def log_scenes(
     bank, results, total = build_bank(ws.load(data, pad_to_bucket=False), GOAL_TASK.env), [], 0
     for number, actor in enumerate(actors):
         key, share = jax.random.fold_in(jax.random.key(seed), number), -(-num_transitions // len(actors))
-        environments = reset_environments(GOAL_TASK, bank, key, NUM_ENVS)
+        environments = _reset(bank, key)
         count, round_ = 0, 0
         while count < share:
             key = jax.random.fold_in(key, round_)
@@ -119,6 +119,7 @@ def log_scenes(
     return results
 
 
+_reset = jax.jit(lambda bank, key: reset_environments(GOAL_TASK, bank, key, NUM_ENVS))
 _collect = jax.jit(
     lambda actor, bank, environments, key: collect(GOAL_TASK, actor, bank, environments, key, SCENE_DECISIONS)
 )

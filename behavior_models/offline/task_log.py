@@ -177,7 +177,9 @@ def choose_mixture(pool: ScenePool, target: float) -> tuple[dict[str, RuleActor]
     for _ in range(MAX_ADJUSTMENTS):
         mixture = grade_mixture(normalized, shifted, from_top=target > NEAR_OPTIMAL)
         chosen = {names[index]: candidates[names[index]] for index in mixture.policies}
-        runs = [_play(TaskSimulator(), pool, list(chosen.values()), 0, number) for number in range(pool.num_batches)]
+        # Every policy drives in every slot of a batch.
+        numbers = range(max(pool.num_batches, len(chosen)))
+        runs = [_play(TaskSimulator(), pool, list(chosen.values()), 0, number) for number in numbers]
         mean = float(np.mean([normalize_returns(np.asarray(run.returns), random, reference) for run in runs]))
         results.append((abs(mean - target), chosen))
         if results[-1][0] <= GRADE_TOLERANCE:

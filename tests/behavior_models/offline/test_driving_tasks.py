@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -137,7 +138,7 @@ def test_streamed_sets_visit_every_stream_once_per_pass(episodes, tmp_path):
 def test_the_command_logs_a_graded_set_and_resumes(tmp_path, monkeypatch, capsys):
     # The size of the simulation above, so that its program is used again.
     monkeypatch.setattr(task_log, "BATCH_SIZE", len(NAMES))
-    arguments = {
+    arguments: dict[str, Any] = {
         "policies": ("lookahead:0.3", "random"),
         "tasks": ("narrow_passage",),
         "transitions": 200,
@@ -156,9 +157,9 @@ def test_the_command_logs_a_graded_set_and_resumes(tmp_path, monkeypatch, capsys
     command.log(tmp_path, **arguments)
     assert (tmp_path / DATASET_FILE).read_text() == before
     with pytest.raises(SystemExit, match="other transitions"):
-        command.log(tmp_path, **(arguments | {"transitions": 300}))
+        command.log(tmp_path, **{**arguments, "transitions": 300})
     with pytest.raises(SystemExit, match="no driving tasks: parking"):
-        command.log(tmp_path / "other", **(arguments | {"tasks": ("parking",)}))
+        command.log(tmp_path / "other", **{**arguments, "tasks": ("parking",)})
     assert json.loads(before)["tasks"] == list(TASKS)
 
 

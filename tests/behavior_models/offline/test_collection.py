@@ -64,7 +64,7 @@ def test_complete_episodes_by_hand():
 
 def test_episodes_are_complete_and_recurrent_states_restart(bank):
     transitions, returns, num_steps = log(bank, CountingPolicy(jnp.asarray(True)))
-    ends = transitions.ended | transitions.truncated
+    ends = np.logical_or(transitions.ended, transitions.truncated)
     assert 0 < int(transitions.count) <= num_steps / CONFIG.steps_per_action
     assert not (ends & ~transitions.active).any() and not (transitions.ended & transitions.truncated).any()
     episodes = []

@@ -23,10 +23,10 @@ from waymax_sim.env.flat_view import FlatView
 from waymax_sim.env.observation import scatter_actions
 from waymax_sim.pytree import Array, pytree, static
 
-LOADER = "behavior_models.offline.task_policy:load_task_policy"
+TASK_LOADER = "behavior_models.offline.task_policy:load_task_policy"
 KIND = "multi_task_q"
 # Simulated steps for which an action is held: 0.5 s.
-INTERVAL = 5
+TASK_INTERVAL = 5
 
 
 @pytree
@@ -47,7 +47,7 @@ class TaskQPolicy(Policy):
     model: MultiTaskQModel = static()
     encoder: FlatView | Raster = static()
     mode: Literal["mode", "sample"] = static(default="mode")
-    interval: int = static(default=INTERVAL)
+    interval: int = static(default=TASK_INTERVAL)
     dynamics = ROUTE_DYNAMICS
 
     @property
@@ -146,7 +146,7 @@ def save_task_policy(
     model = policy.model
     assert isinstance(model.encoder, ObservationNetwork), "policies of scenes have encoders of observations"
     description = {
-        "loader": LOADER,
+        "loader": TASK_LOADER,
         "version": FORMAT_VERSION,
         "kind": KIND,
         "task": tasks[model.task],

@@ -25,6 +25,8 @@ VEHICLE_BOX = (4.6, 1.9, 1.6)  # m
 PEDESTRIAN_BOX = (0.6, 0.6, 1.7)  # m
 LANE_SPACING = 3.5  # m
 POINT_SPACING = 2.0  # m between map points and route samples
+MIN_RING_GAP = 0.5  # rad between the centers of the last and the first vehicle of a ring
+PASSING_DISTANCE = 1.6  # m from the center of a parked vehicle to a pedestrian that walks along it
 LENGTH_BEHIND = 20.0  # m of a lane behind its begin, for the history of the ego
 # Array lengths of all scenes, so that all tasks share a program.
 AGENT_SLOTS = 8
@@ -270,9 +272,8 @@ def left_turn(rng: np.random.Generator) -> TaskScene:
     bend = arc(np.array([30.0, 10.0]), 10.0, -np.pi / 2, 0.0)
     route = np.concatenate([before, bend[1:], after[1:]])[:, :2]
     oncoming = straight_line(160.0, -80.0, LANE_SPACING)
-    movers, time = [], rng.uniform(1.0, 4.0)
+    movers, time, speed = [], rng.uniform(1.0, 4.0), rng.uniform(7.0, 10.0)
     for _ in range(5):
-        speed = rng.uniform(7.0, 10.0)
         # Time of arrival at the conflict, 122 m from the start of the lane.
         movers.append(Mover(drive(oncoming, 122.0 - speed * time, np.full(RECORD_STEPS, speed)), np.pi))
         time += rng.uniform(1.6, 5.5)
@@ -291,10 +292,11 @@ def roundabout(rng: np.random.Generator) -> TaskScene:
     ring = arc(center, radius, 0.0, 2 * np.pi)[:, :2]
     rounds = arc(center, radius, 0.0, 8 * np.pi)[:, :2]
     angle, movers = rng.uniform(0.0, 2 * np.pi), []
-    speed = rng.uniform(5.0, 7.0)
+    # The last vehicle is behind the first one.
+    last, speed = angle + 2 * np.pi - MIN_RING_GAP, rng.uniform(5.0, 7.0)
     for _ in range(int(rng.integers(2, 5))):
         movers.append(Mover(drive(rounds, 2 * np.pi * radius + angle * radius, np.full(RECORD_STEPS, speed))))
-        angle += rng.uniform(1.0, 2.2)
+        angle = min(angle + rng.uniform(1.0, 2.2), last)
     return TaskScene(route, rng.uniform(5.0, 8.0), movers, (ring,), goal=95.0, limit=9.0)
 
 
@@ -312,11 +314,11 @@ def red_light(rng: np.random.Generator) -> TaskScene:
 
 def pedestrians(rng: np.random.Generator) -> TaskScene:
     """A parking aisle between parked vehicles, with crossing pedestrians that do not yield."""
-    movers = []
-    for x in np.array([12.0, 32.0, 52.0]) + rng.uniform(-7.0, 7.0, 3):
+    movers, parked = [], np.array([12.0, 32.0, 52.0]) + rng.uniform(-7.0, 7.0, 3)
+    for x in parked:
         side = rng.choice([-1.0, 1.0])
         movers.append(Mover(np.broadcast_to([x, side * 4.2], (RECORD_STEPS, 2)), np.pi / 2))
-    for x in rng.uniform(14.0, 55.0, 4):
+    for x in _avoid(rng.uniform(14.0, 55.0, 4), parked):
         side, begin, speed = rng.choice([-1.0, 1.0]), rng.uniform(-1.0, 8.0), rng.uniform(0.9, 1.7)
         walked = speed * np.clip(TIMES - begin, 0.0, 10.0 / speed)
         track = np.stack([np.full(RECORD_STEPS, x), side * (5.0 - walked)], axis=-1)
@@ -324,14 +326,19 @@ def pedestrians(rng: np.random.Generator) -> TaskScene:
     return TaskScene(straight_line(0.0, 120.0), rng.uniform(3.0, 5.0), movers, goal=70.0, limit=7.0)
 
 
+def _avoid(x: Float[np.ndarray, " n"], obstacles: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+    """Positions moved to a distance of at least `PASSING_DISTANCE` from the nearest obstacle."""
+    nearest = obstacles[np.argmin(np.abs(x[:, None] - obstacles), axis=1)]
+    return nearest + np.where(x < nearest, -1.0, 1.0) * np.maximum(np.abs(x - nearest), PASSING_DISTANCE)
+
+
 def stopped_car(rng: np.random.Generator) -> TaskScene:
     """A vehicle that is stopped in the lane of the ego, and one or two oncoming vehicles on the next lane."""
     x = rng.uniform(32.0, 55.0)
     movers = [Mover(np.broadcast_to([x, rng.uniform(-0.7, -0.2)], (RECORD_STEPS, 2)))]
     oncoming = straight_line(260.0, -80.0, LANE_SPACING)
-    time = rng.uniform(0.0, 4.0)
+    time, speed = rng.uniform(0.0, 4.0), rng.uniform(7.0, 10.0)
     for _ in range(int(rng.integers(1, 3))):
-        speed = rng.uniform(7.0, 10.0)
         movers.append(Mover(drive(oncoming, 260.0 - x - speed * time, np.full(RECORD_STEPS, speed)), np.pi))
         time += rng.uniform(1.5, 3.0)
     return TaskScene(straight_line(0.0, 180.0), rng.uniform(6.0, 9.0), movers, (oncoming,), goal=100.0, limit=10.0)

@@ -260,7 +260,7 @@ def decision_terms(
     front = agents.xyz[..., 0, 0] + params.length / 2
     progress = agents.xyz[..., -1, 0, 0] + contexts.distance
     crosses = (front[..., 1:] > 0) & (front[..., :-1] <= 0)
-    time = STEP * jnp.arange(2, front.shape[-1] + 1).reshape((1,) * (front.ndim - 1) + (-1,))
+    time = STEP * jnp.arange(2, front.shape[-1] + 1, dtype=jnp.float32).reshape((1,) * (front.ndim - 1) + (-1,))
     is_red = jnp.any(crosses & (time > contexts.yellow_time[..., None]), axis=-1)
     return clearance, progress, is_red
 
@@ -276,7 +276,9 @@ def predict_agents(
       params: Constants.
     """
     start = initial_agents(contexts, params)
-    time = STEP * jnp.arange(1, params.duration + 1).reshape((1,) * (acceleration.ndim - 1) + (-1, 1))
+    time = STEP * jnp.arange(1, params.duration + 1, dtype=jnp.float32).reshape(
+        (1,) * (acceleration.ndim - 1) + (-1, 1)
+    )
     speed, rate = jnp.stack([contexts.speed, contexts.other_speed], axis=-1)[..., None, :], acceleration[..., None, :]
     # Braking ends at standstill.
     moving = jnp.where(rate < 0, jnp.minimum(time, -speed / jnp.minimum(rate, -1e-6)), time)

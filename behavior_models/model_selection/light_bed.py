@@ -1,7 +1,8 @@
 """Car following with traffic lights: logged transitions and a ladder of features whose right rung is known.
 
 The bed is `offline.car_following_bed` with a light at every `spacing` meters and a neighbor on another lane. In a
-family in which lights matter, crossing a stop line at a red light is penalized; otherwise lights and neighbors have no effect.
+family in which lights matter, crossing a stop line at a red light is penalized; otherwise lights and neighbors have no
+effect.
 """
 
 import dataclasses

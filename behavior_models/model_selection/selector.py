@@ -233,8 +233,9 @@ def act_mixture(
     for index, member in enumerate(members):
         action, state = member.act(observation, states[index], jax.random.fold_in(key, index))
         following.append(state)
-        own = scatter_row_actions(observation.controlled, (chosen == index)[:, None], num_agents)
-        selected = own.value[:, 0] & own.valid
+        is_own = (chosen == index).astype(jnp.int32)
+        own = scatter_row_actions(observation.controlled, is_own[:, None], num_agents)
+        selected = (own.value[:, 0] > 0) & own.valid
         usable = selected & action.valid & rows_are_finite(action.value)
         value = jnp.where(usable[:, None], action.value, jnp.zeros((), action.value.dtype))
         moved = where(selected, member.dynamics.apply(now, value, observation.dt), moved)

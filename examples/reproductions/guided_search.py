@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from behavior_models.program_search.discriminator import DiscriminatorConfig
-from behavior_models.program_search.domains.idm_law import NUM_STATES, idm_law_domain, sample_states
+from behavior_models.program_search.domains.idm_law import NUM_IDM_STATES, idm_law_domain, sample_states
 from behavior_models.program_search.evolution import Search, SearchConfig
 from behavior_models.program_search.export import to_formula, to_python
 from behavior_models.program_search.mutation import random_program
@@ -203,7 +203,7 @@ def interpreter_speed(num_programs: int, num_compiled: int) -> tuple[float, floa
         source = to_python(domain.space, jax.device_get(tree_index(programs, index)))
         scope: dict = {}
         exec(source.replace("import numpy as np", "import jax.numpy as np"), scope)
-        jax.block_until_ready(jax.jit(scope["program"])(*jnp.asarray(sample_states(0, NUM_STATES))))
+        jax.block_until_ready(jax.jit(scope["program"])(*jnp.asarray(sample_states(0, NUM_IDM_STATES))))
     compiled = num_compiled / (time.process_time() - begin)
     return interpreted, compiled
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-FIGURE_SIZE = (8.0, 3.2)  # inches
+SEARCH_FIGURE_SIZE = (8.0, 3.2)  # inches
 
 
 def draw_search(curves: Float[np.ndarray, "S B"], front: Mapping[int, float], path: Path) -> None:
@@ -19,7 +19,7 @@ def draw_search(curves: Float[np.ndarray, "S B"], front: Mapping[int, float], pa
       front: Largest fitness of programs of a number of nodes.
       path: Image to write.
     """
-    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+    figure = Figure(figsize=SEARCH_FIGURE_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     progress, lengths = figure.subplots(1, 2)
     for curve in curves:

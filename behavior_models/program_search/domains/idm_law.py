@@ -15,7 +15,7 @@ from waymax_sim.pytree import Array
 # Speed (m/s), speed difference to the leader (m/s), gap (m), desired speed (m/s), and two numbers.
 INPUTS = ("v", "dv", "gap", "v0", "one", "two")
 SPACE = ProgramSpace(INPUTS, ARITHMETIC, num_nodes=14)
-NUM_STATES = 200
+NUM_IDM_STATES = 200
 NUM_DESCRIPTION_PROBES = 32
 # Parameters of the model.
 ACCELERATION = 2.0  # m/s^2
@@ -63,7 +63,7 @@ def squared_correlation(values: Float[Array, " n"], target: Float[Array, " n"]) 
 
 def idm_law_domain(seed: int = 0) -> Domain:
     """The domain with states of a seed."""
-    states = sample_states(seed, NUM_STATES)
+    states = sample_states(seed, NUM_IDM_STATES)
     target = idm_acceleration(states)
 
     def fitness(program: Program) -> Float[Array, ""]:

@@ -60,7 +60,7 @@ class SituationParams:
     seed: int = 0
 
 
-SITUATIONS = SituationParams()
+REWARD_SITUATIONS = SituationParams()
 
 
 @pytree
@@ -81,7 +81,7 @@ class Situations:
         return len(self.best)
 
 
-def find_situations(scenarios: Iterable[Scenario], params: SituationParams = SITUATIONS) -> Situations:
+def find_situations(scenarios: Iterable[Scenario], params: SituationParams = REWARD_SITUATIONS) -> Situations:
     """Situations of vehicles in traffic, at random steps.
 
     Args:
@@ -131,7 +131,7 @@ def _last_position(valid: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 @jax.jit(static_argnames="params")
 def evaluate_actions(
-    scenario: Scenario, step: Int[Array, " P"], vehicle: Int[Array, " P"], params: SituationParams = SITUATIONS
+    scenario: Scenario, step: Int[Array, " P"], vehicle: Int[Array, " P"], params: SituationParams = REWARD_SITUATIONS
 ) -> tuple[Float[Array, "F P A"], Float[Array, "P A"]]:
     """Features of all actions, and mean distances from the logged positions (m).
 

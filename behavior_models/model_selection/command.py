@@ -15,7 +15,7 @@ METHODS = ("modbe", "slope", "holdout", "complexity-coverage")
 def select(
     data: Path,
     out: Path,
-    classes: tuple[int, ...] = (1, 2, 4, 8),
+    classes: tuple[int, ...] = (1, 2, 4, 7),
     method: Literal["modbe", "slope", "holdout", "complexity-coverage"] = "modbe",
     alpha: float = 1.0,
     noise: float = 1.0,

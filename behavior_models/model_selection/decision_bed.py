@@ -14,15 +14,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
 from behavior_models.model_selection.bandit_beds import Bandit, region_columns
+from behavior_models.model_selection.decision_scene import DecisionParams
 from waymax_sim import geometry
-from waymax_sim.datasets.scene import RawScene, to_scenario
 from waymax_sim.datatypes.agents import AgentState
-from waymax_sim.datatypes.roadmap import LANE_SURFACE_STREET
-from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Env, EnvConfig, Observation, Policy, rollout
-from waymax_sim.pytree import Array, pytree, static_record
+from waymax_sim.pytree import Array, pytree
 
 # Situations, each with its conflict at the origin of the lane of the ego.
 SITUATIONS = ("crossing", "merge", "yellow light", "leading vehicle")
@@ -30,45 +29,6 @@ CROSSING = 0
 MERGE = 1
 YELLOW = 2
 LEADING = 3
-# Time step of the simulation, s.
-STEP = 0.1
-
-
-@static_record
-class DecisionParams:
-    """Constants of the bed; all are choices.
-
-    Attributes:
-      accelerations: Actions, m/s^2; the first ones yield.
-      duration: Steps of 0.1 s that the action is held.
-      other_noise: Standard deviation of the acceleration of the other vehicle, m/s^2.
-      progress_scale: Progress of the reward 1, m.
-      safe_clearance: Distance between boxes below which the penalty begins, m.
-      near_miss_penalty: Penalty of the clearance 0.
-      collision_penalty: Further penalty of a collision.
-      red_penalty: Penalty of crossing the line at red.
-      merge_angle: Angle of the merging lane, rad.
-      length: Of the vehicles, m.
-      width: Of the vehicles, m.
-      num_sites: Sites of each situation.
-      random_share: Share of logged decisions that are uniform; the others are cautious.
-      logged_clearance: Predicted clearance that the cautious driver keeps, m.
-    """
-
-    accelerations: tuple[float, ...] = (-4.0, -2.0, 0.0, 1.0, 2.0)
-    duration: int = 40
-    other_noise: float = 1.0
-    progress_scale: float = 40.0
-    safe_clearance: float = 2.0
-    near_miss_penalty: float = 0.5
-    collision_penalty: float = 1.0
-    red_penalty: float = 1.0
-    merge_angle: float = 0.35
-    length: float = 4.5
-    width: float = 2.0
-    num_sites: int = 6
-    random_share: float = 0.15
-    logged_clearance: float = 4.0
 
 
 @pytree
@@ -145,41 +105,6 @@ def initial_agents(contexts: DecisionContexts, params: DecisionParams) -> AgentS
     xy = along[..., None] * forward
     xyz = jnp.concatenate([xy, jnp.zeros_like(xy[..., :1])], axis=-1)
     return AgentState(xyz, yaw, speed[..., None] * forward, jnp.ones(yaw.shape, bool))
-
-
-def template_scenario(params: DecisionParams) -> Scenario:
-    """The lanes of all situations, with two vehicles that stand still in the log."""
-    steps = params.duration + 2
-    along = np.arange(-120.0, 121.0, 2.0)
-    lines = [along[:, None] * [np.cos(yaw), np.sin(yaw), 0.0] for yaw in (0.0, params.merge_angle, np.pi / 2)]
-    shape = (steps, 2)
-    xyz = np.broadcast_to([[-20.0, 0.0, 0.0], [0.0, -20.0, 0.0]], (*shape, 3))
-    raw = RawScene(
-        scenario_id="decision",
-        timestamps=STEP * np.arange(steps),
-        current_step=0,
-        agent_id=np.arange(2),
-        agent_type=np.ones(2, int),
-        xyz=xyz,
-        yaw=np.zeros(shape),
-        velocity=np.zeros((*shape, 2)),
-        size=np.broadcast_to([params.length, params.width, 1.5], (*shape, 3)),
-        valid=np.ones(shape, bool),
-        sdc_index=0,
-        to_predict=np.zeros(2, bool),
-        of_interest=np.zeros(2, bool),
-        point_xyz=np.concatenate(lines),
-        point_feature=np.repeat(np.arange(3), len(along)),
-        feature_id=np.arange(3),
-        feature_type=np.full(3, LANE_SURFACE_STREET),
-        speed_limit=np.full(3, 13.4),
-        links=np.zeros((0, 3), int),
-        signal_lane_id=np.zeros(0, int),
-        signal_state=np.zeros((steps, 0), int),
-        signal_stop_point=np.zeros((steps, 0, 3)),
-        signal_valid=np.zeros((steps, 0), bool),
-    )
-    return to_scenario(raw, pad_to_bucket=False)
 
 
 ENV = Env(dynamics=Bicycle(), config=EnvConfig(controlled="all", height_source="log", metrics=(), rewards=()))
@@ -260,7 +185,7 @@ def decision_terms(
     front = agents.xyz[..., 0, 0] + params.length / 2
     progress = agents.xyz[..., -1, 0, 0] + contexts.distance
     crosses = (front[..., 1:] > 0) & (front[..., :-1] <= 0)
-    time = STEP * jnp.arange(2, front.shape[-1] + 1, dtype=jnp.float32).reshape((1,) * (front.ndim - 1) + (-1,))
+    time = TIME_STEP * jnp.arange(2, front.shape[-1] + 1, dtype=jnp.float32).reshape((1,) * (front.ndim - 1) + (-1,))
     is_red = jnp.any(crosses & (time > contexts.yellow_time[..., None]), axis=-1)
     return clearance, progress, is_red
 
@@ -276,7 +201,7 @@ def predict_agents(
       params: Constants.
     """
     start = initial_agents(contexts, params)
-    time = STEP * jnp.arange(1, params.duration + 1, dtype=jnp.float32).reshape(
+    time = TIME_STEP * jnp.arange(1, params.duration + 1, dtype=jnp.float32).reshape(
         (1,) * (acceleration.ndim - 1) + (-1, 1)
     )
     speed, rate = jnp.stack([contexts.speed, contexts.other_speed], axis=-1)[..., None, :], acceleration[..., None, :]

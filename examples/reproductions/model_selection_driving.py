@@ -17,11 +17,10 @@ from behavior_models.model_selection.bandit_beds import Regrets, compute_regrets
 from behavior_models.model_selection.batch_policy import BanditParams
 from behavior_models.model_selection.decision_bed import (
     SITUATIONS,
-    DecisionParams,
     decision_bandit,
     expected_outcomes,
-    template_scenario,
 )
+from behavior_models.model_selection.decision_scene import DecisionParams, template_scenario
 from behavior_models.model_selection.light_bed import RUNGS, LightBedParams, select_rung
 from examples.reproductions.model_selection import BANDIT_HEADER, SelectionConfig, interval, table_row
 from examples.reproductions.waymax_common import Criterion

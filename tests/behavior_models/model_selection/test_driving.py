@@ -15,12 +15,11 @@ from behavior_models.model_selection.context_ladder import ContextParams, comple
 from behavior_models.model_selection.decision_bed import (
     CROSSING,
     DecisionContexts,
-    DecisionParams,
     clearance_penalty,
     predict_agents,
     simulate_decisions,
-    template_scenario,
 )
+from behavior_models.model_selection.decision_scene import DecisionParams, template_scenario
 from behavior_models.model_selection.light_bed import LightBedParams, hat_functions, select_rung
 from behavior_models.model_selection.linear import Ridge
 from behavior_models.model_selection.selector import NUM_COLUMNS, Selector, member_columns, rung_masks

@@ -29,7 +29,7 @@ NODE = FOLLOWER_SPACE.node
 
 
 def headway_program():
-    """dv-damped control of the gap: (gap - 2 - 1.5 v) / 10 - dv, with constants 1, 2, 1.5 and 0.1."""
+    """dv-damped control of the gap: (gap - 2 - 1.5 v) / 4 - dv, with constants 1, 2, 1.5 and 0.25."""
     return FOLLOWER_SPACE.build(
         [
             NODE("multiply", 6, 0),
@@ -59,7 +59,7 @@ def test_errors_equal_a_loop():
             gap = episodes.leader[index, step] - position
             gaps.append(gap)
             speeds.append(speed)
-            law = (gap - (2 + 1.5 * speed)) * 0.1 - (speed - episodes.leader_speed[index, step])
+            law = (gap - (2 + 1.5 * speed)) * 0.25 - (speed - episodes.leader_speed[index, step])
             law = np.clip(law, -VEHICLE_LIMITS.max_deceleration, VEHICLE_LIMITS.max_acceleration)
             following = max(speed + law * 0.1, 0.0)
             position += (speed + following) / 2 * 0.1

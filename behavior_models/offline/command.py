@@ -31,8 +31,8 @@ def log(
     Args:
       out: Folder for the shards and dataset.json.
       policies: Policies NAME or NAME:EPSILON with the probability of random actions; each drives equally many episodes.
-        In tasks: lookahead, slow, hasty, inattentive, constant_speed, random. In scenes: constant_speed, random, or
-        folders of checkpoints of self-play.
+        In tasks: lookahead, slow, hasty, inattentive, constant_speed, random. In scenes: names of
+        policies, or folders of checkpoints.
       tasks: Driving tasks; all by default, unless `data` is given.
       data: Scenes instead of tasks: a file, a quoted glob, a converted folder, or synthetic:SEED:COUNT.
       transitions: Decisions to log, of each task or in all scenes.
@@ -173,13 +173,13 @@ def log_data(out: Path, conditions: dict[str, Any], bar: Progress) -> list[str]:
     import numpy as np
 
     from behavior_models.offline.dataset import DATASET_FILE, concatenate, read_description, write_dataset, write_shards
-    from behavior_models.offline.scene_log import log_scenes, scene_actor
+    from behavior_models.offline.scene_log import log_scenes, scene_policy
     from behavior_models.training.presets import SELF_PLAY_VIEW
 
     if not (out / DATASET_FILE).exists():
-        actors = [scene_actor(text) for text in conditions["policies"]]
+        policies = [scene_policy(text) for text in conditions["policies"]]
         report = _reporter(bar, conditions["data"], conditions["transitions"])
-        parts = log_scenes(conditions["data"], actors, conditions["transitions"], conditions["seed"], report)
+        parts = log_scenes(conditions["data"], policies, conditions["transitions"], conditions["seed"], report)
         joined: Transitions = concatenate([part for part, _ in parts])
         returns = np.concatenate([values for _, values in parts])
         mean = float(returns.mean()) if len(returns) else None

@@ -5,7 +5,7 @@ import pytest
 
 from behavior_models.offline import command
 from behavior_models.offline.dataset import load_transitions, read_description
-from behavior_models.offline.scene_log import HOLD, split_policy
+from behavior_models.offline.scene_log import scene_policy, split_policy
 from behavior_models.training.presets import DISCRETE_BICYCLE, SELF_PLAY_VIEW
 
 
@@ -17,8 +17,12 @@ def test_policies_with_probabilities_of_random_actions():
             split_policy(text)
 
 
-def test_the_held_action_keeps_speed_and_heading():
-    np.testing.assert_array_equal(DISCRETE_BICYCLE.decode(np.array([[HOLD]], np.int32)), [[0.0, 0.0]])
+def test_policies_of_scenes_by_name():
+    policy, epsilon = scene_policy("idm:0.5")
+    assert (type(policy).__name__, epsilon) == ("IDM", 0.5)
+    assert scene_policy("random")[1] == 1.0
+    with pytest.raises(ValueError, match="nobody"):
+        scene_policy("nobody")
 
 
 @pytest.mark.slow
@@ -29,5 +33,6 @@ def test_logged_scenes_have_the_transitions_of_all_vehicles(tmp_path):
     assert facts["transitions"] == transitions.count >= 600
     assert np.isfinite(facts["mean_return"])
     assert not np.any(transitions.ended & ~transitions.active)
-    share = np.mean(transitions.action[transitions.active] == HOLD)
+    hold = int(DISCRETE_BICYCLE.encode(np.zeros((1, 2), np.float32))[0, 0])
+    share = np.mean(transitions.action[transitions.active] == hold)
     assert 0.3 < share < 0.8

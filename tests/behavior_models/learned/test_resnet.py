@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from behavior_models.encoders.raster import Raster
-from behavior_models.networks.actor_critic import ActorCritic, num_parameters
+from behavior_models.networks.actor_critic import ActorCritic
 from behavior_models.networks.encoder import build_encoder, small_network
 from behavior_models.networks.resnet import (
     RESNET_18,
@@ -44,7 +44,7 @@ def image_spec(size: int, channels: int, others: int = 3) -> ObservationSpec:
 
 
 def count(build) -> int:
-    return num_parameters(nnx.eval_shape(build))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(build), nnx.Param)))
 
 
 @pytest.mark.parametrize(("config", "expected"), PUBLISHED)

@@ -33,7 +33,9 @@ def draw_selection(summary: Mapping[str, Any], path: Path) -> None:
         labels = [f"{names[k]} / {names[j]}" for k, j in pairs]
         right.barh(labels, gaps, color="tab:blue", label="gap")
         right.plot(tolerances, labels, "k|", markersize=12, label="tolerance")
-        right.set_xlabel("loss of the smaller class minus that of the larger")
+        right.set_xlabel("loss, smaller minus larger class")
+        right.locator_params(axis="x", nbins=4)
+        right.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         right.legend()
     else:
         right.bar(names, summary["share"], color=colors)

@@ -1,6 +1,7 @@
 """Behavior cloning of logged transitions of several tasks, with the networks of Scaled Q-learning."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,8 +32,8 @@ class LoggedCloningConfig:
 
 
 @pytree
-class LoggedCloningState:
-    """The state of training.
+class CloningState:
+    """The state of training of a clone of logged actions.
 
     Attributes:
       params: Parameters of the network.
@@ -43,6 +44,35 @@ class LoggedCloningState:
     params: Any
     optimizer: Any
     key: Key[Array, ""]
+
+
+def take_gradient_steps(
+    state: CloningState,
+    draw: Callable[[Key[Array, ""]], Any],
+    loss: Callable[[Any, Any], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]],
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+) -> tuple[CloningState, dict[str, Float[Array, ""]]]:
+    """Gradient steps on random batches; the next state and the means of the scalars.
+
+    Args:
+      state: The state.
+      draw: A batch of a random key.
+      loss: Loss and scalars of parameters and a batch.
+      optimizer: The optimizer.
+      num_steps: Number of gradient steps.
+    """
+    key, step_key = jax.random.split(state.key)
+
+    def gradient_step(carry: tuple[Any, Any], key: Key[Array, ""]):
+        params, optimizer_state = carry
+        (_, scalars), gradient = jax.value_and_grad(loss, has_aux=True)(params, draw(key))
+        change, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return (optax.apply_updates(params, change), optimizer_state), scalars
+
+    carry, keys = (state.params, state.optimizer), jax.random.split(step_key, num_steps)
+    (params, optimizer_state), scalars = jax.lax.scan(gradient_step, carry, keys)
+    return CloningState(params, optimizer_state, key), jax.tree.map(jnp.mean, scalars)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,35 +93,26 @@ class LoggedCloning:
         if self.model.is_distributional:
             raise ValueError("cloning needs one output per action: is_distributional=False")
 
-    def init(self, key: Key[Array, ""], params: Any = None) -> LoggedCloningState:
+    def init(self, key: Key[Array, ""], params: Any = None) -> CloningState:
         """The state before the first training step; random parameters unless some are given."""
         params_key, key = jax.random.split(key)
         params = self.model.init(params_key) if params is None else params
-        return LoggedCloningState(params, self._optimizer.init(params), key)
+        return CloningState(params, self._optimizer.init(params), key)
 
-    def train_step(
-        self, state: LoggedCloningState, data: Transitions
-    ) -> tuple[LoggedCloningState, dict[str, Float[Array, ""]]]:
+    def train_step(self, state: CloningState, data: Transitions) -> tuple[CloningState, dict[str, Float[Array, ""]]]:
         """Gradient steps on random transitions; the mean cross entropy and accuracy.
 
         Args:
           state: The state.
           data: Logged transitions.
         """
-        key, step_key = jax.random.split(state.key)
         starts = find_starts(data, 1, "terminal")
 
-        def gradient_step(carry: tuple[Any, Any], key: Key[Array, ""]):
-            params, optimizer = carry
+        def draw(key: Key[Array, ""]) -> OfflineSample:
             size, decode = self.config.minibatch, self.decode
-            batch = sample(data, key, size, starts=starts, balanced=True, time_limit="terminal", decode=decode)
-            (_, scalars), gradient = jax.value_and_grad(self.loss, has_aux=True)(params, batch)
-            change, optimizer = self._optimizer.update(gradient, optimizer, params)
-            return (optax.apply_updates(params, change), optimizer), scalars
+            return sample(data, key, size, starts=starts, balanced=True, time_limit="terminal", decode=decode)
 
-        keys = jax.random.split(step_key, self.config.num_gradient_steps)
-        (params, optimizer), scalars = jax.lax.scan(gradient_step, (state.params, state.optimizer), keys)
-        return LoggedCloningState(params, optimizer, key), jax.tree.map(jnp.mean, scalars)
+        return take_gradient_steps(state, draw, self.loss, self._optimizer, self.config.num_gradient_steps)
 
     def loss(self, params: Any, batch: OfflineSample) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean cross entropy of the logged actions, nats, and scalars to log."""

@@ -54,7 +54,7 @@ def collect_transitions(
 ) -> CollectedLog:
     """Episodes of the controlled agents of E environments with automatic resets.
 
-    Only episodes that begin at least one longest episode before the end are kept, so short ones are not preferred.
+    Only episodes that begin at least one longest episode before the end are retained, so short ones are not preferred.
     Policies of equal structure share a program.
 
     Args:

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Float, Int, Key
 
 from behavior_models.networks.return_conditioned import Context, ReturnConditionedModel
+from behavior_models.offline.behavior_cloning import CloningState, take_gradient_steps
 from behavior_models.offline.transitions import Decoder, Transitions
 from waymax_sim.pytree import Array, pytree
 
@@ -102,21 +103,6 @@ class ReturnConditionedConfig:
     max_gradient_norm: float = 1.0
 
 
-@pytree
-class ReturnConditionedState:
-    """The state of training.
-
-    Attributes:
-      params: Parameters of the network.
-      optimizer: State of the optimizer.
-      key: Random key of the following training steps.
-    """
-
-    params: Any
-    optimizer: Any
-    key: Key[Array, ""]
-
-
 @dataclasses.dataclass(frozen=True)
 class ReturnConditionedCloning:
     """The algorithm. Hashable: equal instances share programs.
@@ -131,33 +117,26 @@ class ReturnConditionedCloning:
     config: ReturnConditionedConfig = ReturnConditionedConfig()
     decode: Decoder | None = None
 
-    def init(self, key: Key[Array, ""]) -> ReturnConditionedState:
+    def init(self, key: Key[Array, ""]) -> CloningState:
         """The state before the first training step."""
         params_key, key = jax.random.split(key)
         params = self.model.init(params_key)
-        return ReturnConditionedState(params, self._optimizer.init(params), key)
+        return CloningState(params, self._optimizer.init(params), key)
 
     def train_step(
-        self, state: ReturnConditionedState, data: ConditionedTransitions
-    ) -> tuple[ReturnConditionedState, dict[str, Float[Array, ""]]]:
+        self, state: CloningState, data: ConditionedTransitions
+    ) -> tuple[CloningState, dict[str, Float[Array, ""]]]:
         """Gradient steps on random contexts; the mean cross entropy and accuracy.
 
         Args:
           state: The state.
           data: Logged transitions.
         """
-        key, step_key = jax.random.split(state.key)
 
-        def gradient_step(carry: tuple[Any, Any], key: Key[Array, ""]):
-            params, optimizer = carry
-            batch = sample_contexts(data, key, self.config.minibatch, self.model.context, decode=self.decode)
-            (_, scalars), gradient = jax.value_and_grad(self.loss, has_aux=True)(params, batch)
-            change, optimizer = self._optimizer.update(gradient, optimizer, params)
-            return (optax.apply_updates(params, change), optimizer), scalars
+        def draw(key: Key[Array, ""]) -> Context:
+            return sample_contexts(data, key, self.config.minibatch, self.model.context, decode=self.decode)
 
-        keys = jax.random.split(step_key, self.config.num_gradient_steps)
-        (params, optimizer), scalars = jax.lax.scan(gradient_step, (state.params, state.optimizer), keys)
-        return ReturnConditionedState(params, optimizer, key), jax.tree.map(jnp.mean, scalars)
+        return take_gradient_steps(state, draw, self.loss, self._optimizer, self.config.num_gradient_steps)
 
     def loss(self, params: Any, batch: Context) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean cross entropy of the logged actions, nats, and scalars to log.

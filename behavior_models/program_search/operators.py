@@ -1,8 +1,8 @@
 """Primitive operators of programs.
 
-Every operator is defined for all finite values and returns finite ones: divisors are kept from zero, and results are
-clipped by the interpreter to `VALUE_LIMIT`. Values of a program are arrays of one shape; operators act elementwise, and
-those of vectors along the last axis, over which a value of the type `SCALAR` is constant.
+Every operator is defined for all finite values and returns finite ones: magnitudes of divisors have a lower bound, and
+results are clipped by the interpreter to `VALUE_LIMIT`. Values of a program are arrays of one shape; operators act
+elementwise, and those of vectors along the last axis, over which a value of the type `SCALAR` is constant.
 """
 
 import dataclasses

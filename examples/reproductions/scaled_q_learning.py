@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from behavior_models.networks.multi_task_q import MultiTaskQModel, ObservationNetwork
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.offline.behavior_cloning import LoggedCloning, LoggedCloningConfig
-from behavior_models.offline.behaviors import RowsActor, RuleActor, noisy_actor
+from behavior_models.offline.behaviors import RowsActor, RuleActor, noisy_actor, stack_actors
+from behavior_models.offline.dataset import concatenate
 from behavior_models.offline.scaled_q_learning import ScaledQConfig, ScaledQLearning
 from behavior_models.offline.simulation import TASK_VIEW, TaskEpisodes, TaskSimulator
 from behavior_models.offline.stored_set import StoredSet, load_set
@@ -37,6 +37,7 @@ from behavior_models.offline.tasks import (
 from behavior_models.offline.transitions import Transitions, returns_to_go
 from behavior_models.trainers.scaled_ql import TASK_SUPPORT
 from examples.reproductions.waymax_common import Criterion, table_line
+from waymax_sim.evaluation import interquartile
 
 # Seeds of the scenes of the data and of the evaluation.
 DATA_SEED = 0
@@ -133,7 +134,7 @@ def planner(name: str, epsilon: float, num_scenes: int) -> RuleActor:
       epsilon: Probability of a random action.
       num_scenes: Number of scenes.
     """
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_scenes,)), noisy_actor(name, epsilon))
+    return stack_actors([noisy_actor(name, epsilon)] * num_scenes)
 
 
 def to_transitions(episodes: TaskEpisodes, scenes: TaskScenes, tasks: tuple[str, ...]) -> Transitions:
@@ -191,15 +192,6 @@ def select_grades(scores: np.ndarray) -> list[int]:
     order = np.argsort(scores)
     means = np.cumsum(scores[order]) / np.arange(1, len(scores) + 1)
     return [int(index) for index in order[means <= MAX_DATA_SCORE]]
-
-
-def concatenate(parts: list[Transitions]) -> Transitions:
-    """The streams of all parts."""
-    names = [name for name in vars(parts[0]) if name != "num_tasks"]
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts], axis=0 if name == "task" else 1) for name in names
-    }
-    return Transitions(**joined, num_tasks=parts[0].num_tasks)
 
 
 def mean_returns(episodes: TaskEpisodes, num_tasks: int) -> np.ndarray:
@@ -290,9 +282,7 @@ def data_scores(study: Study, stored: StoredSet, evaluation: Evaluation) -> np.n
 
 def interquartile_mean(scores: np.ndarray) -> float:
     """Mean of the middle half of all entries."""
-    ordered = np.sort(scores, axis=None)
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
+    return float(interquartile.interquartile_mean(np.ravel(scores)))
 
 
 def resampled(scores: np.ndarray) -> np.ndarray:

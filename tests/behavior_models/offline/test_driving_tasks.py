@@ -125,7 +125,7 @@ def test_datasets_are_restored_and_checked(episodes, tmp_path):
 def test_streamed_sets_visit_every_stream_once_per_pass(episodes, tmp_path):
     packed = pack_episodes(episodes, 0, len(TASKS), num_rows=64)
     count = packed.task.shape[0]
-    # Streams are told apart by their task.
+    # Streams are distinguished by their task.
     packed = dataclasses.replace(packed, task=np.arange(count, dtype=np.int32) % len(TASKS))
     files = [file for part in range(2) for file in write_shards(tmp_path, packed, f"part{part}")]
     write_dataset(tmp_path, TASK_VIEW, list(TASKS), files)

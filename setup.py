@@ -10,11 +10,19 @@ PACKAGE = (ROOT / "waymax_sim" / "__init__.py").read_text(encoding="utf-8")
 (VERSION,) = re.findall(r'^__version__ = "(.+)"', PACKAGE, re.MULTILINE)
 # The libraries of the adapters.
 RL = ["dm_env>=1.6", "gymnasium>=1.1", "pettingzoo>=1.25"]
+# The data set of TensorFlow Datasets; the store itself is written and read without it.
+TFDS = [
+    # Required by tensorflow-datasets, which does not declare it.
+    "importlib_resources>=6.0",
+    "tensorflow-datasets>=4.9.9",
+]
 # Linters are pinned: a new release must not turn a green commit red.
 TEST = [
     *RL,
+    *TFDS,
     "absl-py>=2.1",  # the tests of dm_env are written with it
     "beartype>=0.20",
+    "chex>=0.1.90",
     "hypothesis>=6.100",
     "import-linter>=2.3",
     "pyarrow>=17",
@@ -73,6 +81,7 @@ setup(
     long_description_content_type="text/markdown",
     author="The waymax_sim authors",
     license="Apache-2.0",
+    keywords=["autonomous driving", "simulation", "JAX", "multi-agent", "reinforcement learning"],
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
@@ -90,13 +99,10 @@ setup(
         "array_record>=0.5; platform_system != 'Windows'",
         # Compresses the arrays of converted scenes.
         "blosc2>=3.0",
-        "chex>=0.1.90",
         "dm-tree>=0.1.9",
         # Learned policies; brings optax and orbax, which training needs.
         "flax>=0.10",
         "google-crc32c>=1.6",
-        # Required by tensorflow-datasets, which does not declare it.
-        "importlib_resources>=6.0",
         "jax>=0.9",
         "jaxtyping>=0.3.2",
         "matplotlib>=3.9",
@@ -105,15 +111,15 @@ setup(
         "orbax-checkpoint>=0.11",
         "pillow>=10.3",
         "rich>=13.7",
-        "tensorflow-datasets>=4.9.9",
         "tyro>=0.9",
     ],
     extras_require={
         "test": TEST,
         "docs": DOCS,
         "rl": RL,
+        "tfds": TFDS,
         "argoverse": ["pyarrow>=17"],
-        "beam": ["apache-beam>=2.60"],
+        "beam": [*TFDS, "apache-beam>=2.60"],
         "dev": [*TEST, *DOCS, "build>=1.2", "pre-commit>=3.8"],
     },
     entry_points={

@@ -9,7 +9,7 @@ import pytest
 import waymax_sim
 from tests.datasets.encode import message, scenario_of, small_scene
 from waymax_sim import demo, results_dir
-from waymax_sim.cli import main
+from waymax_sim.cli import data, main
 from waymax_sim.datasets.encoding.tfrecord import write_records
 from waymax_sim.datasets.loader import load
 from waymax_sim.evaluation import evaluate as evaluate_module
@@ -253,6 +253,26 @@ def test_draw_writes_a_picture(suffix, valid_file, tmp_path, capsys):
     start = {".png": b"\x89PNG", ".svg": b"<?xml", ".gif": b"GIF8", ".html": b"<!doctype html>"}[suffix]
     assert out.read_bytes().startswith(start)
     assert str(out) in capsys.readouterr().out
+
+
+def test_draw_simulates_policies(valid_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "DRAWN_METRICS", ("log_divergence",))
+    draw = ["draw", str(valid_file), "--agents", "vehicle", "--policy", "constant_velocity"]
+    page, image = tmp_path / "scene.html", tmp_path / "scene.png"
+    assert main([*draw, "stationary", "--out", str(page)]) == main([*draw, "--out", str(image)]) == 0
+    assert page.read_text().startswith("<!doctype html>") and image.read_bytes().startswith(b"\x89PNG")
+    assert main([*draw, "stationary", "--out", str(image)]) == 2
+    assert "shows one rollout" in capsys.readouterr().err
+
+
+def test_scenes_are_selected_by_number_and_id(valid_file, tmp_path, capsys):
+    assert evaluate(valid_file, tmp_path / "two", "--limit", "2") == 0
+    assert evaluate(valid_file, tmp_path / "ids", "--ids", "c", "a") == 0
+    names = [[row["scenario_id"] for row in read_rows(tmp_path / name)] for name in ("two", "ids")]
+    assert names == [["a", "b"], ["a", "c"]]
+    assert evaluate(valid_file, tmp_path / "none", "--ids", "d") != 0
+    assert "no scenario has the id d" in capsys.readouterr().err
+    assert evaluate(valid_file, tmp_path / "none", "--limit", "0") == 2
 
 
 def test_draw_without_ffmpeg_names_the_remedy(valid_file, tmp_path, monkeypatch, capsys):

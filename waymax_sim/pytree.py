@@ -34,9 +34,12 @@ def static(**options: Any) -> Any:
 def pytree(cls: type[T]) -> type[T]:
     """Makes `cls` a frozen dataclass whose fields are the children of a JAX pytree; `static` fields are structure.
 
-    Records of equal static fields share compiled programs. Unflattening does not run `__init__`: JAX fills records
+    Records of equal static fields share compiled programs. `repr` states types and shapes of arrays, and the values of
+    scalars on the host. Unflattening does not run `__init__`: JAX fills records
     with tracers and placeholders inside `vmap` and `scan`, and those would fail the shape checks meant for users.
     """
+    if "__repr__" not in cls.__dict__:
+        cls.__repr__ = lambda self: describe(self)
     record: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(record)
     names = tuple(field.name for field in fields if "static" not in field.metadata)
@@ -58,6 +61,25 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(record, flatten_with_keys, unflatten, flatten)
     return record
+
+
+def describe(record: Any) -> str:
+    """Text of a record in which arrays are their types and shapes."""
+    fields = [(field.name, getattr(record, field.name, None)) for field in dataclasses.fields(record)]
+    return f"{type(record).__name__}({', '.join(f'{name}={_short(value)}' for name, value in fields)})"
+
+
+def _short(value: Any) -> str:
+    """`describe` for any value: arrays as types and shapes, containers by their items."""
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        return repr(value.item())
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_short(item)}" for key, item in value.items()) + "}"
+    if type(value) is tuple:
+        return f"({', '.join(map(_short, value))})"
+    return repr(value)
 
 
 @dataclass_transform(frozen_default=True)

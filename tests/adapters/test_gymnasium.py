@@ -1,6 +1,7 @@
 """The gymnasium adapter: conformance, episodes, and parallel environments against sequential ones."""
 
 import importlib
+import re
 import subprocess
 import sys
 import time
@@ -116,12 +117,15 @@ def test_pictures(scenes):
     assert DriveEnv(scenes, observe=ego_position).render() is None
 
 
-def test_parallel_environments_equal_the_vector_environment_of_gymnasium(scenes, vector):
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_parallel_environments_equal_the_vector_environment_of_gymnasium(scenes, mode):
     """The reference is `SyncVectorEnv` with the same autoreset mode, over single environments."""
     reference = SyncVectorEnv(
         [lambda i=i: DriveEnv(scenes[i::NUM_ENVS], observe=ego_position) for i in range(NUM_ENVS)],
-        autoreset_mode=AutoresetMode.SAME_STEP,
+        autoreset_mode=mode,
     )
+    vector = DriveVectorEnv(scenes, num_envs=NUM_ENVS, observe=ego_position, autoreset_mode=mode.value)
+    assert vector.metadata["autoreset_mode"] == mode
     rng = np.random.default_rng(0)
     for seed in (7, None):
         vector_step, reference_step = vector.reset(seed=seed), reference.reset(seed=seed)
@@ -139,6 +143,21 @@ def test_parallel_environments_equal_the_vector_environment_of_gymnasium(scenes,
                 # Single environments count their own scenes.
                 info.pop("scene", None), info.pop("_scene", None)
             same(*infos)
+            ended = vector_step[2] | vector_step[3]
+            if mode == AutoresetMode.DISABLED and ended.any():
+                with pytest.raises(gymnasium.error.ResetNeeded, match=re.escape(str(np.flatnonzero(ended).tolist()))):
+                    vector.step(actions)
+                ours, other = (env.reset(options={"reset_mask": ended})[0] for env in (vector, reference))
+                np.testing.assert_allclose(ours, other, atol=1e-6)
+
+
+def test_each_environment_is_drawn(scenes):
+    env = DriveVectorEnv(scenes, num_envs=2, observe=ego_position, render_mode="rgb_array")
+    env.reset(seed=0)
+    first, second = env.render()
+    assert first.shape == second.shape and first.dtype == np.uint8 and (first != second).any()
+    with pytest.raises(ValueError, match="reset_mask is not a Boolean array"):
+        env.reset(options={"reset_mask": np.zeros(2, bool)})
 
 
 def test_environments_reset_within_the_step_that_ends_them(vector):

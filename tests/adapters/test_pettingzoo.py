@@ -75,6 +75,25 @@ def test_agents_leave_with_the_log_if_configured(env):
     assert env.agents == ["agent_0", "agent_1"]
 
 
+def test_an_agent_that_is_terminal_when_it_appears_is_no_agent():
+    """The road is 10 m wide: the second agent stands beyond its edge, from the start or from step 7 on."""
+    for first in (0, 7):
+        valid = np.ones((12, 3), bool)
+        valid[:first, 1] = False
+        scene = roads(1, valid=valid)[0]
+        xyz = np.array(scene.log.xyz)
+        xyz[:, 1, 1] += 40.0
+        beside = dataclasses.replace(scene, log=dataclasses.replace(scene.log, xyz=xyz))
+        env = DriveParallelEnv([beside], env=BY_LOG, observe=POSITIONS)
+        env.reset(seed=0)
+        seen = set(env.agents)
+        for _ in range(3):
+            _, rewards, terminated, _, _ = env.step(idle(env))
+            seen |= set(env.agents)
+            assert min(rewards.values()) > -0.5 and not any(terminated.values())
+        assert seen == {"agent_0", "agent_2"}
+
+
 def test_a_terminated_agent_leaves_and_coasts(env):
     env.reset(seed=0, options={"scene": 1})
     ends, lasts = {}, None

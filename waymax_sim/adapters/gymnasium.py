@@ -29,8 +29,9 @@ from waymax_sim.adapters.loop import (
 from waymax_sim.adapters.scenes import load_scenes
 from waymax_sim.adapters.spaces import action_space, observation_space
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.datatypes.state import State
 from waymax_sim.env import Assignment, Env, EpisodeState, Policies
-from waymax_sim.pytree import Array, stack
+from waymax_sim.pytree import Array, stack, tree_index
 
 try:
     import gymnasium
@@ -80,8 +81,7 @@ class DriveEnv(gymnasium.Env):
         render_mode: str | None = None,
     ):
         require_sdc(env)
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode={render_mode!r} is not known; use 'rgb_array' or None")
+        _check_render_mode(render_mode)
         self.render_mode = render_mode
         self._loop = SimulationLoop(env, observe)
         self.traffic = Assignment.from_policies(traffic)
@@ -135,21 +135,18 @@ class DriveEnv(gymnasium.Env):
             return None
         if self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset before render")
-        from waymax_sim.viz import draw, to_image
-
-        state = jax.device_get(self._episode.state)
-        return to_image(
-            draw(self._scenario, state.agents, step=int(state.step), controlled=self._scenario.agents.is_sdc)
-        )
+        return _image(self._scenario, jax.device_get(self._episode.state))
 
 
 class DriveVectorEnv(gymnasium.vector.VectorEnv):
     """Many scenes in parallel, stepped by one compiled call.
 
-    Environments reset within the step that ends an episode (`AutoresetMode.SAME_STEP`): the observation is that of the
-    next episode, and `infos["final_obs"]` and `infos["final_info"]` are those of the end. Environment i of n plays the
-    scenes i, i + n, i + 2n, ..., modulo their number. A seed restarts the sequence: environment i has the seed
-    `seed + i`, or the i-th of a list. `options={"scene": i}` is supported by the single `DriveEnv` only.
+    By default environments reset within the step that ends an episode (`AutoresetMode.SAME_STEP`): the observation is
+    that of the next episode, and `infos["final_obs"]` and `infos["final_info"]` are those of the end. With `NEXT_STEP`
+    they reset in the next step, whose action is ignored and whose reward is 0; with `DISABLED` the caller resets them
+    by `reset(options={"reset_mask": mask})`. Environment i of n plays the scenes i, i + n, i + 2n, ..., modulo their
+    number. A seed restarts the sequence: environment i has the seed `seed + i`, or the i-th of a list.
+    `options={"scene": i}` is supported by the single `DriveEnv` only.
 
     Args:
       scenarios: A path as in `waymax_sim.load`, or a sequence of scenarios.
@@ -159,14 +156,16 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
       traffic: A policy for all other agents, or an assignment; None for the log. Set `traffic` to an `Assignment` to
         replace weights: policies of equal structure share one program.
       pad_to: Axis lengths to pad scenes to (see `waymax_sim.adapters.scenes.load_scenes`).
+      autoreset_mode: When environments reset, an `AutoresetMode` or its value.
+      render_mode: "rgb_array" for an image of each environment, or None.
 
     Raises:
-      ValueError: The environment does not control the sdc, or the scenes are incompatible.
+      ValueError: The environment does not control the sdc, the scenes are incompatible, or a mode is not known.
       DataError: A scene has no sdc; with `pad_to`, later scenes raise when their episode starts.
       ImportError: gymnasium is not installed.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(
         self,
@@ -176,17 +175,23 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
         observe: ObservationFn = EGO_VIEW,
         traffic: Policies = None,
         pad_to: Mapping[str, int] | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
     ):
         require_sdc(env)
+        _check_render_mode(render_mode)
         if num_envs < 1:
             raise ValueError(f"num_envs={num_envs} is not a number of environments; give 1 or more")
-        self.num_envs = num_envs
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self._mode = AutoresetMode(autoreset_mode)
         self._loop = SimulationLoop(env, observe)
         self.traffic = Assignment.from_policies(traffic)
         self._scenes = load_scenes(scenarios, pad_to, needs_sdc=True)
         self._restart, self._step = jit_with_loop(_restart, self._loop, donate=(0, 1)), jit_with_loop(_step, self._loop)
         self._reset = jit_with_loop(_reset, self._loop)
         first = self._scenes[0]
+        fps = {"render_fps": round(1 / first.time_step)}
+        self.metadata = self.metadata | {"autoreset_mode": self._mode} | fps
         self._shape = self._loop.observation_shape(first)
         self.single_observation_space = observation_space(self._loop, self._shape)
         self.single_action_space = action_space(self._loop)
@@ -195,40 +200,88 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
         self._keys: Any = None
         self._counts = np.zeros(num_envs, int)
         self._playing = np.full(num_envs, -1)
+        # Environments whose episode has ended and that have not been reset.
+        self._ended = np.zeros(num_envs, bool)
+        self._observations = np.zeros((num_envs, *self._shape), np.float32)
         self._batch: Any = None
         self._episodes: Any = None
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None):
-        """Starts an episode in the next scene of every environment."""
+        """Starts an episode in the next scene of every environment.
+
+        Args:
+          seed: Seed of all following episodes of the environments; see the class.
+          options: {"reset_mask": mask} resets some environments only; the observations of the others are unchanged.
+
+        Raises:
+          ValueError: The mask is not a Boolean array [num_envs] that selects an environment.
+        """
+        selected = self._reset_mask(options)
         self._seed(seed)
-        observations = np.zeros((self.num_envs, *self._shape), np.float32)
-        self._start_episodes(np.arange(self.num_envs), observations)
-        return observations, {"scene": self._playing.copy(), "_scene": np.ones(self.num_envs, bool)}
+        self._start_episodes(np.flatnonzero(selected), self._observations)
+        self._ended = self._ended & ~selected
+        return self._observations.copy(), {"scene": np.where(selected, self._playing, 0), "_scene": selected}
 
     def step(self, actions: Any):
         """One step of every environment.
 
         Raises:
-          gymnasium.error.ResetNeeded: `reset` has not been called.
+          gymnasium.error.ResetNeeded: `reset` has not been called, or episodes have ended and autoreset is disabled.
         """
         if self._episodes is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
+        if self._mode == AutoresetMode.DISABLED and self._ended.any():
+            ended = np.flatnonzero(self._ended).tolist()
+            raise gymnasium.error.ResetNeeded(f"environments {ended} have ended: reset(options={{'reset_mask': mask}})")
         self._episodes, observations, outputs = self._step(
             self._batch, self._episodes, to_action(actions, self._loop), self.traffic
         )
-        observations, (reward, terminated, truncated, metrics) = jax.tree.map(np.array, (observations, outputs))
+        self._observations, (reward, terminated, truncated, metrics) = jax.tree.map(np.array, (observations, outputs))
+        # Environments that reset instead of a step: only in the mode NEXT_STEP.
+        waiting, final = self._ended, {}
+        reward, terminated, truncated = (
+            np.where(waiting, np.zeros((), each.dtype), each) for each in (reward, terminated, truncated)
+        )
         done = terminated | truncated
-        infos = _metric_infos(metrics, ~done)
-        if done.any():
-            ended = np.flatnonzero(done)
-            final = np.full(self.num_envs, None, object)
-            for index in ended:
-                final[index] = observations[index].copy()
-            self._start_episodes(ended, observations)
-            infos |= {"final_obs": final, "_final_obs": done.copy()}
-            infos |= {"final_info": _metric_infos(metrics, done), "_final_info": done.copy()}
-            infos |= {"scene": np.where(done, self._playing, 0), "_scene": done.copy()}
-        return observations, reward.astype(np.float64), terminated, truncated, infos
+        reset = done if self._mode == AutoresetMode.SAME_STEP else waiting
+        infos = _metric_infos(metrics, ~reset)
+        if reset.any():
+            if self._mode == AutoresetMode.SAME_STEP:
+                final = self._final_infos(metrics, reset)
+            self._start_episodes(np.flatnonzero(reset), self._observations)
+            infos |= final | {"scene": np.where(reset, self._playing, 0), "_scene": reset.copy()}
+        self._ended = done & ~reset
+        return self._observations.copy(), reward.astype(np.float64), terminated, truncated, infos
+
+    def render(self):
+        """An image of the current state of each environment, [height, width, 3]; None without a render mode.
+
+        Raises:
+          gymnasium.error.ResetNeeded: `reset` has not been called.
+        """
+        if self.render_mode is None:
+            return None
+        if self._episodes is None:
+            raise gymnasium.error.ResetNeeded("call reset before render")
+        batch, states = jax.device_get((self._batch, self._episodes.state))
+        return tuple(_image(tree_index(batch, index), tree_index(states, index)) for index in range(self.num_envs))
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        mask = (options or {}).get("reset_mask")
+        if mask is None or self._episodes is None:
+            return np.ones(self.num_envs, bool)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(f"reset_mask is not a Boolean array [{self.num_envs}] with a true entry")
+        return mask
+
+    def _final_infos(self, metrics: dict, done: np.ndarray) -> dict[str, Any]:
+        """Observations and metrics of the ends of episodes, in gymnasium's format."""
+        final = np.full(self.num_envs, None, object)
+        for index in np.flatnonzero(done):
+            final[index] = self._observations[index].copy()
+        infos = {"final_obs": final, "final_info": _metric_infos(metrics, done)}
+        return infos | {f"_{name}": done.copy() for name in infos}
 
     def _start_episodes(self, ended: np.ndarray, observations: np.ndarray) -> None:
         """Starts the next episode of the environments `ended`, and writes their first observations."""
@@ -265,6 +318,18 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
         if keys:
             self._keys = jnp.stack([keys[i] if i in keys else self._keys[i] for i in range(self.num_envs)])
             self._counts[fresh] = 0
+
+
+def _check_render_mode(render_mode: str | None) -> None:
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode={render_mode!r} is not known; use 'rgb_array' or None")
+
+
+def _image(scenario: Scenario, state: State) -> np.ndarray:
+    """Image of a state on the host, [height, width, 3]."""
+    from waymax_sim.viz import draw, to_image
+
+    return to_image(draw(scenario, state.agents, step=int(state.step), controlled=scenario.agents.is_sdc))
 
 
 def _reset(

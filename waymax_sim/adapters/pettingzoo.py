@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from waymax_sim.adapters import missing_library
 from waymax_sim.adapters.loop import (
@@ -19,10 +20,14 @@ from waymax_sim.adapters.loop import (
 )
 from waymax_sim.adapters.scenes import load_scenes
 from waymax_sim.adapters.spaces import action_space, observation_space
+from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Assignment, Env, EnvConfig, Policies, select_agents
+from waymax_sim.env.episodes import terminates
 from waymax_sim.env.flat_view import FlatView
+from waymax_sim.metrics import MetricValue
+from waymax_sim.pytree import Array
 
 try:
     from pettingzoo import ParallelEnv
@@ -46,8 +51,9 @@ class DriveParallelEnv(ParallelEnv):
 
     Agents are named by their slot, "agent_0" and so on. `possible_agents` are those that the log contains at any time
     from the current step on. An agent is in `agents` from its appearance until it is terminated or truncated; then it
-    remains in the scene and keeps its velocity and heading, as does an agent without an action. Agents are truncated at
-    the end of the record, or when they disappear with the log. `info` holds the valid metrics of the agent.
+    remains in the scene and keeps its velocity and heading, as does an agent without an action. An agent for which a
+    terminating metric holds when it appears, such as a vehicle parked off the road, is never in `agents`. Agents are
+    truncated at the end of the record, or when they disappear with the log. `info` holds valid metrics of the agent.
 
     Args:
       scenarios: A path as in `waymax_sim.load`, or a sequence of scenarios.
@@ -77,9 +83,9 @@ class DriveParallelEnv(ParallelEnv):
         self._loop = SimulationLoop(_per_agent(env), observe)
         self.traffic = Assignment.from_policies(traffic)
         self._scenes = load_scenes(scenarios, pad_to)
-        self._reset, self._step = (
-            jit_with_loop(SimulationLoop.reset, self._loop),
-            jit_with_loop(SimulationLoop.step, self._loop),
+        self._reset, self._step, self._is_terminal = (
+            jit_with_loop(function, self._loop)
+            for function in (SimulationLoop.reset, SimulationLoop.step, _is_terminal)
         )
         self._key, self._count, self._episode = random_key(np.random.default_rng()), 0, None
         self.render_mode = None
@@ -108,11 +114,12 @@ class DriveParallelEnv(ParallelEnv):
         if seed is not None:
             self._key, self._count = random_key(np.random.default_rng(seed)), 0
         self._select_scene((options or {}).get("scene", self._count % len(self._scenes)))
-        self._episode, observation, _ = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
+        self._episode, observation, out = self._reset(self._scenario, episode_key(self._key, self._count), self.traffic)
         self._count += 1
         valid = self._episode.state.agents.valid & self._controlled
-        self._alive, observation = jax.tree.map(np.array, (valid, observation))
-        self._finished = np.zeros_like(self._alive)
+        valid, observation, out = jax.tree.map(np.array, (valid, observation, out))
+        self._finished = valid & np.asarray(self._is_terminal(self._scenario, out.metrics))
+        self._alive = valid & ~self._finished
         self.agents = _names(self._alive)
         return _by_name(self._alive, observation), {name: {} for name in self.agents}
 
@@ -135,6 +142,9 @@ class DriveParallelEnv(ParallelEnv):
         valid = self._episode.state.agents.valid & self._controlled
         valid, observation, out = jax.tree.map(np.array, (valid, observation, out))
         appeared = valid & ~self._alive & ~self._finished & ~out.truncated
+        if appeared.any():
+            self._finished |= appeared & np.asarray(self._is_terminal(self._scenario, out.metrics))
+            appeared &= ~self._finished
         reported = self._alive | appeared
         # Agents that have just appeared are terminated from the next step on.
         terminated = self._alive & out.agent_terminated
@@ -166,6 +176,11 @@ class DriveParallelEnv(ParallelEnv):
         is_possible = valid.any(axis=0) if self._loop.env.config.spawn == "log" else valid[0]
         self.possible_agents = _names(self._controlled & is_possible)
         self._scenario = jax.device_put(scenario)
+
+
+def _is_terminal(loop: SimulationLoop, scenario: Scenario, metrics: dict[str, MetricValue]) -> Bool[Array, " N"]:
+    """Agents for which a terminating metric holds, whether or not it ends an episode."""
+    return terminates(loop.env.config, loop.env.metrics, loop.env.prepare(scenario), metrics)
 
 
 def _per_agent(env: Env) -> Env:

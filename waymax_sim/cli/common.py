@@ -31,8 +31,11 @@ T = TypeVar("T")
 IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
 ANIMATION_SUFFIXES = (".gif", ".mp4")
 PAGE_SUFFIXES = (".html",)
+# The log as traffic: agents without a policy follow it.
+LOG_POLICY = "log_replay"
+LOG_ALIAS = "replay"
 # Short names of policies.
-POLICY_ALIASES = {"replay": "log_replay"}
+POLICY_ALIASES = {LOG_ALIAS: LOG_POLICY}
 # Exit codes.
 DONE = 0
 NOTHING_USABLE = 1
@@ -79,6 +82,22 @@ def load_scenes(path: str, time_step: float | None = None) -> Scenarios:
         return load(path, time_step=time_step)
     except DataError as error:
         raise UsageError(str(error)) if path.startswith("synthetic:") else error from None
+
+
+def select_scenes(scenarios: Scenarios, path: str, limit: int | None, ids: tuple[str, ...]) -> tuple[Scenarios, str]:
+    """The selected scenes, and a text of their source and selection.
+
+    Args:
+      scenarios: All scenes.
+      path: Their source.
+      limit: Maximum number of scenes, the first ones.
+      ids: Scenario ids; all by default.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit} is not a number of scenes; give 1 or more")
+    if ids:
+        scenarios, path = scenarios.with_ids(ids), f"{path} ids {' '.join(ids)}"
+    return (scenarios, path) if limit is None else (scenarios[:limit], f"{path} limit {limit}")
 
 
 def policy_factories() -> dict[str, Callable[[], Policy]]:

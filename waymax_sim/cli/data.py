@@ -1,5 +1,6 @@
 """Commands about scenes: description, conversion, generation, drawing."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,8 @@ from waymax_sim.cli.common import (
     ANIMATION_SUFFIXES,
     DONE,
     IMAGE_SUFFIXES,
+    LOG_ALIAS,
+    LOG_POLICY,
     NOTHING_USABLE,
     PAGE_SUFFIXES,
     ScenePath,
@@ -18,6 +21,7 @@ from waymax_sim.cli.common import (
     parse_shard,
     print_failures,
     print_line,
+    resolve_policies,
     stderr_console,
     stdout_console,
     to_json,
@@ -26,6 +30,13 @@ from waymax_sim.cli.common import (
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load_all
 from waymax_sim.datasets.resample import check_time_step
+from waymax_sim.datasets.scenarios import Scenarios
+from waymax_sim.datatypes.agents import Selector, select
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env import Trace
+
+# Events and curves of a page.
+DRAWN_METRICS = ("overlap", "road_departure", "red_light_violation", "log_divergence", "clearance")
 
 
 def info(path: tyro.conf.Positional[ScenePath], /, json: bool = False) -> int:
@@ -137,13 +148,27 @@ def generate(count: int, out: Path, seed: int = 0, workers: int = 1) -> int:
     return DONE
 
 
-def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) -> int:
-    """Draws one scene: an image of the current step, an animation of the record, or an interactive page.
+def draw(
+    path: tyro.conf.Positional[ScenePath],
+    /,
+    out: Path,
+    index: int = 0,
+    policy: tuple[str, ...] = (),
+    traffic: tuple[str, ...] = (LOG_ALIAS,),
+    agents: Selector = "sdc",
+    seed: int = 0,
+) -> int:
+    """Draws one scene, as recorded or simulated: an image, an animation, or an interactive page.
 
     Args:
       path: Source of the scenes.
       out: File to write: .png, .pdf or .svg for an image, .gif or .mp4 for an animation, .html for a page.
       index: Index of the scene, from 0.
+      policy: Policies as for `evaluate`; a page compares the rollouts of several, an image shows the last step of one.
+        By default the record is drawn, an image at its current step.
+      traffic: Policies of all other agents, in the same forms; replay is the log.
+      agents: Agents that the policy controls.
+      seed: Seed of the rollouts.
     """
     from waymax_sim.viz import animate, viewer
     from waymax_sim.viz import draw as draw_scene
@@ -151,17 +176,51 @@ def draw(path: tyro.conf.Positional[ScenePath], /, out: Path, index: int = 0) ->
     suffix, suffixes = out.suffix.lower(), IMAGE_SUFFIXES + ANIMATION_SUFFIXES + PAGE_SUFFIXES
     if suffix not in suffixes:
         raise UsageError(f"cannot write {out}: use one of {', '.join(suffixes)}")
+    if suffix not in PAGE_SUFFIXES and len(policy) * len(traffic) > 1:
+        raise UsageError(f"{out} shows one rollout: give one policy and one traffic, or write an .html page")
     scenarios = load_scenes(path)
     if not 0 <= index < len(scenarios):
         raise UsageError(f"--index {index} is not one of the scenes 0..{len(scenarios) - 1} of {path}")
-    scenario = scenarios[index]
+    simulated = simulate_scene(scenarios, index, policy, traffic, agents, seed) if policy else (scenarios[index], {})
+    scenario, traces = simulated
+    trace = next(iter(traces.values()), None)
+    controlled = None if trace is None else select(scenario.agents, agents)
     with usage_error_on(DataError, OSError):
         out.parent.mkdir(parents=True, exist_ok=True)
         if suffix in ANIMATION_SUFFIXES:
-            animate(scenario, scenario.log, out)
+            animate(scenario, trace or scenario.log, out, controlled=controlled)
         elif suffix in PAGE_SUFFIXES:
-            viewer(scenario).save(out)
+            viewer(scenario, traces).save(out)
         else:
-            draw_scene(scenario).savefig(out)
+            draw_scene(scenario, trace, controlled=controlled).savefig(out)
     print_line(f"wrote {out}")
     return DONE
+
+
+def simulate_scene(
+    scenarios: Scenarios, index: int, policy: Iterable[str], traffic: Iterable[str], agents: Selector, seed: int
+) -> tuple[Scenario, dict[str, Trace]]:
+    """One scene as it was simulated, with padding, and its rollouts by a name for display.
+
+    Args:
+      scenarios: The scenes.
+      index: Index of the scene.
+      policy: See `draw`.
+      traffic: See `draw`.
+      agents: See `draw`.
+      seed: See `draw`.
+    """
+    from waymax_sim.evaluation import Evaluation, EvaluationConfig
+
+    policies, drivers = resolve_policies(policy), resolve_policies(traffic)
+    with usage_error_on(ValueError):
+        config = EvaluationConfig(
+            policies=policies,
+            traffic={name: None if name == LOG_POLICY else driver for name, driver in drivers.items()},
+            agents=agents,
+            metrics=DRAWN_METRICS,
+            seeds=(seed,),
+        )
+    scenario, traces = Evaluation(scenarios, config).traces(index, config.runs)
+    names = [name if len(drivers) == 1 else f"{name} among {other}" for name, other, _ in config.runs]
+    return scenario, dict(zip(names, traces, strict=True))

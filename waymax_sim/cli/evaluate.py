@@ -7,6 +7,8 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from waymax_sim.cli.common import (
     DONE,
+    LOG_ALIAS,
+    LOG_POLICY,
     NOTHING_USABLE,
     ScenePath,
     UsageError,
@@ -15,6 +17,7 @@ from waymax_sim.cli.common import (
     print_failures,
     print_line,
     resolve_policies,
+    select_scenes,
     stderr_console,
     stdout_console,
     to_json,
@@ -33,8 +36,6 @@ from waymax_sim.evaluation.tables import difference_table, evaluation_table
 from waymax_sim.metrics import METRICS
 from waymax_sim.results_dir import Json, read_rows, write_text
 
-# Name of the log as traffic; agents without a policy follow it.
-LOG_POLICY = "log_replay"
 # Worst scenes in a report, and rollouts of each.
 NUM_WORST_SCENES = 3
 NUM_ROLLOUTS_SHOWN = 4
@@ -47,13 +48,15 @@ def evaluate(
     /,
     policy: tuple[str, ...],
     out: Path,
-    traffic: tuple[str, ...] = ("replay",),
+    traffic: tuple[str, ...] = (LOG_ALIAS,),
     metrics: tuple[str, ...] = tuple(METRICS),
     agents: Selector = "sdc",
     seeds: int = 1,
     seed: int = 0,
     steps: int | None = None,
     time_step: float | None = None,
+    limit: int | None = None,
+    ids: tuple[str, ...] = (),
     shard: str = "0/1",
     memory_budget: float = 2.0,
 ) -> int:
@@ -73,6 +76,8 @@ def evaluate(
       seed: First seed.
       steps: Maximum number of steps; by default to the end of each record.
       time_step: Time step to resample every record to, s; by default that of the record.
+      limit: Maximum number of scenes, the first ones; by default all.
+      ids: Scenario ids of the scenes; by default all.
       shard: i/n to evaluate shard i (from 0) of n, in one of n processes that write to the same folder.
       memory_budget: Memory for scenes in flight, GiB. Results do not depend on it.
     """
@@ -92,8 +97,9 @@ def evaluate(
             seeds=tuple(range(seed, seed + seeds)),
             max_steps=steps,
         )
-    evaluation = Evaluation(load_scenes(path, time_step), config, int(memory_budget * 2**30))
-    run = EvaluationRun(out, evaluation, path, shard_index)
+    scenarios, source = select_scenes(load_scenes(path, time_step), path, limit, ids)
+    evaluation = Evaluation(scenarios, config, int(memory_budget * 2**30))
+    run = EvaluationRun(out, evaluation, source, shard_index)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with usage_error_on(ValueError, OSError):
         run.open()

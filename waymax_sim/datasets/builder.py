@@ -1,7 +1,7 @@
 """The store as a data set of TensorFlow Datasets, which can convert on a cluster with Beam.
 
-This module needs tensorflow-datasets, but not TensorFlow. On one machine, `waymax_sim.datasets.convert` writes the same
-store, can be resumed and lists skipped scenes.
+This module needs tensorflow-datasets (`pip install 'waymax-sim[tfds]'`), but not TensorFlow. On one machine,
+`waymax_sim.datasets.convert` writes the same store, can be resumed and lists skipped scenes.
 """
 
 import functools
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load_all
@@ -19,6 +18,11 @@ from waymax_sim.datasets.scenarios import Scenarios
 from waymax_sim.datasets.store.files import SPLIT
 from waymax_sim.datasets.store.record import INFO, MISSING_FIELDS, SCENARIO_ID, SCENE, record_features
 from waymax_sim.datasets.store.schema import DESCRIPTION, INFO_FIELDS, VERSION
+
+try:
+    import tensorflow_datasets as tfds
+except ImportError as error:
+    raise ImportError("needs tensorflow-datasets, which is not installed: pip install 'waymax-sim[tfds]'") from error
 
 Example = tuple[int, dict[str, Any]]
 

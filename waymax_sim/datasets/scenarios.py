@@ -1,6 +1,7 @@
 """Lazily read sequences of scenarios and their sources: record files, synthetic scenes, converted scenes."""
 
 import bisect
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from waymax_sim.datasets.scene_info import SceneInfo, scene_info
 from waymax_sim.datasets.testing_split import add_task_steps
 from waymax_sim.datasets.window import Window, cut_window
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.text import printable
 
 
 @runtime_checkable
@@ -124,7 +126,7 @@ class Scenarios(Sequence):
         pad_to_bucket: bool = True,
         window: Window | None = None,
         time_step: float | None = None,
-        rows: range | None = None,
+        rows: Sequence[int] | None = None,
     ):
         self.problems = list(problems)
         self._sources = list(sources)
@@ -136,6 +138,12 @@ class Scenarios(Sequence):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __repr__(self) -> str:
+        names = [source.name for source in self._sources[:3]]
+        more = f" and {len(self._sources) - 3} more" if len(self._sources) > 3 else ""
+        problems = f"; {len(self.problems)} unreadable files" if self.problems else ""
+        return f"Scenarios({len(self)} of {', '.join(map(printable, names))}{more}{problems})"
 
     def __iter__(self) -> Iterator[Scenario]:
         return (self[index] for index in range(len(self)))
@@ -152,20 +160,41 @@ class Scenarios(Sequence):
           IndexError: There is no such scenario.
         """
         if isinstance(index, slice):
-            rows = self._rows[index]
-            return Scenarios(
-                self._sources,
-                problems=self.problems,
-                pad_to_bucket=self._bucketed,
-                window=self._window,
-                time_step=self.time_step,
-                rows=rows,
-            )
+            return self._at_rows(self._rows[index])
         source, record = self._locate(index)
         with locate_errors(source.name, record):
             if self._window is None and self.time_step is None and isinstance(source, ScenarioSource):
                 return source.scenario(record, pad_to_bucket=self._bucketed)
             return to_scenario(self.read(index), pad_to_bucket=self._bucketed)
+
+    def with_ids(self, ids: Sequence[str]) -> "Scenarios":
+        """The unread scenarios with the given scenario ids, in the order of the source; unreadable records are skipped.
+
+        All records are parsed for their ids.
+
+        Raises:
+          DataError: There is no scenario with one of the ids.
+        """
+        rows_by_id: dict[str, list[int]] = {name: [] for name in ids}
+        for index, row in enumerate(self._rows):
+            with contextlib.suppress(DataError):
+                rows_by_id.get(self.read(index).scenario_id, []).append(row)
+        missing = [name for name, rows in rows_by_id.items() if not rows]
+        if missing:
+            files = ", ".join(source.name for source in self._sources)
+            raise DataError(f"no scenario has the id {', '.join(missing)}", file=files, remedy="see `waymax-sim info`")
+        return self._at_rows(sorted(row for rows in rows_by_id.values() for row in rows))
+
+    def _at_rows(self, rows: Sequence[int]) -> "Scenarios":
+        """The unread scenarios at rows among those of all sources."""
+        return Scenarios(
+            self._sources,
+            problems=self.problems,
+            pad_to_bucket=self._bucketed,
+            window=self._window,
+            time_step=self.time_step,
+            rows=rows,
+        )
 
     def read(self, index: int) -> RawScene:
         """The scene as recorded: world frame, float64, no padding, resampled, then cut to the window.

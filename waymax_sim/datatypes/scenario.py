@@ -1,6 +1,10 @@
 """The scenario: all data of a scene that stay constant during simulation."""
 
+import html
+
+import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Int, UInt8
 
 from waymax_sim.datatypes.agents import AgentInfo, AgentState
@@ -10,7 +14,8 @@ from waymax_sim.datatypes.polylines import Polylines
 from waymax_sim.datatypes.roadmap import RoadMap, Segments
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.signals import Signals
-from waymax_sim.pytree import Array, pytree, static
+from waymax_sim.pytree import Array, describe, pytree, static
+from waymax_sim.text import printable
 
 # Bytes of an encoded scenario id.
 ID_BYTES = 64
@@ -61,6 +66,49 @@ class Scenario:
     routes: Routes | None
     goals: Goals | None = None
     time_step: float = static(default=TIME_STEP)
+
+    def __repr__(self) -> str:
+        if not self._is_one_on_host:
+            return describe(self)
+        return f"Scenario({self.scenario_id!r}: {', '.join(f'{value} {name}' for name, value in self._facts.items())})"
+
+    def _repr_html_(self) -> str:
+        """A table of facts for notebooks."""
+        facts = self._facts if self._is_one_on_host else {"": describe(self)}
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
+        )
+        title = html.escape(printable(self.scenario_id)) if self._is_one_on_host else "Scenario"
+        return f"<table><caption>{title}</caption>{rows}</table>"
+
+    @property
+    def _is_one_on_host(self) -> bool:
+        """Whether this is one scenario whose arrays have values: no batch, no tracers, no placeholders."""
+        arrays = (
+            self.timestamps,
+            self.id_bytes,
+            self.log.valid,
+            self.agents.exists,
+            self.roadmap.valid,
+            self.current_step,
+        )
+        known = all(isinstance(array, jax.Array | np.ndarray) and not isinstance(array, Tracer) for array in arrays)
+        return known and self.timestamps.ndim == 1
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        """Facts for display by name; padding is not counted."""
+        now = int(self.current_step)
+        exists, valid = np.asarray(self.agents.exists), np.asarray(self.log.valid)
+        return {
+            "agents": f"{int(exists.sum())}",
+            "valid now": f"{int((valid[now] & exists).sum())}",
+            "steps": f"{int(self.last_step) + 1}",
+            "s per step": f"{self.time_step:g}",
+            "current step": f"{now}",
+            "map points": f"{int(np.asarray(self.roadmap.valid).sum())}",
+            "lights": f"{int(np.asarray(self.signals.valid).any(axis=0).sum())}",
+        }
 
     @property
     def scenario_id(self) -> str:

@@ -13,6 +13,7 @@ from waymax_sim.env.actions import apply_actions
 from waymax_sim.env.assignment import Assignment, policy_controller
 from waymax_sim.env.env import Env, StepOutput
 from waymax_sim.env.observation import Observation
+from waymax_sim.env.policy_check import check_decision, check_members
 from waymax_sim.metrics.summary import reduce_over_time
 from waymax_sim.pytree import Array, pytree, tree_index
 
@@ -66,7 +67,12 @@ def begin_episode(
       assignment: Policies and the agents that they control.
       key: Random key of the episode; step t of policy i draws from `fold_in(fold_in(key, t), i)`.
       caller: Mask of the agents of the caller; None without a caller. The log moves all remaining agents.
+
+    Raises:
+      TypeError: A policy lacks a member of `Policy`.
     """
+    for policy in assignment.policies:
+        check_members(policy)
     controllers = assignment.controllers(scenario, caller, env.config.max_controlled)
     state = env.initial_state(scenario, key, controllers)
     # Initial carries draw from a step index that no interaction uses.
@@ -101,14 +107,20 @@ def interact(
 
     Returns:
       The episode after the last step, and the record of the interaction.
+
+    Raises:
+      TypeError, ValueError: A policy returned something else than actions [N, A] of its dynamics and its next recurrent
+        state.
     """
     state = episode.state
     decisions, carries = [], []
     for index, policy in enumerate(assignment.policies):
         observation = observe_policy(env, scenario, state, assignment, index, action is not None)
-        decided, carry = policy.act(observation, episode.carries[index], _policy_key(state, state.step, index))
-        decisions.append(decided)
-        carries.append(carry)
+        before = episode.carries[index]
+        decision = policy.act(observation, before, _policy_key(state, state.step, index))
+        check_decision(policy, decision, before, policy.dynamics or env.dynamics, scenario.num_agents)
+        decisions.append(decision[0])
+        carries.append(decision[1])
     controls = _controls(env, assignment, decisions, action)
 
     def substep(state: State, _: None) -> tuple[State, tuple]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Float, Int, Key
 
 from waymax_sim.datatypes.agents import AgentState
@@ -14,7 +16,7 @@ from waymax_sim.env.env import Env
 from waymax_sim.env.interaction import EpisodeState, begin_episode, interact, observe_policy
 from waymax_sim.env.observation import Observation
 from waymax_sim.metrics import MetricValue
-from waymax_sim.pytree import Array, pytree
+from waymax_sim.pytree import Array, describe, pytree
 
 # Fields of a trace that require the evaluation of states.
 EVALUATED_FIELDS = frozenset(("metrics", "reward", "terminated", "ended", "invalid_action"))
@@ -54,6 +56,15 @@ class Trace:
     observations: dict[str, Any] | None
     final: State
 
+    def __repr__(self) -> str:
+        if not isinstance(self.active, np.ndarray | jax.Array) or isinstance(self.active, Tracer):
+            return describe(self)
+        recorded = [name for name in (*TRACE_FIELDS, "observations") if getattr(self, name) is not None]
+        metrics = f" ({', '.join(self.metrics)})" if self.metrics else ""
+        text = ", ".join(recorded).replace("metrics", f"metrics{metrics}", 1)
+        rollouts = f"{list(self.active.shape[:-1])} rollouts of " if self.active.ndim > 1 else ""
+        return f"Trace({rollouts}{self.active.shape[-1]} steps; {text or 'nothing recorded'})"
+
 
 def rollout(
     env: Env,
@@ -81,7 +92,8 @@ def rollout(
 
     Raises:
       ValueError: Two policies share an agent, or disjointness cannot be checked while tracing; a name in `record` is
-        unknown; `num_steps` is out of range.
+        unknown; `num_steps` is out of range; a policy returned an action of other shapes than [N, A].
+      TypeError: A policy lacks a member of `Policy`, or returned another type.
     """
     names, encoders = _split(record)
     num_decisions = _decisions(env, scenario, num_steps)

@@ -1,11 +1,12 @@
 """Image of a scene by matplotlib, without pyplot and its global state: safe in threads and servers."""
 
+import io
 from collections.abc import Mapping
 from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, AgentInfo, AgentState
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env import Trace
 from waymax_sim.pytree import Array, tree_index
 from waymax_sim.viz import style
 from waymax_sim.viz.road import draw_map
@@ -31,7 +33,7 @@ MAX_LEGEND_IDS = 4
 
 def draw(
     scenario: Scenario,
-    agents: AgentState | None = None,
+    agents: AgentState | Trace | None = None,
     *,
     step: int | None = None,
     past: AgentState | None = None,
@@ -52,9 +54,9 @@ def draw(
 
     Args:
       scenario: One scene, without a batch axis.
-      agents: Current states, [N]; those of the log by default.
-      step: Step of the lights, the title and the logged states; the current step by default.
-      past: Past states, [H, N], oldest first, drawn as fading lines; the last second of the log by default.
+      agents: Current states, [N], or a rollout of the scene; those of the log by default.
+      step: Step of the lights, the title and the logged states; the current step by default, of a rollout its last one.
+      past: Past states, [H, N], oldest first, drawn as fading lines; the last second of the rollout or log by default.
         Pass a slice without steps to draw none.
       future: Future states, [F, N], drawn as dashed lines; the next three seconds of the log by default.
         Pass a slice without steps to draw none.
@@ -68,9 +70,11 @@ def draw(
       ax: Axes to draw on instead of a new figure.
 
     Raises:
-      ValueError: The scenario has a batch axis, or no such step.
+      ValueError: The scenario or rollout has a batch axis, or no such step; or the rollout has no agents.
     """
     scenario = to_host(scenario)
+    if isinstance(agents, Trace):
+        agents, step, past = _entry(agents, step, past)
     step = int(scenario.current_step) if step is None else step
     check_step(scenario, step)
     now = tree_index(scenario.log, step) if agents is None else jax.tree.map(np.asarray, agents)
@@ -84,6 +88,34 @@ def draw(
         ax, scenario, now, scale, step=step, past=past, future=future, controlled=controlled, flags=flags, title=title
     )
     return root_figure(ax)
+
+
+def trace_states(trace: Trace) -> tuple[Int[np.ndarray, " T"], AgentState]:
+    """Steps and agents [T, N] of a rollout until the end of the record.
+
+    Raises:
+      ValueError: The rollout has a batch axis, no agents or no active step.
+    """
+    if trace.agents is None:
+        raise ValueError("the trace has no agents; record them: rollout(..., record=('agents', 'metrics'))")
+    if trace.step.ndim != 1:
+        raise ValueError("the trace has a batch axis; pick one rollout, as in `tree_index(trace, 0)`")
+    rows = np.flatnonzero(trace.active)
+    if not len(rows):
+        raise ValueError("the trace has no active step: it begins at the end of the record")
+    return np.asarray(trace.step)[rows], tree_index(jax.tree.map(np.asarray, trace.agents), rows)
+
+
+def _entry(trace: Trace, step: int | None, past: AgentState | None) -> tuple[AgentState, int, AgentState]:
+    """Agents at a step of a rollout, the step, and the agents of the second before it."""
+    steps, agents = trace_states(trace)
+    step = int(steps[-1]) if step is None else step
+    rows = np.flatnonzero(steps == step)
+    if not len(rows):
+        raise ValueError(f"step {step} is not one of {steps[0]}..{steps[-1]}, the steps of the trace")
+    row = int(rows[0])
+    past = tree_index(agents, slice(max(row - PAST_STEPS, 0), row + 1)) if past is None else past
+    return tree_index(agents, row), step, past
 
 
 def to_image(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
@@ -153,9 +185,18 @@ def logged_future(scenario: Scenario, step: int) -> AgentState:
     return tree_index(scenario.log, slice(step, step + 1 + FUTURE_STEPS))
 
 
+class SceneFigure(Figure):
+    """A figure that notebooks show without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def create_axes(size: float) -> Axes:
     """Axes that fill a new square figure of the given side, inches."""
-    figure = Figure(figsize=(size, size), dpi=DPI)
+    figure = SceneFigure(figsize=(size, size), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure.add_axes((0.0, 0.0, 1.0, 1.0))
 

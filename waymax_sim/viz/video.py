@@ -19,6 +19,7 @@ from rich.progress import track
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env import Trace
 from waymax_sim.pytree import Array, tree_index
 from waymax_sim.text import printable
 from waymax_sim.viz.draw import (
@@ -33,6 +34,7 @@ from waymax_sim.viz.draw import (
     set_view,
     to_host,
     to_image,
+    trace_states,
     view_centers,
 )
 
@@ -41,7 +43,7 @@ Frames = Iterable[UInt8[np.ndarray, "H W 3"]]
 
 def animate(
     scenario: Scenario,
-    agents: AgentState,
+    agents: AgentState | Trace,
     path: str | os.PathLike,
     *,
     steps: Int[Array, " T"] | None = None,
@@ -57,9 +59,9 @@ def animate(
 
     Args:
       scenario: One scene, without a batch axis.
-      agents: States in each frame, [T, N]: a rollout, or `scenario.log`.
+      agents: A rollout of the scene, or states in each frame, [T, N], such as `scenario.log`.
       path: File to write: `.gif`, or `.mp4` if ffmpeg is installed.
-      steps: Step of each frame in the scenario; 0, 1, 2, ... by default.
+      steps: Step of each frame in the scenario; those of the rollout, or 0, 1, 2, ... by default.
       flags: Masks by name per frame; see `draw`.
       fps: Frames per second; real time by default. Frame durations of a GIF are multiples of 0.01 s.
       controlled: See `draw`.
@@ -73,7 +75,7 @@ def animate(
 
     Raises:
       DataError: Another suffix, there is no ffmpeg for an `.mp4`, or it failed.
-      ValueError: No frames, not as many steps as states, no such step, or a scenario with a batch axis.
+      ValueError: No frames, not as many steps as states, no such step, or a scenario or rollout with a batch axis.
     """
     path = Path(path)
     writers = {".gif": _write_gif, ".mp4": _write_mp4}
@@ -81,12 +83,7 @@ def animate(
         raise DataError(f"cannot write a video as {path.suffix!r}", file=str(path), remedy="use .gif or .mp4")
     if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg") is None:
         raise DataError("ffmpeg is not installed", file=str(path), remedy="use .gif or install ffmpeg")
-    agents = jax.tree.map(np.asarray, agents)
-    steps = np.arange(len(agents.valid)) if steps is None else np.asarray(steps)
-    if not 0 < len(steps) == len(agents.valid):
-        raise ValueError(
-            f"{len(steps)} steps for {len(agents.valid)} states of agents; give one step per state, and at least one"
-        )
+    steps, agents = _frame_states(agents, steps)
     flags = {name: np.asarray(mask) for name, mask in (flags or {}).items()}
 
     scenario = to_host(scenario)
@@ -122,6 +119,26 @@ def animate(
 
     writers[path.suffix.lower()](frames(), path, fps)
     return path
+
+
+def _frame_states(
+    agents: AgentState | Trace, steps: Int[Array, " T"] | None
+) -> tuple[Int[np.ndarray, " T"], AgentState]:
+    """Steps and agents of the frames, see `animate`."""
+    if isinstance(agents, Trace):
+        own, states = trace_states(agents)
+        steps = own if steps is None else np.asarray(steps)
+        missing = np.setdiff1d(steps, own)
+        if len(missing):
+            raise ValueError(f"steps {missing.tolist()} are not in {own[0]}..{own[-1]}, the steps of the trace")
+        return steps, tree_index(states, np.searchsorted(own, steps))
+    states = jax.tree.map(np.asarray, agents)
+    steps = np.arange(len(states.valid)) if steps is None else np.asarray(steps)
+    if not 0 < len(steps) == len(states.valid):
+        raise ValueError(
+            f"{len(steps)} steps for {len(states.valid)} states of agents; give one step per state, and at least one"
+        )
+    return steps, states
 
 
 def _write_gif(frames: Frames, path: Path, fps: float) -> None:

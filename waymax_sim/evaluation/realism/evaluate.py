@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Key
+from jaxtyping import Bool, Float, Key
 
 from waymax_sim.datasets.errors import DataError, locate_errors
 from waymax_sim.datasets.formats.sim_agents_submission import RolloutFile
@@ -29,6 +29,7 @@ from waymax_sim.metrics.realism import (
     Score,
     compare_rollouts,
     evaluated_mask,
+    rollout_contributions,
     score,
     simulated_mask,
 )
@@ -46,6 +47,8 @@ class RealismResult:
       num_evaluated: Number of scored agents.
       rollouts: The scored rollouts.
       score: The score; None without a recorded future.
+      contributions: Contribution of each rollout to the meta-metric (`rollout_contributions`); None without a score, or
+        with one rollout.
     """
 
     file: str
@@ -54,6 +57,7 @@ class RealismResult:
     num_evaluated: int
     rollouts: RealismRollouts
     score: Score | None
+    contributions: Float[np.ndarray, " K"] | None = None
 
 
 def realism_env(policies: Policies) -> Env:
@@ -156,15 +160,15 @@ def evaluate_realism(
                     "num_steps": scenario.num_remaining_steps,
                     "max_evaluated": size,
                 }
-                rollouts, scores, invalid = _simulated_score(
+                rollouts, scored, invalid = _simulated_score(
                     assignment, scenario, log, key, config=config, parity=parity, **lengths
                 )
                 check_actions(scenario, np.asarray(invalid))
             else:
                 rollouts = from_rollout_file(read_rollouts(scenario.scenario_id), scenario)
-                scores = _only_score(scenario, rollouts, log, config=config, parity=parity, max_evaluated=size)
-            rollouts, scores = jax.device_get((rollouts, scores))
-            yield RealismResult(file, record, scenario, count, rollouts, scores)
+                scored = _only_score(scenario, rollouts, log, config=config, parity=parity, max_evaluated=size)
+            rollouts, (scores, contributions) = jax.device_get((rollouts, scored))
+            yield RealismResult(file, record, scenario, count, rollouts, scores, contributions)
         except DataError as error:
             yield error.with_location(file=file, record=record)
 
@@ -193,9 +197,12 @@ def _only_simulated(
     return _simulate(realism_env(assignment), assignment, scenario, key, num_rollouts, num_steps)
 
 
-def _scored(scenario, rollouts, log, config, parity, max_evaluated) -> Score:
+def _scored(scenario, rollouts, log, config, parity, max_evaluated) -> tuple[Score, Float[Array, " K"] | None]:
+    """The score, and the contributions of the rollouts."""
     features = compare_rollouts(scenario, rollouts, parity=parity, log=log, max_evaluated=max_evaluated)
-    return score(features, config, parity=parity)
+    has_several = len(rollouts.xyz) > 1
+    contributions = rollout_contributions(features, config, parity=parity) if has_several else None
+    return score(features, config, parity=parity), contributions
 
 
 @functools.partial(jax.jit, static_argnames=("config", "parity", "num_rollouts", "num_steps", "max_evaluated"))
@@ -210,8 +217,8 @@ def _simulated_score(
     num_rollouts: int,
     num_steps: int,
     max_evaluated: int,
-) -> tuple[RealismRollouts, Score, Bool[Array, " N"]]:
-    """Rollouts, their score, and the agents with an action that was not finite.
+) -> tuple[RealismRollouts, tuple[Score, Float[Array, " K"] | None], Bool[Array, " N"]]:
+    """Rollouts, their score and contributions, and the agents with an action that was not finite.
 
     Policies are arguments: weights of one structure share the program.
     """

@@ -72,6 +72,9 @@ def score_row(result: RealismResult, conditions: Json) -> Json:
         "num_rollouts": result.rollouts.yaw.shape[0],
         "num_evaluated": result.num_evaluated,
         "scored": result.score is not None,
+        "rollout_contributions": None
+        if result.contributions is None
+        else [_to_float(value) for value in result.contributions],
         **score_values(result.score),
     }
 

@@ -4,6 +4,7 @@ An independent implementation of its definitions; see docs/realism.md.
 """
 
 from waymax_sim.metrics.realism.config import CONFIGS, Bernoulli, Histogram, RealismConfig, RealismFeature
+from waymax_sim.metrics.realism.contribution import agent_contributions, rollout_contributions
 from waymax_sim.metrics.realism.features import Comparison, SceneFeatures, compare_generated, compare_rollouts
 from waymax_sim.metrics.realism.score import BUCKETS, AgentLogLikelihood, Score, score
 from waymax_sim.metrics.realism.tracks import (
@@ -30,9 +31,11 @@ __all__ = [
     "RealismTracks",
     "SceneFeatures",
     "Score",
+    "agent_contributions",
     "compare_generated",
     "compare_rollouts",
     "evaluated_mask",
+    "rollout_contributions",
     "score",
     "simulated_mask",
 ]

@@ -51,6 +51,7 @@ def histogram_log_likelihood(
     pool_agents: bool = False,
     parity: bool = True,
     soft: bool = False,
+    weight: Float[Array, " K"] | None = None,
 ) -> Float[Array, "T E"]:
     """Log-probability of the bin of each logged value, from the frequency of the bin in the rollouts.
 
@@ -64,8 +65,10 @@ def histogram_log_likelihood(
       pool_agents: Pool the values of all agents that exist.
       parity: Reproduce the official code for NaN.
       soft: Differentiable membership of the values of the rollouts, see `bin_membership`.
+      weight: Number of times that each rollout counts; once by default.
     """
     member = jnp.where(present[None, None, :, None], bin_membership(histogram, sim, parity=parity, soft=soft), 0.0)
+    member = member if weight is None else member * weight[:, None, None, None]
     axes = (0,) if histogram.per_step else (0, 1)
     count = jnp.sum(member, axis=(*axes, 2) if pool_agents else axes, keepdims=True)[0]
     total = jnp.sum(count, axis=-1, keepdims=True)
@@ -81,6 +84,7 @@ def bernoulli_log_likelihood(
     present: Bool[Array, " E"],
     *,
     pool_agents: bool = False,
+    weight: Float[Array, " K"] | None = None,
 ) -> Float[Array, " E"]:
     """Log-probability of the logged event or its absence, from the frequency of the event in the rollouts.
 
@@ -90,9 +94,11 @@ def bernoulli_log_likelihood(
       sim: 1 where the event happened in a rollout, 0 where it did not, or a value between them if it is softened.
       present: Mask of the agents that exist.
       pool_agents: One probability for all agents that exist.
+      weight: Number of times that each rollout counts; once by default.
     """
-    yes = jnp.sum(jnp.where(present[None], sim, 0.0), axis=0)
-    total = jnp.full(sim.shape[1], sim.shape[0], jnp.float32)
+    times = jnp.ones(sim.shape[0]) if weight is None else jnp.asarray(weight)
+    yes = jnp.sum(jnp.where(present[None], sim * times[:, None], 0.0), axis=0)
+    total = jnp.full(sim.shape[1], jnp.sum(times), jnp.float32)
     if pool_agents:
         yes = jnp.broadcast_to(jnp.sum(yes), yes.shape)
         total = jnp.broadcast_to(jnp.sum(jnp.where(present, total, 0.0)), yes.shape)

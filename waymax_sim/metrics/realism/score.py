@@ -62,6 +62,42 @@ def score(features: Comparison, config: RealismConfig, *, parity: bool = True, s
       soft: Differentiable with respect to the rollouts: simulated values are divided between two bins, and collisions
         and leaving the road are sigmoids of the distance. An approximation of the score.
     """
+    log_likelihoods = agent_log_likelihoods(features, config, parity=parity, soft=soft)
+    agents = features.agents
+    likelihoods = {name: jnp.exp(_mean(item.value, item.counts)) for name, item in log_likelihoods.items()}
+    displacement = features.sim.displacement
+    if config.evaluate == "all":
+        # Generated agents have no logged track.
+        displacement = jnp.zeros_like(displacement)
+    per_rollout = jax.vmap(lambda values: _mean(values, agents.exists))(displacement)
+    return Score(
+        likelihoods=likelihoods,
+        meta_metric=_total(config, likelihoods),
+        buckets={bucket: _total(config, likelihoods, bucket) for bucket in BUCKETS},
+        ade=jnp.mean(per_rollout),
+        min_ade=jnp.min(per_rollout),
+        simulated_rates=_rates(features, soft),
+        log_likelihoods=log_likelihoods,
+    )
+
+
+def agent_log_likelihoods(
+    features: Comparison,
+    config: RealismConfig,
+    *,
+    parity: bool = True,
+    soft: bool = False,
+    weight: Float[Array, " K"] | None = None,
+) -> dict[str, AgentLogLikelihood]:
+    """The log-likelihoods of all features per agent.
+
+    Args:
+      features: From `compare_rollouts`.
+      config: Features and weights.
+      parity: See `score`.
+      soft: See `score`.
+      weight: Number of times that each rollout counts; once by default.
+    """
     agents = features.agents
     logged, vehicle = agents.logged, (agents.type == VEHICLE)[None]
     speeds = kinematics.has_valid_neighbors(logged)
@@ -78,28 +114,43 @@ def score(features: Comparison, config: RealismConfig, *, parity: bool = True, s
         if isinstance(estimator, Histogram):
             log, sim = getattr(features.log, name), getattr(features.sim, name)
             value = histogram_log_likelihood(
-                estimator, log, sim, agents.exists, pool_agents=config.pool_agents, parity=parity, soft=soft
+                estimator,
+                log,
+                sim,
+                agents.exists,
+                pool_agents=config.pool_agents,
+                parity=parity,
+                soft=soft,
+                weight=weight,
             )
             log_likelihoods[name] = AgentLogLikelihood(value, masks[name])
         else:
             log, sim = log_events[name] > 0, sim_events[name]
-            value = bernoulli_log_likelihood(estimator, log, sim, agents.exists, pool_agents=config.pool_agents)
+            value = bernoulli_log_likelihood(
+                estimator, log, sim, agents.exists, pool_agents=config.pool_agents, weight=weight
+            )
             log_likelihoods[name] = AgentLogLikelihood(value, agents.exists)
-    likelihoods = {name: jnp.exp(_mean(item.value, item.counts)) for name, item in log_likelihoods.items()}
-    displacement = features.sim.displacement
-    if config.evaluate == "all":
-        # Generated agents have no logged track.
-        displacement = jnp.zeros_like(displacement)
-    per_rollout = jax.vmap(lambda values: _mean(values, agents.exists))(displacement)
-    return Score(
-        likelihoods=likelihoods,
-        meta_metric=_total(config, likelihoods),
-        buckets={bucket: _total(config, likelihoods, bucket) for bucket in BUCKETS},
-        ade=jnp.mean(per_rollout),
-        min_ade=jnp.min(per_rollout),
-        simulated_rates=_rates(features, sim_events),
-        log_likelihoods=log_likelihoods,
-    )
+    return log_likelihoods
+
+
+def meta_metric(
+    config: RealismConfig, log_likelihoods: dict[str, AgentLogLikelihood], scored: Bool[Array, " E"] | None = None
+) -> Float[Array, ""]:
+    """The meta-metric.
+
+    Args:
+      config: Features and weights.
+      log_likelihoods: From `agent_log_likelihoods`.
+      scored: Agents of the mean; all that exist by default.
+    """
+
+    def mean(item: AgentLogLikelihood) -> Float[Array, ""]:
+        # Agents are the last axis.
+        counts = item.counts if scored is None else item.counts & jnp.broadcast_to(scored, item.counts.shape)
+        return _mean(item.value, counts)
+
+    means = {name: mean(item) for name, item in log_likelihoods.items()}
+    return _total(config, {name: jnp.exp(value) for name, value in means.items()})
 
 
 def _events(
@@ -120,7 +171,9 @@ def _events(
     }
 
 
-def _rates(features: Comparison, events: dict[str, Float[Array, "K E"]]) -> dict[str, Float[Array, ""]]:
+def _rates(features: Comparison, soft: bool) -> dict[str, Float[Array, ""]]:
+    agents = features.agents
+    events = _events(features.sim, agents.logged, (agents.type == VEHICLE)[None], soft)
     red = jnp.any(features.sim.traffic_light_violation & features.agents.logged[None], axis=1).astype(jnp.float32)
     flags = {
         "collision": events["collision_indication"],

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from behavior_models.program_search.evolution import ACCEPTED, FALLBACK, NO_PARENT, Archive, Search, SearchState
+from behavior_models.training.devices import put_on_devices, replicate
 from behavior_models.training.saver import Saver
 from waymax_sim.evaluation.confidence import optional_float
 from waymax_sim.pytree import tree_index
@@ -96,10 +97,11 @@ def run_search(
     # A batch of seeds would evaluate both branches of a hurdle.
     batch = functools.partial(jax.lax.map, search.block) if search.domain.in_sequence else jax.vmap(search.block)
     number, state, stored = saver.restore(state)
+    state = put_on_devices(state, search.mesh, True)
     cpu_seconds, idle = stored.get("cpu_seconds", 0.0), stored.get("idle", 0)
     count = int(np.min(state.num_evaluated))
     # Compiled before the time is measured, and not for a search that has ended.
-    block = jax.jit(batch).lower(state).compile() if count < search.config.budget else search.block
+    block = jax.jit(lambda state: replicate(batch(state), search.mesh)).lower(state).compile() if count < search.config.budget else search.block
     while count < search.config.budget and idle < MAX_IDLE_BLOCKS:
         begin = time.process_time()
         state: SearchState = jax.block_until_ready(block(state))

@@ -2,9 +2,9 @@
 
     python -m examples.reproductions.rl_loss_search --out runs/rl_loss [--quick]
 
-Searches begin with the loss of DQN (Co-Reyes et al. 2021). Their best losses are scored again with other training seeds,
-and the best of these is compared with DQN on other leading vehicles. DQNReg, the published result, is compared too, and
-controls that must be worse. An interrupted study is resumed by the same command.
+Searches begin with the loss of DQN (Co-Reyes et al. 2021). Their best losses are scored again with other training
+seeds, and the best of these is compared with DQN on other leading vehicles. DQNReg, the published result, is compared
+too, and controls that must be worse. An interrupted study is resumed by the same command.
 """
 
 import dataclasses
@@ -248,11 +248,11 @@ def main(study: LossStudy) -> list[Criterion]:
     report |= {"test": {name: values.tolist() for name, values in scores.items()}}
     report |= {"criteria": {str(item.name): item.passed for item in statements}}
     write_json(study.out / "report.json", report)
-    print(f"chosen {facts['chosen']}; {share:.0%} of the losses past the hurdle; {time.process_time() - begin:.0f} CPU s")
+    seconds = time.process_time() - begin
+    print(f"chosen {facts['chosen']}; {share:.0%} of the losses past the hurdle; {seconds:.0f} CPU s")
     return statements
 
 
 if __name__ == "__main__":
-    # Optax multiplies integers by floats.
     for criterion in main(tyro.cli(LossStudy)):
         print(criterion)

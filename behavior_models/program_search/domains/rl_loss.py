@@ -81,7 +81,7 @@ class LossTrainingParams:
       hidden: Widths of the hidden layers.
       learning_rate: Step size of Adam.
       max_gradient_norm: Norm to which gradients are cut.
-      num_steps: Gradient steps; after half of these DQN fails in most trainings, after twice as many it has no failures.
+      num_steps: Gradient steps. After half of these DQN crashes in most trainings, after twice as many in none.
       batch_size: Transitions per gradient step.
       discount: Discount per decision.
       target_rate: Share of the difference by which the target network moves per step.

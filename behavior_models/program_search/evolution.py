@@ -198,9 +198,7 @@ class Search:
         if self.mesh is None:
             return self.domain.evaluate(programs)
         own = PartitionSpec(*self.mesh.axis_names)
-        evaluate = jax.shard_map(
-            self.domain.evaluate, mesh=self.mesh, in_specs=own, out_specs=own, check_vma=False
-        )
+        evaluate = jax.shard_map(self.domain.evaluate, mesh=self.mesh, in_specs=own, out_specs=own, check_vma=False)
         return replicate(evaluate(distribute(programs, self.mesh)), self.mesh)
 
     def _propose(self, state: SearchState, index: Int[Array, ""], key: Key[Array, ""]) -> Proposal:

@@ -101,7 +101,11 @@ def run_search(
     cpu_seconds, idle = stored.get("cpu_seconds", 0.0), stored.get("idle", 0)
     count = int(np.min(state.num_evaluated))
     # Compiled before the time is measured, and not for a search that has ended.
-    block = jax.jit(lambda state: replicate(batch(state), search.mesh)).lower(state).compile() if count < search.config.budget else search.block
+    block = (
+        jax.jit(lambda state: replicate(batch(state), search.mesh)).lower(state).compile()
+        if count < search.config.budget
+        else search.block
+    )
     while count < search.config.budget and idle < MAX_IDLE_BLOCKS:
         begin = time.process_time()
         state: SearchState = jax.block_until_ready(block(state))

@@ -12,7 +12,9 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Float, Int
@@ -20,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import waymax_sim as ws
-from behavior_models.model_selection.batch_policy import BanditParams
-from behavior_models.model_selection.selector import Selector, save_selector
+from behavior_models.model_selection.batch_policy import BanditParams, complexity_coverage, predict
+from behavior_models.model_selection.selector import Selector, member_columns, save_selector
 from behavior_models.model_selection.selector_fit import (
     BY_SELECTOR,
     LoggedOutcomes,
@@ -52,15 +54,17 @@ class SelectorStudy:
       train: Scenes of the logged outcomes.
       validation: Scenes that choose constants and the best member.
       test: Scenes of the comparison.
+      skip: First scenes of these that are left out: a smaller study of 150 training scenes was compared on 50.
       seed: Seed of all draws.
       quick: Few scenes and two members without networks, to see that it runs.
     """
 
     out: Path
     members: tuple[str, ...] = ("idm", "ppo_anchored", "constant_speed")
-    train: str = "synthetic:0:150"
-    validation: str = "synthetic:101:40"
-    test: str = "synthetic:901:50"
+    train: str = "synthetic:0:500"
+    validation: str = "synthetic:101:60"
+    test: str = "synthetic:901:150"
+    skip: int = 50
     seed: int = 0
     quick: bool = False
 
@@ -86,6 +90,7 @@ class Runner:
 
     def __init__(self, study: SelectorStudy):
         scenarios = [list(ws.load(source, pad_to_bucket=False)) for source in study.sources]
+        scenarios[-1] = scenarios[-1][0 if study.quick else study.skip :]
         ends = np.cumsum([len(part) for part in scenarios])
         self.scenes: Scenes = prepare_scenes([item for part in scenarios for item in part])
         self.indices = {
@@ -126,23 +131,28 @@ def shuffle_outcomes(logged: LoggedOutcomes, seed: int) -> LoggedOutcomes:
 
 
 def choose_confidence(
-    study: SelectorStudy, runner: Runner, fit: Callable[[float], Selector], name: str
-) -> tuple[Selector, dict[str, float]]:
-    """The selector of the largest mean outcome in the validation scenes, and the means of all.
+    study: SelectorStudy, runner: Runner, fit: Callable[[float], Selector]
+) -> tuple[float, dict[float, float]]:
+    """The confidence of the largest mean outcome in the validation scenes, and the means of all.
 
     Args:
       study: The study.
       runner: Outcomes.
       fit: The selector of a confidence.
-      name: Prefix of the arms.
     """
-    by_selector, means, selectors = assign_members(runner.scenes, BY_SELECTOR), {}, {}
+    by_selector, means = assign_members(runner.scenes, BY_SELECTOR), {}
     for confidence in CONFIDENCES[:2] if study.quick else CONFIDENCES:
-        arm = f"{name}_{confidence:g}"
-        selectors[arm] = fit(confidence)
-        logged = runner("validation", arm, selectors[arm], by_selector)
-        means[arm] = float(np.nanmean(scene_means(logged)))
-    return selectors[max(means, key=lambda arm: means[arm])], means
+        logged = runner("validation", f"{confidence:g}", fit(confidence), by_selector)
+        means[confidence] = float(np.nanmean(scene_means(logged)))
+    return max(means, key=lambda confidence: means[confidence]), means
+
+
+def member_shares(selector: Selector, logged: LoggedOutcomes) -> list[float]:
+    """Share of the first decisions for each member."""
+    columns = jnp.asarray(logged.columns)[np.asarray(logged.valid)]
+    count = len(selector.members)
+    chosen = complexity_coverage(predict(selector.fits, member_columns(columns, count))).action
+    return (np.bincount(np.asarray(chosen), minlength=count) / len(chosen)).tolist()
 
 
 def paired_interval(first: Float[np.ndarray, " B"], second: Float[np.ndarray, " B"]) -> tuple[float, float, float]:
@@ -185,28 +195,32 @@ def main(study: SelectorStudy) -> list[Criterion]:
     drawn = random_members(runner.scenes, np.ones(len(names)), study.seed)
     logged = runner("train", "random", empty, drawn)
     noise = estimate_noise(logged, len(names))
-    fits = {"selector": logged, "shuffled": shuffle_outcomes(logged, study.seed)}
-    selectors, facts = {}, {"noise": noise, "decisions": int(np.sum(logged.valid))}
-    for name, data in fits.items():
 
-        def fit(confidence: float, data: LoggedOutcomes = data) -> Selector:
-            return fit_selector(names, data, BanditParams(noise=noise, confidence=confidence))
+    def fit(confidence: float, data: LoggedOutcomes = logged) -> Selector:
+        return fit_selector(names, data, BanditParams(noise=noise, confidence=confidence))
 
-        selectors[name], facts[f"validation_{name}"] = choose_confidence(study, runner, fit, name)
+    confidence, validation = choose_confidence(study, runner, fit)
+    selectors = {"selector": fit(confidence), "shuffled": fit(confidence, shuffle_outcomes(logged, study.seed))}
+    facts: dict[str, Any] = {"noise": noise, "confidence": confidence, "validation": validation}
+    facts["decisions"] = int(np.sum(logged.valid))
     arms = {name: (empty, assign_members(runner.scenes, index)) for index, name in enumerate(names)}
     arms["random members"] = (empty, drawn)
     arms |= {name: (one, assign_members(runner.scenes, BY_SELECTOR)) for name, one in selectors.items()}
-    means = {name: scene_means(runner("test", name.replace(" ", "_"), *arm)) for name, arm in arms.items()}
+    outcomes = {name: runner("test", name.replace(" ", "_"), *arm) for name, arm in arms.items()}
+    means = {name: scene_means(item) for name, item in outcomes.items()}
     table = Table("arm", "mean outcome", "selector minus it")
     for name, values in means.items():
         mean, low, high = paired_interval(means["selector"], values)
         table.add_row(name, f"{np.nanmean(values):.4f}", f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
     Console(width=120, markup=False, highlight=False).print(table)
     statements = criteria(means, names)
+    facts["shares"] = member_shares(selectors["selector"], outcomes["selector"])
     facts["test"] = {name: values.tolist() for name, values in means.items()}
     save_selector(study.out / "policy", names, selectors["selector"], {"train": study.sources[0], "noise": noise})
     write_json(study.out / "report.json", facts | {"criteria": {item.name: item.passed for item in statements}})
-    print(f"{facts['decisions']} decisions, noise {noise:.3f}, {time.process_time() - begin:.0f} CPU s")
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in zip(names, facts["shares"], strict=True))
+    print(f"{facts['decisions']} decisions, noise {noise:.3f}, confidence {confidence:g}; chosen: {shares}")
+    print(f"{time.process_time() - begin:.0f} CPU s")
     return statements
 
 

@@ -59,6 +59,7 @@ class LossStudy:
       out: Folder of the searches and the report.
       num_searches: Searches.
       budget: Evaluated losses of each search.
+      stop_at: Losses of each search after which the study goes on; a later one with a larger number continues it.
       num_best: Losses of each search that are scored again.
       num_validation: Trainings of each of them in each environment.
       num_test: Paired trainings of the comparison in each environment.
@@ -68,6 +69,7 @@ class LossStudy:
     out: Path
     num_searches: int = 2
     budget: int = 300
+    stop_at: int | None = None
     num_best: int = 8
     num_validation: int = 10
     num_test: int = 20
@@ -100,7 +102,7 @@ def find_losses(study: LossStudy) -> SearchResult:
             bar.update(task, completed=evaluated, description=f"losses: best {fitness:.3f}")
 
         search = Search(domain, study.config)
-        return run_search(study.out / "search", search, list(range(count)), report, save_every=1)
+        return run_search(study.out / "search", search, list(range(count)), report, 1, study.stop_at)
 
 
 class Scorer:
@@ -243,13 +245,14 @@ def main(study: LossStudy) -> list[Criterion]:
         table.add_row(name, *cells, to_formula(LOSS_SPACE, losses[name]))
     Console(width=200, markup=False, highlight=False).print(table)
     statements = criteria(scores)
-    share = float(np.mean(result.archive.fitness > HURDLE))
-    report = {"share_past_hurdle": share, "curves": result.curves.tolist(), "scores": facts}
+    evaluated = np.isfinite(result.archive.fitness)
+    share = float(np.mean(result.archive.fitness[evaluated] > HURDLE))
+    report = {"losses": int(evaluated.sum()), "share_past_hurdle": share, "scores": facts}
     report |= {"test": {name: values.tolist() for name, values in scores.items()}}
     report |= {"criteria": {str(item.name): item.passed for item in statements}}
     write_json(study.out / "report.json", report)
     seconds = time.process_time() - begin
-    print(f"chosen {facts['chosen']}; {share:.0%} of the losses past the hurdle; {seconds:.0f} CPU s")
+    print(f"chosen {facts['chosen']}; {share:.0%} of {evaluated.sum()} losses past the hurdle; {seconds:.0f} CPU s")
     return statements
 
 

@@ -95,10 +95,12 @@ def test_an_interrupted_search_continues_with_equal_results(result, tmp_path):
 def test_devices_share_the_children_with_equal_results(tmp_path):
     assert jax.local_device_count() >= 2
     config = dataclasses.replace(CONFIG, budget=30, population=8, filter="none")
-    archives = [
-        run_search(tmp_path / str(count), Search(idm_law_domain(), config, device_mesh(2, count)), [0, 1]).archive
-        for count in (1, 2)
-    ]
+    searches = [Search(idm_law_domain(), config, device_mesh(2, count)) for count in (1, 2)]
+    # The second one is left and continued.
+    first = run_search(tmp_path / "two", searches[1], [0, 1], stop_at=10)
+    assert 10 <= np.isfinite(first.archive.fitness).sum(axis=1).min() < 30
+    named = zip(("one", "two"), searches, strict=True)
+    archives = [run_search(tmp_path / name, own, [0, 1]).archive for name, own in named]
     jax.tree.map(np.testing.assert_array_equal, *archives)
     with pytest.raises(ValueError, match="shared equally by 2 devices"):
         device_mesh(3, 2)

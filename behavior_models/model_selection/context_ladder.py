@@ -16,7 +16,8 @@ from behavior_models.model_selection.batch_policy import (
     predict,
     slope,
 )
-from behavior_models.model_selection.modbe import LinearLadder, LoggedSteps, ModBEParams, Selection, modbe
+from behavior_models.model_selection.linear_ladders import LinearLadder
+from behavior_models.model_selection.modbe import LoggedSteps, ModBEParams, Selection, modbe
 from behavior_models.offline.transitions import Transitions
 from waymax_sim.pytree import Array, pytree, static_record
 

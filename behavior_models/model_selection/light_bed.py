@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
-from behavior_models.model_selection.modbe import LinearLadder, LoggedSteps, ModBEParams, Selection, modbe
+from behavior_models.model_selection.linear_ladders import LinearLadder
+from behavior_models.model_selection.modbe import LoggedSteps, ModBEParams, Selection, modbe
 from behavior_models.offline.car_following_bed import (
     LOGGED_STARTS,
     CarFollowingBedParams,

@@ -5,6 +5,7 @@ inverse W of the Cholesky factor has V_k^-1 = W^T diag(m_k) W for every class: i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from waymax_sim.pytree import Array, pytree
+
+# Largest matrix that is eliminated column by column.
+LEAF_SIZE = 8
 
 
 @pytree
@@ -61,10 +65,11 @@ def factorize(gram: Float[Array, "D D"], masks: Bool[Array, "K D"], penalty: Flo
     """
     if isinstance(masks, np.ndarray) and not np.all(masks[1:] | ~masks[:-1]):
         raise ValueError("classes are not nested: each must contain the columns of the one before")
+    numeric: Any = np if isinstance(masks, np.ndarray) else jnp
+    order = numeric.argsort(-numeric.sum(masks, axis=0), stable=True)
     masks = jnp.asarray(masks)
     used, identity = masks[-1], jnp.eye(masks.shape[-1])
     penalized = jnp.where(used[:, None] & used[None], gram + penalty[:, None] * identity, identity)
-    order = jnp.argsort(-jnp.sum(masks, axis=0), stable=True)
     return Ridge(inverse_cholesky(penalized, order), masks)
 
 
@@ -78,18 +83,36 @@ def inverse_cholesky(matrix: Float[Array, "D D"], order: Int[Array, " D"]) -> Fl
       matrix: The matrix.
       order: Permutation of its columns.
     """
-    order = jnp.asarray(order)
-    state = jnp.asarray(matrix), jnp.eye(matrix.shape[-1], dtype=matrix.dtype), jnp.ones(matrix.shape[-1], bool)
+    if isinstance(order, np.ndarray) and np.array_equal(order, np.arange(len(order))):
+        return _divide_inverse(matrix)
+    position = jnp.argsort(order)
+    return _divide_inverse(matrix[order][:, order])[position][:, position]
 
-    def eliminate(index: Int[Array, ""], state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        remainder, inverse, remains = state
-        column = order[index]
+
+def _divide_inverse(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """Inverse of the Cholesky factor by halves: large products instead of one small update per column."""
+    size = matrix.shape[-1]
+    if size <= LEAF_SIZE:
+        return _eliminate_columns(matrix)
+    half = size // 2
+    first = _divide_inverse(matrix[:half, :half])
+    factor = matrix[half:, :half] @ first.T
+    second = _divide_inverse(matrix[half:, half:] - factor @ factor.T)
+    return jnp.block([[first, jnp.zeros((half, size - half), matrix.dtype)], [-second @ (factor @ first), second]])
+
+
+def _eliminate_columns(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """Inverse of the Cholesky factor column by column."""
+    rows = jnp.arange(matrix.shape[-1])
+
+    def eliminate(column: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
+        remainder, inverse = state
         root = jnp.sqrt(remainder[column, column])
-        remains = remains.at[column].set(False)
-        scaled, factor = inverse[column] / root, jnp.where(remains, remainder[column] / root, 0.0)
+        scaled, factor = inverse[column] / root, jnp.where(rows > column, remainder[column] / root, 0.0)
         inverse = (inverse - factor[:, None] * scaled[None]).at[column].set(scaled)
-        return remainder - factor[:, None] * factor[None], inverse, remains
+        return remainder - factor[:, None] * factor[None], inverse
 
+    state = jnp.asarray(matrix), jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     return jax.lax.fori_loop(0, matrix.shape[-1], eliminate, state)[1]
 
 

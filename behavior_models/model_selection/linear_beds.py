@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int, Key
 
 from behavior_models.model_selection.linear import nested_masks
+from behavior_models.model_selection.linear_ladders import LinearLadder, TableLadder
 from behavior_models.model_selection.modbe import (
     DEFAULT_PARAMS,
-    LinearLadder,
     LoggedSteps,
     ModBEParams,
     Selection,
@@ -101,7 +101,9 @@ def random_linear_mdp(key: Key[Array, ""], params: LinearMDPParams) -> FiniteMDP
     """A linear MDP: transitions and rewards are linear in the true columns."""
     keys = jax.random.split(key, 4)
     states, actions, size = params.num_states, params.num_actions, params.true_dimension
-    simplex = jax.random.dirichlet(keys[0], jnp.full(size, 0.5), (states, actions))
+    # Squares of normal values have the gamma distribution of shape 1/2: a Dirichlet distribution of 1/2 each.
+    squares = jnp.square(jax.random.normal(keys[0], (states, actions, size)))
+    simplex = squares / jnp.sum(squares, axis=-1, keepdims=True)
     measures = jax.random.dirichlet(keys[1], jnp.full(states, 0.1), (params.horizon, size))
     # Draws of very small concentrations may be zero throughout.
     measures = jnp.where(jnp.isfinite(measures), measures, 1.0 / states)
@@ -143,7 +145,7 @@ def density_mdp(key: Key[Array, ""], params: DensityParams) -> FiniteMDP:
 
 
 def sample_steps(mdp: FiniteMDP, key: Key[Array, ""], num_samples: int, noise: float) -> LoggedSteps:
-    """Transitions of uniform states and actions at every step.
+    """Transitions of uniform states and actions at every step, as indices for a `TableLadder`.
 
     Args:
       mdp: The process.
@@ -156,11 +158,23 @@ def sample_steps(mdp: FiniteMDP, key: Key[Array, ""], num_samples: int, noise: f
     state = jax.random.randint(keys[0], shape, 0, states)
     action = jax.random.randint(keys[1], shape, 0, actions)
     step = jnp.arange(horizon)[:, None]
-    cumulative = jnp.cumsum(mdp.transition[step, state, action], axis=-1)
+    # The sums of a table and not of each transition: its rows repeat.
+    cumulative = jnp.cumsum(mdp.transition, axis=-1)[step, state, action]
     draw = jax.random.uniform(keys[2], shape)[..., None]
     following = jnp.minimum(jnp.sum(cumulative < draw, axis=-1), states - 1)
     reward = mdp.reward[step, state, action] + noise * jax.random.normal(keys[3], shape)
-    return LoggedSteps(mdp.features[state, action], reward, jnp.ones(shape), mdp.features[following])
+    return LoggedSteps(state * actions + action, reward, jnp.ones(shape), following)
+
+
+def feature_steps(mdp: FiniteMDP, steps: LoggedSteps) -> LoggedSteps:
+    """The transitions of `sample_steps` with features instead of indices.
+
+    Args:
+      mdp: The process.
+      steps: Its transitions.
+    """
+    table = mdp.features.reshape(-1, mdp.features.shape[-1])
+    return LoggedSteps(table[steps.inputs], steps.reward, steps.discount, mdp.features[steps.next_inputs])
 
 
 def optimal_value(mdp: FiniteMDP) -> Float[Array, ""]:
@@ -176,11 +190,11 @@ def optimal_value(mdp: FiniteMDP) -> Float[Array, ""]:
 
 def policy_value(mdp: FiniteMDP, action: Int[Array, "H S"]) -> Float[Array, ""]:
     """Value of a deterministic policy, by dynamic programming."""
-    states = jnp.arange(mdp.reward.shape[1])
 
     def backup(value: Float[Array, " S"], step: tuple[Array, Array, Array]) -> tuple[Array, None]:
         reward, transition, chosen = step
-        return reward[states, chosen] + transition[states, chosen] @ value, None
+        values = reward + transition @ value
+        return jnp.take_along_axis(values, chosen[:, None], axis=1)[:, 0], None
 
     steps = mdp.reward, mdp.transition, action
     first, _ = jax.lax.scan(backup, jnp.zeros(mdp.reward.shape[1]), steps, reverse=True)
@@ -190,7 +204,7 @@ def policy_value(mdp: FiniteMDP, action: Int[Array, "H S"]) -> Float[Array, ""]:
 def class_regrets(mdp: FiniteMDP, weights: Float[Array, "H K D"]) -> Float[Array, " K"]:
     """Regret of the greedy policy of each class."""
     action = jnp.argmax(jnp.einsum("sad,hkd->khsa", mdp.features, weights), axis=-1)
-    return optimal_value(mdp) - jax.lax.map(lambda one: policy_value(mdp, one), action)
+    return optimal_value(mdp) - jax.vmap(policy_value, in_axes=(None, 0))(mdp, action)
 
 
 @pytree
@@ -229,7 +243,9 @@ def run_instance(
     return Instance(result.chosen, result.held_out_choice, class_regrets(mdp, result.params))
 
 
-def select_class(mdp: FiniteMDP, steps: LoggedSteps, dimensions: Sequence[int], params: ModBEParams) -> Selection:
+def select_class(
+    mdp: FiniteMDP, steps: LoggedSteps, dimensions: Sequence[int], params: ModBEParams = DEFAULT_PARAMS
+) -> Selection:
     """ModBE with classes of the first columns.
 
     Args:
@@ -239,7 +255,8 @@ def select_class(mdp: FiniteMDP, steps: LoggedSteps, dimensions: Sequence[int], 
       params: Constants.
     """
     train, valid = split_steps(steps)
-    return modbe(LinearLadder(nested_masks(dimensions, mdp.features.shape[-1])), train, valid, params)
+    linear = LinearLadder(nested_masks(dimensions, mdp.features.shape[-1]))
+    return modbe(TableLadder(linear, mdp.features), train, valid, params)
 
 
 @jax.jit(static_argnums=(1, 2, 3))

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from behavior_models.model_selection.linear import Ridge, factorize, gram_matrix, solve
 from waymax_sim.pytree import Array, pytree, static_record, tree_index
 
 
@@ -44,7 +43,8 @@ class LoggedSteps:
       inputs: State and logged action as the classes take it, leaves [H, n, ...].
       reward: Rewards.
       discount: Factor of the next value: 0 where the episode has ended.
-      next_inputs: Next state with each of A actions, leaves [H, n, A, ...].
+      next_inputs: Next state with each of A actions, leaves [H, n, A, ...]; next states in the form that a
+        `ValueLadder` takes.
     """
 
     inputs: Any
@@ -90,6 +90,20 @@ class Ladder(Protocol):
 
 
 @runtime_checkable
+class ValueLadder(Ladder, Protocol):
+    """A ladder that computes the largest prediction over the actions itself."""
+
+    def values(self, params: Any, next_inputs: Any) -> Array:
+        """Largest prediction over the actions, with the leading axes of the parameters, then [n].
+
+        Args:
+          params: Parameters with any leading axes.
+          next_inputs: Next states, in any form.
+        """
+        ...
+
+
+@runtime_checkable
 class BaseLearner(Protocol):
     """Any offline learner of value functions; `fitted_q_iteration` by default."""
 
@@ -103,42 +117,6 @@ class BaseLearner(Protocol):
           horizon: Number of decision steps.
         """
         ...
-
-
-@pytree
-class LinearLadder:
-    """Linear classes of columns of the features, by ridge regression.
-
-    Attributes:
-      mask: Columns of each class; each contains the class before.
-      penalty: Ridge penalty in rows of the root mean square of each column, so that scales do not matter; it bounds the
-        weights of columns that few rows determine.
-    """
-
-    mask: Bool[Array, "K D"]
-    penalty: float = 1.0
-
-    @property
-    def complexity(self) -> Float[Array, " K"]:
-        """Number of columns of each class."""
-        return jnp.sum(jnp.asarray(self.mask), axis=-1).astype(jnp.float32)
-
-    def prepare(self, inputs: Float[Array, "n D"]) -> tuple[Float[Array, "n D"], Ridge]:
-        """Features and the factorized regressions."""
-        gram = gram_matrix(inputs) / inputs.shape[0]
-        squares = jnp.diagonal(gram)
-        # Columns that are always zero have weight zero.
-        penalty = jnp.where(squares > 0, self.penalty / inputs.shape[0] * squares, 1.0)
-        return inputs, factorize(gram, self.mask, penalty)
-
-    def fit(self, prepared: tuple[Array, Ridge], targets: Float[Array, "T n"]) -> Float[Array, "T K D"]:
-        """Weights."""
-        features, ridge = prepared
-        return solve(ridge, targets @ features / features.shape[0])
-
-    def predict(self, params: Array, inputs: Array) -> Array:
-        """Inner products."""
-        return jnp.tensordot(params, inputs, axes=(-1, -1))
 
 
 @pytree
@@ -193,19 +171,24 @@ def modbe(
     train, valid = (jax.tree.map(jnp.asarray, data) for data in (train, valid))
     count = train.reward.shape[0] if horizon is None else horizon
     prepared = jax.vmap(ladder.prepare)(train.inputs)
-    learned = (base or fitted_q_iteration)(ladder, train, prepared, count)
+    given = None if base is None else base(ladder, train, prepared, count)
 
-    def test(step: Int[Array, ""]) -> tuple[Array, Array, Array]:
+    def test(following: Any, step: Int[Array, ""]) -> tuple[Any, tuple[Array, Array, Array, Any]]:
         rows = _stored(train, step)
-        following = tree_index(learned, jnp.minimum(step + 1, count - 1))
-        is_last = step == count - 1
-        targets, held_out = (_targets(ladder, tree_index(data, rows), following, is_last) for data in (train, valid))
-        refits = ladder.fit(tree_index(prepared, rows), targets)
-        own = held_out - ladder.predict(tree_index(learned, step), tree_index(valid.inputs, rows))
-        larger = held_out[:, None] - ladder.predict(refits, tree_index(valid.inputs, rows))
-        return _test_statistics(ladder, own, larger, train.reward.shape[1], count, params)
+        held_out = _targets(ladder, tree_index(valid, rows), following, step == count - 1)
+        refits = _regress(ladder, train, prepared, following, (step, count))
+        inputs = tree_index(valid.inputs, rows)
+        larger = held_out[:, None] - ladder.predict(refits, inputs)
+        if given is None:
+            learned, own = _own(refits), _own(larger)
+        else:
+            learned = tree_index(given, step)
+            own = held_out - ladder.predict(learned, inputs)
+        return learned, (*_test_statistics(ladder, own, larger, train.reward.shape[1], count, params), learned)
 
-    gap, tolerance, error = jax.lax.map(test, jnp.arange(count))
+    # From the last step to the first: the targets of a step are values of the next one.
+    first = _empty_params(ladder, train, prepared)
+    _, (gap, tolerance, error, learned) = jax.lax.scan(test, first, jnp.arange(count), reverse=True)
     is_larger = jnp.triu(jnp.ones(gap.shape[1:], bool), 1)[None]
     # A gap that is not finite fails the comparison.
     passed = jnp.all((gap <= tolerance) | ~is_larger, axis=(0, 2)) & jnp.all(jnp.isfinite(error), axis=0)
@@ -251,21 +234,47 @@ def fitted_q_iteration(ladder: Ladder, steps: LoggedSteps, prepared: Any, horizo
       horizon: Number of decision steps.
     """
     steps, prepared = jax.tree.map(jnp.asarray, (steps, prepared))
-    num_classes = ladder.complexity.shape[0]
-    diagonal = jnp.arange(num_classes)
 
     def backup(following: Any, step: Int[Array, ""]) -> tuple[Any, Any]:
-        rows = _stored(steps, step)
-        targets = _targets(ladder, tree_index(steps, rows), following, step == horizon - 1)
-        fits = ladder.fit(tree_index(prepared, rows), targets)
-        own = jax.tree.map(lambda leaf: leaf[diagonal, diagonal], fits)
+        own = _own(_regress(ladder, steps, prepared, following, (step, horizon)))
         return own, own
 
-    num_rows = steps.reward.shape[1]
-    shapes = jax.eval_shape(ladder.fit, tree_index(prepared, 0), jnp.zeros((num_classes, num_rows)))
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes)
-    _, learned = jax.lax.scan(backup, empty, jnp.arange(horizon), reverse=True)
-    return learned
+    return jax.lax.scan(backup, _empty_params(ladder, steps, prepared), jnp.arange(horizon), reverse=True)[1]
+
+
+def _regress(
+    ladder: Ladder, steps: LoggedSteps, prepared: Any, following: Any, step: tuple[Int[Array, ""], int]
+) -> Any:
+    """Fits of every class to the Bellman targets of each class, leaves [K, K, ...].
+
+    Args:
+      ladder: The classes.
+      steps: Transitions.
+      prepared: `Ladder.prepare` of each stored step.
+      following: Parameters of each class at the next step.
+      step: The decision step, and the number of them.
+    """
+    rows = _stored(steps, step[0])
+    targets = _targets(ladder, tree_index(steps, rows), following, step[0] == step[1] - 1)
+    return ladder.fit(tree_index(prepared, rows), targets)
+
+
+def _own(pairs: Any) -> Any:
+    """Leaves [K, ...] of each class with itself, of leaves [K, K, ...] of all pairs."""
+    return jax.tree.map(lambda leaf: leaf[jnp.arange(leaf.shape[0]), jnp.arange(leaf.shape[0])], pairs)
+
+
+def _empty_params(ladder: Ladder, steps: LoggedSteps, prepared: Any) -> Any:
+    """Zeros in the form of the parameters of all classes.
+
+    Args:
+      ladder: The classes.
+      steps: Transitions.
+      prepared: `Ladder.prepare` of each stored step.
+    """
+    targets = jnp.zeros((ladder.complexity.shape[0], steps.reward.shape[1]))
+    shapes = jax.eval_shape(ladder.fit, tree_index(prepared, 0), targets)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes)
 
 
 def _stored(steps: LoggedSteps, step: Int[Array, ""]) -> Int[Array, ""]:
@@ -282,7 +291,10 @@ def _targets(ladder: Ladder, steps: LoggedSteps, following: Any, is_last: Bool[A
       following: Parameters of each class at the next step.
       is_last: Whether there is no next step.
     """
-    value = jnp.max(ladder.predict(following, steps.next_inputs), axis=-1)
+    if isinstance(ladder, ValueLadder):
+        value = ladder.values(following, steps.next_inputs)
+    else:
+        value = jnp.max(ladder.predict(following, steps.next_inputs), axis=-1)
     return steps.reward[None] + jnp.where(is_last, 0.0, steps.discount[None] * value)
 
 

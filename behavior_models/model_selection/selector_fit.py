@@ -140,7 +140,12 @@ def unfitted_selector(names: tuple[str, ...], interval: int = 20) -> Selector:
 
 
 def run_outcomes(
-    selector: Selector, scenes: Scenes, assigned: Int[np.ndarray, "B N"], seed: int, params: OutcomeParams = OUTCOME
+    selector: Selector,
+    scenes: Scenes,
+    assigned: Int[np.ndarray, "B N"],
+    seed: int,
+    params: OutcomeParams = OUTCOME,
+    indices: Sequence[int] | None = None,
 ) -> LoggedOutcomes:
     """Outcomes of scenes, [B, N] in host memory.
 
@@ -150,10 +155,11 @@ def run_outcomes(
       assigned: Member of each agent, `BY_SELECTOR`, or `NOT_DRIVEN`.
       seed: Seed of the policies.
       params: The outcome.
+      indices: Scenes to run, all by default; the result has these alone.
     """
     env, key, rows = outcome_env(selector.members), jax.random.key(seed), []
-    for index, members in enumerate(assigned):
-        policy = AssignedSelector(selector, jnp.asarray(members, jnp.int32))
+    for index in range(len(assigned)) if indices is None else indices:
+        policy = AssignedSelector(selector, jnp.asarray(assigned[index], jnp.int32))
         scene = jnp.int32(index), jax.random.fold_in(key, index)
         rows.append(jax.device_get(simulate_outcomes(env, policy, scenes.bank, scene, params)))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

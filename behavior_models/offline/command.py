@@ -1,5 +1,6 @@
 """The command `waymax-sim log`."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ def log(
     grade: float | None = None,
     seed: int = 0,
     scenes: int = 512,
+    neighbors: int = 7,
 ) -> int:
     """Logs transitions of a mixture of policies, in driving tasks or in scenes; a repeated command resumes.
 
@@ -41,9 +43,12 @@ def log(
         planners of all degrees of expertise, instead of `policies`.
       seed: Seed of scenes and actions.
       scenes: Different scenes of each task.
+      neighbors: Nearest agents in the observations of scenes.
     """
     if bool(policies) == (grade is not None):
         sys.exit("give either --policies or --grade")
+    if neighbors < 1 or (data is None and neighbors != 7):
+        sys.exit("--neighbors is the number of agents in the observations of --data, at least 1")
     if data is not None and (tasks or grade is not None or observation != "flat"):
         sys.exit("--data logs self-play with its observation: it has no --tasks, --grade and --observation")
     conditions = {
@@ -55,6 +60,7 @@ def log(
         "grade": grade,
         "seed": seed,
         "scenes": scenes,
+        "neighbors": neighbors,
     }
     try:
         open_folder(out, conditions)
@@ -176,17 +182,19 @@ def log_data(out: Path, conditions: dict[str, Any], bar: Progress) -> list[str]:
     from behavior_models.offline.scene_log import log_scenes, scene_policy
     from behavior_models.training.presets import SELF_PLAY_VIEW
 
+    view = dataclasses.replace(SELF_PLAY_VIEW, num_agents=1 + conditions["neighbors"])
     if not (out / DATASET_FILE).exists():
         policies = [scene_policy(text) for text in conditions["policies"]]
         report = _reporter(bar, conditions["data"], conditions["transitions"])
-        parts = log_scenes(conditions["data"], policies, conditions["transitions"], conditions["seed"], report)
+        size = conditions["transitions"], conditions["seed"]
+        parts = log_scenes(conditions["data"], policies, *size, report, view)
         joined: Transitions = concatenate([part for part, _ in parts])
         returns = np.concatenate([values for _, values in parts])
         mean = float(returns.mean()) if len(returns) else None
         files = write_shards(out, joined, "scenes")
         facts = {name: conditions[name] for name in ("data", "policies", "seed")}
         facts |= {"mean_return": mean, "transitions": int(joined.count)}
-        write_dataset(out, SELF_PLAY_VIEW, ["goal"], files, **facts)
+        write_dataset(out, view, ["goal"], files, **facts)
     facts = read_description(out)["facts"]
     return [f"{facts['transitions']} transitions, mean return {facts['mean_return']}"]
 

@@ -1,5 +1,6 @@
 """Logs of plain scenes: traveling vehicles that drive to their goals, by the rules of self-play."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,9 +10,10 @@ from jaxtyping import Float
 import waymax_sim as ws
 from behavior_models.offline.collection import collect_transitions, max_episode_decisions
 from behavior_models.offline.transitions import Transitions
-from behavior_models.training.presets import GOAL_TASK
+from behavior_models.training.presets import GOAL_TASK, SELF_PLAY_VIEW
 from waymax_sim.env import Policy
 from waymax_sim.env.bank import build_bank
+from waymax_sim.env.flat_view import FlatView
 from waymax_sim.plugins.policies import resolve_policy
 
 NUM_ENVS = 32
@@ -54,6 +56,7 @@ def log_scenes(
     num_transitions: int,
     seed: int,
     report: Callable[[int], None] | None = None,
+    view: FlatView = SELF_PLAY_VIEW,
 ) -> list[tuple[Transitions, Float[np.ndarray, " e"]]]:
     """Transitions of the episodes of all traveling vehicles, and the returns of the episodes, in parts.
 
@@ -63,15 +66,17 @@ def log_scenes(
       num_transitions: Smallest number of decisions of vehicles.
       seed: Seed of all random draws.
       report: Receives the number of decisions so far.
+      view: Encoder of the observations.
     """
-    bank, parts, total = build_bank(ws.load(data, pad_to_bucket=False), GOAL_TASK.env), [], 0
-    num_decisions = PART_HORIZONS * max_episode_decisions(GOAL_TASK, bank)
+    task = dataclasses.replace(GOAL_TASK, observe=view)
+    bank, parts, total = build_bank(ws.load(data, pad_to_bucket=False), task.env), [], 0
+    num_decisions = PART_HORIZONS * max_episode_decisions(task, bank)
     for number, (policy, epsilon) in enumerate(policies):
         key, share = jax.random.fold_in(jax.random.key(seed), number), -(-num_transitions // len(policies))
         count = part = 0
         while count < share:
             own = jax.random.fold_in(key, part)
-            log = collect_transitions(GOAL_TASK, policy, bank, own, num_decisions, num_envs=NUM_ENVS, epsilon=epsilon)
+            log = collect_transitions(task, policy, bank, own, num_decisions, num_envs=NUM_ENVS, epsilon=epsilon)
             if not int(log.transitions.count):
                 raise ValueError(f"no episode of {data} ends with its record")
             parts.append((log.transitions, log.returns))

@@ -31,6 +31,7 @@ def search(
     population: int = 100,
     children: int = 4,
     filter: Literal["learned", "none"] = "learned",
+    devices: int = 1,
 ) -> int:
     """Searches programs of simple operators, guided by a learned comparison; an interrupted search is resumed.
 
@@ -47,15 +48,19 @@ def search(
       population: Members of the population.
       children: Programs per step, which are evaluated together.
       filter: Comparison that filters mutations; none is evolution alone.
+      devices: Devices that share the children of a step; their number must divide that of the children.
     """
     # Imported on use: the other commands do not load the learning libraries.
     from behavior_models.program_search.domains import load_domain
     from behavior_models.program_search.evolution import Search, SearchConfig
     from behavior_models.program_search.report import find_front, held_out_fitness, search_rows
     from behavior_models.program_search.run import run_search
+    from behavior_models.training.devices import device_mesh, use_cpu_devices
     from waymax_sim.viz.search_curves import draw_search
 
+    use_cpu_devices(devices)
     try:
+        mesh = device_mesh(children, devices)
         # Without a comparison the first new function is taken.
         tries = SearchConfig.num_tries if filter == "learned" else UNFILTERED_TRIES
         config = SearchConfig(budget, population, num_tries=tries, num_children=children, filter=filter)
@@ -68,7 +73,7 @@ def search(
             def report(count: int, fitness: float) -> None:
                 bar.update(progress, completed=count, description=f"{domain}: best {fitness:.4g}")
 
-            result = run_search(out, Search(content, config), list(range(seed, seed + seeds)), report)
+            result = run_search(out, Search(content, config, mesh), list(range(seed, seed + seeds)), report)
     except ValueError as error:
         sys.exit(str(error))
     rows = search_rows(content, result, NUM_BEST)

@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Float, Int, Key, UInt
 
 from behavior_models.program_search.discriminator import DiscriminatorConfig, LearnedComparison
 from behavior_models.program_search.domain import Domain
 from behavior_models.program_search.mutation import mutate, random_program
 from behavior_models.program_search.program import Program
+from behavior_models.training.devices import distribute, replicate
 from waymax_sim.pytree import Array, pytree, tree_index
 
 # Comparison of child and parent: none, a fair coin, the truth with some accuracy, or a learned discriminator.
@@ -139,10 +141,12 @@ class Search:
     Attributes:
       domain: Programs and fitness.
       config: Sizes.
+      mesh: Devices that share the children of a step (`device_mesh`); None for one device. Results do not depend on it.
     """
 
     domain: Domain
     config: SearchConfig = SearchConfig()
+    mesh: Mesh | None = None
 
     @property
     def comparison(self) -> LearnedComparison:
@@ -181,13 +185,21 @@ class Search:
         key, own = jax.random.split(state.key)
         keys = jax.random.split(own, self.config.num_children)
         proposals = jax.vmap(self._propose, in_axes=(None, 0, 0))(state, jnp.arange(len(keys)), keys)
-        fitness = self.domain.evaluate(proposals.program)
+        fitness = self._evaluate(proposals.program)
         state = dataclasses.replace(state, key=key)
 
         def insert(state: SearchState, child: tuple[Proposal, Array]) -> tuple[SearchState, None]:
             return self._insert(state, *child), None
 
         return jax.lax.scan(insert, state, (proposals, fitness))[0]
+
+    def _evaluate(self, programs: Program) -> Float[Array, " M"]:
+        """Fitness of the children; each device evaluates its share of them."""
+        if self.mesh is None:
+            return self.domain.evaluate(programs)
+        own = PartitionSpec(*self.mesh.axis_names)
+        evaluate = jax.shard_map(self.domain.evaluate, mesh=self.mesh, in_specs=own, out_specs=own, check_vma=False)
+        return replicate(evaluate(distribute(programs, self.mesh)), self.mesh)
 
     def _propose(self, state: SearchState, index: Int[Array, ""], key: Key[Array, ""]) -> Proposal:
         """One child: random programs at first, then filtered mutations of the best of a tournament."""

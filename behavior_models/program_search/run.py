@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from behavior_models.program_search.evolution import ACCEPTED, FALLBACK, NO_PARENT, Archive, Search, SearchState
+from behavior_models.training.devices import put_on_devices, replicate
 from behavior_models.training.saver import Saver
 from waymax_sim.evaluation.confidence import optional_float
 from waymax_sim.pytree import tree_index
@@ -75,6 +76,7 @@ def run_search(
     seeds: list[int],
     report: Callable[[int, float], None] = lambda *_: None,
     save_every: int = 10,
+    stop_at: int | None = None,
 ) -> SearchResult:
     """Runs a search, or continues the one in a folder.
 
@@ -84,6 +86,7 @@ def run_search(
       seeds: Seeds, one search each.
       report: Called with the smallest number of evaluated programs, and the mean over seeds of the largest fitness.
       save_every: Blocks between two checkpoints.
+      stop_at: Evaluations of each seed after which the search is left, to be continued later; the budget by default.
 
     Raises:
       ValueError: The folder holds a search with other conditions.
@@ -96,18 +99,23 @@ def run_search(
     # A batch of seeds would evaluate both branches of a hurdle.
     batch = functools.partial(jax.lax.map, search.block) if search.domain.in_sequence else jax.vmap(search.block)
     number, state, stored = saver.restore(state)
+    state = put_on_devices(state, search.mesh, True)
     cpu_seconds, idle = stored.get("cpu_seconds", 0.0), stored.get("idle", 0)
     count = int(np.min(state.num_evaluated))
     # Compiled before the time is measured, and not for a search that has ended.
-    block = jax.jit(batch).lower(state).compile() if count < search.config.budget else search.block
-    while count < search.config.budget and idle < MAX_IDLE_BLOCKS:
+    block = (
+        jax.jit(lambda state: replicate(batch(state), search.mesh)).lower(state).compile()
+        if count < search.config.budget
+        else search.block
+    )
+    while count < last and idle < MAX_IDLE_BLOCKS:
         begin = time.process_time()
         state: SearchState = jax.block_until_ready(block(state))
         cpu_seconds += time.process_time() - begin
         number, previous, count = number + 1, count, int(np.min(state.num_evaluated))
         idle = idle + 1 if count == previous else 0
         report(count, float(np.mean(np.max(state.archive.fitness, axis=1))))
-        if number % save_every == 0 or count >= search.config.budget:
+        if number % save_every == 0 or count >= last:
             saver.save(number, state, {"cpu_seconds": cpu_seconds, "idle": idle})
     write_json(folder / STATUS_FILE, {"evaluated": count, "cpu_seconds": cpu_seconds})
     return SearchResult(jax.device_get(state.archive), cpu_seconds)

@@ -1,10 +1,12 @@
 """Training by Scaled Q-learning from a folder of logged transitions."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from behavior_models.model_selection.dataset_context import describe_context, set_context
 from behavior_models.networks.multi_task_q import MultiTaskQModel, ObservationNetwork
 from behavior_models.networks.value_heads import ValueSupport
 from behavior_models.offline.scaled_q_learning import ScaledQConfig, ScaledQLearning, ScaledQState, with_new_heads
@@ -14,9 +16,11 @@ from behavior_models.trainers.common import network_config, open_folder, run
 from behavior_models.trainers.options import ScaledQLOptions
 from behavior_models.training.loop import LoopConfig
 from behavior_models.training.presets import GOAL_TASK
+from waymax_sim.results_dir import read_json, write_json
 
 # Range of the returns of the driving tasks: -1 for a failure, about 1 for good driving.
 TASK_SUPPORT = ValueSupport(-1.5, 1.5, 31)
+CONTEXT_FILE = "context.json"
 
 
 def train_scaled_ql(options: ScaledQLOptions) -> TaskQPolicy:
@@ -24,6 +28,7 @@ def train_scaled_ql(options: ScaledQLOptions) -> TaskQPolicy:
     open_folder(options)
     stored, key = load_set(options.data), jax.random.key(options.seed)
     learner = scaled_q_learner(options, stored)
+    report_context(options.out, stored)
     data = jax.device_put(stored.transitions)
     step = jax.jit(learner.train_step)
     state: ScaledQState = run(
@@ -61,6 +66,19 @@ def scaled_q_learner(options: ScaledQLOptions, stored: StoredSet) -> ScaledQLear
         frozen=options.frozen,
     )
     return ScaledQLearning(model, config, stored.decode)
+
+
+def report_context(out: Path, stored: StoredSet) -> None:
+    """Prints how many neighbors a critic of the transitions needs, and writes it to `context.json`, once.
+
+    Args:
+      out: Folder of the training.
+      stored: The transitions.
+    """
+    path = out / CONTEXT_FILE
+    if not path.exists():
+        write_json(path, set_context(stored))
+    print(describe_context(read_json(path)), file=sys.stderr)
 
 
 def start_params(folder: Path | None, model: MultiTaskQModel, key: Any) -> Any:

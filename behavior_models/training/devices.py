@@ -25,7 +25,7 @@ def device_mesh(count: int, max_devices: int | None = None) -> Mesh | None:
     Without `max_devices`, the largest number of devices that divides the items is used.
 
     Args:
-      count: Items: environments, or seeds.
+      count: Items: environments, seeds, or programs.
       max_devices: Number of devices; None for all that can be used.
 
     Raises:
@@ -34,7 +34,7 @@ def device_mesh(count: int, max_devices: int | None = None) -> Mesh | None:
     devices = jax.local_devices()
     number = max_devices or max(size for size in range(1, len(devices) + 1) if count % size == 0)
     if number > len(devices) or count % number:
-        raise ValueError(f"{count} environments cannot be shared equally by {number} devices of {len(devices)}")
+        raise ValueError(f"{count} items cannot be shared equally by {number} devices of {len(devices)}")
     return None if number == 1 else Mesh(devices[:number], (ENVIRONMENT_AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -7,6 +7,8 @@ parameters, and the released law then drive the followers of test scenes; differ
 """
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -44,12 +46,12 @@ class Comparison:
 
     Attributes:
       train: Scenes that the model is calibrated on.
-      test: Scenes of the comparison.
+      test: Scenes of the comparison, from one or more sources, such as recorded files.
       num_steps: Gradient steps of the calibration.
     """
 
     train: str = "synthetic:0:300"
-    test: str = "synthetic:901:100"
+    test: tuple[str, ...] = ("synthetic:901:100",)
     num_steps: int = 200
 
 
@@ -84,13 +86,17 @@ def interval(difference: Float[np.ndarray, " E"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _load_episodes(paths: Sequence[str]) -> FollowerEpisodes:
+    return find_episodes(itertools.chain.from_iterable(ws.load(path, pad_to_bucket=False) for path in paths))
+
+
 def main(comparison: Comparison) -> int:
     """Prints the errors of the laws and their paired differences from the calibrated model.
 
     Args:
       comparison: Size of the comparison.
     """
-    train, test = (find_episodes(ws.load(path, pad_to_bucket=False)) for path in (comparison.train, comparison.test))
+    train, test = (_load_episodes(paths) for paths in ((comparison.train,), comparison.test))
     params, policy, stress = calibrate(train, comparison.num_steps), FoundFollower(), stress_episodes()
     laws = {
         "model, typical": model(jnp.log(jnp.asarray(TYPICAL))),
@@ -100,7 +106,7 @@ def main(comparison: Comparison) -> int:
     }
     errors: dict[str, LawErrors] = {name: jax.jit(lambda law=law: follow(law, test))() for name, law in laws.items()}
     columns = ("gap, m", "difference from the calibrated model", "speed, m/s", "collisions", "under stress")
-    table = Table("law", *columns, title=f"{len(test)} episodes of {comparison.test}")
+    table = Table("law", *columns, title=f"{len(test)} episodes of {', '.join(comparison.test)}")
     for name, law in laws.items():
         own, reference = errors[name], errors["model, calibrated"]
         difference = np.asarray(own.gap) - np.asarray(reference.gap)

@@ -20,7 +20,7 @@ NETWORK = NetworkConfig(width=8, trunk=8)
 
 def test_devices_divide_the_environments():
     assert device_mesh(4).devices.size == 2 and device_mesh(3) is None and device_mesh(4, 1) is None
-    with pytest.raises(ValueError, match="5 environments cannot be shared equally by 2 devices"):
+    with pytest.raises(ValueError, match="5 items cannot be shared equally by 2 devices"):
         device_mesh(5, 2)
 
 

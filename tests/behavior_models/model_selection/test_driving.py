@@ -10,8 +10,9 @@ import pytest
 
 from behavior_models.baselines.kinematic import ConstantSpeed
 from behavior_models.model_selection.batch_policy import FittedClasses
-from behavior_models.model_selection.command import run_method, selection_table
+from behavior_models.model_selection.command import selection_table
 from behavior_models.model_selection.context_ladder import ContextParams, complete_rows, neighbor_blocks
+from behavior_models.model_selection.dataset_context import describe_context, run_method, set_context
 from behavior_models.model_selection.decision_bed import (
     CROSSING,
     DecisionContexts,
@@ -23,10 +24,13 @@ from behavior_models.model_selection.decision_scene import DecisionParams, templ
 from behavior_models.model_selection.light_bed import LightBedParams, hat_functions, select_rung
 from behavior_models.model_selection.linear import Ridge
 from behavior_models.model_selection.selector import NUM_COLUMNS, Selector, member_columns, rung_masks
+from behavior_models.offline.dataset import select_streams
+from behavior_models.offline.stored_set import StoredSet
 from behavior_models.offline.transitions import Transitions
 from tests.scenes import scene
 from waymax_sim.dynamics import Bicycle
 from waymax_sim.env import Env, EnvConfig, rollout
+from waymax_sim.env.flat_view import FlatView
 from waymax_sim.viz.selection import draw_selection
 
 
@@ -147,3 +151,20 @@ jax.tree_util.register_static(_Braking)
 def test_columns_of_members_are_blocks():
     columns = np.asarray(member_columns(jnp.array([[1.0, 2.0]]), 2))
     np.testing.assert_array_equal(columns, [[[1, 2, 0, 0], [0, 0, 1, 2]]])
+
+
+def test_sets_of_tasks_have_a_context():
+    """ModBE over the tasks of the most frequent actions; None for sets that cannot be split."""
+    view = FlatView("controlled", num_agents=4, num_polylines=1, route=False)
+    logged, size = transitions(True, streams=20), view.spec().size
+    rng = np.random.default_rng(3)
+    observation = rng.uniform(-1, 1, (*logged.action.shape, size)).astype(np.float32)
+    task = np.repeat(np.arange(2, dtype=np.int32), 10)
+    stored = StoredSet(dataclasses.replace(logged, observation=observation, task=task), view, ("merge", "stopped_car"))
+    summary = set_context(stored, CONTEXT)
+    assert summary is not None and summary["tasks"] == ["merge"]
+    assert summary["classes"] == ["1 neighbors", "2 neighbors", "3 neighbors"]
+    assert "of 3 neighbors for the critic of merge" in describe_context(summary)
+    alone = dataclasses.replace(stored, transitions=select_streams(stored.transitions, np.arange(20) < 1))
+    assert set_context(alone, CONTEXT) is None
+    assert "not applicable" in describe_context(None)

@@ -14,13 +14,15 @@ from behavior_models.model_selection.linear_beds import (
     FiniteMDP,
     LinearMDPParams,
     density_mdp,
+    feature_steps,
     optimal_value,
     policy_value,
     random_linear_mdp,
     run_instances,
     sample_steps,
 )
-from behavior_models.model_selection.modbe import LinearLadder, LoggedSteps, fitted_q_iteration, modbe, split_steps
+from behavior_models.model_selection.linear_ladders import LinearLadder, TableLadder
+from behavior_models.model_selection.modbe import LoggedSteps, fitted_q_iteration, modbe, split_steps
 from examples.reproductions.model_selection_loop import fitted_q, host_steps, modbe_loop
 
 BED = LinearMDPParams(num_states=20, num_actions=3, horizon=3, true_dimension=4, dimensions=(2, 4, 6, 8))
@@ -29,21 +31,37 @@ select = jax.jit(lambda ladder, train, valid: modbe(ladder, train, valid))
 
 
 @functools.cache
-def logged(num_samples: int = 400) -> LoggedSteps:
+def instance(num_samples: int = 400) -> tuple[FiniteMDP, LoggedSteps]:
     mdp = random_linear_mdp(jax.random.key(0), BED)
-    return jax.device_get(sample_steps(mdp, jax.random.key(1), num_samples, BED.noise))
+    return jax.device_get((mdp, sample_steps(mdp, jax.random.key(1), num_samples, BED.noise)))
+
+
+def logged() -> LoggedSteps:
+    return jax.device_get(feature_steps(*instance()))
 
 
 def test_the_plain_loop_has_the_same_gaps_and_choice():
-    train, valid = split_steps(logged())
-    result = select(LinearLadder(MASKS), train, valid)
-    chosen, gaps = modbe_loop(host_steps(train), host_steps(valid), BED.dimensions)
-    assert result.chosen == chosen == 1
+    mdp, steps = instance()
+    train, valid = split_steps(steps)
+    features = np.asarray(mdp.features, np.float64)
+    host = host_steps(train), host_steps(valid)
+    chosen, gaps = modbe_loop(*host, features, BED.dimensions)
     done = np.isfinite(gaps)
     assert done.sum() > 3
-    np.testing.assert_allclose(np.asarray(result.gap)[done], gaps[done], atol=2e-4)
-    weights = fitted_q(host_steps(train), 4, 1.0)
-    np.testing.assert_allclose(np.asarray(result.params)[:, 1, :4], np.stack(weights), atol=2e-2)
+    weights = fitted_q(host[0], features, 4, 1.0)
+    linear = LinearLadder(MASKS)
+    results = [select(linear, *split_steps(logged())), select(TableLadder(linear, mdp.features), train, valid)]
+    for result in results:
+        assert result.chosen == chosen == 1
+        np.testing.assert_allclose(np.asarray(result.gap)[done], gaps[done], atol=2e-4)
+        np.testing.assert_allclose(np.asarray(result.params)[:, 1, :4], np.stack(weights), atol=2e-2)
+    np.testing.assert_allclose(results[0].tolerance, results[1].tolerance, atol=1e-5)
+
+
+def test_a_given_learner_is_equal_to_the_default_one():
+    train, valid = split_steps(logged())
+    default, given = (modbe(LinearLadder(MASKS), train, valid, base=base) for base in (None, fitted_q_iteration))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), default, given)
 
 
 def test_scales_of_features_and_orders_of_rows_do_not_matter():

@@ -1,5 +1,7 @@
 """Logs of plain scenes by the rules of self-play."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,11 @@ def test_policies_with_probabilities_of_random_actions():
             split_policy(text)
 
 
+def test_tasks_have_a_fixed_number_of_neighbors(tmp_path):
+    with pytest.raises(SystemExit, match="--neighbors"):
+        command.log(tmp_path, policies=("random",), tasks=("merge",), neighbors=16)
+
+
 def test_policies_of_scenes_by_name():
     policy, epsilon = scene_policy("idm:0.5")
     assert (type(policy).__name__, epsilon) == ("IDM", 0.5)
@@ -27,8 +34,9 @@ def test_policies_of_scenes_by_name():
 
 @pytest.mark.slow
 def test_logged_scenes_have_the_transitions_of_all_vehicles(tmp_path):
-    assert command.log(tmp_path, policies=("constant_speed", "random"), data="synthetic:0:4", transitions=600) == 0
-    transitions = load_transitions(tmp_path, SELF_PLAY_VIEW.spec())
+    options = {"policies": ("constant_speed", "random"), "data": "synthetic:0:4", "transitions": 600, "neighbors": 16}
+    assert command.log(tmp_path, **options) == 0
+    transitions = load_transitions(tmp_path, dataclasses.replace(SELF_PLAY_VIEW, num_agents=17).spec())
     facts = read_description(tmp_path)["facts"]
     assert facts["transitions"] == transitions.count >= 600
     assert np.isfinite(facts["mean_return"])

@@ -62,6 +62,9 @@ def test_policies_are_trained_resumed_stored_and_fine_tuned(tmp_path):
     policy = train_scaled_ql(options)
     line = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 2 and {"feature_dot", "effective_rank", "end_mass", "cql_gap"} <= line.keys()
+    # The set is small: its critics are not compared, or the least context is enough.
+    context = json.loads((out / "context.json").read_text())
+    assert context is None or context["chosen"] in context["classes"]
     # The same command finds the finished training.
     again = train_scaled_ql(options)
     jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)

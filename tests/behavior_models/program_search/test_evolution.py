@@ -13,6 +13,7 @@ from behavior_models.program_search.evolution import NO_PARENT, Search, SearchCo
 from behavior_models.program_search.mutation import random_program
 from behavior_models.program_search.program import interpret
 from behavior_models.program_search.run import run_search
+from behavior_models.training.devices import device_mesh
 
 pytestmark = pytest.mark.compile_heavy
 
@@ -89,6 +90,20 @@ def test_an_interrupted_search_continues_with_equal_results(result, tmp_path):
         run_search(tmp_path, Search(idm_law_domain(), CONFIG), [0, 1], interrupt, save_every=1)
     resumed = run_search(tmp_path, Search(idm_law_domain(), CONFIG), [0, 1], save_every=1)
     jax.tree.map(np.testing.assert_array_equal, resumed.archive, result[1].archive)
+
+
+def test_devices_share_the_children_with_equal_results(tmp_path):
+    assert jax.local_device_count() >= 2
+    config = dataclasses.replace(CONFIG, budget=30, population=8, filter="none")
+    searches = [Search(idm_law_domain(), config, device_mesh(2, count)) for count in (1, 2)]
+    # The second one is left and continued.
+    first = run_search(tmp_path / "two", searches[1], [0, 1], stop_at=10)
+    assert 10 <= np.isfinite(first.archive.fitness).sum(axis=1).min() < 30
+    named = zip(("one", "two"), searches, strict=True)
+    archives = [run_search(tmp_path / name, own, [0, 1]).archive for name, own in named]
+    jax.tree.map(np.testing.assert_array_equal, *archives)
+    with pytest.raises(ValueError, match="shared equally by 2 devices"):
+        device_mesh(3, 2)
 
 
 def _encoded(comparison, count):

@@ -21,6 +21,8 @@ from behavior_models.program_search.domains.follower import (
 from behavior_models.program_search.export import from_json, to_json
 from behavior_models.traffic.vehicle import VEHICLE_LIMITS
 from tests.behavior_models.streets import AGENTS, STEPS, Agent, boxes_overlap, road, street
+from tests.data import recorded
+from waymax_sim import load
 from waymax_sim.env import Env, EnvConfig, rollout
 
 pytestmark = pytest.mark.compile_heavy
@@ -103,6 +105,22 @@ def test_episodes_have_the_recorded_gaps():
 def test_a_vehicle_in_another_lane_is_no_leader():
     with pytest.raises(ValueError, match="no vehicle follows"):
         find_episodes([follower_street(lateral=3.5)])
+
+
+def test_vehicles_of_recorded_scenes_are_followers():
+    """Recorded gaps agree with recorded positions; the released law follows better than the model of the start."""
+    files = "womd/scenario_637f20cafde22ff8.tfrecord", "gpudrive/db4edc9bd0c9d18c.json"
+    episodes = find_episodes(load(recorded(file))[0] for file in files)
+    assert len(episodes) >= 8
+    valid = episodes.valid[:, 1:]
+    assert (episodes.gap[episodes.valid] > 0).all() and episodes.speed[episodes.valid].max() < 40
+    # The leader moves by its speed, and the follower by the difference of leader and gap.
+    own = np.diff(episodes.leader - episodes.gap, axis=1)
+    np.testing.assert_allclose(own[valid], 0.1 * episodes.speed[:, 1:][valid], atol=0.15)
+    laws = program_law(FoundFollower().program), program_law(idm_program()), lambda v, dv, gap, v0: jnp.zeros_like(v)
+    found, model, constant = (jax.device_get(jax.jit(lambda law=law: follow(law, episodes))()) for law in laws)
+    assert found.gap.mean() < model.gap.mean() < constant.gap.mean()
+    assert not found.collision.any()
 
 
 def test_fitness_of_a_law_that_fails_is_finite_and_worst():

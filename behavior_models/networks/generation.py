@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from behavior_models.networks.attention import TokenIndex, causal_index
+from behavior_models.networks.attention import TokenIndex, attend_chunked, causal_index
 from behavior_models.networks.kv_cache import KVCache
 from behavior_models.networks.transformer import Transformer, TransformerModel
 from waymax_sim.pytree import Array
@@ -35,6 +35,29 @@ def prefill(
 
     cache, features = jax.lax.scan(write, cache, calls)
     return features[-1], cache
+
+
+def prefill_chunked(
+    network: Transformer, embeddings: Float[Array, "*lead T D"], index: TokenIndex, chunk: int
+) -> KVCache:
+    """A full cache of all tokens, by attention with memory linear in their number.
+
+    Args:
+      network: The transformer.
+      embeddings: Sums of embeddings.
+      index: Order of the tokens.
+      chunk: Size of blocks of `attend_chunked`.
+    """
+    config, tokens, stored = network.config, network.scale(embeddings), []
+    for layer, block in enumerate(network.blocks):
+        key, value = block.keys_values(tokens, index.position)
+        stored.append((key, value))
+        if layer < config.num_layers - 1:
+            query = block.queries(tokens, index.position)
+            heads = attend_chunked(query, key, value, index, index, config.window, chunk)
+            tokens, _ = block.update(tokens, heads, index.valid)
+    keys, values = (tuple(each) for each in zip(*stored, strict=True))
+    return KVCache(keys, values, index, jnp.asarray(index.step.shape[-1], jnp.int32))
 
 
 def generate(

@@ -82,7 +82,7 @@ class Transformer(nnx.Module):
           outputs: Tokens whose features are returned, and computed in the last layer; None for all.
           training: Whether the capacity of experts is limited.
         """
-        tokens, last, statistics = self._scale(embeddings), self.config.num_layers - 1, ()
+        tokens, last, statistics = self.scale(embeddings), self.config.num_layers - 1, ()
         allowed = None if chunk else _restrict(visible(index, index, self.config.window), mask)
         for layer, block in enumerate(self.blocks):
             key, value = block.keys_values(tokens, index.position)
@@ -119,7 +119,7 @@ class Transformer(nnx.Module):
           mask: Further restriction of attention to the cache.
           pairs: Terms of pairs with the cache and with the prefix in each layer.
         """
-        tokens, slots, cache = self._scale(embeddings), cache.slots(index.step.shape[-1]), cache.append(index)
+        tokens, slots, cache = self.scale(embeddings), cache.slots(index.step.shape[-1]), cache.append(index)
         allowed = _restrict(visible(index, cache.index, self.config.window), mask)
         before = None if prefix is None else visible(index, prefix.index, self.config.window)
         for layer, block in enumerate(self.blocks):
@@ -132,7 +132,8 @@ class Transformer(nnx.Module):
             tokens, _ = block.update(tokens, heads, index.valid)
         return self.norm(tokens), cache
 
-    def _scale(self, embeddings: Float[Array, "*lead T D"]) -> Float[Array, "*lead T D"]:
+    def scale(self, embeddings: Float[Array, "*lead T D"]) -> Float[Array, "*lead T D"]:
+        """Inputs of the first block: embeddings times the root of D."""
         return embeddings.astype(jnp.dtype(self.config.dtype)) * self.config.width**0.5
 
 

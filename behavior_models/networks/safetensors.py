@@ -11,7 +11,7 @@ import numpy as np
 
 from behavior_models.networks.checkpoint import CheckpointError
 
-NUMBER_FORMATS = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+TENSOR_TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 # Bytes of the length of the header.
 LENGTH_BYTES = 8
 COPY_AGAIN = "copy the file again"
@@ -74,10 +74,10 @@ def _parse(path: Path, name: str, entry: Any, begin: int, size: int) -> StoredTe
         dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path}: tensor {name} lacks type, shape or offsets; {COPY_AGAIN}") from None
-    if dtype not in NUMBER_FORMATS:
+    if dtype not in TENSOR_TYPES:
         raise CheckpointError(
-            f"{path}: tensor {name} has the type {dtype}; convert it to one of {', '.join(NUMBER_FORMATS)}"
+            f"{path}: tensor {name} has the type {dtype}; convert it to one of {', '.join(TENSOR_TYPES)}"
         )
-    if last - first != math.prod(shape) * NUMBER_FORMATS[dtype].itemsize or first < 0 or begin + last > size:
+    if last - first != math.prod(shape) * TENSOR_TYPES[dtype].itemsize or first < 0 or begin + last > size:
         raise CheckpointError(f"{path}: the bytes of tensor {name} {list(shape)} are not in the file; {COPY_AGAIN}")
-    return StoredTensor(path, name, NUMBER_FORMATS[dtype], shape, begin + first)
+    return StoredTensor(path, name, TENSOR_TYPES[dtype], shape, begin + first)

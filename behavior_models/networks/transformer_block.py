@@ -5,6 +5,8 @@ The head size does not depend on the width, and no layer has a bias.
 Source: Gemma (Gemma Team 2024, arXiv 2403.08295).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -56,7 +58,7 @@ class Attention(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        width, size, self.positions = config.width, config.head_size, config.positions
+        width, size, self.config = config.width, config.head_size, config
         self.query = normal_matrix((config.num_heads, width, size), width, rngs)
         self.key_value = normal_matrix((2, config.num_kv_heads, width, size), width, rngs)
         self.output = normal_matrix((config.num_heads, size, width), config.num_heads * size, rngs)
@@ -64,13 +66,17 @@ class Attention(nnx.Module):
     def queries(self, tokens: Float[Array, "*lead T D"], position: Int[Array, "*lead T"]) -> Array:
         """Rotated and scaled queries [*lead, T, H, G]."""
         query = jnp.einsum("...td,hdg->...thg", tokens, self.query[...].astype(tokens.dtype))
-        return rotate(query, position, self.positions) * query.shape[-1] ** -0.5
+        query = rotate(query, position, self.config.positions) * self.config.head_size**-0.5
+        if self.config.sharp_length is None:
+            return query
+        factor = jnp.log(jnp.maximum(position + 1, self.config.sharp_length)) / math.log(self.config.sharp_length)
+        return query * factor[..., None, None].astype(query.dtype)
 
     def keys_values(self, tokens: Float[Array, "*lead T D"], position: Int[Array, "*lead T"]) -> tuple[Array, Array]:
         """Rotated keys, and values, [*lead, T, K, G]."""
         to_key, to_value = self.key_value[...].astype(tokens.dtype)
         key = jnp.einsum("...td,kdg->...tkg", tokens, to_key)
-        return rotate(key, position, self.positions), jnp.einsum("...td,kdg->...tkg", tokens, to_value)
+        return rotate(key, position, self.config.positions), jnp.einsum("...td,kdg->...tkg", tokens, to_value)
 
     def join(self, heads: Float[Array, "*lead T H G"]) -> Float[Array, "*lead T D"]:
         """Features of attended values."""

@@ -24,6 +24,9 @@ class TransformerConfig:
       vocabulary: Rows of the embedding V.
       positions: Rotary embedding of all features of a head, of half of them, or none: order then follows from the mask.
       window: Steps of attention, see `attention.visible`.
+      sharp_length: Position from which on queries are multiplied by the logarithm of their position over that of this
+        one, so that attention to one of n tokens is as sharp as at this length (Chiang and Cholak 2022); None for
+        no factor.
       experts: A mixture of experts instead of the feed-forward layer.
       dtype: Number format of the computation; norms and softmax are float32, as are the initial parameters.
 
@@ -40,6 +43,7 @@ class TransformerConfig:
     vocabulary: int
     positions: Literal["none", "half", "rope"] = "none"
     window: int | None = None
+    sharp_length: int | None = None
     experts: ExpertConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from behavior_models.networks.attention import PREFIX_STEP, causal_index, prefix_index, staircase_index
 from behavior_models.networks.generation import generate, prefill
 from behavior_models.networks.transformer import TransformerModel
+from behavior_models.networks.transformer_block import Attention
 from behavior_models.networks.transformer_config import (
     BASE,
     BASE_MOE,
@@ -57,14 +59,15 @@ def diagnose(config: TransformerConfig, expected: int, found: int) -> str:
 @pytest.mark.parametrize(("config", "embedding", "others"), PUBLISHED)
 def test_published_counts(config, embedding, others):
     shapes = TransformerModel(config).shapes
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert shapes["embedding"].size == embedding == config.num_embedding_parameters
-    assert diagnose(config, others, count(config) - embedding) == "equal"
+    assert diagnose(config, others, total - embedding) == "equal"
     assert config.num_parameters == embedding + others
     # Each wrong variant is told from the published one; the output projection of 2B is square.
     same = {name for name, found in wrong_variants(config).items() if found == others}
     assert same == ({"square output projection"} if config is GEMMA_2B else set())
     wider = dataclasses.replace(config, hidden=2 * config.hidden)
-    name = diagnose(config, others, count(wider) - embedding)
+    name = diagnose(config, others, wider.num_parameters - embedding)
     assert name == "stated hidden dimensions used for gate and input each"
 
 
@@ -138,6 +141,22 @@ def test_symmetries():
     # Tokens that are not valid have no effect.
     changed = np.where(VALID, tokens, 5).astype(np.int32)
     np.testing.assert_array_equal(run(model, params, changed, index)[VALID], logits[VALID])
+
+
+def test_sharp_queries():
+    # Queries of positions up to 4 are those without the factor; at position 8 - 1 it is log 8 / log 4.
+    layer = nnx.eval_shape(lambda: Attention(TINY, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(5)
+    weights = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), nnx.state(layer))
+    tokens, position = rng.normal(size=(8, 12)).astype(np.float32), np.arange(8, dtype=np.int32)
+
+    def queries(config):
+        graph = nnx.graphdef(nnx.eval_shape(lambda: Attention(config, rngs=nnx.Rngs(0))))
+        return np.asarray(nnx.merge(graph, weights).queries(tokens, position))
+
+    plain, sharp = (queries(dataclasses.replace(TINY, sharp_length=length)) for length in (None, 4))
+    np.testing.assert_array_equal(sharp[:4], plain[:4])
+    np.testing.assert_allclose(sharp[7], plain[7] * 1.5, rtol=1e-5)
 
 
 def test_norm_is_neutral_at_first():

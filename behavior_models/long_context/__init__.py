@@ -1,0 +1,1 @@
+"""Beds of long context: recall of habits of drivers, and mixtures of experts, with known optima."""

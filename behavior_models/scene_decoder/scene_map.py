@@ -64,7 +64,7 @@ MAP_TOKENS = MapTokenParams()
 
 @pytree
 class Pieces:
-    """Directed pieces of a map.
+    """Directed pieces of a map. The leading axes are free.
 
     Attributes:
       pose: Midpoint and heading.
@@ -72,9 +72,9 @@ class Pieces:
       valid: False for padding.
     """
 
-    pose: Float[Array, "P 3"]
-    features: Float[Array, "P F"]
-    valid: Bool[Array, " P"]
+    pose: Float[Array, "*lead P 3"]
+    features: Float[Array, "*lead P F"]
+    valid: Bool[Array, "*lead P"]
 
 
 @pytree
@@ -93,7 +93,7 @@ class SceneMap:
     edges: Pieces
     stops: Pieces
     route: Pieces
-    light: Int[Array, " S"]
+    light: Int[Array, "*lead S"]
 
 
 def scene_map(

@@ -21,8 +21,6 @@ def valid():
     return record().valid[:-1:5]
 
 
-
-
 @jax.jit
 def logits(record):
     prefix, steps, _ = flat_tokens(vocabulary(), record, CONFIG)

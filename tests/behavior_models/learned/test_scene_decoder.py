@@ -1,6 +1,7 @@
 """The scene decoder: invariances, equality of training, cache and policy, and learning."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from behavior_models.scene_decoder.checkpoint import decoder_policy, load_decoder, save_decoder
+from behavior_models.scene_decoder.closed_loop import ClosedLoopConfig, ClosedLoopTraining, coverage, visit
 from behavior_models.scene_decoder.decoder import class_mask
 from behavior_models.scene_decoder.modalities import Modalities
 from behavior_models.scene_decoder.sampling import TokenSampling, sample_tokens
-from behavior_models.scene_decoder.tracks import scene_tracks
+from behavior_models.scene_decoder.tracks import build_tracks, scene_tracks
+from behavior_models.scene_decoder.training import DecoderTraining, DecoderTrainingConfig, mean_nll, track_nll
 from tests.behavior_models.learned.decoder_scenes import (
     TOKENS,
     model,
@@ -23,9 +26,10 @@ from tests.behavior_models.learned.decoder_scenes import (
 )
 from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.env import Env, EnvConfig, rollout
-from waymax_sim.pytree import tree_index
+from waymax_sim.pytree import stack, tree_index
 
 pytestmark = pytest.mark.compile_heavy
+KEY = jax.random.key(0)
 
 
 @jax.jit
@@ -165,3 +169,86 @@ def test_stored_decoders_are_restored(tmp_path):
     (tmp_path / "policy" / "policy.json").write_text('{"version": 1, "kind": "q"}')
     with pytest.raises(ValueError, match="scene_decoder"):
         load_decoder(tmp_path / "policy")
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _visit(params, record, config):
+    return visit(model(), params, vocabulary(), record, config, KEY)
+
+
+def _visited(**config):
+    return jax.device_get(_visit(params(), record(), ClosedLoopConfig(**config)))
+
+
+def test_closed_loop_states_range_from_the_tokens_of_the_log_to_greedy_rollouts():
+    inputs, target = jax.jit(lambda record: scene_tracks(vocabulary(), record, TOKENS))(record())
+    everything = _visited(num_best=model().config.num_tokens)
+    # All tokens: the visited states are those of the tokens of the log, and so are the labels.
+    np.testing.assert_array_equal(everything.target[:, 2:], np.asarray(target)[:, 2:])
+    np.testing.assert_array_equal(everything.inputs.token, inputs.token)
+    np.testing.assert_allclose(everything.inputs.features.own, np.asarray(inputs.features.own, np.float32), atol=4e-3)
+    assert (everything.target[:, :2] == -1).all()
+    # One token: greedy, as the policy at temperature 0.
+    greedy = _visited(num_best=1)
+    best = np.argmax(logits(params(), record())[:, 2], axis=-1)
+    np.testing.assert_array_equal(greedy.inputs.token[:3, 3], best[:3])
+    # The states of few tokens are further from the log, and labels lead back from them.
+    mean = [np.nanmean(_visited(num_best=number).distance) for number in (1, 6)]
+    assert mean[0] > 2 * mean[1] > 4 * np.nanmean(everything.distance)
+    assert np.nanmean(_visited(num_best=6, choice="sample").distance) > mean[1]
+
+
+def test_closed_loop_training_reduces_the_distance_of_visited_states():
+    optimization = DecoderTrainingConfig(num_steps=6, num_updates=5, minibatch=6, learning_rate=1e-2, warmup=1)
+    training = ClosedLoopTraining(model(), ClosedLoopConfig(num_best=3, num_scenes=2, max_parked=1), optimization)
+    data = jax.device_put((vocabulary(), stack([record(), record()])))
+    state, step, rows = training.init(KEY, params()), jax.jit(training.train_step), []
+    for _ in range(6):
+        state, scalars = step(state, data)
+        rows.append(jax.device_get(scalars))
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[-1]["visited_distance"] < 0.7 * rows[0]["visited_distance"]
+
+
+def test_coverage_is_the_share_of_labels_among_the_most_likely_tokens():
+    log_probs = np.log(np.array([[[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]]))
+    assert coverage(log_probs, np.array([[1, 2]]), (1, 2)) == {1: 0.5, 2: 1.0}
+    assert coverage(log_probs, np.array([[-1, 0]]), (1, 2)) == {1: 0.0, 2: 0.0}
+
+
+def _tracks():
+    return build_tracks(vocabulary(), [record()], TOKENS)
+
+
+def test_training_learns_the_tokens_of_a_scene():
+    tracks, config = (
+        _tracks(),
+        DecoderTrainingConfig(num_steps=8, num_updates=5, minibatch=4, learning_rate=1e-2, warmup=2),
+    )
+    assert len(tracks) == 4 and tracks.is_traveling.all()
+    training = DecoderTraining(model(), config)
+    state, step = training.init(KEY), jax.jit(training.train_step)
+    before, data = mean_nll(track_nll(model(), state.params, tracks)), jax.device_put(tracks)
+    for _ in range(8):
+        state, scalars = step(state, data)
+    after = track_nll(model(), state.params, tracks)
+    assert np.isfinite(scalars["loss"]) and mean_nll(after) < 0.5 * before
+    # The same arrays, and NaN where no token is recorded; a mask without tracks has no mean.
+    assert (np.isnan(after) == (tracks.target < 0)).all() and np.isnan(mean_nll(after, np.zeros(4, bool)))
+    # Initial loss: about the logarithm of the number of tokens of the class.
+    assert 0.5 * np.log(30) < before < 2 * np.log(30)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _loss(params, tracks, config):
+    return DecoderTraining(model(), config).loss(params, tracks, None)
+
+
+def test_label_smoothing_adds_the_mean_cross_entropy_of_the_class():
+    tracks, share = _tracks(), 0.2
+    losses = [float(_loss(params(), tracks, DecoderTrainingConfig(label_smoothing=value))) for value in (0.0, share)]
+    log_probs = np.asarray(jax.jit(model().log_probs)(params(), tracks.inputs))
+    mask = np.asarray(class_mask((30, 3, 3), tracks.inputs.classes))
+    uniform = -np.where(mask, log_probs, 0.0).sum(axis=-1) / mask.sum(axis=-1)
+    expected = (1 - share) * losses[0] + share * uniform[tracks.target >= 0].mean()
+    np.testing.assert_allclose(losses[1], expected, rtol=1e-4)

@@ -12,9 +12,21 @@ from behavior_models.scene_decoder.checkpoint import decoder_policy, load_decode
 from behavior_models.scene_decoder.closed_loop import ClosedLoopConfig, ClosedLoopTraining, coverage, visit
 from behavior_models.scene_decoder.decoder import class_mask
 from behavior_models.scene_decoder.modalities import Modalities
+from behavior_models.scene_decoder.realism_reward import (
+    RealismRewardConfig,
+    RealismTraining,
+    leave_one_out,
+    standardize,
+)
 from behavior_models.scene_decoder.sampling import TokenSampling, sample_tokens
 from behavior_models.scene_decoder.tracks import build_tracks, scene_tracks
-from behavior_models.scene_decoder.training import DecoderTraining, DecoderTrainingConfig, mean_nll, track_nll
+from behavior_models.scene_decoder.training import (
+    DecoderTraining,
+    DecoderTrainingConfig,
+    mean_nll,
+    token_log_probs,
+    track_nll,
+)
 from tests.behavior_models.learned.decoder_scenes import (
     TOKENS,
     model,
@@ -26,17 +38,24 @@ from tests.behavior_models.learned.decoder_scenes import (
 )
 from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.env import Env, EnvConfig, rollout
+from waymax_sim.metrics.realism import CONFIGS, RealismRollouts, compare_rollouts, score
 from waymax_sim.pytree import stack, tree_index
 
 pytestmark = pytest.mark.compile_heavy
 KEY = jax.random.key(0)
 
 
+_tokens = jax.jit(lambda record: scene_tracks(vocabulary(), record, TOKENS))
+
+
 @jax.jit
-def logits(params, record, modalities=None):
-    inputs, _ = scene_tracks(vocabulary(), record, TOKENS)
+def _logits(params, inputs, modalities):
     network = model().network(params)
     return network.logits(network.encode(inputs, modalities), inputs.classes)
+
+
+def logits(params, record, modalities=None):
+    return _logits(params, _tokens(record)[0], modalities)
 
 
 def valid_rows(record):
@@ -72,7 +91,7 @@ def test_logits_permute_with_agents_and_do_not_see_padding_or_agents_beyond_the_
 
 
 def test_steps_with_a_cache_equal_whole_tracks():
-    inputs, _ = jax.jit(lambda record: scene_tracks(vocabulary(), record, TOKENS))(record())
+    inputs, _ = _tokens(record())
     own, network = logits(params(), record()), model().network(params())
 
     def step(cache, time):
@@ -181,7 +200,7 @@ def _visited(**config):
 
 
 def test_closed_loop_states_range_from_the_tokens_of_the_log_to_greedy_rollouts():
-    inputs, target = jax.jit(lambda record: scene_tracks(vocabulary(), record, TOKENS))(record())
+    inputs, target = _tokens(record())
     everything = _visited(num_best=model().config.num_tokens)
     # All tokens: the visited states are those of the tokens of the log, and so are the labels.
     np.testing.assert_array_equal(everything.target[:, 2:], np.asarray(target)[:, 2:])
@@ -192,10 +211,10 @@ def test_closed_loop_states_range_from_the_tokens_of_the_log_to_greedy_rollouts(
     greedy = _visited(num_best=1)
     best = np.argmax(logits(params(), record())[:, 2], axis=-1)
     np.testing.assert_array_equal(greedy.inputs.token[:3, 3], best[:3])
-    # The states of few tokens are further from the log, and labels lead back from them.
-    mean = [np.nanmean(_visited(num_best=number).distance) for number in (1, 6)]
-    assert mean[0] > 2 * mean[1] > 4 * np.nanmean(everything.distance)
-    assert np.nanmean(_visited(num_best=6, choice="sample").distance) > mean[1]
+    # Samples of few tokens leave the log further behind than the closest ones of all.
+    sampled = _visited(num_best=6, choice="sample")
+    assert np.nanmean(sampled.distance) > 2 * np.nanmean(everything.distance)
+    assert np.nanmean(greedy.distance) > 2 * np.nanmean(everything.distance)
 
 
 def test_closed_loop_training_reduces_the_distance_of_visited_states():
@@ -252,3 +271,49 @@ def test_label_smoothing_adds_the_mean_cross_entropy_of_the_class():
     uniform = -np.where(mask, log_probs, 0.0).sum(axis=-1) / mask.sum(axis=-1)
     expected = (1 - share) * losses[0] + share * uniform[tracks.target >= 0].mean()
     np.testing.assert_allclose(losses[1], expected, rtol=1e-4)
+
+
+def test_rewards_are_leave_one_out_differences_of_the_metric():
+    scene = pad_to_class(scenario())
+    agents = _run_four(_policy(), scene, jax.random.split(KEY, 4))
+    rollouts = RealismRollouts(np.asarray(agents.xyz), np.asarray(agents.yaw))
+    reward, meta = jax.device_get(_rewards(scene, rollouts))
+    np.testing.assert_allclose(reward.sum(), 0.0, atol=1e-6)
+    np.testing.assert_allclose(meta, float(_meta(scene, rollouts)), rtol=1e-5)
+    others = [
+        float(_meta(scene, jax.tree.map(lambda leaf, own=own: np.delete(leaf, own, 0), rollouts))) for own in range(4)
+    ]
+    np.testing.assert_allclose(reward, np.mean(others) - np.array(others), atol=1e-5)
+    np.testing.assert_allclose(np.mean(np.square(standardize(reward))), 1.0, rtol=1e-4)
+    assert (standardize(jnp.full(4, jnp.nan)) == 0).all()
+
+
+_run_four = jax.jit(
+    lambda policy, scenario, keys: jax.vmap(
+        lambda key: rollout(_ENV, policy, scenario, key, 80, record=("agents",)).agents
+    )(keys)
+)
+_rewards = jax.jit(lambda scenario, rollouts: leave_one_out(compare_rollouts(scenario, rollouts), CONFIGS["2025"]))
+_meta = jax.jit(lambda scenario, rollouts: score(compare_rollouts(scenario, rollouts), CONFIGS["2025"]).meta_metric)
+
+
+def test_the_policy_gradient_raises_the_probability_of_rewarded_rollouts():
+    training = RealismTraining(model(), RealismRewardConfig(num_rollouts=4, num_slots=5, kl_weight=0.0))
+    inputs, target, reward, _ = jax.jit(training.sample)(params(), vocabulary(), pad_to_class(scenario()), KEY)
+    # The tokens of the rollouts are found again: they are the ones that lead to the simulated poses.
+    assert (np.asarray(target)[:, :3, 2:] >= 0).all() and (np.asarray(target)[..., :2] == -1).all()
+    assert reward.shape == (4,)
+    wanted = jnp.asarray([1.5, -0.5, -0.5, -0.5])
+    value, gradient = jax.jit(jax.value_and_grad(training.loss, has_aux=True))(
+        params(), params(), inputs, target, wanted
+    )
+    assert abs(float(value[1])) < 1e-5
+    moved = jax.tree.map(lambda leaf, slope: leaf - 0.02 * slope, params(), gradient)
+
+    @jax.jit
+    def likelihood(values):
+        own, tokens = jax.tree.map(lambda leaf: leaf[0], (inputs, target))
+        log_probs = token_log_probs(model().log_probs(values, own), tokens)
+        return jnp.sum(jnp.where(tokens >= 0, log_probs, 0.0))
+
+    assert likelihood(moved) > likelihood(params()) + 0.1

@@ -1,0 +1,1 @@
+"""A transformer over tokens of motion that drives all agents of a scene."""

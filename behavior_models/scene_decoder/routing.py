@@ -1,8 +1,8 @@
 """Uncertainty-routed decoding: the consensus of sampled futures where there is one, otherwise the greedy future.
 
-Source: the uncertainty-routed chain of thought of the Gemini 1.0 report (arXiv 2312.11805): the majority of k samples if
-its share exceeds a threshold that is tuned on a validation set, otherwise the greedy answer. Futures agree if their end
-points do.
+Source: the uncertainty-routed chain of thought of the Gemini 1.0 report (arXiv 2312.11805): the majority of k samples
+if its share exceeds a threshold that is tuned on a validation set, otherwise the greedy answer. Futures agree if their
+end points do.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,9 @@ class RoutingParams:
 
     num_samples: int = 8
     cluster_radius: float = 2.0
+
+
+ROUTING = RoutingParams()
 
 
 @pytree
@@ -73,7 +76,7 @@ def route(
     greedy: Any,
     end_points: Float[Array, "K 2"],
     threshold: Float[Array, ""] | float,
-    params: RoutingParams = RoutingParams(),
+    params: RoutingParams = ROUTING,
 ) -> tuple[Any, Consensus]:
     """The future to execute, and the consensus of the samples.
 

@@ -11,6 +11,7 @@ import tyro
 from behavior_models.trainers.options import (
     BCOptions,
     BCSACOptions,
+    DecoderOptions,
     DQNOptions,
     DR3Options,
     PPOOptions,
@@ -26,11 +27,12 @@ Algorithm = (
     | Annotated[BCSACOptions, tyro.conf.subcommand("bc-sac", prefix_name=False)]
     | Annotated[ScaledQLOptions, tyro.conf.subcommand("scaled-ql", prefix_name=False)]
     | Annotated[DR3Options, tyro.conf.subcommand("dr3", prefix_name=False)]
+    | Annotated[DecoderOptions, tyro.conf.subcommand("decoder", prefix_name=False)]
 )
 
 
 def train(algorithm: tyro.conf.OmitArgPrefixes[Algorithm]) -> int:
-    """Trains a driver of traveling vehicles to their goals; an interrupted run is resumed by the same command.
+    """Trains drivers of vehicles to their goals, or of all agents (decoder); the same command resumes a run.
 
     Args:
       algorithm: The algorithm.

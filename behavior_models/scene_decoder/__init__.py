@@ -1,1 +1,1 @@
-"""A decoder of scene tokens: traffic of all agents as the continuation of a sequence."""
+"""A transformer over tokens of motion that drives all agents of a scene."""

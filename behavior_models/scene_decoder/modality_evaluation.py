@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
-from behavior_models.scene_decoder.modalities import ModalityModel
+from behavior_models.scene_decoder.modality_decoder import ModalityModel
 from behavior_models.scene_decoder.modality_bed import (
     BED,
     EgoState,

@@ -131,6 +131,7 @@ def run(
     actor: Callable[[Any], Actor],
     scenarios: ScenarioBank | ScenarioStream | None = None,
     inputs: Callable[[Any], Any] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Any:
     """The loop with a progress bar, baselines, and evaluations on held-out scenes.
 
@@ -143,6 +144,7 @@ def run(
       actor: The actor of given parameters.
       scenarios: The scenarios of the training.
       inputs: See `run_training`.
+      evaluate: Evaluation of a state; by default that of the actor on the held-out scenes.
 
     Returns:
       The last state.
@@ -153,7 +155,7 @@ def run(
     with Progress(*columns, console=Console(stderr=True)) as bar:
         bar.console.print(f"{count:,} parameters, {jax.local_device_count()} devices", highlight=False)
         task = bar.add_task("training", total=config.num_steps)
-        evaluate = _evaluation(options, env, actor, bar.console)
+        evaluate = evaluate or _evaluation(options, env, actor, bar.console)
 
         def report(line: dict[str, Any]) -> None:
             shown = {name: round(value, 3) for name, value in numbers(line).items() if name != "step"}

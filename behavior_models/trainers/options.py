@@ -257,6 +257,24 @@ class DR3Options(ScaledQLOptions):
     normalize: bool = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderOptions(TrainingOptions):
+    """Scene decoder: the next motion token of every agent (default: 300 steps of 10 gradient steps).
+
+    Attributes:
+      start: Folder of a decoder whose parameters and motion tokens the training begins with.
+      label_smoothing: Share of the probability of a label that is spread over all tokens of its class.
+      modality_dropout: Probability that a track is trained without its route, lights, other agents, or history.
+      learning_rate: Largest learning rate; by default that of the algorithm.
+    """
+
+    LACKS = ("encoder", "envs", "bank_size", "baselines", "curriculum")
+    start: Path | None = None
+    label_smoothing: float = 0.0
+    modality_dropout: float = 0.15
+    learning_rate: float | None = None
+
+
 # Options that may differ in a resumed training.
 NOT_CONDITIONS = ("out", "devices", "evaluate_every", "tensorboard", "baselines")
 # The command of each algorithm.
@@ -268,4 +286,5 @@ ALGORITHMS: dict[type[TrainingOptions], str] = {
     BCSACOptions: "bc-sac",
     ScaledQLOptions: "scaled-ql",
     DR3Options: "dr3",
+    DecoderOptions: "decoder",
 }

@@ -1,8 +1,8 @@
 """Drives in which each modality carries information that no other one has: a test bed for joint models.
 
-The sdc passes a closed lane, a bend, a light and a junction. Which lane is closed shows in the boxes of obstacles,
-the bend in the map, the light in its state now, the exit in the route, and the acceleration of the driver in its motion
-before the first decision. All choices are independent and uniform. `modality_scenes` makes drives into scenes.
+The sdc passes a closed lane, a light, a bend and a junction. Which lane is closed shows in the boxes of obstacles, the
+state of the light in its tokens, the bend in the map, the exit in the route, and the acceleration of the driver in its
+motion before the first decision. All choices are independent and uniform. `modality_scenes` makes drives into scenes.
 """
 
 import functools
@@ -55,18 +55,18 @@ class ModalityBedParams:
     styles: tuple[float, ...] = (0.5, 1.5, 2.5)
     steps_per_token: int = 5
     num_history: int = 3
-    num_decisions: int = 22
+    num_decisions: int = 26
     lane_offset: float = 1.75
     closed_range: tuple[float, float] = (14.0, 20.0)
     num_obstacles: int = 3
     obstacle_size: float = 2.0
-    bend: tuple[float, float] = (22.0, 42.0)
+    bend: tuple[float, float] = (30.0, 48.0)
     max_bend: float = 0.03
-    line: float = 46.0
-    junction: tuple[float, float] = (50.0, 66.0)
+    line: float = 26.0
+    junction: tuple[float, float] = (52.0, 68.0)
     exit_curvature: float = 0.06
-    road_length: float = 90.0
-    map_length: float = 76.0
+    road_length: float = 110.0
+    map_length: float = 78.0
     start_speed: tuple[float, float] = (4.0, 6.0)
     desired_speed: float = 7.0
     stop_margin: float = 2.5
@@ -92,9 +92,9 @@ class ModalityBedParams:
         return self.num_history * self.steps_per_token
 
 
-BED = ModalityBedParams()
+MODALITY_BED = ModalityBedParams()
 # Distance between samples of the middle of the road, m.
-SPACING = 0.5
+ROAD_SPACING = 0.5
 
 
 @pytree
@@ -119,7 +119,7 @@ class Situation:
 
 
 @pytree
-class EgoState:
+class EgoMotion:
     """Poses and speeds.
 
     Attributes:
@@ -146,8 +146,8 @@ class RoadPosition:
     lateral: Float[Array, " E"]
 
 
-def draw_situations(seed: int, count: int, params: ModalityBedParams = BED) -> Situation:
-    """Independent uniform choices, equal for a drive of a seed whatever their number.
+def draw_situations(seed: int, count: int, params: ModalityBedParams = MODALITY_BED) -> Situation:
+    """Independent uniform choices, equal for a drive of a seed for any number of them.
 
     Args:
       seed: Seed of a series of drives.
@@ -157,8 +157,15 @@ def draw_situations(seed: int, count: int, params: ModalityBedParams = BED) -> S
     rows = [_draw_situation(np.random.default_rng([seed, index]), params) for index in range(count)]
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
     bend, closed, exit_index, style, speed, light = columns
-    integers = (item.astype(np.int32) for item in (closed, exit_index, style))
-    return Situation(bend.astype(np.float32), *integers, speed.astype(np.float32), light.astype(np.int32))
+    integers = [item.astype(np.int32) for item in (closed, exit_index, style)]
+    return Situation(
+        bend=bend.astype(np.float32),
+        closed=integers[0],
+        exit=integers[1],
+        style=integers[2],
+        speed=speed.astype(np.float32),
+        light=light.astype(np.int32),
+    )
 
 
 def _draw_situation(rng: np.random.Generator, params: ModalityBedParams) -> tuple:
@@ -171,7 +178,7 @@ def _draw_light(rng: np.random.Generator, params: ModalityBedParams) -> Int[np.n
     """States by a hidden clock: red until a random time (1/2), green (1/4), or green, caution and red (1/4)."""
     num_steps = params.first_step + params.num_decisions * params.steps_per_token + 1
     time = TIME_STEP * (np.arange(num_steps) - params.first_step)
-    kind, end_of_red, start_of_caution = rng.integers(4), rng.uniform(3.0, 9.0), rng.uniform(1.0, 6.0)
+    kind, end_of_red, start_of_caution = rng.integers(4), rng.uniform(2.0, 7.0), rng.uniform(0.5, 4.0)
     if kind < 2:
         return np.where(time < end_of_red, STOP, GO)
     if kind == 2:
@@ -180,22 +187,24 @@ def _draw_light(rng: np.random.Generator, params: ModalityBedParams) -> Int[np.n
 
 
 def road_middle(
-    bend: Float[np.ndarray, " E"], exit_index: Int[np.ndarray, " E"], params: ModalityBedParams = BED
+    bend: Float[np.ndarray, " E"], exit_index: Int[np.ndarray, " E"], params: ModalityBedParams = MODALITY_BED
 ) -> Float[np.ndarray, "E K 3"]:
-    """x, y (m) and yaw (rad) along the middle of the road and of an exit, `SPACING` apart from the start of the sdc on.
+    """x, y (m) and yaw (rad) along the middle of the road and of an exit, `ROAD_SPACING` apart.
+
+    The first sample is the start of the sdc.
 
     Args:
       bend: Curvature of the bend, 1/m.
       exit_index: Exit.
       params: Constants.
     """
-    arc = SPACING * np.arange(round(params.road_length / SPACING))[None] + SPACING / 2
+    arc = ROAD_SPACING * np.arange(round(params.road_length / ROAD_SPACING))[None] + ROAD_SPACING / 2
     is_bent = (arc >= params.bend[0]) & (arc < params.bend[1])
     is_exit = (arc >= params.junction[0]) & (arc < params.junction[1])
     curvature = is_bent * bend[:, None] + is_exit * (params.exit_curvature * (1 - exit_index))[:, None]
-    yaw = np.cumsum(SPACING * curvature, axis=1)
-    middle_yaw = yaw - SPACING * curvature / 2
-    xy = np.cumsum(SPACING * np.stack([np.cos(middle_yaw), np.sin(middle_yaw)], axis=-1), axis=1)
+    yaw = np.cumsum(ROAD_SPACING * curvature, axis=1)
+    middle_yaw = yaw - ROAD_SPACING * curvature / 2
+    xy = np.cumsum(ROAD_SPACING * np.stack([np.cos(middle_yaw), np.sin(middle_yaw)], axis=-1), axis=1)
     samples = np.concatenate([xy, yaw[..., None]], axis=-1)
     return np.concatenate([np.zeros((len(bend), 1, 3)), samples], axis=1).astype(np.float32)
 
@@ -206,17 +215,23 @@ def project(middle: Float[Array, "E K 3"], xy: Float[Array, "E 2"]) -> RoadPosit
     index = jnp.argmin(jnp.sum(offset**2, axis=-1), axis=-1)
     nearest = jnp.take_along_axis(middle, index[:, None, None], axis=1)[:, 0]
     lateral = geometry.cross(geometry.unit_vector(nearest[:, 2]), xy - nearest[:, :2])
-    return RoadPosition(index.astype(jnp.float32) * SPACING, lateral)
+    return RoadPosition(index.astype(jnp.float32) * ROAD_SPACING, lateral)
 
 
-def token_values(token: Int[Array, "*e"], params: ModalityBedParams = BED) -> tuple[Array, Array]:
+def token_values(token: Int[Array, "*e"], params: ModalityBedParams = MODALITY_BED) -> tuple[Array, Array]:
     """Acceleration (m/s^2) and curvature (1/m) of motion tokens."""
     row, column = jnp.divmod(token, len(params.curvatures))
     return jnp.asarray(params.accelerations)[row], jnp.asarray(params.curvatures)[column]
 
 
-def nearest_token(acceleration: Array, curvature: Array, params: ModalityBedParams = BED) -> Int[Array, "*e"]:
-    """The motion token next to an acceleration (m/s^2) and a curvature (1/m)."""
+def nearest_token(acceleration: Array, curvature: Array, params: ModalityBedParams = MODALITY_BED) -> Int[Array, "*e"]:
+    """The motion token next to an acceleration and a curvature.
+
+    Args:
+      acceleration: m/s^2.
+      curvature: 1/m.
+      params: Constants.
+    """
 
     def nearest(values: Array, levels: tuple[float, ...]) -> Array:
         table = jnp.asarray(levels).reshape(*(1 for _ in values.shape), -1)
@@ -227,8 +242,11 @@ def nearest_token(acceleration: Array, curvature: Array, params: ModalityBedPara
 
 
 def advance(
-    state: EgoState, acceleration: Float[Array, " E"], curvature: Float[Array, " E"], params: ModalityBedParams = BED
-) -> tuple[EgoState, EgoState]:
+    state: EgoMotion,
+    acceleration: Float[Array, " E"],
+    curvature: Float[Array, " E"],
+    params: ModalityBedParams = MODALITY_BED,
+) -> tuple[EgoMotion, EgoMotion]:
     """The state after a motion token, and those after each of its steps, [k, E].
 
     Args:
@@ -238,19 +256,19 @@ def advance(
       params: Constants.
     """
 
-    def step(now: EgoState, _: None) -> tuple[EgoState, EgoState]:
+    def step(now: EgoMotion, _: None) -> tuple[EgoMotion, EgoMotion]:
         speed = jnp.maximum(now.speed + acceleration * TIME_STEP, 0.0)
         distance = (now.speed + speed) / 2 * TIME_STEP
         turn = curvature * distance
         xy = now.xy + distance[:, None] * geometry.unit_vector(now.yaw + turn / 2)
-        after = EgoState(xy, now.yaw + turn, speed)
+        after = EgoMotion(xy, now.yaw + turn, speed)
         return after, after
 
     return jax.lax.scan(step, state, length=params.steps_per_token)
 
 
 def expert_token(
-    state: EgoState,
+    state: EgoMotion,
     position: RoadPosition,
     middle: Float[Array, "E K 3"],
     situation: Situation,
@@ -265,9 +283,9 @@ def expert_token(
       situation: Choices of the drives.
       light: State of the light.
     """
-    params = BED
+    params = MODALITY_BED
     ahead = position.arc + jnp.maximum(4.0, 0.9 * state.speed)
-    index = jnp.minimum((ahead / SPACING).astype(jnp.int32), middle.shape[1] - 1)
+    index = jnp.minimum((ahead / ROAD_SPACING).astype(jnp.int32), middle.shape[1] - 1)
     target = jnp.take_along_axis(middle, index[:, None, None], axis=1)[:, 0]
     progress = jnp.clip((ahead - 2.0) / (params.closed_range[0] - 4.0), 0.0, 1.0)
     offset = -params.lane_offset * situation.closed.astype(jnp.float32) * progress**2 * (3.0 - 2.0 * progress)
@@ -278,9 +296,9 @@ def expert_token(
 
 
 def _expert_acceleration(
-    state: EgoState, position: RoadPosition, situation: Situation, light: Int[Array, " E"]
+    state: EgoMotion, position: RoadPosition, situation: Situation, light: Int[Array, " E"]
 ) -> Float[Array, " E"]:
-    params = BED
+    params = MODALITY_BED
     style = jnp.asarray(params.styles)[situation.style]
     free = jnp.where(state.speed < params.desired_speed - 0.25, style, 0.0)
     free = jnp.where(state.speed > params.desired_speed + 0.5, -1.0, free)
@@ -298,7 +316,7 @@ def _expert_acceleration(
 @functools.partial(jax.jit, static_argnames="noisy")
 def drive_expert(
     situation: Situation, middle: Float[Array, "E K 3"], seed: Int[Array, ""], noisy: bool = True
-) -> EgoState:
+) -> EgoMotion:
     """The states of the drivers at all steps of the record, [S, E].
 
     Args:
@@ -307,9 +325,9 @@ def drive_expert(
       seed: Seed of the noise.
       noisy: Whether accelerations and curvatures are noisy.
     """
-    params, count = BED, situation.bend.shape[0]
+    params, count = MODALITY_BED, situation.bend.shape[0]
 
-    def decide(state: EgoState, inputs: tuple[Array, Array]):
+    def decide(state: EgoMotion, inputs: tuple[Array, Array]):
         light, key = inputs
         token = expert_token(state, project(middle, state.xy), middle, situation, light)
         noise = jax.random.normal(key, (2, count)) * float(noisy)
@@ -326,23 +344,23 @@ def drive_expert(
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), _history(situation), states)
 
 
-def _first_state(situation: Situation) -> EgoState:
+def _first_state(situation: Situation) -> EgoMotion:
     zeros = jnp.zeros_like(situation.bend)
-    return EgoState(jnp.stack([zeros, zeros], axis=-1), zeros, jnp.asarray(situation.speed))
+    return EgoMotion(jnp.stack([zeros, zeros], axis=-1), zeros, jnp.asarray(situation.speed))
 
 
-def _history(situation: Situation) -> EgoState:
+def _history(situation: Situation) -> EgoMotion:
     """Straight motion at the acceleration of the driver up to the first decision, that step included."""
-    time = TIME_STEP * jnp.arange(-BED.first_step, 1, dtype=jnp.float32)[:, None]
-    style = jnp.asarray(BED.styles)[situation.style][None]
+    time = TIME_STEP * jnp.arange(-MODALITY_BED.first_step, 1, dtype=jnp.float32)[:, None]
+    style = jnp.asarray(MODALITY_BED.styles)[situation.style][None]
     x = situation.speed[None] * time + style * time**2 / 2
     zeros = jnp.zeros_like(x)
-    return EgoState(jnp.stack([x, zeros], axis=-1), zeros, situation.speed[None] + style * time)
+    return EgoMotion(jnp.stack([x, zeros], axis=-1), zeros, situation.speed[None] + style * time)
 
 
 def closed_lane_entry(position: RoadPosition, closed: Int[Array, " E"]) -> Bool[Array, " E"]:
     """Whether the box of the sdc meets an obstacle on the closed lane, whose headings are taken as parallel."""
-    reach = BED.obstacle_size / 2
-    near = (position.arc > BED.closed_range[0] - reach) & (position.arc < BED.closed_range[1] + reach)
-    offset = position.lateral - BED.lane_offset * closed.astype(jnp.float32)
-    return near & (jnp.abs(offset) < reach + BED.size[1] / 2)
+    reach = MODALITY_BED.obstacle_size / 2
+    near = (position.arc > MODALITY_BED.closed_range[0] - reach) & (position.arc < MODALITY_BED.closed_range[1] + reach)
+    offset = position.lateral - MODALITY_BED.lane_offset * closed.astype(jnp.float32)
+    return near & (jnp.abs(offset) < reach + MODALITY_BED.size[1] / 2)

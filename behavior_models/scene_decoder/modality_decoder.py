@@ -21,12 +21,13 @@ from behavior_models.networks.kv_cache import KVCache
 from behavior_models.networks.transformer import Transformer
 from behavior_models.networks.transformer_block import normal_matrix
 from behavior_models.networks.transformer_config import TransformerConfig
-from behavior_models.scene_decoder.modality_bed import BED
+from behavior_models.scene_decoder.modality_bed import MODALITY_BED
 from behavior_models.scene_decoder.modality_tokens import (
     MODALITIES,
     NUM_EGO_VALUES,
     NUM_LIGHT_VALUES,
     NUM_PIECE_VALUES,
+    NUM_ROUTE_VALUES,
     TOKENS,
     SceneTokens,
 )
@@ -37,8 +38,10 @@ WAVELENGTHS = (8.0, 32.0, 128.0)
 NUM_POSITION_VALUES = 2 + 4 * len(WAVELENGTHS)
 # Units of positions (m), speeds (m/s), lengths (m).
 POSITION_SCALE = 20.0
-SPEED_SCALE = 5.0
+EGO_SPEED_SCALE = 5.0
 LENGTH_SCALE = 10.0
+# Units of changes of direction (rad) and of lengths of the route (m).
+ROUTE_SCALES = np.array([0.3, LENGTH_SCALE], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ class TokenSequence:
     index: TokenIndex
 
 
-class Projection(nnx.Module):
+class InputProjection(nnx.Module):
     """A hidden layer and a linear layer, or the linear layer alone.
 
     Args:
@@ -119,22 +122,22 @@ class Stream(nnx.Module):
         width, pose = config.width, NUM_POSITION_VALUES - 2
         sizes = {
             "map": (NUM_PIECE_VALUES + pose, width),
-            "route": (NUM_PIECE_VALUES + pose, width),
+            "route": (NUM_ROUTE_VALUES, width),
             "raster": (TOKENS.patch**2, 0),
             "lights": (NUM_LIGHT_VALUES + pose, width),
         }
         own = {name: size for name, size in sizes.items() if name in modalities}
         self.modalities = modalities
         self.projections = nnx.Dict(
-            {name: Projection(count, width, hidden, rngs=rngs) for name, (count, hidden) in own.items()}
+            {name: InputProjection(count, width, hidden, rngs=rngs) for name, (count, hidden) in own.items()}
         )
-        self.ego = Projection(NUM_EGO_VALUES + pose, width, width, rngs=rngs)
+        self.ego = InputProjection(NUM_EGO_VALUES + pose, width, width, rngs=rngs)
         # Types: the modalities and the driver, positions of patches, and steps of the history.
         self.types = normal_matrix((len(MODALITIES) + 1, width), width, rngs)
         if "raster" in modalities:
             self.patches = normal_matrix((TOKENS.num_patches, width), width, rngs)
         if "history" in modalities:
-            self.past = normal_matrix((BED.num_history, width), width, rngs)
+            self.past = normal_matrix((MODALITY_BED.num_history, width), width, rngs)
         self.transformer = Transformer(config.transformer(vocabulary), rngs=rngs)
 
     def prefix(
@@ -150,12 +153,15 @@ class Stream(nnx.Module):
         lead = tokens.history.shape[:-1]
         parts = {
             "map": (lambda: self.projections["map"](_piece_values(tokens.map)), tokens.map_valid),
-            "route": (lambda: self.projections["route"](_piece_values(tokens.route)), tokens.route_valid),
+            "route": (
+                lambda: self.projections["route"](tokens.route / _along(ROUTE_SCALES, tokens.route.ndim)),
+                tokens.route_valid,
+            ),
             "raster": (
                 lambda: self.projections["raster"](tokens.raster) + _rows(self.patches, lead),
                 jnp.ones((*lead, TOKENS.num_patches), bool),
             ),
-            "history": (lambda: motion + _rows(self.past, lead), jnp.ones((*lead, BED.num_history), bool)),
+            "history": (lambda: motion + _rows(self.past, lead), jnp.ones((*lead, MODALITY_BED.num_history), bool)),
         }
         chosen = [(name, part) for name, part in parts.items() if name in self.modalities]
         if not chosen:
@@ -208,7 +214,7 @@ class ModalityDecoder(nnx.Module):
 
     def __init__(self, config: ModalityConfig, *, rngs: nnx.Rngs):
         # The first stream has the table of motion tokens, of inputs and of outputs.
-        rows = [BED.num_tokens if index == 0 else 1 for index in range(len(config.streams))]
+        rows = [MODALITY_BED.num_tokens if index == 0 else 1 for index in range(len(config.streams))]
         self.streams = nnx.List(
             [Stream(config, names, count, rngs=rngs) for names, count in zip(config.streams, rows, strict=True)]
         )
@@ -329,6 +335,10 @@ def position_values(xy: Float[Array, "*lead 2"]) -> Float[Array, "*lead C"]:
     return jnp.concatenate([xy / POSITION_SCALE, *waves], axis=-1)
 
 
+def _along(values: np.ndarray, ndim: int) -> np.ndarray:
+    return values.reshape(*(1,) * (ndim - 1), -1)
+
+
 def _piece_values(pieces: Float[Array, "*lead 6"]) -> Float[Array, "*lead C"]:
     rest = pieces[..., 2:5], pieces[..., 5:] / LENGTH_SCALE
     return jnp.concatenate([position_values(pieces[..., :2]), *rest], axis=-1)
@@ -339,4 +349,4 @@ def _light_values(lights: Float[Array, "*lead 6"]) -> Float[Array, "*lead C"]:
 
 
 def _ego_values(ego: Float[Array, "*lead 5"]) -> Float[Array, "*lead C"]:
-    return jnp.concatenate([position_values(ego[..., :2]), ego[..., 2:4], ego[..., 4:] / SPEED_SCALE], axis=-1)
+    return jnp.concatenate([position_values(ego[..., :2]), ego[..., 2:4], ego[..., 4:] / EGO_SPEED_SCALE], axis=-1)

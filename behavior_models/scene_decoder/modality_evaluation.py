@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
-from behavior_models.scene_decoder.modality_decoder import ModalityModel
 from behavior_models.scene_decoder.modality_bed import (
-    BED,
-    EgoState,
+    MODALITY_BED,
+    EgoMotion,
     Situation,
     advance,
     closed_lane_entry,
@@ -20,6 +19,7 @@ from behavior_models.scene_decoder.modality_bed import (
     road_middle,
     token_values,
 )
+from behavior_models.scene_decoder.modality_decoder import ModalityModel
 from behavior_models.scene_decoder.modality_tokens import SceneTokens
 from waymax_sim import geometry
 from waymax_sim.datatypes.signals import STOP
@@ -56,7 +56,7 @@ class ModalityMetricParams:
     num_style_decisions: int = 2
 
 
-METRICS = ModalityMetricParams()
+MODALITY_METRICS = ModalityMetricParams()
 
 
 @pytree
@@ -68,7 +68,7 @@ class Drives:
       token: Motion tokens, [T, E].
     """
 
-    state: EgoState
+    state: EgoMotion
     token: Int[Array, "T E"]
 
 
@@ -80,7 +80,7 @@ def drive(
     present: Bool[Array, "E 5"],
     key: Key[Array, ""],
     temperature: Float[Array, ""] | float = 1.0,
-    num_decisions: int = BED.num_decisions,
+    num_decisions: int = MODALITY_BED.num_decisions,
 ) -> Drives:
     """Drives from the first decision on, with the lights of the record.
 
@@ -95,7 +95,7 @@ def drive(
     """
     network = model.network(params)
 
-    def decide(carry: tuple[EgoState, Any], inputs: tuple[Array, Array, Array]):
+    def decide(carry: tuple[EgoMotion, Any], inputs: tuple[Array, Array, Array]):
         state, caches = carry
         light, step, key = inputs
         logits, caches = network.decide(caches, light, _ego_values(state), step, present)
@@ -124,12 +124,12 @@ def sample_token(
     return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
 
-def _first_state(tokens: SceneTokens) -> EgoState:
+def _first_state(tokens: SceneTokens) -> EgoMotion:
     ego = jnp.asarray(tokens.ego)[:, 0]
-    return EgoState(ego[:, :2], jnp.arctan2(ego[:, 3], ego[:, 2]), ego[:, 4])
+    return EgoMotion(ego[:, :2], jnp.arctan2(ego[:, 3], ego[:, 2]), ego[:, 4])
 
 
-def _ego_values(state: EgoState) -> Float[Array, "E 5"]:
+def _ego_values(state: EgoMotion) -> Float[Array, "E 5"]:
     return jnp.concatenate([state.xy, geometry.unit_vector(state.yaw), state.speed[:, None]], axis=-1)
 
 
@@ -151,15 +151,15 @@ def token_nll(
 
 def style_nll(nll: Float[Array, "E T"], situation: Situation) -> MetricValue:
     """Mean negative log-likelihood of the first decisions of drivers with the smallest or the largest acceleration."""
-    is_extreme = (situation.style == 0) | (situation.style == len(BED.styles) - 1)
-    return masked_value(jnp.mean(nll[:, : METRICS.num_style_decisions], axis=-1), is_extreme)
+    is_extreme = (situation.style == 0) | (situation.style == len(MODALITY_BED.styles) - 1)
+    return masked_value(jnp.mean(nll[:, : MODALITY_METRICS.num_style_decisions], axis=-1), is_extreme)
 
 
 @jax.jit
 def drive_metrics(drives: Drives, situation: Situation, middle: Float[Array, "E K 3"]) -> dict[str, MetricValue]:
     """The metrics of map, route, raster and lights, and the lateral error, of each drive.
 
-    - off_road: the box leaves the road between the closed lane and the line. Valid for drives that reach the end of the
+    - off_road: the box leaves the road between line and junction. Valid for drives that reach the end of the
       bend, or leave the road.
     - lateral_error: mean distance from the center of the open lane in the bend, m; for the same drives.
     - closed_lane: the box meets an obstacle.
@@ -177,22 +177,25 @@ def drive_metrics(drives: Drives, situation: Situation, middle: Float[Array, "E 
     states = drives.state
     position = jax.lax.map(lambda xy: project(middle, xy), states.xy)
     arc, lateral = position.arc, position.lateral
-    before_line = jax.lax.cummax(arc, axis=0) <= BED.line
-    in_bend = (arc >= BED.bend[0]) & (arc <= BED.bend[1]) & before_line
-    leaves = (jnp.abs(lateral) + BED.size[1] / 2 > METRICS.road_half_width) & before_line & (arc > BED.closed_range[1])
-    reached = jnp.any(arc >= BED.bend[1] - 1.0, axis=0) | jnp.any(leaves, axis=0)
-    goal = -BED.lane_offset * situation.closed.astype(jnp.float32)
+    before_junction = jax.lax.cummax(arc, axis=0) <= MODALITY_BED.junction[0]
+    in_bend = (arc >= MODALITY_BED.bend[0]) & (arc <= MODALITY_BED.bend[1]) & before_junction
+    beyond = jnp.abs(lateral) + MODALITY_BED.size[1] / 2 > MODALITY_METRICS.road_half_width
+    leaves = jnp.any(beyond & before_junction & (arc > MODALITY_BED.line), axis=0)
+    reached = jnp.any(arc >= MODALITY_BED.bend[1] - 1.0, axis=0) | leaves
+    goal = -MODALITY_BED.lane_offset * situation.closed.astype(jnp.float32)
     error = jnp.sum(jnp.where(in_bend, jnp.abs(lateral - goal[None]), 0.0), axis=0) / jnp.maximum(
         jnp.sum(in_bend, axis=0), 1
     ).astype(jnp.float32)
     entries = jax.lax.map(lambda now: closed_lane_entry(now, situation.closed), position)
-    on_road = ~jnp.any((jnp.abs(lateral) > METRICS.max_lateral) & before_line, axis=0)
+    far = jnp.abs(lateral) > MODALITY_METRICS.max_lateral
+    stays_to_line = ~jnp.any(far & (jax.lax.cummax(arc, axis=0) <= MODALITY_BED.line), axis=0)
+    stays_to_junction = ~jnp.any(far & before_junction, axis=0)
     return {
-        "off_road": flag(jnp.any(leaves, axis=0), reached),
+        "off_road": flag(leaves, reached),
         "lateral_error": masked_value(error, reached & jnp.any(in_bend, axis=0)),
-        "closed_lane": flag(jnp.any(entries, axis=0), jnp.ones_like(on_road)),
-        "red_light": _red_light(arc, situation, on_road),
-        "off_route": _off_route(states, arc, situation, on_road),
+        "closed_lane": flag(jnp.any(entries, axis=0), jnp.ones_like(leaves)),
+        "red_light": _red_light(arc, situation, stays_to_line),
+        "off_route": _off_route(states, arc, situation, stays_to_junction),
     }
 
 
@@ -204,31 +207,31 @@ def straight_middle(situation: Situation) -> Float[np.ndarray, "E K 3"]:
 
 def _red_light(arc: Float[Array, "S E"], situation: Situation, on_road: Bool[Array, " E"]) -> MetricValue:
     """Crossing of the line after a decision at red."""
-    decision = np.arange(arc.shape[0]) // BED.steps_per_token * BED.steps_per_token
-    is_red = situation.light.T[BED.first_step + decision] == STOP
-    crosses = (arc[:-1] < BED.line) & (arc[1:] >= BED.line)
-    meets = is_red & (arc > BED.line - 30.0) & (arc < BED.line)
+    decision = np.arange(arc.shape[0]) // MODALITY_BED.steps_per_token * MODALITY_BED.steps_per_token
+    is_red = situation.light.T[MODALITY_BED.first_step + decision] == STOP
+    crosses = (arc[:-1] < MODALITY_BED.line) & (arc[1:] >= MODALITY_BED.line)
+    meets = is_red & (arc > MODALITY_BED.line - 30.0) & (arc < MODALITY_BED.line)
     return flag(jnp.any(crosses & is_red[1:], axis=0), on_road & jnp.any(meets, axis=0))
 
 
 def _off_route(
-    states: EgoState, arc: Float[Array, "S E"], situation: Situation, on_road: Bool[Array, " E"]
+    states: EgoMotion, arc: Float[Array, "S E"], situation: Situation, on_road: Bool[Array, " E"]
 ) -> MetricValue:
     """Exit by the change of the heading in the junction."""
-    entered = jax.lax.cummax(arc, axis=0) >= BED.junction[0]
+    entered = jax.lax.cummax(arc, axis=0) >= MODALITY_BED.junction[0]
     distance = geometry.norm(jnp.diff(states.xy, axis=0, prepend=states.xy[:1]))
     driven = jnp.cumsum(jnp.where(entered, distance, 0.0), axis=0)
-    passed = driven >= METRICS.exit_distance
+    passed = driven >= MODALITY_METRICS.exit_distance
     start, end = jnp.argmax(entered, axis=0), jnp.argmax(passed, axis=0)
     turn = jnp.take_along_axis(states.yaw, end[None], axis=0) - jnp.take_along_axis(states.yaw, start[None], axis=0)
-    chosen = jnp.where(turn[0] > METRICS.exit_turn, 0, jnp.where(turn[0] < -METRICS.exit_turn, 2, 1))
+    chosen = jnp.where(turn[0] > MODALITY_METRICS.exit_turn, 0, jnp.where(turn[0] < -MODALITY_METRICS.exit_turn, 2, 1))
     return flag(chosen != situation.exit, on_road & jnp.any(passed, axis=0))
 
 
-def expert_drives(states: EgoState) -> Drives:
+def expert_drives(states: EgoMotion) -> Drives:
     """The drives of `modality_bed.drive_expert` from the first decision on."""
-    after = tree_index(states, slice(BED.first_step + 1, None))
-    return Drives(after, jnp.zeros((BED.num_decisions, states.yaw.shape[1]), jnp.int32))
+    after = tree_index(states, slice(MODALITY_BED.first_step + 1, None))
+    return Drives(after, jnp.zeros((MODALITY_BED.num_decisions, states.yaw.shape[1]), jnp.int32))
 
 
 def mean_value(value: MetricValue) -> float:

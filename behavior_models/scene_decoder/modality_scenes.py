@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from behavior_models.scene_decoder.modality_bed import (
-    BED,
-    SPACING,
-    EgoState,
+    MODALITY_BED,
+    ROAD_SPACING,
+    EgoMotion,
     Situation,
     draw_situations,
     drive_expert,
@@ -44,7 +44,7 @@ def raw_scenes(seed: int, count: int, noisy: bool = True) -> list[RawScene]:
 
 
 def _raw_scene(
-    name: str, row: Situation, log: EgoState, middles: Float[np.ndarray, "3 K 3"], seed: int, index: int
+    name: str, row: Situation, log: EgoMotion, middles: Float[np.ndarray, "3 K 3"], seed: int, index: int
 ) -> RawScene:
     """The scene of a drive."""
     rng = np.random.default_rng([seed, index, 1])
@@ -55,11 +55,11 @@ def _raw_scene(
         return np.concatenate([xy @ rotation.T + shift, np.full((*xy.shape[:-1], 1), height)], axis=-1)
 
     num_steps, exact = len(log.yaw), middles.astype(np.float64)
-    stop_point = to_world(_middle_at(exact[0], BED.line)[None, :2])
+    stop_point = to_world(_middle_at(exact[0], MODALITY_BED.line)[None, :2])
     return RawScene(
         scenario_id=name,
         timestamps=TIME_STEP * np.arange(num_steps),
-        current_step=BED.first_step,
+        current_step=MODALITY_BED.first_step,
         sdc_index=0,
         **_agents(row, log, exact[0], to_world, turn),
         **_map_fields(exact, to_world),
@@ -71,7 +71,7 @@ def _raw_scene(
     )
 
 
-def _agents(row: Situation, log: EgoState, middle: Float[np.ndarray, "K 3"], to_world: ToWorld, turn: float) -> dict:
+def _agents(row: Situation, log: EgoMotion, middle: Float[np.ndarray, "K 3"], to_world: ToWorld, turn: float) -> dict:
     """The sdc and the obstacles."""
     obstacles, num_steps = _obstacles(row, middle), len(log.yaw)
     rest = np.zeros((num_steps, len(obstacles)))
@@ -79,7 +79,9 @@ def _agents(row: Situation, log: EgoState, middle: Float[np.ndarray, "K 3"], to_
     xy = np.concatenate([log.xy[:, None], at_rest], axis=1).astype(np.float64)
     yaw = np.concatenate([log.yaw[:, None], rest + obstacles[:, 2]], axis=1).astype(np.float64) + turn
     speed = np.concatenate([log.speed[:, None], rest], axis=1).astype(np.float64)
-    sizes = np.array([BED.size, *[(BED.obstacle_size, BED.obstacle_size, 1.0)] * len(obstacles)])
+    sizes = np.array(
+        [MODALITY_BED.size, *[(MODALITY_BED.obstacle_size, MODALITY_BED.obstacle_size, 1.0)] * len(obstacles)]
+    )
     none = np.zeros(len(sizes), bool)
     return {
         "agent_id": np.arange(1, len(sizes) + 1),
@@ -95,24 +97,24 @@ def _agents(row: Situation, log: EgoState, middle: Float[np.ndarray, "K 3"], to_
 
 
 def _middle_at(middle: Float[np.ndarray, "K 3"], arc: float) -> Float[np.ndarray, " 3"]:
-    return middle[round(arc / SPACING)].copy()
+    return middle[round(arc / ROAD_SPACING)].copy()
 
 
 def _obstacles(row: Situation, middle: Float[np.ndarray, "K 3"]) -> Float[np.ndarray, "O 3"]:
     """Poses of the obstacles on the closed lane."""
-    arcs = np.linspace(*BED.closed_range, BED.num_obstacles)
+    arcs = np.linspace(*MODALITY_BED.closed_range, MODALITY_BED.num_obstacles)
     poses = np.stack([_middle_at(middle, arc) for arc in arcs])
-    poses[:, 1] += BED.lane_offset * int(row.closed)
+    poses[:, 1] += MODALITY_BED.lane_offset * int(row.closed)
     return poses
 
 
 def _map_fields(middles: Float[np.ndarray, "3 K 3"], to_world: ToWorld) -> dict:
     """Two lanes up to the junction, and two for each exit."""
-    split = round(BED.junction[0] / SPACING)
+    split = round(MODALITY_BED.junction[0] / ROAD_SPACING)
     behind = np.array([[-12.0, 0.0, 0.0], [-6.0, 0.0, 0.0]])
-    end = round(BED.map_length / SPACING) + 1
+    end = round(MODALITY_BED.map_length / ROAD_SPACING) + 1
     parts = [np.concatenate([behind, middles[0, : split + 1]]), *(middle[split:end] for middle in middles)]
-    lines = [_parallel(part[::2], side * BED.lane_offset) for part in parts for side in (-1, 1)]
+    lines = [_parallel(part[::2], side * MODALITY_BED.lane_offset) for part in parts for side in (-1, 1)]
     links = [(side, 2 * exit_index + side, SUCCESSOR) for exit_index in (1, 2, 3) for side in (0, 1)]
     return {
         "point_xyz": to_world(np.concatenate(lines)),
@@ -131,11 +133,11 @@ def _parallel(samples: Float[np.ndarray, "n 3"], offset: float) -> Float[np.ndar
 
 def _routes(middles: Float[np.ndarray, "3 K 3"], exit_index: int, to_world: ToWorld) -> RawRoutes:
     """The paths to the three exits, of which one is on route."""
-    samples = middles[:, : round(BED.map_length / SPACING) + 1 : 2, :2]
+    samples = middles[:, : round(MODALITY_BED.map_length / ROAD_SPACING) + 1 : 2, :2]
     shape = samples.shape[:2]
     return RawRoutes(
         xyz=to_world(samples),
-        arc_length=np.broadcast_to(2 * SPACING * np.arange(shape[1]), shape).copy(),
+        arc_length=np.broadcast_to(2 * ROAD_SPACING * np.arange(shape[1]), shape).copy(),
         valid=np.ones(shape, bool),
         on_route=np.arange(3) == exit_index,
     )

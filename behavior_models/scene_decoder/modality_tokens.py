@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from behavior_models.encoders.grid import Grid, box_masks, combine_masks, unpack_mask
-from behavior_models.scene_decoder.modality_bed import BED, nearest_token
+from behavior_models.scene_decoder.modality_bed import MODALITY_BED, nearest_token
 from waymax_sim import geometry
 from waymax_sim.datatypes.roadmap import LANE_TYPES
 from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
@@ -28,13 +28,15 @@ class ModalityTokenParams:
       piece_length: Length of a piece of a lane or of the route, m.
       max_map: Pieces of lanes.
       max_route: Pieces of the route.
+      separation: Distance between the candidate paths from which they differ, m.
       grid: Cells of the raster in front of the sdc.
       patch: Rows and columns of cells of a patch.
     """
 
     piece_length: float = 12.5
     max_map: int = 24
-    max_route: int = 8
+    max_route: int = 4
+    separation: float = 0.5
     grid: Grid = Grid(size=32, resolution=1.0, behind=0.0)
     patch: int = 16
 
@@ -47,6 +49,8 @@ class ModalityTokenParams:
 TOKENS = ModalityTokenParams()
 # Values of a piece: middle x and y (m), cosine and sine of its direction, change of direction (rad), length (m).
 NUM_PIECE_VALUES = 6
+# The last of them, for pieces of the route.
+NUM_ROUTE_VALUES = 2
 # Values of a light: stop, caution, go, unknown, and the stop point x and y (m).
 NUM_LIGHT_VALUES = 6
 # Values of the driver: x and y (m), cosine and sine of the heading, speed (m/s).
@@ -60,7 +64,7 @@ class SceneTokens:
     Attributes:
       map: Pieces of lanes.
       map_valid: Valid pieces.
-      route: Pieces of the path on route.
+      route: Changes of direction and lengths of the pieces of the path on route where the candidate paths differ.
       route_valid: Valid pieces.
       raster: Patches of the occupancy by other agents, 0 or 1.
       lights: The light at each decision.
@@ -71,7 +75,7 @@ class SceneTokens:
 
     map: Float[Array, "*lead M 6"]
     map_valid: Bool[Array, "*lead M"]
-    route: Float[Array, "*lead R 6"]
+    route: Float[Array, "*lead R 2"]
     route_valid: Bool[Array, "*lead R"]
     raster: Float[Array, "*lead P C"]
     lights: Float[Array, "*lead T 6"]
@@ -91,17 +95,20 @@ def scene_tokens(scenario: Scenario, params: ModalityTokenParams = TOKENS) -> Sc
       ValueError: The sdc has no record over all decisions, no path is on route, or there are too many pieces.
     """
     log, sdc = scenario.log, int(np.argmax(scenario.agents.is_sdc))
-    steps = BED.first_step + BED.steps_per_token * np.arange(-BED.num_history, BED.num_decisions + 1)
-    steps = steps + int(scenario.current_step) - BED.first_step
+    steps = MODALITY_BED.first_step + MODALITY_BED.steps_per_token * np.arange(
+        -MODALITY_BED.num_history, MODALITY_BED.num_decisions + 1
+    )
+    steps = steps + int(scenario.current_step) - MODALITY_BED.first_step
     if steps[0] < 0 or steps[-1] > int(scenario.last_step) or not np.asarray(log.valid)[steps, sdc].all():
         raise ValueError("the sdc needs a complete record of history and decisions")
     xy, yaw = np.asarray(log.xyz)[steps, sdc, :2], np.unwrap(np.asarray(log.yaw)[steps, sdc])
     velocity = np.asarray(log.velocity)[steps, sdc]
     speed = velocity[:, 0] * np.cos(yaw) + velocity[:, 1] * np.sin(yaw)
-    frame = _Frame(xy[BED.num_history], yaw[BED.num_history])
+    frame = _Frame(xy[MODALITY_BED.num_history], float(yaw[MODALITY_BED.num_history]))
     token = _motion_tokens(xy, yaw, speed)
-    now = slice(BED.num_history, -1)
-    route, route_valid = _pad(_pieces([_route(scenario)], frame, params), params.max_route, "route")
+    now = slice(MODALITY_BED.num_history, -1)
+    pieces = _pieces([_route(scenario, params)], frame, params)[:, -NUM_ROUTE_VALUES:]
+    route, route_valid = _pad(pieces, params.max_route, "route")
     lanes, lanes_valid = _pad(_pieces(_lanes(scenario), frame, params), params.max_map, "map")
     return SceneTokens(
         map=lanes,
@@ -110,9 +117,9 @@ def scene_tokens(scenario: Scenario, params: ModalityTokenParams = TOKENS) -> Sc
         route_valid=route_valid,
         raster=_raster(scenario, sdc, frame, params),
         lights=_lights(scenario, steps[now], frame),
-        history=token[: BED.num_history],
+        history=token[: MODALITY_BED.num_history],
         ego=_ego_values(frame(xy[now]), yaw[now] - frame.yaw, speed[now]),
-        label=token[BED.num_history :],
+        label=token[MODALITY_BED.num_history :],
     )
 
 
@@ -144,7 +151,7 @@ def _motion_tokens(
     distance = np.linalg.norm(np.diff(xy, axis=0), axis=-1)
     moves = distance > 0.1
     curvature = np.where(moves, np.diff(yaw) / np.where(moves, distance, 1.0), 0.0)
-    acceleration = np.diff(speed) / (BED.steps_per_token * TIME_STEP)
+    acceleration = np.diff(speed) / (MODALITY_BED.steps_per_token * TIME_STEP)
     return np.asarray(nearest_token(acceleration.astype(np.float32), curvature.astype(np.float32)))
 
 
@@ -157,13 +164,16 @@ def _lanes(scenario: Scenario) -> list[np.ndarray]:
     return [xy[valid & (feature == row)] for row in rows]
 
 
-def _route(scenario: Scenario) -> np.ndarray:
-    """The first path on route, x and y."""
+def _route(scenario: Scenario, params: ModalityTokenParams) -> np.ndarray:
+    """x and y of the first path on route, from the point on at which the candidate paths differ."""
     routes = scenario.routes
     if routes is None or not np.any(routes.on_route):
         raise ValueError("the scenario has no path on route")
-    row = int(np.argmax(routes.on_route))
-    return np.asarray(routes.xyz)[row, np.asarray(routes.valid)[row], :2]
+    row, xy, valid = int(np.argmax(routes.on_route)), np.asarray(routes.xyz)[..., :2], np.asarray(routes.valid)
+    distance = np.where(valid & valid[row], np.linalg.norm(xy - xy[row], axis=-1), 0.0)
+    differs = np.any(distance > params.separation, axis=0)
+    start = int(np.argmax(differs)) if differs.any() else 0
+    return xy[row, start:][valid[row, start:]]
 
 
 def _pieces(lines: list[np.ndarray], frame: _Frame, params: ModalityTokenParams) -> Float[np.ndarray, "n 6"]:
@@ -200,7 +210,7 @@ def _raster(scenario: Scenario, sdc: int, frame: _Frame, params: ModalityTokenPa
     now, size = int(scenario.current_step), np.asarray(scenario.agents.size)
     xy = frame(np.asarray(scenario.log.xyz)[now, :, :2]).astype(np.float32)
     yaw = (np.asarray(scenario.log.yaw)[now] - frame.yaw).astype(np.float32)
-    boxes = geometry.Boxes(*xy.T, np.cos(yaw), np.sin(yaw), size[:, 0] / 2, size[:, 1] / 2)
+    boxes = geometry.Boxes(xy[:, 0], xy[:, 1], np.cos(yaw), np.sin(yaw), size[:, 0] / 2, size[:, 1] / 2)
     valid = np.asarray(scenario.log.valid)[now] & (np.arange(len(yaw)) != sdc)
     return np.asarray(_draw(params, boxes, valid))
 

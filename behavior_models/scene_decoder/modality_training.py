@@ -1,10 +1,12 @@
 """Training of decoders of modalities: next motion tokens with dropout of modalities, and distillation."""
 
 import dataclasses
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Bool, Float, Key
 
@@ -148,3 +150,11 @@ def permute_lights(data: SceneTokens, key: Key[Array, ""]) -> SceneTokens:
     """The drives with the lights of other drives: a control, since these lights inform about nothing."""
     order = jax.random.permutation(key, data.lights.shape[0])
     return dataclasses.replace(data, lights=jnp.asarray(data.lights)[order])
+
+
+def parameter_checksum(params: Any) -> int:
+    """A number of 32 bits that depends on all bits of the parameters, by order, on the host (CRC-32)."""
+    checksum = 0
+    for leaf in jax.tree.leaves(params):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), checksum)
+    return checksum

@@ -34,10 +34,10 @@ class StyleParams:
     min_agents: int = 5
 
 
-STYLE = StyleParams()
+STYLE_PARAMS = StyleParams()
 
 
-def time_headway(snapshot: Snapshot, params: StyleParams = STYLE) -> MetricValue:
+def time_headway(snapshot: Snapshot, params: StyleParams = STYLE_PARAMS) -> MetricValue:
     """Distance to the leader, bumper to bumper, divided by the own speed, s.
 
     The leader is the nearest agent ahead whose box, moved along the own heading, would meet the own box, and whose
@@ -97,7 +97,7 @@ def window_means(values: MetricValue, num_steps: int, min_valid: int) -> tuple[M
     return mean(slice(None, num_steps)), mean(slice(-num_steps, None))
 
 
-def style_consistency(values: MetricValue, time_step: float, params: StyleParams = STYLE) -> MetricValue:
+def style_consistency(values: MetricValue, time_step: float, params: StyleParams = STYLE_PARAMS) -> MetricValue:
     """Correlation over agents of the means of a value in the first and in the last window of an episode.
 
     Agents that are absent in a window, or whose value is rarely valid there, do not count. Not valid with too few

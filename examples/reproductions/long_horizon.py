@@ -25,6 +25,7 @@ from behavior_models.traffic.idm import IDM
 from examples.reproductions.waymax_common import Criterion, table_line
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datasets.synthetic.long_scenes import LongSceneParams, corridor, long_scene
+from waymax_sim.datatypes.padding import common_lengths, pad
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Env, EnvConfig, Observation, Policy, rollout
 from waymax_sim.env.policy import observed_history_steps
@@ -132,21 +133,24 @@ def run(study: Study) -> dict[str, list[dict[str, float]]]:
     results.open({"scenes": f"long:{TEST}", "quick": study.quick})
     rows = results.rows()
     num_scenes = 1 if study.quick else study.scenes
-    for index in range(num_scenes):
-        missing = [name for name in arms if (name, index) not in rows]
-        if not missing:
-            continue
-        scenario = to_scenario(long_scene(TEST, index, params, corridor))
-        for name in missing:
+    for index, scenario in _padded_scenes(num_scenes, params):
+        for name in (name for name in arms if (name, index) not in rows):
             start = time.process_time()
-            env = _environment(arms[name])
             key = jax.random.fold_in(jax.random.key(TEST), index)
+            env = _environment(arms[name])
             values = jax.device_get(simulate(env, arms[name], scenario, key, params.num_steps - 11, style))
             row = {"arm": name, "scene": index} | {item: _plain(value) for item, value in values.items()}
             results.append([row | {"cpu_seconds": time.process_time() - start}])
             rows[name, index] = row
-            print(f"{name}, scene {index}: {time.process_time() - start:.0f} CPU s", flush=True)
+            print(f"{name}, scene {index}: {time.process_time() - start:.1f} CPU s", flush=True)
     return {name: [rows[name, index] for index in range(num_scenes)] for name in arms}
+
+
+def _padded_scenes(count: int, params: LongSceneParams) -> list[tuple[int, Scenario]]:
+    """Scenes of equal shapes, which share programs, with their numbers."""
+    scenarios = [to_scenario(long_scene(TEST, index, params, corridor)) for index in range(count)]
+    sizes = common_lengths(scenarios)
+    return [(index, pad(scenario, sizes)) for index, scenario in enumerate(scenarios)]
 
 
 def _environment(policy: Policy) -> Env:

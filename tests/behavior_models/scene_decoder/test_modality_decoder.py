@@ -13,14 +13,17 @@ from behavior_models.scene_decoder.modality_evaluation import drive, sample_toke
 from behavior_models.scene_decoder.modality_scenes import raw_scenes
 from behavior_models.scene_decoder.modality_tokens import MODALITIES, stack_tokens
 from behavior_models.scene_decoder.modality_training import (
+    ModalityBatch,
     ModalityTraining,
     ModalityTrainingConfig,
+    Teacher,
     parameter_checksum,
     permute_lights,
 )
 from behavior_models.training.saver import Saver
 from waymax_sim.datasets.scene import to_scenario
 
+pytestmark = pytest.mark.compile_heavy
 COUNT = 6
 SMALL = ModalityConfig(width=16, hidden=32, num_layers=2, num_heads=2, head_size=8)
 MODEL = ModalityModel(SMALL)
@@ -80,7 +83,7 @@ def test_absent_modalities_are_not_read(params, tokens):
         presence("lidar")
 
 
-@pytest.mark.parametrize("fusion", ["joint", "late"])
+@pytest.mark.parametrize("fusion", ["joint", pytest.param("late", marks=pytest.mark.slow)])
 def test_decisions_with_caches_are_those_of_all_tokens(tokens, fusion):
     model = ModalityModel(dataclasses.replace(SMALL, fusion=fusion, num_layers=1))
     params, present = model.init(jax.random.key(1)), presence("route", lead=(COUNT,))
@@ -137,6 +140,15 @@ def test_training_learns_and_replays_from_a_checkpoint(tmp_path, tokens):
     assert parameter_checksum(replayed.params) == parameter_checksum(state.params)
     changed = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1e-6), state.params)
     assert parameter_checksum(changed) != parameter_checksum(state.params)
+
+
+def test_a_student_of_itself_has_no_divergence(params, tokens):
+    training = ModalityTraining(MODEL, teacher=MODEL)
+    batch = ModalityBatch(tokens, ALL)
+    loss, scalars = jax.jit(training.loss)(params, batch, Teacher(params))
+    assert float(loss) == pytest.approx(0.5 * float(scalars["cross_entropy"]), rel=1e-5)
+    # Without the parameters of a teacher it learns from the labels.
+    assert float(jax.jit(training.loss)(params, batch)[0]) == pytest.approx(float(scalars["cross_entropy"]), rel=1e-5)
 
 
 def test_removed_modalities_are_absent_from_all_drives(tokens):

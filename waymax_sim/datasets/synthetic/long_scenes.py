@@ -39,11 +39,10 @@ DEFAULT_PARAMS = LongSceneParams()
 
 
 def corridor(rng: np.random.Generator) -> World:
-    """A straight road of about a kilometer with a lane in each direction, on which vehicles follow each other."""
+    """A straight road of a kilometer with a lane in each direction, on which vehicles follow each other."""
     world = World(vehicle_density=0.04, pedestrian_density=0.0)
     section = Section(1, 1, rng.uniform(12.0, 15.0), 3.6, 0.6, "shoulder", "shoulder")
-    half = rng.uniform(480.0, 540.0)
-    add_center_line(world, add_street(world, line_through((-half, 0.0), (half, 0.0)), section))
+    add_center_line(world, add_street(world, line_through((-500.0, 0.0), (500.0, 0.0)), section))
     return world
 
 

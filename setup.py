@@ -49,6 +49,7 @@ POLICIES = [
     "bc_sac = behavior_models.checkpoints:bc_sac",
     "ppo_selfplay = behavior_models.checkpoints:ppo_selfplay",
     "ppo_anchored = behavior_models.checkpoints:ppo_anchored",
+    "decoder-nano = behavior_models.checkpoints:decoder_nano",
 ]
 
 # Commands by name; see `waymax_sim.cli.commands`.
@@ -62,7 +63,16 @@ COMMANDS = [
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
 BENCH_ROWS = [
     f"{name} = behavior_models.bench:{name}"
-    for name in ("train_ppo", "train_bc", "train_sac", "observe_raster_ego", "observe_raster", "log_transitions")
+    for name in (
+        "train_ppo",
+        "train_bc",
+        "train_sac",
+        "observe_raster_ego",
+        "observe_raster",
+        "log_transitions",
+        "rollout80_decoder",
+        "rollout80_decoder_16",
+    )
 ]
 
 setup(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 import waymax_sim as ws
+from behavior_models.checkpoints import decoder_nano
 from behavior_models.encoders.drawing import Pose, RasterContent, rotate_back, to_frame
 from behavior_models.encoders.grid import Grid
 from behavior_models.encoders.raster import Raster
@@ -22,8 +23,12 @@ from behavior_models.reinforcement.sac import SAC, SACConfig
 from behavior_models.trainers.ppo import distribute_state
 from behavior_models.training.devices import device_mesh, put_on_devices
 from behavior_models.training.presets import GOAL_TASK, SHAPED_TASK
+from waymax_sim.datatypes.padding import pad_to_class
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env import Policy
 from waymax_sim.env.bank import ScenarioBank, build_bank
-from waymax_sim.pytree import Array
+from waymax_sim.evaluation.realism.evaluate import realism_env, simulate_rollouts
+from waymax_sim.pytree import Array, stack
 
 BANK_DATA = "synthetic:0:64"
 NUM_DECISIONS = 40  # decisions of an episode
@@ -31,6 +36,10 @@ NUM_DECISIONS = 40  # decisions of an episode
 WARM_UP_UPDATES = 3
 NUM_SCENES = 16  # scenarios of the row `observe_raster`
 LOGGED_SCENES = 8  # scenes of each driving task
+DECODER_DATA = "synthetic:0:40"  # scenes of the rows `rollout80_decoder`, of which those of one size are used
+DECODER_SLOTS = 64  # their slots of agents
+DECODER_ROLLOUTS = 32  # rollouts of a scene
+DECODER_STEPS = 80  # steps of a rollout
 
 
 def train_ppo() -> dict[str, Any]:
@@ -146,6 +155,38 @@ def log_transitions() -> dict[str, Any]:
     steps = float(simulator.run(actor, scenes, keys[0]).steps)
     calls = {"total": lambda index: jax.block_until_ready(simulator.run(actor, scenes, keys[index % len(keys)]))}
     return {"calls": calls, "agent_steps": steps, "batch": len(scenes.task)}
+
+
+def rollout80_decoder() -> dict[str, Any]:
+    """32 rollouts of 8 s of a scene with 64 slots, all agents by the released scene decoder."""
+    return _decoder_workload(1)
+
+
+def rollout80_decoder_16() -> dict[str, Any]:
+    """The same of 16 scenes, one after another in one program."""
+    return _decoder_workload(16)
+
+
+def _decoder_workload(num_scenes: int) -> dict[str, Any]:
+    """Rollouts of scenes of one size by the released scene decoder; agent-steps are those of present agents."""
+    policy = jax.device_put(decoder_nano())
+    scenes = [pad_to_class(scene) for scene in ws.load(DECODER_DATA, pad_to_bucket=False)]
+    scenes = [scene for scene in scenes if scene.num_agents == DECODER_SLOTS][:num_scenes]
+    repeated = [scenes[index % len(scenes)] for index in range(num_scenes)]
+    stacked = jax.device_put(stack(repeated))
+    env = realism_env(policy)
+
+    @jax.jit
+    def run(policy: Policy, scenes: Scenario, key: Any) -> Any:
+        def rollouts(scene: Scenario) -> Any:
+            return simulate_rollouts(env, policy, scene, key, DECODER_ROLLOUTS, DECODER_STEPS).yaw
+
+        return jax.lax.map(rollouts, scenes)
+
+    keys = [jax.random.key(index) for index in range(4)]
+    calls = {"total": lambda index: jax.block_until_ready(run(policy, stacked, keys[index % len(keys)]))}
+    present = sum(int(scene.log.valid[scene.current_step].sum()) for scene in repeated)
+    return {"calls": calls, "agent_steps": float(present * DECODER_ROLLOUTS * DECODER_STEPS), "batch": num_scenes}
 
 
 def _bank() -> ScenarioBank:

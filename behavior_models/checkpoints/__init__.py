@@ -5,6 +5,8 @@ from pathlib import Path
 from waymax_sim.env import Policy
 
 FOLDER = Path(__file__).parent
+# Temperature of the released scene decoder, chosen on `synthetic:101:12`.
+DECODER_TEMPERATURE = 0.7
 
 
 def bc() -> Policy:
@@ -37,6 +39,19 @@ def bc_sac() -> Policy:
     return _load("bc_sac")
 
 
+def decoder_nano(temperature: float = DECODER_TEMPERATURE, top_k: int = 48, nucleus: float = 1.0) -> Policy:
+    """Scene decoder: learned traffic of all agents.
+
+    Args:
+      temperature: Divisor of the logits; 0 selects the most likely motion.
+      top_k: Number of most likely motions that are sampled from, at most 64.
+      nucleus: Smallest probability that the sampled-from motions have together.
+    """
+    from behavior_models.scene_decoder.checkpoint import load_decoder, with_sampling
+
+    return with_sampling(load_decoder(FOLDER / "decoder-nano"), temperature, top_k, nucleus)
+
+
 # All of them, by the name that the command line resolves.
 RELEASED = {
     "bc": bc,
@@ -45,6 +60,7 @@ RELEASED = {
     "ppo_anchored": ppo_anchored,
     "sac": sac,
     "bc_sac": bc_sac,
+    "decoder-nano": decoder_nano,
 }
 
 

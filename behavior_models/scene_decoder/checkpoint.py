@@ -37,6 +37,23 @@ def decoder_policy(
     return DecoderPolicy(params, vocabulary, sampling or TokenSampling.create(), modalities, model)
 
 
+def with_sampling(policy: DecoderPolicy, temperature: float, top_k: int, nucleus: float) -> DecoderPolicy:
+    """The policy with other parameters of sampling.
+
+    Args:
+      policy: The policy.
+      temperature: See `TokenSampling`.
+      top_k: At most `DecoderPolicy.num_candidates`.
+      nucleus: See `TokenSampling`.
+
+    Raises:
+      ValueError: A value is out of range.
+    """
+    if top_k > policy.num_candidates:
+        raise ValueError(f"top_k={top_k} must be at most {policy.num_candidates}")
+    return dataclasses.replace(policy, sampling=TokenSampling.create(temperature, top_k, nucleus))
+
+
 def save_decoder(folder: str | os.PathLike, policy: DecoderPolicy, facts: dict[str, Any]) -> None:
     """Writes a scene decoder.
 

@@ -82,7 +82,7 @@ def mask_modalities(features: AgentFeatures, modalities: Modalities) -> AgentFea
 
 
 def _without_lights(stops: Float[Array, "*lead M F"], lights: Bool[Array, "*some"]) -> Float[Array, "*lead M F"]:
-    shown = stops[..., -NUM_LIGHT_GROUPS:] * _expand(lights, stops.ndim)
+    shown = stops[..., -NUM_LIGHT_GROUPS:] * _expand(lights, stops.ndim).astype(stops.dtype)
     return jnp.concatenate([stops[..., :-NUM_LIGHT_GROUPS], shown], axis=-1)
 
 

@@ -56,7 +56,7 @@ class Vocabulary:
 
     def class_mask(self, classes: Int[Array, "*n"]) -> Bool[Array, "*n V"]:
         """Tokens of the class of each agent."""
-        return classes[..., None] == jnp.asarray(self.token_class)
+        return classes[..., None] == self.token_class.reshape(*[1] * classes.ndim, -1)
 
 
 @pytree
@@ -93,8 +93,8 @@ def nearest_token(
 
 def encode(
     vocabulary: Vocabulary,
-    pose: Float[Array, "T+1 N 3"],
-    valid: Bool[Array, "T+1 N"],
+    pose: Float[Array, "S N 3"],
+    valid: Bool[Array, "S N"],
     classes: Int[Array, " N"],
     restart: int | None = None,
     closed_loop: bool = True,

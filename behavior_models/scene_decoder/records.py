@@ -23,6 +23,7 @@ from behavior_models.scene_decoder.scene_map import (
     stop_line_lights,
 )
 from waymax_sim.datasets.encoding.npz import read_npz_arrays
+from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.padding import pad_to_class
 from waymax_sim.datatypes.scenario import TIME_STEP, Scenario
 from waymax_sim.datatypes.signals import Signals
@@ -84,32 +85,55 @@ def record_scene(scenario: Scenario, num_slots: int = NUM_SLOTS, params: MapToke
     return jax.device_get(_record(pad_to_class(scenario), num_slots, params))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _record(scenario: Scenario, num_slots: int, params: MapTokenParams) -> SceneRecord:
-    first = scenario.current_step - NUM_HISTORY_TOKENS * SEGMENT_STEPS
-    steps = first + jnp.arange(STEPS_PER_RECORD)
-    is_recorded = (steps >= 0) & (steps <= scenario.last_step)
-    steps = jnp.clip(steps, 0, scenario.num_steps - 1)
-    log = tree_index(scenario.log, steps)
-    valid = log.valid & is_recorded[:, None] & scenario.agents.exists[None]
-    now = tree_index(scenario.log, scenario.current_step)
-    rows = _slots(valid, now.valid, num_slots)
+def record_arrays(scenario: Scenario, num_slots: int, params: MapTokenParams) -> SceneRecord:
+    """`record_scene` as a pure function, without padding to a size class.
+
+    Args:
+      scenario: The scenario.
+      num_slots: Slots of agents.
+      params: Numbers and sizes of map tokens.
+    """
+    log, valid, steps = _recorded_tracks(scenario)
+    rows = _slots(scenario, valid, num_slots)
     is_filled = jnp.arange(num_slots) < jnp.sum(jnp.any(valid, axis=0))
     valid = valid[:, rows] & is_filled[None]
     pose = jnp.where(valid[..., None], poses(log)[:, rows], 0.0)
-    light_steps = jnp.maximum(steps, scenario.current_step)[::SEGMENT_STEPS]
+    now = tree_index(scenario.log, scenario.current_step)
     tokens = scene_map(scenario.roadmap, scenario.graph, scenario.routes, now, params)
+    light_steps = jnp.maximum(steps, scenario.current_step)[::SEGMENT_STEPS]
     return SceneRecord(
         pose=pose,
         velocity=jnp.where(valid[..., None], log.velocity[:, rows], 0.0),
         valid=valid,
-        size=jnp.where(is_filled[:, None], scenario.agents.size[rows, :2], 0.0),
+        size=jnp.where(is_filled[:, None], jnp.asarray(scenario.agents.size)[rows, :2], 0.0),
         classes=class_index(jnp.asarray(scenario.agents.type)[rows]),
-        is_sdc=scenario.agents.is_sdc[rows] & is_filled,
+        is_sdc=jnp.asarray(scenario.agents.is_sdc)[rows] & is_filled,
         is_traveling=_travel(pose, valid) > MIN_TRAVEL,
         map=tokens,
         lights=stop_line_lights(tokens, _signals_at(scenario, light_steps)),
     )
+
+
+_record = functools.partial(jax.jit, static_argnums=(1, 2))(record_arrays)
+
+
+def record_slots(scenario: Scenario, num_slots: int) -> Int[Array, " A"]:
+    """Agents of the slots of a record: those present now first, then those with the longest tracks.
+
+    Args:
+      scenario: The scenario.
+      num_slots: Number of slots.
+    """
+    return _slots(scenario, _recorded_tracks(scenario)[1], num_slots)
+
+
+def _recorded_tracks(scenario: Scenario) -> tuple[AgentState, Bool[Array, "T N"], Int[Array, " T"]]:
+    """States at the steps of a record, their validity, and the steps."""
+    steps = scenario.current_step - NUM_HISTORY_TOKENS * SEGMENT_STEPS + jnp.arange(STEPS_PER_RECORD)
+    is_recorded = (steps >= 0) & (steps <= scenario.last_step)
+    steps = jnp.clip(steps, 0, scenario.num_steps - 1)
+    log = tree_index(scenario.log, steps)
+    return log, log.valid & is_recorded[:, None] & scenario.agents.exists[None], steps
 
 
 def _signals_at(scenario: Scenario, steps: Int[Array, " T"]) -> Signals:
@@ -117,8 +141,9 @@ def _signals_at(scenario: Scenario, steps: Int[Array, " T"]) -> Signals:
     return Signals(lights.lane_id, lights.state[steps], lights.stop_point[steps], lights.valid[steps])
 
 
-def _slots(valid: Bool[Array, "T N"], valid_now: Bool[Array, " N"], count: int) -> Int[Array, " A"]:
-    rank = 1000 * valid_now.astype(jnp.int32) + jnp.sum(valid, axis=0, dtype=jnp.int32)
+def _slots(scenario: Scenario, valid: Bool[Array, "T N"], count: int) -> Int[Array, " A"]:
+    valid_now = jnp.asarray(scenario.log.valid)[scenario.current_step] & scenario.agents.exists
+    rank = len(valid) * 2 * valid_now.astype(jnp.int32) + jnp.sum(valid, axis=0, dtype=jnp.int32)
     order = jnp.argsort(-rank, stable=True)
     return jnp.pad(order, (0, max(0, count - len(order))))[:count]
 

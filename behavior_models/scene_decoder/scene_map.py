@@ -4,6 +4,8 @@ All functions are pure and have static shapes: policies call them at the start o
 recorded scene.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -62,7 +64,7 @@ MAP_TOKENS = MapTokenParams()
 
 @pytree
 class Pieces:
-    """Directed pieces of a map.
+    """Directed pieces of a map. The leading axes are free.
 
     Attributes:
       pose: Midpoint and heading.
@@ -70,9 +72,9 @@ class Pieces:
       valid: False for padding.
     """
 
-    pose: Float[Array, "P 3"]
-    features: Float[Array, "P F"]
-    valid: Bool[Array, " P"]
+    pose: Float[Array, "*lead P 3"]
+    features: Float[Array, "*lead P F"]
+    valid: Bool[Array, "*lead P"]
 
 
 @pytree
@@ -91,7 +93,7 @@ class SceneMap:
     edges: Pieces
     stops: Pieces
     route: Pieces
-    light: Int[Array, " S"]
+    light: Int[Array, "*lead S"]
 
 
 def scene_map(
@@ -140,7 +142,8 @@ def stop_line_lights(scene: SceneMap, signals: Signals) -> Float[Array, "*lead S
     state = observed_states(signals)[..., jnp.maximum(scene.light, 0)]
     groups = [_is_in(state, states) for states in LIGHT_GROUPS]
     is_unknown = ~(groups[0] | groups[1] | groups[2])
-    one_hot = jnp.stack([*groups, is_unknown], axis=-1) & (scene.light >= 0)[:, None]
+    has_light = (scene.light >= 0).reshape(*[1] * (state.ndim - 1), -1, 1)
+    one_hot = jnp.stack([*groups, is_unknown], axis=-1) & has_light
     return one_hot.astype(jnp.float32)
 
 
@@ -166,10 +169,10 @@ def _feature_pieces(roadmap: RoadMap, params: MapTokenParams) -> Pieces:
 
 
 def _pieces_between(
-    xy: Float[Array, "P 2"],
+    xy: Float[Array, "M 2"],
     begin: Int[Array, " P"],
     end: Int[Array, " P"],
-    arc_length: Float[Array, " P"],
+    arc_length: Float[Array, " M"],
     valid: Bool[Array, " P"],
 ) -> Pieces:
     """Pieces from the points `begin` to the points `end` of polylines."""
@@ -203,7 +206,7 @@ def _route_pieces(routes: Routes | None, params: MapTokenParams) -> Pieces:
     xyz, valid = jnp.asarray(routes.xyz)[path], jnp.asarray(routes.valid)[path]
     length = jnp.max(jnp.where(valid, routes.arc_length[path], 0.0))
     arc_length = jnp.where(valid, routes.arc_length[path], jnp.inf)
-    points = jnp.arange(2 * params.num_route + 1) * (params.route_length / 2)
+    points = jnp.arange(2 * params.num_route + 1, dtype=jnp.float32) * (params.route_length / 2)
     x, y = (jnp.interp(points, arc_length, jnp.where(valid, xyz[:, axis], 0.0)) for axis in range(2))
     xy = jnp.stack([x, y], axis=-1)
     begin = 2 * jnp.arange(params.num_route)
@@ -229,9 +232,9 @@ def _nearest(pieces: Pieces, distance: Float[Array, " P"], count: int) -> tuple[
     padded = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)), pieces)
     negative, order = jax.lax.top_k(-jnp.pad(distance, (0, missing), constant_values=FAR_DISTANCE), count)
     valid = negative > -FAR_DISTANCE
-    selected = jax.tree.map(lambda leaf: leaf[order] * valid.reshape(-1, *[1] * (leaf.ndim - 1)), padded)
-    return Pieces(selected.pose, selected.features, valid), order
+    pose, features = (jnp.where(valid[:, None], leaf[order], 0.0) for leaf in (padded.pose, padded.features))
+    return Pieces(pose, features, valid), order
 
 
 def _is_in(values: Int[Array, "*n"], members: tuple[int, ...]) -> Bool[Array, "*n"]:
-    return jnp.any(values[..., None] == jnp.asarray(members), axis=-1)
+    return functools.reduce(jnp.logical_or, [values == member for member in members])

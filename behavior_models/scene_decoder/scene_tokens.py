@@ -38,7 +38,8 @@ class SceneTokenParams:
         passed before the next token.
       min_ahead: Shortest length of this motion, m.
       max_ahead: Its largest length, m.
-      lateral_weight: Weight of lateral distances relative to longitudinal ones.
+      lateral_weight: Weight of lateral distances relative to those beyond the motion.
+      ahead_weight: Weight of distances along the motion, which orders tokens of equal lateral distance.
     """
 
     num_lanes: int = 16
@@ -51,6 +52,7 @@ class SceneTokenParams:
     min_ahead: float = 3.0
     max_ahead: float = 40.0
     lateral_weight: float = 1.5
+    ahead_weight: float = 0.1
 
     def count(self, name: str) -> int:
         """Number of tokens of a set."""
@@ -124,13 +126,13 @@ def agent_features(
             is_candidate = is_candidate & now.is_sdc[rows][:, None]
         index, masks[name] = _select(pieces.pose, pose, ahead, is_candidate, params.count(name), params)
         relative = relative_pose(pieces.pose[index], pose[:, None])
-        parts = [_relative_features(relative), pieces.features[index]]
+        parts = [relative_features(relative), pieces.features[index]]
         sets[name] = jnp.concatenate([*parts, now.lights[index]] if name == "stops" else parts, axis=-1)
     is_other = now.valid[None] & (rows[:, None] != jnp.arange(len(now.valid))[None])
     index, masks["agents"] = _select(now.pose, pose, ahead, is_other, params.num_agents, params)
     sets["agents"] = _neighbor_features(now, index, pose, speed)
     sets = {name: jnp.clip(jnp.where(masks[name][..., None], value, 0.0), -8.0, 8.0) for name, value in sets.items()}
-    return AgentFeatures(_own_features(now, rows), sets, masks)
+    return AgentFeatures(own_features(now, rows), sets, masks)
 
 
 def _select(
@@ -143,8 +145,9 @@ def _select(
 ) -> tuple[Int[Array, "K M"], Bool[Array, "K M"]]:
     """The candidates nearest to the stretch ahead of each agent, and those within the radius."""
     local = geometry.to_frame(candidates[None, :, :2], pose[:, None, :2], pose[:, None, 2])
-    beyond = local[..., 0] - jnp.clip(local[..., 0], 0.0, ahead[:, None])
-    squared = beyond**2 + (params.lateral_weight * local[..., 1]) ** 2
+    within = jnp.clip(local[..., 0], 0.0, ahead[:, None])
+    squared = (local[..., 0] - within) ** 2 + (params.ahead_weight * within) ** 2
+    squared = squared + (params.lateral_weight * local[..., 1]) ** 2
     squared = jnp.where(mask, squared, FAR_DISTANCE**2)
     missing = max(0, count - squared.shape[1])
     squared = jnp.pad(squared, ((0, 0), (0, missing)), constant_values=FAR_DISTANCE**2)
@@ -152,7 +155,7 @@ def _select(
     return jnp.minimum(index, len(candidates) - 1), -negative < params.radius**2
 
 
-def _relative_features(relative: Float[Array, "K M 3"]) -> Float[Array, "K M 9"]:
+def relative_features(relative: Float[Array, "K M 3"]) -> Float[Array, "K M 9"]:
     """Features of poses in the frame of an agent: the same pose, and the agent in the frame of that pose."""
     x, y, heading = relative[..., 0], relative[..., 1], relative[..., 2]
     cos, sin = jnp.cos(heading), jnp.sin(heading)
@@ -172,11 +175,11 @@ def _neighbor_features(
     velocity = geometry.rotate(now.motion[index][..., :2] / SEGMENT_TIME, turn)
     closing = velocity[..., :1] - speed[:, None, None]
     kinds = jax.nn.one_hot(now.classes[index], NUM_CLASSES)
-    parts = [_relative_features(relative), velocity / 10, closing / 10, now.size[index] / 5, kinds]
+    parts = [relative_features(relative), velocity / 10, closing / 10, now.size[index] / 5, kinds]
     return jnp.concatenate(parts, axis=-1)
 
 
-def _own_features(now: AgentInstant, rows: Int[Array, " K"]) -> Float[Array, "K 11"]:
+def own_features(now: AgentInstant, rows: Int[Array, " K"]) -> Float[Array, "K 11"]:
     motion = now.motion[rows]
     speed = _speed(motion)[:, None]
     first = now.is_first[rows][:, None].astype(jnp.float32)

@@ -49,7 +49,7 @@ class VocabularyParams:
 
 def segments(
     pose: Float[np.ndarray, "T N 3"], valid: Bool[np.ndarray, "T N"], classes: Int[np.ndarray, " N"]
-) -> list[Float[np.ndarray, "S 5 3"]]:
+) -> list[Float[np.ndarray, "_ 5 3"]]:
     """All half seconds of tracks in the frames of their begins, by class.
 
     Args:
@@ -69,7 +69,7 @@ def _window_motion(pose: Float[Array, "T N 3"], windows: Int[Array, "W 6"]) -> F
 
 
 def build_vocabulary(
-    parts: list[list[Float[np.ndarray, "S 5 3"]]], params: VocabularyParams = VocabularyParams(), seed: int = 0
+    parts: list[list[Float[np.ndarray, "_ 5 3"]]], params: VocabularyParams = VocabularyParams(), seed: int = 0
 ) -> tuple[Vocabulary, dict[str, list[float]]]:
     """A vocabulary for segments, with the share of segments outside of the tolerance of all disks, by class.
 
@@ -132,9 +132,9 @@ def hull_tokens(moving: Float[np.ndarray, "S 5 3"], count: int, params: Vocabula
         inside = turn[(displacement >= low) & (displacement < high)]
         extreme = np.percentile(inside, params.extreme) if len(inside) else 0.0
         turns = [sign * scale * extreme for scale in params.hull_scales for sign in (1, -1)]
-        tokens += [arc((low + high) / 2, own) for own in turns]
+        tokens += [arc(float(low + high) / 2, float(own)) for own in turns]
     lengths = displacement.max() * np.linspace(*params.hull_displacements, count - len(tokens))
-    return np.stack(tokens + [arc(length, 0.0) for length in lengths])
+    return np.stack(tokens + [arc(float(length), 0.0) for length in lengths])
 
 
 def arc(displacement: float, turn: float) -> Float[np.ndarray, "5 3"]:

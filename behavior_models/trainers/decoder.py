@@ -10,9 +10,11 @@ import numpy as np
 
 import waymax_sim as ws
 from behavior_models.scene_decoder.checkpoint import decoder_policy, load_decoder, save_decoder
+from behavior_models.scene_decoder.closed_loop import ClosedLoopConfig, ClosedLoopTraining
 from behavior_models.scene_decoder.decoder import DecoderConfig, DecoderModel
 from behavior_models.scene_decoder.motion_tokens import Vocabulary, load_vocabulary, save_vocabulary
 from behavior_models.scene_decoder.policy import DecoderPolicy
+from behavior_models.scene_decoder.realism_reward import REALISM_ENV, RealismTraining
 from behavior_models.scene_decoder.records import (
     SceneRecord,
     load_records,
@@ -34,6 +36,8 @@ from behavior_models.trainers.options import DecoderOptions
 from behavior_models.training.devices import put_on_devices
 from behavior_models.training.loop import LoopConfig
 from behavior_models.training.presets import GOAL_TASK
+from waymax_sim.datatypes.padding import pad_to_class
+from waymax_sim.env.bank import build_bank
 from waymax_sim.pytree import stack, tree_index
 
 # Scenes of a file of records.
@@ -46,11 +50,15 @@ VOCABULARY_FILE = "vocabulary.npz"
 def train_decoder(options: DecoderOptions) -> DecoderPolicy:
     """Trains by cross entropy of the next motion tokens, from random parameters or from those of a policy."""
     open_folder(options)
-    records = stored_records(options.data, options.out / "scenes")
     start = None if options.start is None else load_decoder(options.start)
+    if start is not None and options.objective == "realism":
+        return _fine_tune(options, start, *_realism(options, start))
+    records = stored_records(options.data, options.out / "scenes")
+    if start is not None and options.objective != "tokens":
+        return _fine_tune(options, start, *_closed_loop(options, start, records))
     vocabulary = start.vocabulary if start else training_vocabulary(records, options.out / VOCABULARY_FILE)
     model = start.model if start else DecoderModel(DecoderConfig(vocabulary.sizes))
-    learner = DecoderTraining(model, training_config(options))
+    learner = DecoderTraining(model, training_config(options, DecoderTrainingConfig()))
     mesh = training_mesh(options) if options.seeds > 1 else None
     data = put_on_devices(jax.device_put(build_tracks(vocabulary, records, model.config.tokens)), mesh, True)
     step = compile_seeds(options, learner.train_step, mesh)
@@ -58,23 +66,60 @@ def train_decoder(options: DecoderOptions) -> DecoderPolicy:
     params = None if start is None else jax.device_put(start.params)
     state = compile_seeds(options, lambda key: learner.init(key, params), mesh)(keys)
     loop = LoopConfig(learner.config.num_steps, log_every=5, save_every=10)
-    state = run(
-        options,
-        GOAL_TASK,
-        state,
-        lambda state: step(state, data),
-        loop,
-        lambda params: _no_actor(),
-        evaluate=held_out_evaluation(options, model, vocabulary),
+    return _run(options, model, vocabulary, state, lambda state: step(state, data), loop)
+
+
+def training_config(options: DecoderOptions, config: DecoderTrainingConfig) -> DecoderTrainingConfig:
+    """The hyperparameters of the options.
+
+    Args:
+      options: Inputs and outputs.
+      config: The defaults of the objective.
+    """
+    return dataclasses.replace(
+        config,
+        label_smoothing=options.label_smoothing,
+        modality_dropout=options.modality_dropout,
+        num_steps=options.num_steps or config.num_steps,
+        learning_rate=options.learning_rate or config.learning_rate,
     )
+
+
+def _closed_loop(
+    options: DecoderOptions, start: DecoderPolicy, records: list[SceneRecord]
+) -> tuple[ClosedLoopTraining, Any]:
+    """The fine-tuning on visited states, and its data."""
+    choice = "closest" if options.objective == "cat-k" else "sample"
+    optimization = training_config(options, ClosedLoopTraining.optimization)
+    learner = ClosedLoopTraining(start.model, ClosedLoopConfig(choice, options.num_best), optimization)
+    return learner, (start.vocabulary, stack(records))
+
+
+def _realism(options: DecoderOptions, start: DecoderPolicy) -> tuple[RealismTraining, Any]:
+    """The fine-tuning with realism as reward, and its data."""
+    scenarios = ws.load(options.data, pad_to_bucket=False)
+    bank = build_bank([pad_to_class(scenario) for scenario in scenarios], REALISM_ENV)
+    learner = RealismTraining(start.model, optimization=training_config(options, RealismTraining.optimization))
+    return learner, (start.vocabulary, bank, start.params)
+
+
+def _fine_tune(
+    options: DecoderOptions, start: DecoderPolicy, learner: ClosedLoopTraining | RealismTraining, data: Any
+) -> DecoderPolicy:
+    """The fine-tuning of a decoder."""
+    device_data, step = jax.device_put(data), jax.jit(learner.train_step)
+    state = jax.jit(learner.init)(jax.random.key(options.seed), jax.device_put(start.params))
+    loop = LoopConfig(learner.optimization.num_steps, log_every=1, save_every=5)
+    return _run(options, start.model, start.vocabulary, state, lambda state: step(state, device_data), loop)
+
+
+def _run(
+    options: DecoderOptions, model: DecoderModel, vocabulary: Vocabulary, state: Any, step: Any, loop: LoopConfig
+) -> DecoderPolicy:
+    """The training with its evaluations, and the stored policy."""
+    evaluate = held_out_evaluation(options, model, vocabulary)
+    state = run(options, GOAL_TASK, state, step, loop, lambda params: _no_actor(), evaluate=evaluate)
     return save_policies(options, model, state.params, vocabulary)
-
-
-def training_config(options: DecoderOptions) -> DecoderTrainingConfig:
-    """The hyperparameters of the options."""
-    config = DecoderTrainingConfig(label_smoothing=options.label_smoothing, modality_dropout=options.modality_dropout)
-    rate = options.learning_rate or config.learning_rate
-    return dataclasses.replace(config, num_steps=options.num_steps or config.num_steps, learning_rate=rate)
 
 
 def stored_records(path: str, folder: Path) -> list[SceneRecord]:

@@ -263,6 +263,10 @@ class DecoderOptions(TrainingOptions):
 
     Attributes:
       start: Folder of a decoder whose parameters and motion tokens the training begins with.
+      objective: Cross entropy of the tokens of the log; of the tokens that lead back to it from states visited with the
+        closest of the most likely tokens (CAT-K) or with samples of them (top-k, a control); or realism as reward. All
+        but the first begin with a decoder.
+      num_best: Number K of most likely tokens of CAT-K and top-k.
       label_smoothing: Share of the probability of a label that is spread over all tokens of its class.
       modality_dropout: Probability that a track is trained without its route, lights, other agents, or history.
       learning_rate: Largest learning rate; by default that of the algorithm.
@@ -270,9 +274,19 @@ class DecoderOptions(TrainingOptions):
 
     LACKS = ("encoder", "envs", "bank_size", "baselines", "curriculum")
     start: Path | None = None
+    objective: Literal["tokens", "cat-k", "top-k", "realism"] = "tokens"
+    num_best: int = 6
     label_smoothing: float = 0.0
     modality_dropout: float = 0.15
     learning_rate: float | None = None
+
+    def check(self) -> None:
+        """See the base class; also raises a ValueError if a fine-tuning has no decoder to begin with."""
+        super().check()
+        if self.objective != "tokens" and self.start is None:
+            raise ValueError(f"--objective {self.objective} needs --start DIR, the folder of a trained decoder")
+        if self.objective != "tokens" and self.seeds > 1:
+            raise ValueError(f"--objective {self.objective} has one seed; run it again with --seed N")
 
 
 # Options that may differ in a resumed training.

@@ -152,9 +152,10 @@ def update_paths(observation: Observation, drivers: DriverState) -> tuple[Driver
     is_off_path = jnp.abs(position.lateral) > ROUTE_FOLLOWING.off_path_distance
     # A vehicle that faces backwards has turned off where the path does not lead.
     is_off_path = is_off_path | (jnp.abs(position.heading) > jnp.pi / 2)
-    remaining = drivers.path.length - ROUTE_FOLLOWING.replan_margin
-    # A path that ends at a dead end cannot be extended.
-    is_near_end = drivers.path.continues & (position.arc_length > remaining)
+    # A path that ends at a dead end cannot be extended, but one whose lanes are longer than its points can.
+    end, extent = drivers.path.length, drivers.path.spacing * (drivers.path.yaw.shape[-1] - 1)
+    has_more = drivers.path.continues | ((drivers.path.lanes[:, 0] >= 0) & (end > extent))
+    is_near_end = has_more & (position.arc_length > jnp.minimum(end, extent) - ROUTE_FOLLOWING.replan_margin)
     is_moving = geometry.norm(now.velocity) > VEHICLE_LIMITS.standstill_speed
     replans = is_moving & (~drivers.has_lane | is_off_path | is_near_end)
     # Searches at an interval bound the cost of agents that find no lane, for example on parking lots.

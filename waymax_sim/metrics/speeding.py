@@ -12,15 +12,13 @@ from waymax_sim.metrics.metric import MetricValue, Snapshot, masked_value
 MAX_LIMIT_DISTANCE = 3.0
 
 
-def speeding(snapshot: Snapshot) -> MetricValue:
-    """Speed of a vehicle or cyclist above the speed limit of its lane (m/s), 0 below the limit.
+def speed_limit(snapshot: Snapshot) -> MetricValue:
+    """Speed limit of the lane of a vehicle or cyclist, m/s.
 
     The lane is the nearest one that agrees with the heading, within 3 m. Its limit is that of the map, or where the map
     has none that of its type: 65 mph on freeways, 35 on streets, 15 elsewhere. Valid where there is such a lane.
-
-    Source: nuPlan, speed limit compliance. The logged future is not used.
     """
-    lanes, graph, agents = snapshot.scenario.lanes, snapshot.scenario.graph, snapshot.evaluated_agents
+    lanes, graph = snapshot.scenario.lanes, snapshot.scenario.graph
     segment, has_lane = snapshot.nearest_lane
     ends = segment_endpoints(lanes, segment)
     start, along, offset = ends[:, :3], ends[:, 3:] - ends[:, :3], snapshot.ground_points - ends[:, :3]
@@ -29,8 +27,19 @@ def speeding(snapshot: Snapshot) -> MetricValue:
     gap = snapshot.ground_points - start - part[:, None] * along
     is_near = geometry.norm(gap * jnp.asarray([1.0, 1.0, Z_STRETCH])[None]) <= MAX_LIMIT_DISTANCE
     limit = graph.speed_limit[segment_lane(lanes, segment)]
-    excess = jnp.maximum(geometry.norm(agents.velocity) - limit, 0.0)
-    return masked_value(excess, snapshot.is_wheeled & has_lane & is_near)
+    return masked_value(limit, snapshot.is_wheeled & has_lane & is_near)
+
+
+def speeding(snapshot: Snapshot) -> MetricValue:
+    """Speed of a vehicle or cyclist above the speed limit of its lane (m/s), 0 below the limit.
+
+    Valid where there is a lane, see `speed_limit`.
+
+    Source: nuPlan, speed limit compliance. The logged future is not used.
+    """
+    limit = snapshot.cached(speed_limit)
+    excess = jnp.maximum(geometry.norm(snapshot.evaluated_agents.velocity) - limit.value, 0.0)
+    return masked_value(excess, limit.valid)
 
 
 def speeding_time(snapshot: Snapshot) -> MetricValue:

@@ -155,7 +155,7 @@ def _agents(
     }
 
 
-def _feature_ids(count: int) -> Int[np.ndarray, " F"]:
+def feature_ids(count: int) -> Int[np.ndarray, " F"]:
     """Map ids that differ from rows, have gaps, and include ids that float32 cannot represent."""
     row = np.arange(count)
     return 101 + 13 * row + np.where(row % 3 == 2, 2**24, 0)
@@ -167,10 +167,10 @@ def map_fields(world: World, transform: WorldTransform) -> dict:
     return {
         "point_xyz": transform(np.concatenate(points)),
         "point_feature": np.repeat(np.arange(len(points)), [len(xyz) for xyz in points]),
-        "feature_id": _feature_ids(len(points)),
+        "feature_id": feature_ids(len(points)),
         "feature_type": np.array(types),
         "speed_limit": np.array(speeds),
-        "links": np.array(world.links).reshape(-1, 3),
+        "links": np.array(world.links, int).reshape(-1, 3),
     }
 
 
@@ -183,7 +183,7 @@ def _signals(world: World, sdc: Float[np.ndarray, "T 3"], transform: WorldTransf
     offset = stop[None, :, :2] - sdc[:, None, :2]
     is_near = np.hypot(offset[..., 0], offset[..., 1]) < MAX_LIGHT_DISTANCE
     return {
-        "signal_lane_id": _feature_ids(len(world.features))[rows],
+        "signal_lane_id": feature_ids(len(world.features))[rows],
         "signal_state": np.where(is_near, state, UNKNOWN_LIGHT),
         "signal_stop_point": np.broadcast_to(transform(stop), (NUM_STEPS, *stop.shape)).copy(),
         "signal_valid": np.ones((NUM_STEPS, len(rows)), bool),

@@ -11,7 +11,7 @@ from waymax_sim.datasets.synthetic.drivers import Driver, DriverObservation
 from waymax_sim.datasets.synthetic.paths import Paths, find_paths, interpolate
 from waymax_sim.datasets.synthetic.pedestrians import draw_pedestrians, traffic_stop_table
 from waymax_sim.datasets.synthetic.right_of_way import RightOfWay
-from waymax_sim.datasets.synthetic.vehicles import Vehicles, draw_sizes, draw_vehicles
+from waymax_sim.datasets.synthetic.vehicles import ENTRY_DISTANCE, Vehicles, draw_sizes, draw_vehicles
 from waymax_sim.datasets.synthetic.world import NUM_STEPS, NUM_WARM_UP_STEPS, World
 from waymax_sim.datatypes.agents import CYCLIST, PEDESTRIAN, VEHICLE
 from waymax_sim.datatypes.scenario import TIME_STEP
@@ -46,21 +46,31 @@ class TrafficLog:
     path: Int[np.ndarray, " N"]
 
 
-def simulate(world: World, driver: Driver, rng: np.random.Generator) -> TrafficLog:
+def simulate(
+    world: World,
+    driver: Driver,
+    rng: np.random.Generator,
+    *,
+    num_steps: int = NUM_STEPS,
+    entry_distance: float = ENTRY_DISTANCE,
+) -> TrafficLog:
     """Simulates a warm-up, then the steps of the log.
 
     Args:
       world: The world.
       driver: Driver model of vehicles and cyclists.
       rng: Source of the agents.
+      num_steps: Steps of the log, at most `MAX_NUM_STEPS`.
+      entry_distance: Distance before the border from which vehicles enter, m.
     """
     paths = find_paths(world, rng)
-    vehicles, pedestrians = draw_vehicles(world, paths, rng), draw_pedestrians(world, rng)
+    vehicles = draw_vehicles(world, paths, rng, entry_distance)
+    pedestrians = draw_pedestrians(world, rng)
     traffic_stops = traffic_stop_table(world)
     right_of_way = RightOfWay(world, paths, len(vehicles.arc))
     adjacent = lane_changes.adjacent_lanes(world)
     vehicle_states, pedestrian_states = [], []
-    for step in range(NUM_WARM_UP_STEPS + NUM_STEPS):
+    for step in range(NUM_WARM_UP_STEPS + num_steps):
         if step >= NUM_WARM_UP_STEPS:
             vehicle_states.append(
                 (vehicles.path.copy(), vehicles.arc.copy(), vehicles.speed, *_lateral_motion(vehicles))
@@ -159,9 +169,9 @@ def _build_log(
     pedestrian_size = np.round(PEDESTRIAN_SIZE * rng.uniform(0.88, 1.12, (walking_speed.shape[1], 3)), 3)
     parked_size, parked_pose = _park(world, rng)
     num_pedestrians, num_parked = len(pedestrian_size), len(parked_size)
-    zeros = np.zeros((NUM_STEPS, num_parked))
+    zeros = np.zeros((len(xyz), num_parked))
     size = np.concatenate([vehicles.size, pedestrian_size, parked_size])
-    parked_xyz = np.broadcast_to(parked_pose[:, :3], (NUM_STEPS, num_parked, 3))
+    parked_xyz = np.broadcast_to(parked_pose[:, :3], (len(xyz), num_parked, 3))
     xyz = np.concatenate([xyz, poses[..., :3], parked_xyz], axis=1)
     xyz[..., 2] += size[:, 2] / 2
     vehicle_type = np.where(vehicles.is_bike, CYCLIST, VEHICLE)

@@ -65,7 +65,9 @@ def draw_sizes(count: int, rng: np.random.Generator) -> Float[np.ndarray, "N 3"]
     return np.round(np.column_stack([length, width, height]), 3)
 
 
-def draw_vehicles(world: World, paths: Paths, rng: np.random.Generator) -> Vehicles:
+def draw_vehicles(
+    world: World, paths: Paths, rng: np.random.Generator, entry_distance: float = ENTRY_DISTANCE
+) -> Vehicles:
     """Draws vehicles at random positions on paths, by rejection sampling.
 
     Initial positions keep a gap to each other and are not on lanes that need the right of way.
@@ -74,9 +76,12 @@ def draw_vehicles(world: World, paths: Paths, rng: np.random.Generator) -> Vehic
       world: The world.
       paths: Its paths.
       rng: Source of randomness.
+      entry_distance: Distance before the border from which vehicles enter, m; their number grows with it.
     """
     lane_types = roadmap.LANE_TYPES[:3]
     lane_length = sum(SAMPLE_SPACING * len(xyz) for kind, xyz, _ in world.features if kind in lane_types)
+    mean_length = float(np.mean(paths.length))
+    lane_length *= (mean_length + entry_distance) / (mean_length + ENTRY_DISTANCE)
     num_cars = int(np.clip(world.vehicle_density * lane_length * rng.uniform(0.5, 1.3), MIN_VEHICLES, MAX_VEHICLES))
     num_cyclists = int(rng.integers(1, MAX_CYCLISTS + 1)) if paths.is_bike.any() else 0
     is_bike = np.arange(num_cars + num_cyclists) >= num_cars
@@ -94,7 +99,7 @@ def draw_vehicles(world: World, paths: Paths, rng: np.random.Generator) -> Vehic
             size[agent] = LARGE_VEHICLE_SIZES[rng.integers(len(LARGE_VEHICLE_SIZES))]
         for _ in range(PLACEMENT_ATTEMPTS if len(suitable) else 0):
             q = int(suitable[rng.integers(len(suitable))])
-            s = rng.uniform(-ENTRY_DISTANCE, paths.length[q] - EXIT_DISTANCE)
+            s = rng.uniform(-entry_distance, paths.length[q] - EXIT_DISTANCE)
             bumpers = s + (size[agent, 0] / 2 + 1.0) * np.array([-1.0, 1.0])
             if has_rule[paths.lane_at(np.full(2, q), bumpers)].any():
                 continue

@@ -14,7 +14,8 @@ from waymax_sim.datatypes.signals import ARROW_STOP, CAUTION, GO, STOP
 
 NUM_STEPS = 91  # steps of a scene, as in WOMD
 NUM_WARM_UP_STEPS = 60  # simulated steps before the first step of the scene
-NUM_LIGHT_STEPS = NUM_WARM_UP_STEPS + NUM_STEPS + 200  # steps of signal states; pedestrians look ahead
+MAX_NUM_STEPS = 1200  # steps of the longest scene
+NUM_LIGHT_STEPS = NUM_WARM_UP_STEPS + MAX_NUM_STEPS + 200  # steps of signal states; pedestrians look ahead
 YELLOW_TIME = 3.2  # s
 ALL_RED_TIME = 1.6  # s between yellow and the next green
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Key
 
@@ -58,6 +59,7 @@ def train(
     key: Key[Array, ""],
     config: BedTrainingConfig,
     report: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
+    params: Any = None,
 ) -> Any:
     """Trained parameters; of a key per seed [S], those of all seeds.
 
@@ -68,13 +70,14 @@ def train(
       key: Random key, or one for each seed.
       config: Hyperparameters.
       report: Called with the number of steps done, and the mean scalars since the last call.
+      params: Initial parameters; random by default.
     """
     optimizer = config.optimizer
 
     def begin(key: Key[Array, ""]) -> CloningState:
         init_key, key = jax.random.split(key)
-        params = init(init_key)
-        return CloningState(params, optimizer.init(params), key)
+        own = init(init_key) if params is None else jax.tree.map(jnp.asarray, params)
+        return CloningState(own, optimizer.init(own), key)
 
     def advance(state: CloningState) -> tuple[CloningState, dict[str, Array]]:
         return take_gradient_steps(state, draw, loss, optimizer, config.num_chunk_steps)

@@ -15,8 +15,8 @@ import optax
 from jaxtyping import Float, Int, Key
 
 from behavior_models.networks.return_conditioned import Context, ReturnConditionedModel
+from behavior_models.offline.behavior_cloning import CloningState, take_gradient_steps
 from behavior_models.offline.transitions import Decoder, Transitions
-from behavior_models.training.gradient_steps import CloningState, take_gradient_steps
 from waymax_sim.pytree import Array, pytree
 
 # Return to go, or its mean per remaining decision, which is stationary for rewards of every decision (RvS).

@@ -1,7 +1,6 @@
 """Behavior cloning of logged transitions of several tasks, with the networks of Scaled Q-learning."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +10,8 @@ from jaxtyping import Float, Key
 
 from behavior_models.networks.multi_task_q import MultiTaskQModel
 from behavior_models.offline.transitions import Decoder, OfflineSample, Transitions, find_starts, sample
-from waymax_sim.pytree import Array, pytree
+from behavior_models.training.gradient_steps import CloningState, take_gradient_steps
+from waymax_sim.pytree import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,50 +29,6 @@ class LoggedCloningConfig:
     num_gradient_steps: int = 250
     minibatch: int = 128
     learning_rate: float = 3e-4
-
-
-@pytree
-class CloningState:
-    """The state of training of a clone of logged actions.
-
-    Attributes:
-      params: Parameters of the network.
-      optimizer: State of the optimizer.
-      key: Random key of the following training steps.
-    """
-
-    params: Any
-    optimizer: Any
-    key: Key[Array, ""]
-
-
-def take_gradient_steps(
-    state: CloningState,
-    draw: Callable[[Key[Array, ""]], Any],
-    loss: Callable[[Any, Any], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]],
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-) -> tuple[CloningState, dict[str, Float[Array, ""]]]:
-    """Gradient steps on random batches; the next state and the means of the scalars.
-
-    Args:
-      state: The state.
-      draw: A batch of a random key.
-      loss: Loss and scalars of parameters and a batch.
-      optimizer: The optimizer.
-      num_steps: Number of gradient steps.
-    """
-    key, step_key = jax.random.split(state.key)
-
-    def gradient_step(carry: tuple[Any, Any], key: Key[Array, ""]):
-        params, optimizer_state = carry
-        (_, scalars), gradient = jax.value_and_grad(loss, has_aux=True)(params, draw(key))
-        change, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-        return (optax.apply_updates(params, change), optimizer_state), scalars
-
-    carry, keys = (state.params, state.optimizer), jax.random.split(step_key, num_steps)
-    (params, optimizer_state), scalars = jax.lax.scan(gradient_step, carry, keys)
-    return CloningState(params, optimizer_state, key), jax.tree.map(jnp.mean, scalars)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,8 @@ class ModalityBedParams:
       map_length: Length of the part of it that the map and the routes contain, m.
       start_speed: Range of the first speed, m/s.
       desired_speed: Speed on a free road, m/s.
+      reaction_distance: Distance to the stopping point from which drivers react to the light, m; the first decisions
+        are before it.
       stop_margin: Distance from the center of a waiting vehicle to the line, m.
       caution_time: Duration of caution, s.
       max_caution_braking: Braking above which drivers do not stop at caution, m/s^2.
@@ -69,6 +71,7 @@ class ModalityBedParams:
     map_length: float = 78.0
     start_speed: tuple[float, float] = (4.0, 6.0)
     desired_speed: float = 7.0
+    reaction_distance: float = 18.0
     stop_margin: float = 2.5
     caution_time: float = 2.0
     max_caution_braking: float = 3.0
@@ -305,7 +308,7 @@ def _expert_acceleration(
     gap = params.line - params.stop_margin - position.arc
     needed = state.speed**2 / (2.0 * jnp.maximum(gap, 0.3))
     stops = (light == STOP) | ((light == CAUTION) & (needed <= params.max_caution_braking))
-    stops &= (position.arc < params.line) & (gap < 30.0)
+    stops &= (position.arc < params.line) & (gap < params.reaction_distance)
     # The weakest braking that suffices, within rounding of the levels.
     braking = jnp.where(needed > 1.8, -4.0, jnp.where(needed > 0.9, -2.0, -1.0))
     braking = jnp.where(needed < 0.6, jnp.minimum(free, jnp.where(gap > 8.0, 0.5, 0.0)), braking)

@@ -149,8 +149,33 @@ def token_nll(
     return -jnp.take_along_axis(log_probs, jnp.asarray(tokens.label)[..., None], axis=-1)[..., 0]
 
 
+@functools.partial(jax.jit, static_argnames="model")
+def acceleration_nll(
+    model: ModalityModel, params: Any, tokens: SceneTokens, present: Bool[Array, "E 5"]
+) -> Float[Array, "E T"]:
+    """Negative log-likelihood of the accelerations of the record, summed over curvatures, nats.
+
+    Args:
+      model: The decoder.
+      params: Its parameters.
+      tokens: Drives.
+      present: Modalities that the decoder observes.
+    """
+    log_probs = jax.nn.log_softmax(model.network(params)(tokens, present))
+    num_curvatures = len(MODALITY_BED.curvatures)
+    by_acceleration = log_probs.reshape(*log_probs.shape[:-1], -1, num_curvatures)
+    marginal = jax.nn.logsumexp(by_acceleration, axis=-1)
+    row = jnp.asarray(tokens.label)[..., None] // num_curvatures
+    return -jnp.take_along_axis(marginal, row, axis=-1)[..., 0]
+
+
 def style_nll(nll: Float[Array, "E T"], situation: Situation) -> MetricValue:
-    """Mean negative log-likelihood of the first decisions of drivers with the smallest or the largest acceleration."""
+    """Mean over the first decisions, for drivers with the smallest or the largest acceleration.
+
+    Args:
+      nll: From `acceleration_nll`.
+      situation: Situations of the drives.
+    """
     is_extreme = (situation.style == 0) | (situation.style == len(MODALITY_BED.styles) - 1)
     return masked_value(jnp.mean(nll[:, : MODALITY_METRICS.num_style_decisions], axis=-1), is_extreme)
 

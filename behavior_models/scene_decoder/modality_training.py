@@ -10,10 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Key
 
-from behavior_models.offline.behavior_cloning import CloningState, take_gradient_steps
 from behavior_models.scene_decoder.distillation import DistillationConfig, distillation_loss, token_loss
 from behavior_models.scene_decoder.modality_decoder import ModalityModel
 from behavior_models.scene_decoder.modality_tokens import MODALITIES, SceneTokens
+from behavior_models.training.gradient_steps import CloningState, take_gradient_steps
 from waymax_sim.pytree import Array, pytree, tree_index
 
 

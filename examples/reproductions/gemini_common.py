@@ -13,6 +13,7 @@ import numpy as np
 from behavior_models.scene_decoder.modality_bed import Situation, draw_situations
 from behavior_models.scene_decoder.modality_decoder import ModalityConfig, ModalityModel, presence
 from behavior_models.scene_decoder.modality_evaluation import (
+    acceleration_nll,
     drive,
     drive_metrics,
     straight_middle,
@@ -205,7 +206,8 @@ def evaluate(
         nll = token_nll(model, params, bed.tokens, present)
         drives = drive(model, params, bed.tokens, present, jax.random.key(seed), 1.0)
         values = drive_metrics(drives, bed.situation, straight_middle(bed.situation))
-        values["style_nll"] = style_nll(nll, bed.situation)
+        accelerations = acceleration_nll(model, params, bed.tokens, present)
+        values["style_nll"] = style_nll(accelerations, bed.situation)
         arrays = {
             f"{metric}/{field}": np.asarray(getattr(item, field))
             for metric, item in values.items()

@@ -1,11 +1,11 @@
 """Rollouts of a minute with tens of agents that appear and leave, and the consistency of their driving style.
 
-    python -m examples.reproductions.long_horizon --out runs/long [--quick] [--policy decoder-nano]
+    python -m examples.reproductions.long_horizon --out runs/long [--quick] [--policy decoder=runs/decoder/policy]
 
 On `long_scenes`, per scene the correlation over agents of the mean time headway, and of the mean ratio of speed and
 limit, in the first and in the last 20 s: of the traffic that generated the scene, of rule-based drivers with persistent
-parameters, of the same with parameters that are drawn again halfway (control), and of policies. Rows in the folder are
-used again.
+parameters, of the same with parameters that are drawn again halfway (control), and of policies; a scene decoder is also
+simulated without the tokens of its past (control). Rows in the folder are used again.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import tyro
 from jaxtyping import Int, Key
 
 from behavior_models.baselines.log_replay import LogReplay
+from behavior_models.scene_decoder.policy import DecoderPolicy
 from behavior_models.traffic.idm import IDM
 from examples.reproductions.waymax_common import Criterion, table_line
 from waymax_sim.datasets.scene import to_scenario
@@ -38,6 +39,7 @@ from waymax_sim.results_dir import ResultsDir
 TEST = 901
 # Step at which no scene arrives.
 NEVER = 10**6
+CONTROL_SUFFIX = " without its past (control)"
 NAMES = tuple(metric.name for metric in LONG_HORIZON_METRICS)
 
 
@@ -49,7 +51,7 @@ class Study:
       out: Folder of the rows.
       quick: One short scene, to see that all parts run.
       scenes: Number of scenes.
-      policy: Names of further policies.
+      policy: Further policies, as a name or folder, or as NAME=FOLDER.
     """
 
     out: Path
@@ -128,7 +130,7 @@ def run(study: Study) -> dict[str, list[dict[str, float]]]:
         "rule-based drivers": RedrawnIDM(jnp.asarray(NEVER)),
         "parameters drawn again halfway (control)": RedrawnIDM(jnp.asarray(middle)),
     }
-    arms |= {name: resolve_policy(name) for name in study.policy}
+    arms |= _policy_arms(study.policy)
     results = ResultsDir(study.out, ("arm", "scene"))
     results.open({"scenes": f"long:{TEST}", "quick": study.quick})
     rows = results.rows()
@@ -144,6 +146,20 @@ def run(study: Study) -> dict[str, list[dict[str, float]]]:
             rows[name, index] = row
             print(f"{name}, scene {index}: {time.process_time() - start:.1f} CPU s", flush=True)
     return {name: [rows[name, index] for index in range(num_scenes)] for name in arms}
+
+
+def _policy_arms(names: tuple[str, ...]) -> dict[str, Policy]:
+    """Policies by name, scene decoders without the tokens of their past included."""
+    arms: dict[str, Policy] = {}
+    for text in names:
+        name, _, spec = text.rpartition("=")
+        policy = resolve_policy(spec)
+        arms[name or spec] = policy
+        if isinstance(policy, DecoderPolicy):
+            # Modalities are leaves, so both share a program.
+            modalities = dataclasses.replace(policy.modalities, history=jnp.zeros_like(policy.modalities.history))
+            arms[f"{name or spec}{CONTROL_SUFFIX}"] = dataclasses.replace(policy, modalities=modalities)
+    return arms
 
 
 def _padded_scenes(count: int, params: LongSceneParams) -> list[tuple[int, Scenario]]:
@@ -189,9 +205,14 @@ def find_criteria(rows: dict[str, list[dict[str, Any]]]) -> list[Criterion]:
         criteria += [Criterion(f"L5 {name}: consistency of the {truth}, lower bound", interval(reference)[1], low=0.3)]
         difference = column(rows[drivers], name) - column(rows[control], name)
         criteria += [Criterion(f"L5 {name}: drivers minus control, lower bound", interval(difference)[1], low=1e-9)]
-        for policy in (drivers, *policies):
+        for policy in (drivers, *(name for name in policies if not name.endswith(CONTROL_SUFFIX))):
             share = float(np.mean(column(rows[policy], name)) / np.mean(reference))
             criteria += [Criterion(f"L5 {name}: {policy} over the {truth}", share, low=0.8)]
+            if (blind := f"{policy}{CONTROL_SUFFIX}") in rows:
+                change = interval(column(rows[policy], name) - column(rows[blind], name))[1]
+                criteria += [
+                    Criterion(f"L5 {name}: {policy} minus itself without its past, lower bound", change, low=1e-9)
+                ]
     return criteria
 
 

@@ -35,7 +35,7 @@ class LongSceneParams:
     max_agents: int = 64
 
 
-DEFAULT_PARAMS = LongSceneParams()
+LONG_SCENE_PARAMS = LongSceneParams()
 
 
 def corridor(rng: np.random.Generator) -> World:
@@ -49,7 +49,7 @@ def corridor(rng: np.random.Generator) -> World:
 def long_scene(
     seed: int,
     index: int = 0,
-    params: LongSceneParams = DEFAULT_PARAMS,
+    params: LongSceneParams = LONG_SCENE_PARAMS,
     layout: Layout = corridor,
     driver: Driver = idm_acceleration,
 ) -> RawScene:

@@ -58,14 +58,35 @@ class ObservationNetwork:
     Attributes:
       spec: Content of the encoded observations.
       network: Size.
+      hidden: Widths of fully connected layers after it.
     """
 
     spec: ObservationSpec
     network: NetworkConfig = NetworkConfig()
+    hidden: tuple[int, ...] = ()
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder with random parameters."""
-        return build_encoder(self.spec, self.network, rngs=rngs)
+        encoder = build_encoder(self.spec, self.network, rngs=rngs)
+        return LayeredEncoder(encoder, self.hidden, rngs=rngs) if self.hidden else encoder
+
+
+class LayeredEncoder(nnx.Module):
+    """An encoder and fully connected layers.
+
+    Args:
+      encoder: The encoder.
+      widths: Widths of the layers.
+      rngs: Random streams of the initial parameters.
+    """
+
+    def __init__(self, encoder: Any, widths: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.encoder = encoder
+        self.layers = MLP(encoder.num_outputs, widths, rngs=rngs)
+        self.num_outputs = widths[-1]
+
+    def __call__(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead E"]:
+        return self.layers(self.encoder(rows).astype(jnp.float32))
 
 
 class MLP(nnx.Module):

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Float, Int, Key
 
 from behavior_models.networks.multi_task_q import MultiTaskQModel
+from behavior_models.offline.behavior_cloning import decaying_rate
 from behavior_models.offline.diagnostics import effective_rank, end_mass, feature_scalars
 from behavior_models.offline.dr3 import dr3
 from behavior_models.offline.transitions import (
@@ -53,11 +54,14 @@ class ScaledQConfig:
       minibatch: Transitions per gradient step.
       num_steps: Decisions of a multi-step return.
       discount: Discount factor per decision.
+      reward_scale: Factor of the rewards, and so of the values and of their support. The conservative term compares
+        values on an absolute scale: that of Kumar et al. are returns of about 10.
       balanced: Whether tasks are equally probable in a sample; otherwise transitions.
       time_limit: Value after an episode that was cut: that of its last observation, or 0.
       target_period: Gradient steps between two changes of the target network.
       target_rate: Share of the difference to the parameters by which the target network moves; 1 for a copy.
       learning_rate: Learning rate of Adam.
+      final_rate: Share of it at the last gradient step, reached linearly.
       adam_epsilon: Added to the root of the second moment in Adam.
       max_gradient_norm: Larger gradients are scaled down.
       cql_weight: Weight of the conservative term, alpha; 0.05 to 0.1 in the paper and its code.
@@ -76,11 +80,13 @@ class ScaledQConfig:
     minibatch: int = 128
     num_steps: int = 1
     discount: float = 0.95
+    reward_scale: float = 1.0
     balanced: bool = True
     time_limit: Literal["bootstrap", "terminal"] = "bootstrap"
     target_period: int = 500
     target_rate: float = 1.0
     learning_rate: float = 3e-4
+    final_rate: float = 1.0
     adam_epsilon: float = 1e-8
     max_gradient_norm: float = math.inf
     cql_weight: float = 0.1
@@ -190,7 +196,7 @@ class ScaledQLearning:
     def sample(
         self, data: Transitions, starts: TransitionStarts, key: Key[Array, ""], num_samples: int
     ) -> OfflineSample:
-        """Random transitions.
+        """Random transitions with scaled rewards.
 
         Args:
           data: Logged transitions.
@@ -199,7 +205,7 @@ class ScaledQLearning:
           num_samples: B.
         """
         config = self.config
-        return sample(
+        batch = sample(
             data,
             key,
             num_samples,
@@ -210,6 +216,8 @@ class ScaledQLearning:
             time_limit=config.time_limit,
             decode=self.decode,
         )
+        scaled = {name: config.reward_scale * getattr(batch, name) for name in ("reward", "return_to_go")}
+        return dataclasses.replace(batch, **scaled)
 
     def update(self, state: ScaledQState, batch: OfflineSample) -> tuple[ScaledQState, Scalars]:
         """One gradient step, and a change of the target network if it is due."""
@@ -314,8 +322,10 @@ class ScaledQLearning:
     @property
     def _optimizer(self) -> optax.GradientTransformation:
         config = self.config
+        num_steps = config.num_updates * config.num_gradient_steps
+        rate = decaying_rate(config.learning_rate, config.final_rate, num_steps)
         clip = optax.clip_by_global_norm(config.max_gradient_norm)
-        return optax.chain(clip, optax.adam(config.learning_rate, eps=config.adam_epsilon))
+        return optax.chain(clip, optax.adam(rate, eps=config.adam_epsilon))
 
 
 def with_new_heads(model: MultiTaskQModel, params: Any, key: Key[Array, ""]) -> Any:

@@ -157,6 +157,11 @@ class MultiTaskQModel:
         """Task of each of the R outputs."""
         return np.repeat(np.arange(self.num_tasks, dtype=np.int32), np.array(self.masks).sum(axis=1))
 
+    def task_rows(self, task: int) -> tuple[int, int]:
+        """Position of the first output of a task, and number of its outputs."""
+        counts = [sum(mask) for mask in self.masks]
+        return sum(counts[:task]), counts[task]
+
     @property
     def num_atoms(self) -> int:
         """Outputs M per action."""
@@ -233,6 +238,19 @@ class MultiTaskQ(nnx.Module):
         outputs = self.heads(features)
         return outputs.reshape(*outputs.shape[:-1], -1, self.model.num_atoms)
 
+    def task_raw(self, features: Float[Array, "*lead F"], task: int) -> Float[Array, "*lead L M"]:
+        """The outputs of one task alone, from `features`: a part of `raw`."""
+        first, count = self.model.task_rows(task)
+        columns = slice(first * self.model.num_atoms, (first + count) * self.model.num_atoms)
+        outputs = features @ self.heads.kernel[...][:, columns]
+        assert self.heads.bias is not None
+        outputs = outputs + self.heads.bias[...][columns].reshape(*(1 for _ in features.shape[:-1]), -1)
+        return outputs.reshape(*outputs.shape[:-1], count, self.model.num_atoms)
+
+    def expected(self, raw: Float[Array, "*lead M"]) -> Float[Array, "*lead"]:
+        """Values from outputs."""
+        return self.model.support.mean(raw) if self.model.is_distributional else raw[..., 0]
+
     def values(self, raw: Float[Array, "*lead R M"], task: Int[Array, "*lead"]) -> Float[Array, "*lead R"]:
         """Values from `raw`; `NO_ACTION` for the outputs of other tasks.
 
@@ -240,7 +258,7 @@ class MultiTaskQ(nnx.Module):
           raw: Outputs.
           task: Index of the task.
         """
-        values = self.model.support.mean(raw) if self.model.is_distributional else raw[..., 0]
+        values = self.expected(raw)
         rows = jnp.asarray(self.model.row_tasks).reshape(*(1 for _ in task.shape), -1)
         return jnp.where(rows == task[..., None], values, NO_ACTION)
 

@@ -28,12 +28,12 @@ from waymax_sim.datatypes.signals import GO_STATES, STOP_STATES
 RECORDED_TASKS = ("following", "red_light")
 # Shortest path of an ego, largest speed at the start, m/s, and length of the straight end of a route, m.
 MIN_PATH = 20.0
-MAX_SPEED = 13.0
+MAX_START_SPEED = 13.0
 ROUTE_END = 240.0
 PATH_SPACING = 2.0  # m
 # Distance of a leader, lateral distance from the route, m, and speed, m/s.
 LEADER_RANGE = (6.0, 45.0)
-MAX_LATERAL = 1.0
+MAX_LEADER_LATERAL = 1.0
 MIN_LEADER_SPEED = 2.0
 # Arc length of a stop line, m, lateral distance of its stop point, m, and latest begin of green, s.
 LINE_RANGE = (8.0, 80.0)
@@ -73,7 +73,7 @@ def find_following(scenario: Scenario) -> TaskScene | None:
         at, lateral = _project(scene.route, mover.track[CURRENT_STEP][None])
         speed = np.hypot(*(mover.track[CURRENT_STEP] - mover.track[CURRENT_STEP - 1])) / TIME_STEP
         later, _ = _project(scene.route, mover.track[CURRENT_STEP + 10][None])
-        in_range = LEADER_RANGE[0] <= at[0] <= LEADER_RANGE[1] and lateral[0] <= MAX_LATERAL
+        in_range = LEADER_RANGE[0] <= at[0] <= LEADER_RANGE[1] and lateral[0] <= MAX_LEADER_LATERAL
         if in_range and speed >= MIN_LEADER_SPEED and later[0] > at[0] and not mover.is_pedestrian:
             return scene
     return None
@@ -106,7 +106,7 @@ def _scene(scenario: Scenario) -> TaskScene | None:
     position, last = _to_ego(scenario), int(scenario.last_step) + 1
     own = position(xy[current:last, ego[0]][valid[current:last, ego[0]]])
     speed = float(np.hypot(*np.asarray(scenario.log.velocity)[current, ego[0]]))
-    if len(own) < 2 or arc_length(own)[-1] < MIN_PATH or speed > MAX_SPEED:
+    if len(own) < 2 or arc_length(own)[-1] < MIN_PATH or speed > MAX_START_SPEED:
         return None
     others = np.flatnonzero(valid[current] & ~np.asarray(scenario.agents.is_sdc))
     distance = np.hypot(*(xy[current, others] - xy[current, ego[0]]).T)

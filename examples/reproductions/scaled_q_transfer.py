@@ -21,14 +21,18 @@ from behavior_models.offline.scaled_q_learning import ScaledQLearning, with_new_
 from behavior_models.offline.stored_set import StoredSet
 from behavior_models.offline.task_policy import load_task_policy
 from behavior_models.offline.tasks import HELD_OUT_TASKS
-from examples.reproductions.scaled_q_learning import GRADES, OWN
+from examples.reproductions.scaled_q_learning import BEHAVIORS, OWN
 from examples.reproductions.scaled_q_runs import Arm, find_actor, log_scores, log_tasks, make_evaluation, slug, train
 from examples.reproductions.scaled_q_statistics import Resamples
 from examples.reproductions.waymax_common import Criterion, table_line
 
 NUM_TRANSITIONS = 2_000
 NUM_LOG_SCENES = 128
-TUNED, FROZEN, SCRATCH, CONTROL = "fine-tuned", "frozen encoder", "from scratch", "frozen random encoder (control)"
+# Names of arms.
+TUNED = "fine-tuned"
+FROZEN = "frozen encoder"
+SCRATCH = "from scratch"
+CONTROL = "frozen random encoder (control)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Study:
     """
 
     out: Path
-    num_scenes: int = 120
+    num_scenes: int = 60
     num_updates: int = 6
     seeds: int = 3
     quick: bool = False
@@ -58,7 +62,7 @@ def main(study: Study) -> None:
     logs = {}
     for task in HELD_OUT_TASKS:
         count = 200 if study.quick else NUM_TRANSITIONS
-        logs[task] = log_tasks(folder / "log" / task, (task,), GRADES["suboptimal"], count, NUM_LOG_SCENES)
+        logs[task] = log_tasks(folder / "log" / task, (task,), BEHAVIORS["suboptimal"], count, NUM_LOG_SCENES)
         evaluations[task] = make_evaluation((task,), study.num_scenes)
     scores = {}
     for name in (TUNED, FROZEN, SCRATCH, CONTROL):

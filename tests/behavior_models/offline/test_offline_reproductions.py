@@ -54,8 +54,9 @@ def run_scores(mean: float, num_tasks: int = 4) -> np.ndarray:
 def scaled_results(**means: float) -> dict[str, dict[str, np.ndarray]]:
     """Scores that satisfy all criteria, apart from the given arms of the suboptimal log."""
     default = {"data": 0.5, "cloning": 0.55, "return-conditioned cloning": 0.6, "permuted rewards (control)": 0.2}
+    default |= {"permuted rewards of mean 0 (control)": 0.1}
     default |= {"squared error": 0.6, "not normalized": 0.6, "Scaled Q-learning": 0.8}
-    for position, size in enumerate((1, 2, 4), 1):
+    for position, size in enumerate((1, 3), 1):
         default |= {f"Scaled Q-learning, size {size}": 0.4 + 0.1 * position}
         default |= {f"squared error, not normalized, size {size}": 0.3 + 0.02 * position}
     default |= {"squared error, not normalized": 0.38}
@@ -74,13 +75,13 @@ def failed_criteria(**means: float) -> list[str]:
 
 def test_criteria_of_scaled_q_learning():
     assert failed_criteria() == []
-    assert failed_criteria(**{"permuted rewards (control)": 0.7}) == ["control: gain of permuted rewards over cloning"]
+    assert failed_criteria(**{"permuted rewards (control)": 0.7}) == ["gain of permuted rewards (control) over cloning"]
     assert failed_criteria(cloning=0.82) == [
         "Q1 gain over cloning",
         "Q1 lower 95 % bound of the gain over cloning",
     ]
     # A slope that is not positive has no share.
-    assert len(failed_criteria(**{"Scaled Q-learning, size 1": 0.9, "Scaled Q-learning, size 2": 0.9})) == 2
+    assert len(failed_criteria(**{"Scaled Q-learning, size 1": 0.9, "Scaled Q-learning, size 3": 0.9})) == 2
     assert len(failed_criteria(**{"Scaled Q-learning": np.nan})) > 5
 
 
@@ -105,11 +106,13 @@ def test_permuted_rewards_remain_in_their_task():
     no = np.zeros(shape, bool)
     observation, action = np.zeros((*shape, 2), np.float16), np.zeros(shape, np.int32)
     data = Transitions(observation, action, reward, no, no, active, task, reward, num_tasks=2)
-    permuted = scaled_q_runs.permute_rewards(data, 0).reward
+    permuted = scaled_q_runs.permute_rewards(data, 0, is_centered=False).reward
+    centered = scaled_q_runs.permute_rewards(data, 0, is_centered=True).reward
     assert not np.array_equal(permuted, reward) and not np.any(permuted[~active])
     for own in range(2):
         columns = task == own
         assert sorted(permuted[:, columns].ravel()) == sorted(reward[:, columns].ravel())
+        assert np.mean(centered[:, columns][active[:, columns]]) == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Key
 
-from behavior_models.offline.behavior_cloning import CloningState, take_gradient_steps
+from behavior_models.training.gradient_steps import CloningState, take_gradient_steps
 from waymax_sim.pytree import Array
 
 Loss = Callable[[Any, Any], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]

@@ -101,13 +101,11 @@ def run_search(
     number, state, stored = saver.restore(state)
     state = put_on_devices(state, search.mesh, True)
     cpu_seconds, idle = stored.get("cpu_seconds", 0.0), stored.get("idle", 0)
-    count = int(np.min(state.num_evaluated))
-    # Compiled before the time is measured, and not for a search that has ended.
-    block = (
-        jax.jit(lambda state: replicate(batch(state), search.mesh)).lower(state).compile()
-        if count < search.config.budget
-        else search.block
-    )
+    count, last = int(np.min(state.num_evaluated)), min(stop_at or search.config.budget, search.config.budget)
+    block = search.block
+    if count < last:
+        # Compiled before the time is measured, and not for a search that has ended.
+        block = jax.jit(lambda state: replicate(batch(state), search.mesh)).lower(state).compile()
     while count < last and idle < MAX_IDLE_BLOCKS:
         begin = time.process_time()
         state: SearchState = jax.block_until_ready(block(state))

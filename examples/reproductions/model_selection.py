@@ -30,7 +30,7 @@ from behavior_models.model_selection.linear_beds import (
 from behavior_models.model_selection.modbe import LoggedSteps, split_steps
 from examples.reproductions.model_selection_loop import host_steps, modbe_loop
 from examples.reproductions.waymax_common import Criterion, table_line
-from waymax_sim.pytree import Array
+from waymax_sim.pytree import Array, tree_index
 
 NUM_RESAMPLES = 2000
 # Runs of which the median time counts.
@@ -193,15 +193,17 @@ def speed(config: SelectionConfig) -> list[Criterion]:
     bed, samples = LinearMDPParams(), 1000
     make = jax.jit(lambda keys: jax.lax.map(lambda key: _make_instance(key, bed, samples), keys))
     mdps, steps = make(config.keys(50, 40))
-    select = jax.jit(lambda *data: jax.lax.map(lambda item: select_class(*item, bed.dimensions).chosen, data))
+    select = jax.jit(
+        lambda *data: jax.lax.map(lambda item: select_class(item[0], item[1], bed.dimensions).chosen, data)
+    )
     chosen = np.asarray(select(mdps, steps))
     train, valid = (host_steps(part) for part in _split_instances(steps))
     features = np.asarray(mdps.features, np.float64)
 
     def loop() -> np.ndarray:
-        rows = (jax.tree.map(lambda leaf, index=index: leaf[index], (train, valid)) for index in range(len(features)))
+        rows = (tree_index((train, valid), index) for index in range(len(features)))
         pairs = zip(rows, features, strict=True)
-        return np.array([modbe_loop(*parts, table, bed.dimensions)[0] for parts, table in pairs])
+        return np.array([modbe_loop(first, second, table, bed.dimensions)[0] for (first, second), table in pairs])
 
     compiled, looped = median_time(lambda: jax.block_until_ready(select(mdps, steps))), median_time(loop)
     count = len(features)

@@ -45,8 +45,10 @@ from waymax_sim.pytree import tree_index
 from waymax_sim.results_dir import read_json, write_json
 
 NUM_RESAMPLES = 2000
-# Seeds of the trainings that choose among found losses, and of those of the comparison.
-VALIDATION_SEED, TEST_SEED = 4000, 9000
+# Seed of the trainings that choose among found losses.
+VALIDATION_SEED = 4000
+# Seed of the trainings of the comparison.
+TEST_SEED = 9000
 # Score from which the first environment of a search counts as learned.
 HURDLE = LOSS_TRAINING.hurdle
 
@@ -231,8 +233,8 @@ def main(study: LossStudy) -> list[Criterion]:
     """Runs the study, prints its tables and returns the criteria."""
     begin = time.process_time()
     result = find_losses(study)
-    found, facts = choose(study, result)
-    losses = {"DQN": dqn_program(), "DQNReg": dqn_reg_program(), "found": found}
+    best, facts = choose(study, result)
+    losses = {"DQN": dqn_program(), "DQNReg": dqn_reg_program(), "found": best}
     losses |= {"no rewards": rewardless_program(), "random survivor": random_survivor(result)}
     count = 2 if study.quick else study.num_test
     scorer = Scorer(HELD_OUT_BEDS, study.training, TEST_SEED, count)

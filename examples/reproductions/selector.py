@@ -112,7 +112,9 @@ class Runner:
             with np.load(path) as stored:
                 return LoggedOutcomes(*(stored[field.name] for field in dataclasses.fields(LoggedOutcomes)))
         logged = run_outcomes(selector, self.scenes, assigned, self._study.seed, indices=self.indices[part])
-        fields = {field.name: np.asarray(getattr(logged, field.name)) for field in dataclasses.fields(LoggedOutcomes)}
+        fields: dict[str, Any] = {
+            field.name: np.asarray(getattr(logged, field.name)) for field in dataclasses.fields(LoggedOutcomes)
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **fields)
         return logged
@@ -192,7 +194,7 @@ def main(study: SelectorStudy) -> list[Criterion]:
     begin, names = time.process_time(), study.names
     runner = Runner(study)
     empty = unfitted_selector(names)
-    drawn = random_members(runner.scenes, np.ones(len(names)), study.seed)
+    drawn = random_members(runner.scenes, [1.0] * len(names), study.seed)
     logged = runner("train", "random", empty, drawn)
     noise = estimate_noise(logged, len(names))
 

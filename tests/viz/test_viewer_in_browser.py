@@ -57,8 +57,8 @@ def screen_position(browser: Browser, panel: int, agent: int) -> list[float]:
       const {{ canvas, camera, rollout }} = panels[{panel}];
       const box = canvas.getBoundingClientRect();
       const pose = agentAt(scene, rollout, {agent}, view.time);
-      return [box.left + (camera.width / 2 + (pose.x - camera.x) * camera.scale) / devicePixelRatio,
-              box.top + (camera.height / 2 - (pose.y - camera.y) * camera.scale) / devicePixelRatio];
+      const [column, row] = toCanvas(camera, pose.x, pose.y);
+      return [box.left + column / devicePixelRatio, box.top + row / devicePixelRatio];
     }})()""")
 
 
@@ -85,7 +85,7 @@ def test_a_page_plays_and_scrubs(browser, make_scenario):
     browser.press("Home")
     browser.press("ArrowRight")
     assert browser.run("[view.time, byId('time').value]") == [1, "1"]
-    assert browser.run("byId('clock').textContent") == f"step 1 of {last}, {scenario.timestamps[1]:.1f} s"
+    assert browser.run("byId('clock').textContent") == f"step 1 of {last}, {scenario.timestamps[1]:.2f} s"
     browser.run("byId('time').blur()")
     browser.press("End")
     browser.press("ArrowLeft")
@@ -120,7 +120,8 @@ def test_rollouts_side_by_side(browser, make_scenario):
     event = f"overlap of {scenario.agents.id[sdc]} in left <b>, step {begins}"
     assert browser.run("[view.time, byId('status').textContent]") == [begins, event]
     facts = browser.run("byId('facts').textContent")
-    assert "0.80 m" in facts and "0.40 m" in facts and "policy 0" in facts and "overlap" in facts
+    assert "0.80 m" in facts and "0.40 m" in facts and "overlap" in facts
+    assert browser.run("panels.map(({ rollout }) => driverName(rollout, view.agent))") == list(traces)
     assert differ(picture(browser, 0), picture(browser, 1))
     browser.press("n")
     assert browser.run("[view.time, byId('status').textContent]") == [begins, f"no event after step {begins}"]
@@ -222,5 +223,5 @@ def test_a_page_works_in_a_frame_of_a_notebook(browser):
     frame = viewer(busy_scene())._repr_html_()
     inner = "document.querySelector('iframe')?.contentDocument"
     browser.open(Page(f"<!doctype html><meta charset='utf-8'>{frame}").html, f"{inner}?.documentElement?.dataset.ready")
-    assert browser.run(f"{inner}.getElementById('clock').textContent") == "step 5 of 20, 0.5 s"
+    assert browser.run(f"{inner}.getElementById('clock').textContent") == "step 5 of 20, 0.50 s"
     assert json.loads(browser.run(f"JSON.stringify({inner}.title)")) == "synthetic"

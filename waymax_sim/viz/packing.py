@@ -3,7 +3,7 @@
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, AgentState
-from waymax_sim.datatypes.roadmap import PADDING_COORDINATE, RoadMap
+from waymax_sim.datatypes.roadmap import LANE_TYPES, PADDING_COORDINATE, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES, Signals
@@ -19,7 +19,7 @@ from waymax_sim.datatypes.state import LOG
 from waymax_sim.env import Trace
 from waymax_sim.metrics import METRICS, MetricValue
 from waymax_sim.pytree import tree_index
-from waymax_sim.viz.levels import group_by_level
+from waymax_sim.viz.levels import LEVEL_HEIGHT, group_by_level
 from waymax_sim.viz.road import split_features
 
 # Quantization steps of tracks: m, rad and m/s.
@@ -38,7 +38,9 @@ def encode(record: dict[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
 
 
-def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
+def pack(
+    scenario: Scenario, traces: Mapping[str, Trace], drivers: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
     """The data of a page as a record for JSON.
 
     Numbers are integer multiples of a unit; a list of them holds the first number and then the differences. A list
@@ -47,6 +49,7 @@ def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
     Args:
       scenario: One scene in NumPy arrays.
       traces: Rollouts of it by name, with agents.
+      drivers: Names of the policies of a rollout, in the order of its assignment; see `viewer`.
     """
     rows = np.flatnonzero(scenario.agents.exists)
     info = tree_index(scenario.agents, rows)
@@ -59,6 +62,7 @@ def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
         "now": int(scenario.current_step),
         "origin": scenario.origin.tolist(),
         "map": _map(scenario.roadmap),
+        "level_height": LEVEL_HEIGHT,
         "routes": [] if scenario.routes is None else _routes(scenario.routes),
         "light_states": SIGNAL_STATE_NAMES,
         "lights": _lights(scenario.signals),
@@ -74,7 +78,10 @@ def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
         ],
         "log": log,
         "metrics": metrics,
-        "rollouts": [_rollout(name, trace, scenario, log, metrics) for name, trace in traces.items()],
+        "rollouts": [
+            _rollout(name, trace, scenario, log, metrics) | {"drivers": list((drivers or {}).get(name, [name]))}
+            for name, trace in traces.items()
+        ],
     }
 
 
@@ -135,10 +142,17 @@ def _line(points: np.ndarray) -> list[list[int]]:
 
 
 def _map(roadmap: RoadMap) -> list[dict[str, Any]]:
-    """Lines grouped by level of height and feature type, lowest level first."""
+    """Lines grouped by level of height and feature type, lowest level first; lanes have ids and speed limits."""
     pieces = split_features(roadmap)
+
+    def facts(kind: np.integer, rows: np.ndarray) -> dict[str, Any]:
+        feature = pieces.feature[rows]
+        limits = np.round(roadmap.speed_limit[feature].astype(float), 1).tolist()
+        return {"id": roadmap.feature_id[feature].tolist(), "limit": limits} if kind in LANE_TYPES else {}
+
     return [
         {"level": level, "type": int(kind), "lines": [_line(line) for line in pieces.lines(same_type)]}
+        | facts(kind, same_type)
         for level, rows in group_by_level(pieces.height)
         for kind in np.unique(pieces.type[rows])
         if len(same_type := rows[pieces.type[rows] == kind])

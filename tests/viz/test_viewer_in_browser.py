@@ -1,22 +1,17 @@
 """Pages of the viewer in a real browser: playback, mouse, keyboard, and no network requests."""
 
-import base64
-import io
 import json
 import time
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.data import recorded
-from tests.viz.browser import SHIFT, Browser
+from tests.viz.browser import READY, SHIFT, differ, picture, screen_position
 from tests.viz.pages import busy_scene, shifted_trace
 from waymax_sim.datasets.loader import load
 from waymax_sim.viz import Page, viewer
-
-READY = "document.documentElement?.dataset.ready"
 
 
 def recorded_scene():
@@ -24,42 +19,6 @@ def recorded_scene():
 
 
 SCENES = pytest.mark.parametrize("make_scenario", [busy_scene, recorded_scene])
-
-
-@pytest.fixture(scope="module")
-def shared_browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def browser(shared_browser):
-    shared_browser.problems.clear()
-    yield shared_browser
-    assert shared_browser.problems == []
-
-
-def picture(browser: Browser, panel: int = 0) -> np.ndarray:
-    """Pixels of a map."""
-    url = browser.run(f"panels[{panel}].canvas.toDataURL()")
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def differ(first: np.ndarray, second: np.ndarray) -> bool:
-    return not np.array_equal(first, second)
-
-
-def screen_position(browser: Browser, panel: int, agent: int) -> list[float]:
-    """Position of an agent on the screen, pixels."""
-    return browser.run(f"""(() => {{
-      const {{ canvas, camera, rollout }} = panels[{panel}];
-      const box = canvas.getBoundingClientRect();
-      const pose = agentAt(scene, rollout, {agent}, view.time);
-      const [column, row] = toCanvas(camera, pose.x, pose.y);
-      return [box.left + column / devicePixelRatio, box.top + row / devicePixelRatio];
-    }})()""")
 
 
 @SCENES
@@ -188,6 +147,7 @@ def test_layers_and_themes_change_the_picture(browser):
         assert not differ(picture(browser), reference)
     # This scene has neither road lines nor areas.
     assert visible == {"lanes", "edges", "lights", "agents", "ids", "routes", "trails", "log"}
+    assert browser.run("findLanes(scene).length") > 0
 
 
 def test_keys_select_agents(browser):

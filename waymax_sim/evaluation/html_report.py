@@ -29,6 +29,8 @@ from waymax_sim.results_dir import Json, write_text
 
 REPORT_DIR = Path(__file__).with_name("report")
 REPORT = "report.html"
+# Headlines with a chart by kind and by difficulty.
+NUM_CHARTS = 2
 CONTROLS = """<div class="controls"><label>Policy <select id="result"></select></label>
 <label>Kind <select id="kind"><option value="">all</option></select></label>
 <label>Filter <input id="filter" type="search" placeholder="scene or file"></label><output id="count"></output></div>
@@ -82,14 +84,14 @@ def html_report(summary: Json, rows: Sequence[Json] = (), viewers: Sequence[Scen
         *(f"<p>In {count} scenes: {escape(note)}.</p>" for note, count in summary.get("notes", {}).items()),
         "<h2>Policies among traffic</h2>",
         f'<div class="side">{"".join(_matrix(name, results, conditions) for name in names)}</div>',
-        "<h2>All metrics</h2>",
-        _all_metrics(results, conditions),
         *_kinds(summary, rows),
         *_slices(summary),
-        *(_distributions(summary, rows) if rows else []),
         *(_scenes(summary, rows, viewers) if rows else []),
         *(["<h2>Worst scenes</h2>"] if viewers else []),
         *map(_viewer, viewers),
+        "<h2>All metrics</h2>",
+        _all_metrics(results, conditions),
+        *(_distributions(summary, rows) if rows else []),
         *_failures(summary["failures"]),
         "<h2>Conditions</h2>",
         f"<pre>{html.escape(json.dumps(conditions, indent=2))}</pre>",
@@ -139,7 +141,7 @@ def _slices(summary: Json) -> Iterable[str]:
 
 
 def _groups(summary: Json, title: str, note: str, name: str) -> Iterable[str]:
-    """A chart of the first headline and a table of all of them, by groups of scenes.
+    """Charts of the first headlines and a table of all of them, by groups of scenes.
 
     Args:
       summary: As an evaluation writes it, with the groups as its slices.
@@ -150,13 +152,21 @@ def _groups(summary: Json, title: str, note: str, name: str) -> Iterable[str]:
     rows = slice_rows(summary)
     if not rows:
         return
-    metric, results = slice_columns(summary)[0], summary["results"]
-    groups = list(dict.fromkeys(group for result in results for group in result.get("slices", {})))
-    series = [[_metric(result, group, metric) for group in groups] for result in results]
+    results = summary["results"]
+    sizes = {group: item["num_scenes"] for result in results for group, item in result.get("slices", {}).items()}
+    categories = [f"{group} ({size})" for group, size in sizes.items()]
     yield f"<h2>{title}</h2>"
-    yield f"<p>{escape(note)}.</p>"
+    yield f"<p>{escape(note)}. Numbers of scenes in parentheses.</p>"
     yield legend([_result_text(result) for result in results])
-    yield interval_chart(_label(metric, summary["conditions"]["metrics"][metric]), groups, series)
+    charts = [
+        interval_chart(
+            _label(metric, summary["conditions"]["metrics"][metric]),
+            categories,
+            [[_metric(result, group, metric) for group in sizes] for result in results],
+        )
+        for metric in slice_columns(summary)[:NUM_CHARTS]
+    ]
+    yield f'<div class="figures">{"".join(charts)}</div>'
     head = ["policy", "traffic", name, "scenes", *slice_columns(summary)]
     yield f"<details><summary>Table</summary>{table(head, rows)}</details>"
 

@@ -83,7 +83,7 @@ def interval_chart(title: str, categories: Sequence[str], series: Sequence[Seque
     limits = [item[end] for item in items for end in ("value", "low", "high") if item[end] is not None]
     low, high = min(0.0, *limits), max(limits)
     row_height = MARK_HEIGHT * len(series) + 6
-    width, height = NAME_WIDTH + 2 * WIDTH, row_height * len(categories) + MARGIN
+    width, height = NAME_WIDTH + int(1.4 * WIDTH), row_height * len(categories) + MARGIN
     right = width - MARGIN
 
     def column(value: float) -> float:

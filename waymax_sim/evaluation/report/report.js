@@ -139,8 +139,8 @@ function main() {
   const kinds = [...new Set(data.scenes.flatMap((scene) => scene.kinds))];
   byId("kind").append(...kinds.map((kind) => element("option", { value: kind, textContent: kind })));
   addOptions("result", data.results);
-  addOptions("x", data.results);
-  addOptions("y", data.results, Math.min(1, data.results.length - 1));
+  addOptions("x", data.results, data.pair[0]);
+  addOptions("y", data.results, data.pair[1]);
   addOptions("metric", data.metrics.map(metricText));
   for (const id of ["x", "y", "metric"]) byId(id).onchange = showScatter;
   for (const id of ["result", "kind"]) byId(id).onchange = showTable;

@@ -34,7 +34,7 @@ def scenes_data(
       viewers: Scenes to play.
 
     Returns:
-      `metrics`, `results` and `scenes`, the worst first. A scene has `values`, for each result those of the metrics,
+      `metrics`, `results`, `pair` (two results to compare first) and `scenes`, the worst first. A scene has `values`, for each result those of the metrics,
       means over its seeds, None where not valid.
     """
     names = headlines(columns)
@@ -46,6 +46,7 @@ def scenes_data(
     return {
         "metrics": [{"name": name} | columns[name]._asdict() for name in names],
         "results": [f"{printable(policy)} among {printable(traffic)}" for policy, traffic in results],
+        "pair": [0, _other_policy(results)],
         "scenes": [
             {
                 "index": index,
@@ -64,6 +65,13 @@ def scenes_data(
 def script_text(data: Json) -> str:
     """JSON that an element `script` of a page can hold."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _other_policy(results: Sequence[Result]) -> int:
+    """Position of the first result of another policy than the first one, among the same traffic if possible."""
+    (policy, traffic), others = results[0], range(1, len(results))
+    same_traffic = [index for index in others if results[index][0] != policy and results[index][1] == traffic]
+    return next(iter([*same_traffic, *others]), 0)
 
 
 def _order(rows: Sequence[Json], columns: Mapping[str, MetricInfo]) -> list[int]:

@@ -1,7 +1,7 @@
 "use strict";
 // The state of the selected agent: a row per quantity, a column for the log and for each rollout.
 
-const COLUMN_EM = 6.5; // width of a column: a width that depends on the numbers would move the maps
+const COLUMN_EM = 7.5; // width of a column: a width that depends on the numbers would move the maps
 
 function numberText(value, digits, unit) {
   if (value === null) return "–";

@@ -48,7 +48,7 @@ def scene_kinds(features: Mapping[str, float | None], params: SceneKindParams = 
         "straight": moves and features.get("turn") is not None and not turns,
         "turning": moves and turns,
         "high speed": at_least("speed", params.high_speed),
-        "crossing paths": at_least("conflicts", 1),
+        "crossing paths": at_least("conflicts", 1.0),
         "close agents": at_least("closeness", -params.max_gap),
         "dense traffic": at_least("crowding", params.min_crowd),
     }

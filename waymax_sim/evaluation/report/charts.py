@@ -24,7 +24,7 @@ NAME_WIDTH = 130
 Point = tuple[float, float]
 
 
-def distribution(title: str, series: Sequence[Float[np.ndarray, " n"]]) -> str:
+def distribution(title: str, series: Sequence[Float[np.ndarray, "_"]]) -> str:
     """A figure with the histogram and the cumulative distribution of each series; NaN is left out.
 
     Args:
@@ -46,7 +46,7 @@ def distribution(title: str, series: Sequence[Float[np.ndarray, " n"]]) -> str:
     return f"<figure><figcaption>{escape(title)}</figcaption>{plots}</figure>"
 
 
-def histogram_shares(series: Sequence[Float[np.ndarray, " n"]], low: float, high: float) -> Float[np.ndarray, "S bins"]:
+def histogram_shares(series: Sequence[Float[np.ndarray, "_"]], low: float, high: float) -> Float[np.ndarray, "S bins"]:
     """Share of the values of each series in each of `NUM_BINS` bins of equal width; zeros for an empty series.
 
     Args:
@@ -156,7 +156,7 @@ def _mark(item: Json, column, row: float, color: int) -> str:
     return line + f'<circle class="dot {style} cx="{column(item["value"]):.1f}" cy="{row:.1f}" r="3.5">{title}</circle>'
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
+def _text(x: int | float, y: int | float, text: str, anchor: str) -> str:
     return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 

@@ -34,8 +34,8 @@ def scenes_data(
       viewers: Scenes to play.
 
     Returns:
-      `metrics`, `results`, `pair` (two results to compare first) and `scenes`, the worst first. A scene has `values`, for each result those of the metrics,
-      means over its seeds, None where not valid.
+      `metrics`, `results`, `pair` (two results to compare first) and `scenes`, the worst first. A scene has `values`,
+      for each result those of the metrics, means over its seeds, None where not valid.
     """
     names = headlines(columns)
     order = _order(rows, columns)[:MAX_SCENES_SHOWN]

@@ -101,7 +101,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["waymax_sim", "waymax_sim.*", "behavior_models", "behavior_models.*"]),
     package_data={
-        "waymax_sim": ["py.typed", "viz/page/*"],
+        "waymax_sim": ["py.typed", "viz/page/*", "evaluation/report/*.js", "evaluation/report/*.css"],
         "behavior_models": ["py.typed", "checkpoints/*/*", "program_search/*.json"],
     },
     install_requires=[

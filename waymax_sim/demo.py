@@ -104,7 +104,9 @@ def _draw_scenes(out: Path, evaluation: Evaluation) -> list[Path]:
             animation = path.with_suffix(".gif")
             written.append(animate(scenario, tree_index(agents, FRAMES), animation, fps=FRAMES_PER_SECOND, **options))
             names = [f"{policy} controls every {DRAWN_AGENTS}" for policy, _, _ in runs]
-            page.append(viewer(scenario, dict(zip(names, traces, strict=True))).save(path.with_suffix(".html")))
+            drivers = {name: run[:2] for name, run in zip(names, runs, strict=True)}
+            comparison = viewer(scenario, dict(zip(names, traces, strict=True)), drivers)
+            page.append(comparison.save(path.with_suffix(".html")))
     return written + page
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from waymax_sim.evaluation import compare_runs, html_report
+from waymax_sim.evaluation import SceneViewer, compare_runs, html_report
 from waymax_sim.evaluation.columns import MetricInfo
 from waymax_sim.evaluation.summary import headlines, scene_means, summarize_rows, worst_scenes
 from waymax_sim.evaluation.tables import (
@@ -182,7 +182,7 @@ def test_the_html_report_is_self_contained():
         for policy in ("idm", "log_replay")
         for t in ("idm", "log_replay")
     ]
-    text = html_report(summarize_all(*rows), [("<scene>", "<p>viewer & more</p>")])
+    text = html_report(summarize_all(*rows), viewers=[SceneViewer("<scene>", "<p>viewer & more</p>")])
     assert not re.findall(r"(?:src|href)=|https?://|@import", text)
     assert text.count("0.150 ± 0.") == 8
     assert "among log_replay" in text

@@ -1,5 +1,7 @@
 """A headless browser for tests, controlled by the DevTools protocol over a pipe."""
 
+import base64
+import io
 import itertools
 import json
 import os
@@ -9,12 +11,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-MAX_SECONDS = 120
-KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}
+MAX_SECONDS = 300
+KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Escape": 27}
 SHIFT = 8
+# Expression that is true when a page has been built.
+READY = "document.documentElement?.dataset.ready"
 # URLs that need no network.
 LOCAL_SCHEMES = ("file:", "blob:", "data:")
 
@@ -27,6 +33,7 @@ class Browser:
         if program is None:
             pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (Debian: apt-get install chromium)")
         self.folder, self.numbers, self.buffer, self.problems, self.session = folder, itertools.count(1), b"", [], None
+        self.target = None
         # The browser reads commands from file descriptor 3 and answers on file descriptor 4.
         commands, self.write = os.pipe()
         self.read, answers = os.pipe()
@@ -80,16 +87,24 @@ class Browser:
         if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(LOCAL_SCHEMES):
             self.problems.append(params["request"]["url"])
 
-    def open(self, html: str, ready: str) -> None:
-        """Opens a page from a file in a new tab and waits until an expression is true in it."""
+    def open(self, html: str, ready: str, fragment: str = "") -> None:
+        """Opens a page from a file in a new tab and waits until an expression is true in it.
+
+        Args:
+          html: The page.
+          ready: JavaScript expression.
+          fragment: End of the address, such as "#step=3".
+        """
         path = self.folder / "page.html"
         path.write_text(html, encoding="utf-8")
         self.session = None
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        if self.target is not None:
+            self.ask("Target.closeTarget", targetId=self.target)
+        self.target = target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Runtime", "Log", "Page", "Network"):
             self.ask(f"{domain}.enable")
-        self.ask("Page.navigate", url=path.as_uri())
+        self.ask("Page.navigate", url=path.as_uri() + fragment)
         self.run(f"new Promise((done) => {{ const look = () => {ready} ? done() : setTimeout(look, 20); look(); }})")
         self.settle()
 
@@ -131,3 +146,25 @@ class Browser:
     def wheel(self, position: list[float], delta: float) -> None:
         self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=position[0], y=position[1], deltaX=0, deltaY=delta)
         self.settle()
+
+
+def picture(browser: Browser, panel: int = 0) -> np.ndarray:
+    """Pixels of a map."""
+    url = browser.run(f"panels[{panel}].canvas.toDataURL()")
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def differ(first: np.ndarray, second: np.ndarray) -> bool:
+    return not np.array_equal(first, second)
+
+
+def screen_position(browser: Browser, panel: int, agent: int) -> list[float]:
+    """Position of an agent on the screen, pixels."""
+    return browser.run(f"""(() => {{
+      const {{ canvas, camera, rollout }} = panels[{panel}];
+      const box = canvas.getBoundingClientRect();
+      const pose = agentAt(scene, rollout, {agent}, view.time);
+      const [column, row] = toCanvas(camera, pose.x, pose.y);
+      return [box.left + column / devicePixelRatio, box.top + row / devicePixelRatio];
+    }})()""")

@@ -17,6 +17,7 @@ from tests.data import recorded
 from tests.scenes import raw_scene, scene
 from tests.viz.pages import busy_scene, decode_page, flags, numbers, shifted_trace
 from waymax_sim.datasets.loader import load
+from waymax_sim.datatypes.roadmap import LANE_TYPES
 from waymax_sim.metrics import MetricValue
 from waymax_sim.pytree import tree_index
 from waymax_sim.viz import style, viewer
@@ -28,7 +29,8 @@ RECORDED = (
     "womd/scenario_2a1e44d405a6833f.tfrecord",
     "womd/tf_example_a3bb37c25ce56418.tfrecord",
 )
-MAX_BYTES = 150_000
+# The scripts and the style take 50 kB of it.
+MAX_BYTES = 160_000
 
 
 def check_track(track: dict, states, agent: int) -> None:
@@ -64,7 +66,16 @@ def distance_to_line(points: np.ndarray, line: np.ndarray) -> np.ndarray:
 
 
 def check_map(packed: dict, scenario) -> None:
-    """Every map point is close to a line of its type on the page."""
+    """Every map point is close to a line of its type on the page, and lanes have their ids and limits."""
+    limits = {
+        number: limit
+        for group in packed["map"]
+        for number, limit in zip(group.get("id", []), group.get("limit", []), strict=True)
+    }
+    is_lane = np.isin(scenario.roadmap.feature_type, LANE_TYPES)
+    used = np.intersect1d(np.flatnonzero(is_lane), scenario.roadmap.feature[scenario.roadmap.valid])
+    ids, expected = scenario.roadmap.feature_id[used], scenario.roadmap.speed_limit[used]
+    assert limits == dict(zip(ids.tolist(), np.round(expected.astype(float), 1).tolist(), strict=True))
     roadmap = scenario.roadmap
     kind = roadmap.feature_type[roadmap.feature]
     drawn: dict[int, list] = {}
@@ -123,6 +134,9 @@ def test_rollouts_are_decoded():
     for whole, part in zip(jax.tree.leaves(states), jax.tree.leaves(trace.agents), strict=True):
         whole[6:15] = part
     check_track(first["tracks"][str(sdc)], states, sdc)
+    assert first["drivers"] == ["first"]
+    named = decode_page(viewer(scenario, {"first": trace}, {"first": ("idm", "log")}).html)
+    assert named["rollouts"][0]["drivers"] == ["idm", "log"]
     assert first["controller"][sdc] == 2 and sum(first["controller"]) == 2
 
 

@@ -1,22 +1,17 @@
 """Pages of the viewer in a real browser: playback, mouse, keyboard, and no network requests."""
 
-import base64
-import io
 import json
 import time
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.data import recorded
-from tests.viz.browser import SHIFT, Browser
+from tests.viz.browser import READY, SHIFT, differ, picture, screen_position
 from tests.viz.pages import busy_scene, shifted_trace
 from waymax_sim.datasets.loader import load
 from waymax_sim.viz import Page, viewer
-
-READY = "document.documentElement?.dataset.ready"
 
 
 def recorded_scene():
@@ -24,42 +19,6 @@ def recorded_scene():
 
 
 SCENES = pytest.mark.parametrize("make_scenario", [busy_scene, recorded_scene])
-
-
-@pytest.fixture(scope="module")
-def shared_browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def browser(shared_browser):
-    shared_browser.problems.clear()
-    yield shared_browser
-    assert shared_browser.problems == []
-
-
-def picture(browser: Browser, panel: int = 0) -> np.ndarray:
-    """Pixels of a map."""
-    url = browser.run(f"panels[{panel}].canvas.toDataURL()")
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def differ(first: np.ndarray, second: np.ndarray) -> bool:
-    return not np.array_equal(first, second)
-
-
-def screen_position(browser: Browser, panel: int, agent: int) -> list[float]:
-    """Position of an agent on the screen, pixels."""
-    return browser.run(f"""(() => {{
-      const {{ canvas, camera, rollout }} = panels[{panel}];
-      const box = canvas.getBoundingClientRect();
-      const pose = agentAt(scene, rollout, {agent}, view.time);
-      return [box.left + (camera.width / 2 + (pose.x - camera.x) * camera.scale) / devicePixelRatio,
-              box.top + (camera.height / 2 - (pose.y - camera.y) * camera.scale) / devicePixelRatio];
-    }})()""")
 
 
 @SCENES
@@ -85,7 +44,7 @@ def test_a_page_plays_and_scrubs(browser, make_scenario):
     browser.press("Home")
     browser.press("ArrowRight")
     assert browser.run("[view.time, byId('time').value]") == [1, "1"]
-    assert browser.run("byId('clock').textContent") == f"step 1 of {last}, {scenario.timestamps[1]:.1f} s"
+    assert browser.run("byId('clock').textContent") == f"step 1 of {last}, {scenario.timestamps[1]:.2f} s"
     browser.run("byId('time').blur()")
     browser.press("End")
     browser.press("ArrowLeft")
@@ -120,7 +79,8 @@ def test_rollouts_side_by_side(browser, make_scenario):
     event = f"overlap of {scenario.agents.id[sdc]} in left <b>, step {begins}"
     assert browser.run("[view.time, byId('status').textContent]") == [begins, event]
     facts = browser.run("byId('facts').textContent")
-    assert "0.80 m" in facts and "0.40 m" in facts and "policy 0" in facts and "overlap" in facts
+    assert "0.80 m" in facts and "0.40 m" in facts and "overlap" in facts
+    assert browser.run("panels.map(({ rollout }) => driverName(rollout, view.agent))") == list(traces)
     assert differ(picture(browser, 0), picture(browser, 1))
     browser.press("n")
     assert browser.run("[view.time, byId('status').textContent]") == [begins, f"no event after step {begins}"]
@@ -187,6 +147,7 @@ def test_layers_and_themes_change_the_picture(browser):
         assert not differ(picture(browser), reference)
     # This scene has neither road lines nor areas.
     assert visible == {"lanes", "edges", "lights", "agents", "ids", "routes", "trails", "log"}
+    assert browser.run("findLanes(scene).length") > 0
 
 
 def test_keys_select_agents(browser):
@@ -222,5 +183,5 @@ def test_a_page_works_in_a_frame_of_a_notebook(browser):
     frame = viewer(busy_scene())._repr_html_()
     inner = "document.querySelector('iframe')?.contentDocument"
     browser.open(Page(f"<!doctype html><meta charset='utf-8'>{frame}").html, f"{inner}?.documentElement?.dataset.ready")
-    assert browser.run(f"{inner}.getElementById('clock').textContent") == "step 5 of 20, 0.5 s"
+    assert browser.run(f"{inner}.getElementById('clock').textContent") == "step 5 of 20, 0.50 s"
     assert json.loads(browser.run(f"JSON.stringify({inner}.title)")) == "synthetic"

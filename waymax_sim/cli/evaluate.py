@@ -25,20 +25,17 @@ from waymax_sim.cli.common import (
     usage_error_on,
 )
 from waymax_sim.datatypes.agents import Selector
-from waymax_sim.evaluation.compare import compare_runs
+from waymax_sim.evaluation.compare import compare_runs, parse_pair
 from waymax_sim.evaluation.evaluate import Evaluation, EvaluationConfig
-from waymax_sim.evaluation.html_report import html_report
+from waymax_sim.evaluation.html_report import write_report
+from waymax_sim.evaluation.report.viewers import worst_viewers
 from waymax_sim.evaluation.run import EvaluationRun, failure_error
 from waymax_sim.evaluation.sharding import use_all_cores
 from waymax_sim.evaluation.slices import slices_table
-from waymax_sim.evaluation.summary import worst_scenes
 from waymax_sim.evaluation.tables import difference_table, evaluation_table
 from waymax_sim.metrics import METRICS
-from waymax_sim.results_dir import Json, read_rows, write_text
+from waymax_sim.results_dir import ROWS, read_rows
 
-# Worst scenes in a report, and rollouts of each.
-NUM_WORST_SCENES = 3
-NUM_ROLLOUTS_SHOWN = 4
 # Width of tables, characters; narrower tables are not legible.
 MIN_TABLE_WIDTH = 150
 
@@ -111,7 +108,7 @@ def evaluate(
     if summary is None:
         print_line(f"shard {shard} is done; the last shard writes the tables to {out}")
         return DONE
-    _write_html_report(run, summary)
+    write_report(out, viewers=worst_viewers(evaluation, read_rows(out / ROWS)))
     stdout_console(MIN_TABLE_WIDTH).print(evaluation_table(summary))
     if (by_difficulty := slices_table(summary)) is not None:
         stdout_console(MIN_TABLE_WIDTH).print(by_difficulty)
@@ -125,16 +122,26 @@ def evaluate(
     return NOTHING_USABLE if all(value is None for value in values) else DONE
 
 
-def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, json: bool = False) -> int:
-    """Compares two evaluations scene by scene.
+def compare(
+    a: tyro.conf.Positional[Path],
+    b: tyro.conf.Positional[Path | None] = None,
+    /,
+    pair: tuple[str, ...] = (),
+    json: bool = False,
+) -> int:
+    """Compares two evaluations, or policies of one, scene by scene.
 
     Args:
       a: Folder of the first evaluation.
-      b: Folder of the second.
+      b: Folder of the second; without it, policies of the first one are compared.
+      pair: FIRST=SECOND, a policy of the first and one of the second evaluation; by default policies of equal names.
       json: Print JSON for scripts, with all scenes that changed.
     """
+    if b is None and not pair:
+        raise UsageError("give two folders, or pairs of policies of one folder, such as --pair idm=constant_velocity")
+    other = a if b is None else b
     with usage_error_on(ValueError):
-        differences = compare_runs(a, b)
+        differences = compare_runs(a, other, [parse_pair(text, a, other) for text in pair])
     if json:
         print(to_json(differences))
         return DONE
@@ -143,16 +150,3 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, jso
         if item["num_other_content"]:
             print(f"{item['num_other_content']} scenes have other content: the data differ")
     return DONE
-
-
-def _write_html_report(run: EvaluationRun, summary: Json) -> None:
-    """Writes the HTML report with viewers of the worst scenes, each with its worst rollouts side by side."""
-    from waymax_sim.viz.html import viewer
-
-    rows, config, shown = read_rows(run.out / "rows.jsonl"), run.evaluation.config, []
-    for index, worst_rows in worst_scenes(rows, config.columns, NUM_WORST_SCENES):
-        run_keys = [(row["policy"], row["traffic"], row["seed"]) for row in worst_rows[:NUM_ROLLOUTS_SHOWN]]
-        scenario, traces = run.evaluation.traces(index, run_keys)
-        names = [f"{policy} among {traffic}, seed {seed}" for policy, traffic, seed in run_keys]
-        shown.append((scenario.scenario_id, viewer(scenario, dict(zip(names, traces, strict=True))).html))
-    write_text(run.out / "report.html", html_report(summary, shown))

@@ -9,7 +9,8 @@ from waymax_sim.evaluation.evaluate import (
     evaluate_scene,
     simulate_and_evaluate,
 )
-from waymax_sim.evaluation.html_report import html_report
+from waymax_sim.evaluation.html_report import html_report, write_report
+from waymax_sim.evaluation.report.viewers import SceneViewer, scene_viewer, worst_viewers
 from waymax_sim.evaluation.run import EvaluationRun
 from waymax_sim.evaluation.sharding import fit_chunk_size, map_scenes, scene_key, use_all_cores
 from waymax_sim.evaluation.streaming import SceneOutput, stream_scenes
@@ -21,13 +22,17 @@ __all__ = [
     "Failure",
     "SceneOutput",
     "SceneResult",
+    "SceneViewer",
     "compare_runs",
     "evaluate_scene",
     "fit_chunk_size",
     "html_report",
     "map_scenes",
     "scene_key",
+    "scene_viewer",
     "simulate_and_evaluate",
     "stream_scenes",
     "use_all_cores",
+    "worst_viewers",
+    "write_report",
 ]

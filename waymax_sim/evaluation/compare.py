@@ -1,6 +1,6 @@
 """Comparison of two evaluations of the same scenes: paired differences and changed scenes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,11 @@ from waymax_sim.results_dir import ROWS, Json, read_json, read_rows
 # Relative change below which a value counts as unchanged.
 MAX_RELATIVE_ROUND_OFF = 1e-6
 
+# Policy and traffic.
+Pair = tuple[str, str]
 
-def compare_runs(a: Path, b: Path) -> list[Json]:
+
+def compare_runs(a: Path, b: Path, policies: Sequence[Pair] = ()) -> list[Json]:
     """Differences between two evaluations, for each policy and traffic that both have.
 
     Where each has a single policy and traffic, these are compared, even if their names differ. Scenes are identified by
@@ -21,7 +24,9 @@ def compare_runs(a: Path, b: Path) -> list[Json]:
 
     Args:
       a: Directory of the first evaluation.
-      b: Directory of the second.
+      b: Directory of the second; it may be the first one.
+      policies: Pairs of a policy of the first evaluation and one of the second, compared among each traffic that both
+        have, or among their only ones; by default policies of equal names.
 
     Returns:
       For each pair the number of common scenes, the number of those with different content, and for each metric the
@@ -29,13 +34,17 @@ def compare_runs(a: Path, b: Path) -> list[Json]:
       the largest change first.
 
     Raises:
-      ValueError: A directory holds no finished evaluation, or the two have nothing in common.
+      ValueError: A directory holds no finished evaluation, a policy is not in it, or the two have nothing in common.
     """
-    (rows_a, metrics_a), (rows_b, metrics_b) = _read(a), _read(b)
+    (rows_a, summary_a), (rows_b, summary_b) = read_evaluation(a), read_evaluation(b)
+    metrics_a, metrics_b = (summary["conditions"]["metrics"] for summary in (summary_a, summary_b))
     pairs_a, pairs_b = _pairs(rows_a), _pairs(rows_b)
-    both = [(pair, pair) for pair in pairs_a if pair in pairs_b]
-    if not both and len(pairs_a) == len(pairs_b) == 1:
-        both = [(*pairs_a, *pairs_b)]
+    if policies:
+        both = [pair for one, other in policies for pair in _pair_policies(pairs_a, pairs_b, one, other)]
+    else:
+        both = [(pair, pair) for pair in pairs_a if pair in pairs_b]
+        if not both and len(pairs_a) == len(pairs_b) == 1:
+            both = [(*pairs_a, *pairs_b)]
     names = [name for name in metrics_a if name in metrics_b]
     if not both or not names:
         raise ValueError(f"{a} and {b} have no policy, traffic and metric in common")
@@ -48,6 +57,40 @@ def compare_runs(a: Path, b: Path) -> list[Json]:
         | _difference(pairs_a[one], pairs_b[other], better)
         for one, other in both
     ]
+
+
+def parse_pair(text: str, a: Path, b: Path) -> tuple[str, str]:
+    """The policies of a text such as "idm=pdm", the first of one evaluation and the second of another.
+
+    Names may contain "=" themselves, as those of policies with parameters do.
+
+    Args:
+      text: The text.
+      a: Directory of the first evaluation.
+      b: Directory of the second.
+
+    Raises:
+      ValueError: It does not name a policy of each evaluation, or names them ambiguously.
+    """
+    names_a, names_b = (list(dict.fromkeys(row["policy"] for row in read_evaluation(path)[0])) for path in (a, b))
+    splits = [(text[:end], text[end + 1 :]) for end, char in enumerate(text) if char == "="]
+    members = [(one, other) for one, other in splits if one in names_a and other in names_b]
+    if len(members) != 1:
+        known = f"policies of {a}: {', '.join(names_a)}; of {b}: {', '.join(names_b)}"
+        raise ValueError(f"{text!r} is not FIRST=SECOND with a policy of each evaluation ({known})")
+    return members[0]
+
+
+def _pair_policies(
+    pairs_a: Collection[Pair], pairs_b: Collection[Pair], one: str, other: str
+) -> list[tuple[Pair, Pair]]:
+    """Pairs of policy and traffic with the given policies, among each common traffic or the only one of each."""
+    traffic_a = [traffic for policy, traffic in pairs_a if policy == one]
+    traffic_b = [traffic for policy, traffic in pairs_b if policy == other]
+    both = [(traffic, traffic) for traffic in traffic_a if traffic in traffic_b]
+    if not both and len(traffic_a) == len(traffic_b) == 1:
+        both = [(*traffic_a, *traffic_b)]
+    return [((one, first), (other, second)) for first, second in both]
 
 
 def _difference(rows_a: Sequence[Json], rows_b: Sequence[Json], better: dict[str, str]) -> Json:
@@ -92,15 +135,20 @@ def _difference(rows_a: Sequence[Json], rows_b: Sequence[Json], better: dict[str
     }
 
 
-def _read(directory: Path) -> tuple[list[Json], Json]:
+def read_evaluation(directory: Path) -> tuple[list[Json], Json]:
+    """The rows and the summary of a finished evaluation.
+
+    Raises:
+      ValueError: The directory holds none.
+    """
     rows, summary = directory / ROWS, directory / "summary.json"
     if not rows.is_file() or not summary.is_file():
         raise ValueError(f"{directory} holds no finished evaluation; finish it with `waymax-sim evaluate`")
-    return read_rows(rows), read_json(summary)["conditions"]["metrics"]
+    return read_rows(rows), read_json(summary)
 
 
-def _pairs(rows: Sequence[Json]) -> dict[tuple[str, str], list[Json]]:
-    pairs: dict[tuple[str, str], list[Json]] = {}
+def _pairs(rows: Sequence[Json]) -> dict[Pair, list[Json]]:
+    pairs: dict[Pair, list[Json]] = {}
     for row in rows:
         pairs.setdefault((row["policy"], row["traffic"]), []).append(row)
     return pairs

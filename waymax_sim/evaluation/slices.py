@@ -22,14 +22,26 @@ def scene_slices(rows: Sequence[Json]) -> dict[str, list[int]]:
     Args:
       rows: Rows with `index` and `difficulty`, the features of their scene; those of earlier versions have none.
     """
-    features = {row["index"]: row["difficulty"] for row in rows if row.get("difficulty")}
-    indices = np.array(sorted(features), int)
-    if not len(indices):
+    difficulty = scene_difficulty(rows)
+    if not difficulty:
         return {}
-    defined = [{name: _number(features[index].get(name)) for name in FEATURES} for index in indices.tolist()]
-    scores = difficulty_scores(defined)
+    indices, scores = np.array(list(difficulty), int), np.array(list(difficulty.values()))
     parts = top_slices(scores) | {f"decile {number}": part for number, part in enumerate(deciles(scores), start=1)}
     return {name: indices[part].tolist() for name, part in parts.items()}
+
+
+def scene_difficulty(rows: Sequence[Json]) -> dict[int, float]:
+    """Difficulty of each scene in [0, 1] by its index, in ascending order of indices; NaN where it is undefined.
+
+    Args:
+      rows: See `scene_slices`.
+    """
+    features = {row["index"]: row["difficulty"] for row in rows if row.get("difficulty")}
+    if not features:
+        return {}
+    indices = sorted(features)
+    defined = [{name: _number(features[index].get(name)) for name in FEATURES} for index in indices]
+    return dict(zip(indices, difficulty_scores(defined).tolist(), strict=True))
 
 
 def summarize_slices(

@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,19 @@ from waymax_sim.viz.draw import to_host
 from waymax_sim.viz.packing import encode, pack
 
 PAGE_DIR = Path(__file__).with_name("page")
-SCRIPTS = ("scene.js", "draw.js", "timeline.js", "controls.js")
+SCRIPTS = (
+    "scene.js",
+    "lanes.js",
+    "camera.js",
+    "draw.js",
+    "markers.js",
+    "timeline.js",
+    "facts.js",
+    "pointer.js",
+    "export.js",
+    "link.js",
+    "controls.js",
+)
 # Height of the page in a notebook, pixels.
 NOTEBOOK_HEIGHT = 720
 
@@ -43,7 +55,11 @@ class Page:
         )
 
 
-def viewer(scenario: Scenario, traces: Trace | Mapping[str, Trace] | None = None) -> Page:
+def viewer(
+    scenario: Scenario,
+    traces: Trace | Mapping[str, Trace] | None = None,
+    drivers: Mapping[str, Sequence[str]] | None = None,
+) -> Page:
     """An interactive page of a scene that compares rollouts with each other and with the log.
 
     Positions are stored to about 1 cm, headings to 0.01 rad, speeds to 0.1 m/s, and metrics to a thousandth of their
@@ -53,6 +69,8 @@ def viewer(scenario: Scenario, traces: Trace | Mapping[str, Trace] | None = None
       scenario: One scene, without a batch axis.
       traces: A rollout of it, or several by name to compare side by side; by default the log alone. A trace must
         record "agents"; events and curves need "metrics".
+      drivers: Names of the policies of each rollout, in the order of its assignment, by the name of the rollout. By
+        default the first policy has the name of the rollout, and further ones have numbers.
 
     Returns:
       The page; `page.save("scene.html")` writes it.
@@ -70,7 +88,7 @@ def viewer(scenario: Scenario, traces: Trace | Mapping[str, Trace] | None = None
         "title": html.escape(printable(scenario.scenario_id)),
         "style": (PAGE_DIR / "style.css").read_text(encoding="utf-8"),
         "script": "\n".join((PAGE_DIR / name).read_text(encoding="utf-8") for name in SCRIPTS),
-        "scene": encode(pack(scenario, traces)),
+        "scene": encode(pack(scenario, traces, drivers)),
     }
     for name, text in parts.items():
         page = page.replace(f"<!--{name}-->", text)

@@ -3,15 +3,15 @@
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, AgentState
-from waymax_sim.datatypes.roadmap import PADDING_COORDINATE, RoadMap
+from waymax_sim.datatypes.roadmap import LANE_TYPES, PADDING_COORDINATE, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES, Signals
@@ -19,7 +19,7 @@ from waymax_sim.datatypes.state import LOG
 from waymax_sim.env import Trace
 from waymax_sim.metrics import METRICS, MetricValue
 from waymax_sim.pytree import tree_index
-from waymax_sim.viz.levels import group_by_level
+from waymax_sim.viz.levels import LEVEL_HEIGHT, group_by_level
 from waymax_sim.viz.road import split_features
 
 # Quantization steps of tracks: m, rad and m/s.
@@ -38,7 +38,9 @@ def encode(record: dict[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
 
 
-def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
+def pack(
+    scenario: Scenario, traces: Mapping[str, Trace], drivers: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
     """The data of a page as a record for JSON.
 
     Numbers are integer multiples of a unit; a list of them holds the first number and then the differences. A list
@@ -47,6 +49,7 @@ def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
     Args:
       scenario: One scene in NumPy arrays.
       traces: Rollouts of it by name, with agents.
+      drivers: Names of the policies of a rollout, in the order of its assignment; see `viewer`.
     """
     rows = np.flatnonzero(scenario.agents.exists)
     info = tree_index(scenario.agents, rows)
@@ -59,6 +62,7 @@ def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
         "now": int(scenario.current_step),
         "origin": scenario.origin.tolist(),
         "map": _map(scenario.roadmap),
+        "level_height": LEVEL_HEIGHT,
         "routes": [] if scenario.routes is None else _routes(scenario.routes),
         "light_states": SIGNAL_STATE_NAMES,
         "lights": _lights(scenario.signals),
@@ -74,7 +78,10 @@ def pack(scenario: Scenario, traces: Mapping[str, Trace]) -> dict[str, Any]:
         ],
         "log": log,
         "metrics": metrics,
-        "rollouts": [_rollout(name, trace, scenario, log, metrics) for name, trace in traces.items()],
+        "rollouts": [
+            _rollout(name, trace, scenario, log, metrics) | {"drivers": list((drivers or {}).get(name, [name]))}
+            for name, trace in traces.items()
+        ],
     }
 
 
@@ -135,10 +142,17 @@ def _line(points: np.ndarray) -> list[list[int]]:
 
 
 def _map(roadmap: RoadMap) -> list[dict[str, Any]]:
-    """Lines grouped by level of height and feature type, lowest level first."""
+    """Lines grouped by level of height and feature type, lowest level first; lanes have ids and speed limits."""
     pieces = split_features(roadmap)
+
+    def facts(kind: np.integer, rows: np.ndarray) -> dict[str, Any]:
+        feature = pieces.feature[rows]
+        limits = np.round(roadmap.speed_limit[feature].astype(float), 1).tolist()
+        return {"id": roadmap.feature_id[feature].tolist(), "limit": limits} if kind in LANE_TYPES else {}
+
     return [
         {"level": level, "type": int(kind), "lines": [_line(line) for line in pieces.lines(same_type)]}
+        | facts(kind, same_type)
         for level, rows in group_by_level(pieces.height)
         for kind in np.unique(pieces.type[rows])
         if len(same_type := rows[pieces.type[rows] == kind])
@@ -168,21 +182,45 @@ def _lights(signals: Signals) -> list[dict[str, Any]]:
 
 
 def _metrics(traces: Mapping[str, Trace]) -> list[dict[str, Any]]:
-    """Metrics of all rollouts, in the order of `METRICS`; those with values 0 or 1 of which 0 is better have events."""
-    descriptions = []
-    names = {name for trace in traces.values() for name in trace.metrics or {}}
-    for name in [*(name for name in METRICS if name in names), *sorted(names - METRICS.keys())]:
-        recorded = [trace.metrics[name] for trace in traces.values() if trace.metrics and name in trace.metrics]
-        values = np.concatenate([np.asarray(item.value)[_is_defined(item)] for item in recorded]).astype(float)
-        unit, better = (METRICS[name].unit, METRICS[name].better) if name in METRICS else ("1", "lower")
-        has_events = (unit, better) == ("1", "lower") and bool(np.isin(values, (0.0, 1.0)).all())
-        quantum = 1.0 if has_events else float(np.abs(values).max(initial=0.0)) / NUM_METRIC_LEVELS or 1.0
+    """Metrics of all rollouts, in the order of `METRICS`."""
+    descriptions, with_events = [], event_metrics(traces.values())
+    for name, values in _metric_values(traces.values()).items():
+        unit = METRICS[name].unit if name in METRICS else "1"
+        largest = float(np.abs(values).max(initial=0.0))
+        quantum = 1.0 if name in with_events else largest / NUM_METRIC_LEVELS or 1.0
         unit_text = "" if unit == "1" else unit
-        descriptions.append({"name": name, "unit": unit_text, "events": has_events, "quantum": quantum})
+        descriptions.append({"name": name, "unit": unit_text, "events": name in with_events, "quantum": quantum})
     return descriptions
 
 
-def _is_defined(metric: MetricValue) -> np.ndarray:
+def event_metrics(traces: Iterable[Trace]) -> set[str]:
+    """Names of metrics with events: those with values 0 or 1 in all rollouts, of which 0 is better."""
+
+    def has_events(name: str, values: np.ndarray) -> bool:
+        unit, better = (METRICS[name].unit, METRICS[name].better) if name in METRICS else ("1", "lower")
+        return (unit, better) == ("1", "lower") and bool(np.isin(values, (0.0, 1.0)).all())
+
+    return {name for name, values in _metric_values(traces).items() if has_events(name, values)}
+
+
+def evaluated_rows(scenario: Scenario, trace: Trace) -> Int[np.ndarray, " n"]:
+    """Rows of the agents whose metrics a page shows: the sdc, and those that the log does not control."""
+    controller = np.asarray(trace.final.controller)
+    return np.flatnonzero(scenario.agents.exists & ((controller != LOG) | scenario.agents.is_sdc))
+
+
+def _metric_values(traces: Iterable[Trace]) -> dict[str, np.ndarray]:
+    """Defined values of each metric over all rollouts, in the order of `METRICS`."""
+    recorded: dict[str, list[np.ndarray]] = {}
+    for trace in traces:
+        for name, item in (trace.metrics or {}).items():
+            recorded.setdefault(name, []).append(np.asarray(item.value)[is_defined(item)].astype(float))
+    names = [*(name for name in METRICS if name in recorded), *sorted(recorded.keys() - METRICS.keys())]
+    return {name: np.concatenate(recorded[name]) for name in names}
+
+
+def is_defined(metric: MetricValue) -> np.ndarray:
+    """Where a metric is valid and finite."""
     return np.asarray(metric.valid) & np.isfinite(metric.value)
 
 
@@ -198,7 +236,7 @@ def _rollout(
         whole[steps] = np.asarray(simulated)[active]
     tracks = _tracks(tree_index(states, (slice(None), rows)))
     controller = np.asarray(trace.final.controller)[rows]
-    evaluated = np.flatnonzero((controller != LOG) | scenario.agents.is_sdc[rows])
+    evaluated = np.searchsorted(rows, evaluated_rows(scenario, trace))
 
     def series(metric: dict[str, Any]) -> list[dict[str, Any]]:
         if not trace.metrics or metric["name"] not in trace.metrics:
@@ -208,7 +246,7 @@ def _rollout(
         values = np.zeros((len(states.valid), len(agents)))
         valid = np.zeros(values.shape, bool)
         values[steps] = np.asarray(recorded.value)[active].reshape(len(steps), -1)[:, columns]
-        valid[steps] = _is_defined(recorded)[active].reshape(len(steps), -1)[:, columns]
+        valid[steps] = is_defined(recorded)[active].reshape(len(steps), -1)[:, columns]
         held = _hold_last_valid(values, valid)
         return [
             {"agent": agent, "valid": _change_steps(valid[:, i]), "value": _differences(held[:, i], metric["quantum"])}

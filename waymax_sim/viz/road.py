@@ -23,6 +23,7 @@ class FeaturePieces:
       xy: Valid map points, m.
       start: First point of each piece.
       stop: End of each piece (exclusive).
+      feature: Row of each piece in the feature table.
       type: Feature type of each piece.
       height: Mean height of each piece, m.
     """
@@ -30,6 +31,7 @@ class FeaturePieces:
     xy: Float[np.ndarray, "P 2"]
     start: Int[np.ndarray, " K"]
     stop: Int[np.ndarray, " K"]
+    feature: Int[np.ndarray, " K"]
     type: Int[np.ndarray, " K"]
     height: Float[np.ndarray, " K"]
 
@@ -84,7 +86,7 @@ def split_features(roadmap: RoadMap) -> FeaturePieces:
     kind = roadmap.feature_type[feature]
     if not len(xyz):
         empty = np.zeros(0, int)
-        return FeaturePieces(xyz[:, :2], empty, empty, empty, np.zeros(0))
+        return FeaturePieces(xyz[:, :2], empty, empty, empty, empty, np.zeros(0))
     first = np.flatnonzero(np.diff(feature, prepend=-1))
     climb = np.maximum.reduceat(xyz[:, 2], first) - np.minimum.reduceat(xyz[:, 2], first)
     run = np.repeat(np.arange(len(first)), np.diff(first, append=len(xyz)))
@@ -97,7 +99,8 @@ def split_features(roadmap: RoadMap) -> FeaturePieces:
     stop = np.append(start[1:], len(xyz))
     height = np.add.reduceat(xyz[:, 2], start) / (stop - start)
     continues = feature[np.minimum(stop, len(xyz) - 1)] == feature[start]
-    return FeaturePieces(xyz[:, :2], start, np.minimum(stop + continues, len(xyz)), kind[start], height)
+    stop = np.minimum(stop + continues, len(xyz))
+    return FeaturePieces(xyz[:, :2], start, stop, feature[start], kind[start], height)
 
 
 def _in_view(pieces: FeaturePieces, low: np.ndarray, high: np.ndarray) -> Bool[np.ndarray, " K"]:

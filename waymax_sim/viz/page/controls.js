@@ -1,17 +1,18 @@
 "use strict";
 // Panels, buttons, keys and playback. The page is a function of `view`.
 
-const LAYERS = ["lanes", "lines", "edges", "crosswalks", "lights", "agents", "ids", "routes", "trails", "log"];
+const LAYERS = ["lanes", "lines", "edges", "crosswalks", "signs", "lights", "agents", "ids", "routes", "trails", "log"];
 const HIDDEN_AT_FIRST = ["ids", "routes"];
 const FIRST_RADIUS = 50; // half the side of the view, m
 const ZOOM = 1.25;
 
 const byId = (id) => document.getElementById(id);
 const view = {
-  time: 0, playing: false, agent: null, follow: true, x: 0, y: 0, radius: FIRST_RADIUS,
+  time: 0, playing: false, agent: null, follow: true, headingUp: false, x: 0, y: 0, up: NORTH, radius: FIRST_RADIUS,
+  ruler: { active: false, points: [], fixed: 0 },
   layers: new Set(LAYERS.filter((layer) => !HIDDEN_AT_FIRST.includes(layer))),
 };
-let scene, strokes, events, rows, panels;
+let scene, strokes, lanes, events, rows, panels;
 let pending = false;
 
 function draw() {
@@ -29,7 +30,10 @@ function panelCamera({ canvas, rollout }) {
   const pose = view.follow && view.agent !== null ? agentAt(scene, rollout, view.agent, view.time) : null;
   // Without a valid pose of the agent the view stays.
   if (pose) [view.x, view.y] = [pose.x, pose.y];
-  return { x: view.x, y: view.y, scale: Math.max(Math.min(width, height), 1) / (2 * view.radius), width, height };
+  if (!view.headingUp) view.up = NORTH;
+  else if (pose) view.up = pose.yaw;
+  const scale = Math.max(Math.min(width, height), 1) / (2 * view.radius);
+  return { x: view.x, y: view.y, up: view.up, scale, width, height };
 }
 
 function render() {
@@ -39,6 +43,7 @@ function render() {
   for (const panel of panels) {
     panel.camera = panelCamera(panel);
     drawPanel(panel.canvas.getContext("2d"), scene, strokes, panel.rollout, view, panel.camera);
+    showProbe(panel);
   }
   for (const row of rows) {
     drawRow(scene, row, view.agent);
@@ -46,47 +51,20 @@ function render() {
   }
   byId("timeline").style.setProperty("--progress", view.time / (scene.length - 1));
   byId("time").value = step;
-  byId("clock").textContent = `step ${step} of ${scene.length - 1}, ${scene.times[step].toFixed(1)} s`;
+  byId("clock").textContent = clockText();
   byId("play").textContent = view.playing ? "Pause" : "Play";
   byId("follow").setAttribute("aria-pressed", view.follow);
+  byId("heading-up").setAttribute("aria-pressed", view.headingUp);
+  byId("ruler").setAttribute("aria-pressed", view.ruler.active);
   byId("agent").value = view.agent ?? "";
   for (const box of byId("layers").querySelectorAll("input")) box.checked = view.layers.has(box.value);
+  writeLink();
+  recordFrame();
 }
 
-function showFacts() {
-  const facts = byId("facts");
-  facts.hidden = view.agent === null;
-  if (facts.hidden) return;
-  const { id, row, type, size, sdc } = scene.agents[view.agent];
-  const list = (pairs) => element("dl", {}, ...pairs.flatMap(([name, value]) =>
-    [element("dt", { textContent: name }), element("dd", { textContent: value })]));
-  const nodes = [
-    element("h2", { textContent: `${sdc ? "sdc" : type} ${id}` }),
-    list([["row", row], ["length", `${size[0]} m`], ["width", `${size[1]} m`], ["height", `${size[2]} m`]]),
-  ];
-  const columns = [{ name: "log", color: "ghost" }, ...panels.filter((panel) => panel.rollout)];
-  for (const { rollout, name, color } of columns) {
-    const title = element("h3", { textContent: name });
-    title.style.setProperty("--color", `var(--${color})`);
-    nodes.push(title, list(agentState(rollout)));
-  }
-  facts.replaceChildren(...nodes);
-}
-
-function agentState(rollout) {
-  const pose = agentAt(scene, rollout, view.agent, view.time);
-  if (!pose) return [["not valid", ""]];
-  const turn = 2 * Math.PI;
-  const yaw = (((pose.yaw + Math.PI) % turn) + turn) % turn - Math.PI;
-  const facts = [
-    ["x", `${pose.x.toFixed(2)} m`], ["y", `${pose.y.toFixed(2)} m`], ["z", `${pose.z.toFixed(1)} m`],
-    ["heading", `${((yaw * 180) / Math.PI).toFixed(1)}°`], ["speed", `${Math.hypot(pose.vx, pose.vy).toFixed(1)} m/s`],
-  ];
-  if (!rollout) return facts;
-  const logged = poseAt(scene.log[view.agent], view.time);
-  const distance = logged ? `${Math.hypot(pose.x - logged.x, pose.y - logged.y).toFixed(2)} m` : "–";
-  const now = activeEvents(scene, rollout, view.agent, Math.floor(view.time)).map((metric) => metric.name).join(", ");
-  return [...facts, ["from the log", distance], ["driven by", driverName(rollout, view.agent)], ["now", now || "–"]];
+// The clock of the record.
+function clockText() {
+  return `step ${Math.floor(view.time)} of ${scene.length - 1}, ${recordTime(scene, view.time).toFixed(2)} s`;
 }
 
 function jump(step, event = null) {
@@ -113,15 +91,11 @@ function toggle(name) {
   draw();
 }
 
-function stepsPerSecond() {
-  const last = scene.length - 1;
-  return last ? last / (scene.times[last] - scene.times[0]) : 1;
-}
-
 function play(before) {
   requestAnimationFrame((now) => {
     if (!view.playing) return;
-    view.time += ((now - before) / 1000) * stepsPerSecond() * Number(byId("speed").value);
+    const elapsed = ((now - before) / 1000) * Number(byId("speed").value);
+    view.time = stepAt(scene, recordTime(scene, view.time) + elapsed);
     if (view.time >= scene.length - 1) [view.time, view.playing] = [scene.length - 1, false];
     draw();
     play(now);
@@ -158,6 +132,17 @@ function pan(x, y) {
   draw();
 }
 
+// Moves the view by a fraction of its radius, to the right and upwards on the screen.
+function panOnScreen(right, upwards) {
+  const [dx, dy] = toMapOffset({ scale: 1, up: view.up }, right, upwards);
+  pan(PAN * view.radius * dx, PAN * view.radius * dy);
+}
+
+function toggleHeadingUp() {
+  toggle("headingUp");
+  if (view.headingUp) view.follow = true;
+}
+
 function fit() {
   const tracks = scene.log.flatMap((track) => validLines(track, 0, scene.length - 1));
   const lines = [...scene.map.flatMap((group) => group.lines), ...tracks];
@@ -191,20 +176,36 @@ const KEYS = [
   [["]"], "next agent", () => selectNextAgent(1)],
   [["["], "previous agent", () => selectNextAgent(-1)],
   [["f"], "follow the agent", () => toggle("follow")],
+  [["h"], "heading of the agent up", toggleHeadingUp],
+  [["m"], "measure a distance", toggleRuler],
   [["+", "="], "zoom in", () => zoom(ZOOM)],
   [["-"], "zoom out", () => zoom(1 / ZOOM)],
   [["0"], "whole scene", fit],
-  [["w"], "move up", () => pan(0, PAN * view.radius)],
-  [["a"], "move left", () => pan(-PAN * view.radius, 0)],
-  [["s"], "move down", () => pan(0, -PAN * view.radius)],
-  [["d"], "move right", () => pan(PAN * view.radius, 0)],
+  [["w"], "move up", () => panOnScreen(0, 1)],
+  [["a"], "move left", () => panOnScreen(-1, 0)],
+  [["s"], "move down", () => panOnScreen(0, -1)],
+  [["d"], "move right", () => panOnScreen(1, 0)],
   [["g"], "log over the simulation", () => toggleLayer("log")],
   [["i"], "ids", () => toggleLayer("ids")],
   [["r"], "routes", () => toggleLayer("routes")],
   [["t"], "dark or light", switchTheme],
 ];
 
+function closeMenus(except = null) {
+  const open = [...document.querySelectorAll("details[open]")].filter((menu) => menu !== except);
+  for (const menu of open) menu.open = false;
+  return open;
+}
+
+// Closes a menu, or else ends the ruler.
+function pressEscape() {
+  const [menu] = closeMenus();
+  if (menu) menu.querySelector("summary").focus();
+  else if (view.ruler.active) toggleRuler();
+}
+
 function press(event) {
+  if (event.key === "Escape") pressEscape();
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
   // The space bar presses the button that has the focus.
   if (event.key === " " && event.target.matches("button, summary")) return;
@@ -214,49 +215,17 @@ function press(event) {
   binding[2](event);
 }
 
-// Dragging moves the view, the wheel zooms around the pointer, a click selects an agent.
-function addPointerHandlers(panel) {
-  const { canvas } = panel;
-  let travelled = 0;
-  const mapPosition = (event) => {
-    const { x, y, scale, width, height } = panel.camera;
-    const px = devicePixelRatio;
-    return [x + (event.offsetX * px - width / 2) / scale, y - (event.offsetY * px - height / 2) / scale];
-  };
-  canvas.onpointerdown = (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    travelled = 0;
-  };
-  canvas.onpointermove = (event) => {
-    if (!event.buttons) return;
-    travelled += Math.abs(event.movementX) + Math.abs(event.movementY);
-    const metersPerPixel = devicePixelRatio / panel.camera.scale;
-    if (travelled > 4) pan(-event.movementX * metersPerPixel, event.movementY * metersPerPixel);
-  };
-  canvas.onclick = (event) => {
-    const radius = (10 * devicePixelRatio) / panel.camera.scale;
-    if (travelled <= 4) selectAgent(nearestAgent(scene, panel.rollout, view.time, ...mapPosition(event), radius));
-  };
-  canvas.onwheel = (event) => {
-    event.preventDefault();
-    const [x, y] = mapPosition(event);
-    const before = view.radius;
-    zoom(ZOOM ** (-event.deltaY / 100));
-    const nearer = 1 - view.radius / before;
-    if (!view.follow) pan((x - panel.camera.x) * nearer, (y - panel.camera.y) * nearer);
-  };
-}
-
 function buildPanels() {
   const shown = scene.rollouts.length ? scene.rollouts : [null];
   byId("panels").style.gridTemplateColumns = `repeat(${Math.ceil(Math.sqrt(shown.length))}, minmax(0, 1fr))`;
   return shown.map((rollout, index) => {
     const [name, color] = rollout ? [rollout.name, rolloutColor(index)] : ["log", "ghost"];
     const canvas = element("canvas", { tabIndex: 0, role: "img", ariaLabel: `Map of ${name}` });
-    const node = element("section", { className: "panel" }, element("h2", { textContent: name }), canvas);
+    const probe = element("div", { className: "probe", hidden: true });
+    const node = element("section", { className: "panel" }, element("h2", { textContent: name }), canvas, probe);
     node.style.setProperty("--color", `var(--${color})`);
     byId("panels").append(node);
-    const panel = { canvas, rollout, name, color, camera: null };
+    const panel = { canvas, rollout, name, color, probe, camera: null, pointer: null };
     addPointerHandlers(panel);
     new ResizeObserver(draw).observe(canvas);
     return panel;
@@ -265,7 +234,7 @@ function buildPanels() {
 
 function buildControls() {
   byId("agent").append(element("option", { value: "", textContent: "none" }), ...scene.agents.map((agent, index) =>
-    element("option", { value: index, textContent: `${agent.sdc ? "sdc" : agent.type} ${agent.id}` })));
+    element("option", { value: index, textContent: agentName(agent) })));
   byId("layers").append(...LAYERS.map((layer) => {
     const box = element("input", { type: "checkbox", value: layer, onchange: () => toggleLayer(layer) });
     return element("label", {}, box, ` ${layer}`);
@@ -277,18 +246,25 @@ function buildControls() {
   byId("time").oninput = () => jump(Number(byId("time").value));
   byId("agent").onchange = () => selectAgent(byId("agent").value === "" ? null : Number(byId("agent").value));
   const buttons = {
-    play: () => toggle("playing"), follow: () => toggle("follow"),
+    play: () => toggle("playing"), follow: () => toggle("follow"), "heading-up": toggleHeadingUp, ruler: toggleRuler,
+    image: exportImage, video: exportVideo,
     closer: () => zoom(ZOOM), farther: () => zoom(1 / ZOOM), fit,
     theme: switchTheme, previous: () => jumpToEvent(-1), next: () => jumpToEvent(1),
   };
   for (const [id, action] of Object.entries(buttons)) byId(id).onclick = action;
   for (const id of ["previous", "next"]) byId(id).hidden = !events.length;
+  byId("video").disabled = typeof MediaRecorder === "undefined";
+  const current = `${scene.now}, at ${scene.times[scene.now].toFixed(2)} s`;
+  byId("clock").title = `Time of the record from its first step. Its current step is ${current}.`;
   document.onkeydown = press;
+  document.onpointerdown = (event) => closeMenus(event.target.closest("details"));
+  window.onhashchange = readLink;
 }
 
 async function main() {
   scene = decodeScene(await inflate(byId("scene").textContent));
   strokes = mapStrokes(scene);
+  lanes = findLanes(scene);
   events = findEvents(scene);
   rows = buildTimeline(scene, events, jump);
   panels = buildPanels();
@@ -298,6 +274,7 @@ async function main() {
   view.time = scene.now;
   buildControls();
   if (view.agent === null) fit();
+  readLink();
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   document.documentElement.dataset.ready = "yes";
 }

@@ -13,7 +13,7 @@ const FEATURE_STYLES = {
   9: line("yellow", 0.18, BROKEN), 10: line("yellow", 0.36, BROKEN), 11: line("yellow", 0.18),
   12: line("yellow", 0.36), 13: line("yellow", 0.36, [3, 1, 1, 1]),
   14: edge("edge"), 15: edge("edge"), 16: edge("median"),
-  17: { layer: "lights", color: "stop-sign", order: 0.5, sign: true },
+  17: { layer: "signs", color: "stop-sign", order: 0.5, sign: true },
   18: area("crosswalk"), 19: area("bump"), 20: area("driveway"),
 };
 // Asphalt is drawn this number of levels below its lane, so that it covers only roads well below.
@@ -54,35 +54,35 @@ function mapStrokes(scene) {
   return strokes.sort((a, b) => a.order - b.order);
 }
 
-// Draws a panel; `camera` has the center of the view (x, y), pixels per meter (scale) and the size (width, height).
 function drawPanel(context, scene, strokes, rollout, view, camera) {
-  const { x, y, scale, width, height } = camera;
+  const { scale, width, height } = camera;
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.fillStyle = colors.ground;
   context.fillRect(0, 0, width, height);
-  context.setTransform(scale, 0, 0, -scale, width / 2 - scale * x, height / 2 + scale * y);
+  context.setTransform(...mapTransform(camera));
   context.lineCap = context.lineJoin = "round";
   const px = 1 / scale;
   const shown = (layer) => view.layers.has(layer);
-  for (const stroke of strokes) if (shown(stroke.layer)) drawStroke(context, stroke, px);
+  for (const stroke of strokes) if (shown(stroke.layer)) drawStroke(context, stroke, camera);
   if (shown("routes")) drawRoutes(context, scene, px);
-  if (shown("lights")) drawLights(context, scene, view.time, px);
+  if (shown("lights")) drawLights(context, scene, view.time, camera);
   if (shown("agents")) {
     if (shown("trails")) drawTrails(context, scene, rollout, view.time, px);
     if (shown("log")) drawLog(context, scene, rollout, view, px);
     drawAgents(context, scene, rollout, view, px);
   }
   if (shown("ids")) drawIds(context, scene, rollout, view.time, camera);
+  drawRuler(context, view.ruler, camera);
 }
 
-function drawStroke(context, stroke, px) {
+function drawStroke(context, stroke, camera) {
   if (stroke.sign) {
-    for (const { x, y } of stroke.lines) drawDot(context, x[0], y[0], stroke.color, px);
+    for (const { x, y } of stroke.lines) drawStopSign(context, ...toCanvas(camera, x[0], y[0]), camera.scale);
   } else if (stroke.fill) {
     context.fillStyle = colors[stroke.color];
     context.fill(stroke.path);
   } else {
-    strokePath(context, stroke.path, stroke.color, Math.max(stroke.width, 0.5 * px), stroke.dash);
+    strokePath(context, stroke.path, stroke.color, Math.max(stroke.width, 0.5 / camera.scale), stroke.dash);
   }
 }
 
@@ -95,40 +95,12 @@ function strokePath(context, path, color, width, dash = []) {
   context.stroke(path);
 }
 
-function drawDot(context, x, y, color, px, hollow = false) {
-  const path = new Path2D();
-  path.arc(x, y, Math.min(Math.max(0.8, 3 * px), 7 * px), 0, 2 * Math.PI);
-  context.fillStyle = hollow ? colors.ground : colors[color];
-  context.fill(path);
-  strokePath(context, path, hollow ? color : "outline", (hollow ? 2 : 1) * px);
-}
-
 function drawRoutes(context, scene, px) {
   for (const route of scene.routes) {
     context.globalAlpha = route.on_route ? 0.8 : 0.35;
     strokePath(context, toPath([route]), "route", Math.max(0.3, 1.5 * px), route.on_route ? [] : [2, 2]);
   }
   context.globalAlpha = 1;
-}
-
-// Arrows are triangles, flashing lights are hollow.
-function drawLights(context, scene, time, px) {
-  const step = Math.floor(time);
-  for (const light of scene.lights) {
-    if (!light.valid[step]) continue;
-    const name = scene.light_states[light.state[step]];
-    const color = name.split("_").at(-1);
-    const [x, y] = [light.x[step], light.y[step]];
-    if (name.startsWith("arrow")) {
-      const size = Math.min(Math.max(1, 4 * px), 9 * px);
-      const path = toPath([{ x: [x - size, x + size, x], y: [y - size, y - size, y + size] }], true);
-      context.fillStyle = colors[color];
-      context.fill(path);
-      strokePath(context, path, "outline", px);
-    } else {
-      drawDot(context, x, y, color, px, name.startsWith("flashing"));
-    }
-  }
 }
 
 function agentColor(agent) {
@@ -203,20 +175,4 @@ function drawAgents(context, scene, rollout, view, px) {
 
 function eventColor(metric) {
   return metric.name in { overlap: 0, offroad: 0 } ? metric.name : "event";
-}
-
-function drawIds(context, scene, rollout, time, { x, y, scale, width, height }) {
-  context.save();
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.setLineDash([]);
-  Object.assign(context, { font: `${11 * devicePixelRatio}px system-ui`, textAlign: "center", textBaseline: "middle" });
-  Object.assign(context, { fillStyle: colors.ink, strokeStyle: colors.page, lineWidth: 3 * devicePixelRatio });
-  scene.agents.forEach((agent, index) => {
-    const pose = agentAt(scene, rollout, index, time);
-    if (!pose) return;
-    const text = [agent.id, width / 2 + scale * (pose.x - x), height / 2 - scale * (pose.y - y)];
-    context.strokeText(...text);
-    context.fillText(...text);
-  });
-  context.restore();
 }

@@ -70,9 +70,30 @@ function isDriven(rollout, agent) {
   return Boolean(rollout?.controller[agent]);
 }
 
+// The name of the policy that drives an agent; policies without a name have numbers from 1.
 function driverName(rollout, agent) {
   const controller = rollout?.controller[agent] ?? 0;
-  return ["log", "caller"][controller] ?? `policy ${controller - 2}`;
+  return ["log", "caller"][controller] ?? rollout.drivers[controller - 2] ?? `policy ${controller - 1}`;
+}
+
+function agentName({ sdc, type, id }) {
+  return `${sdc ? "sdc" : type} ${id}`;
+}
+
+// The time of the record at a time in steps, interpolated linearly, s.
+function recordTime(scene, time) {
+  const step = Math.floor(time);
+  const next = Math.min(step + 1, scene.length - 1);
+  return scene.times[step] + (time - step) * (scene.times[next] - scene.times[step]);
+}
+
+// The time in steps at a time of the record (s): the inverse of `recordTime`.
+function stepAt(scene, seconds) {
+  const next = scene.times.findIndex((time) => time > seconds);
+  if (next < 0) return scene.length - 1;
+  if (next === 0) return 0;
+  const [before, after] = [scene.times[next - 1], scene.times[next]];
+  return next - 1 + (seconds - before) / (after - before);
 }
 
 // The values over time of a metric for an agent, or for the scene.

@@ -1,0 +1,1 @@
+"""Parts of the HTML report: markup, charts, the table of scenes, and viewers of scenes."""

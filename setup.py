@@ -10,6 +10,8 @@ PACKAGE = (ROOT / "waymax_sim" / "__init__.py").read_text(encoding="utf-8")
 (VERSION,) = re.findall(r'^__version__ = "(.+)"', PACKAGE, re.MULTILINE)
 # The libraries of the adapters.
 RL = ["dm_env>=1.6", "gymnasium>=1.1", "pettingzoo>=1.25"]
+# The vector environment of Stable-Baselines3, which brings PyTorch.
+SB3 = ["gymnasium>=1.1", "stable_baselines3>=2.4"]
 # The data set of TensorFlow Datasets; the store itself is written and read without it.
 TFDS = [
     # Required by tensorflow-datasets, which does not declare it.
@@ -127,6 +129,7 @@ setup(
         "test": TEST,
         "docs": DOCS,
         "rl": RL,
+        "sb3": SB3,
         "tfds": TFDS,
         "argoverse": ["pyarrow>=17"],
         "beam": [*TFDS, "apache-beam>=2.60"],

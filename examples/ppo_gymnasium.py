@@ -3,8 +3,8 @@
     pip install 'waymax-sim[rl]'
     python examples/ppo_gymnasium.py --path synthetic:0:64 --num-envs 16 --updates 200
 
-It applies to any gymnasium environment with vectors as observations and actions. The network is a small one of plain
-arrays; only JAX and gymnasium are required.
+`train` applies to any vector environment of gymnasium with vectors as observations and actions. Baselines with the same
+rewards in the same scenes are printed before the curve.
 """
 
 import dataclasses
@@ -15,10 +15,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
+import behavior_models
+import waymax_sim as ws
+from behavior_models.training.returns import mean_returns
 from waymax_sim.adapters.gymnasium import DriveVectorEnv
-from waymax_sim.adapters.loop import EGO_VIEW, ObservationFn
+from waymax_sim.adapters.loop import EGO_ENV, EGO_VIEW, ObservationFn
+from waymax_sim.env.bank import build_bank
+
+BASELINES = {"coast": behavior_models.ConstantSpeed, "idm": behavior_models.IDM, "log": behavior_models.LogReplay}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +42,30 @@ class Settings:
     trace: float = 0.95  # lambda of generalized advantage estimation
     clip: float = 0.2  # of the probability ratio
     entropy: float = 0.001  # weight of the entropy bonus
+    spread: tuple[float, ...] = (0.3, 0.03)  # initial standard deviations; more curvature leaves the road
     width: int = 128  # of the hidden layers
     seed: int = 0
 
 
-def main(path: str = "synthetic:0:64", settings: tyro.conf.OmitArgPrefixes[Settings] = Settings()) -> None:
-    """Trains a policy of the ego.
+def main(
+    path: str = "synthetic:0:64",
+    baselines: tuple[str, ...] = tuple(BASELINES),
+    quick: bool = False,
+    settings: tyro.conf.OmitArgPrefixes[Settings] = Settings(),
+) -> None:
+    """Trains a policy of the ego, after baselines in the same scenes.
 
     Args:
       path: Path of the scenes.
+      baselines: Names of `BASELINES`.
+      quick: Two updates of four environments, for a test of the installation.
       settings: Hyperparameters.
     """
+    if quick:
+        settings = dataclasses.replace(settings, num_envs=4, num_steps=8, updates=2)
+    bank = build_bank(ws.load(path, pad_to_bucket=False), EGO_ENV)
+    for name, result in mean_returns(EGO_ENV, {name: BASELINES[name]() for name in baselines}, bank).items():
+        print(f"{name}: {result}", flush=True)
     train(path, settings)
 
 
@@ -54,8 +74,8 @@ def train(scenarios: str | Sequence, settings: Settings, observe: ObservationFn 
     env = DriveVectorEnv(scenarios, num_envs=settings.num_envs, observe=observe)
     size = (env.single_observation_space.shape[0], env.single_action_space.shape[0])
     key, sub = jax.random.split(jax.random.key(settings.seed))
-    params = init(sub, *size, settings.width)
-    moments = (jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params), jnp.asarray(0.0))
+    params = init(sub, *size, settings)
+    state = make_optimizer(settings).init(params)
     observation, _ = env.reset(seed=settings.seed)
     running, returns, start_time = np.zeros(settings.num_envs), [], time.perf_counter()
     for update in range(settings.updates):
@@ -78,7 +98,7 @@ def train(scenarios: str | Sequence, settings: Settings, observe: ObservationFn 
         rng = np.random.default_rng([settings.seed, update])
         for _ in range(settings.epochs):
             for rows in np.array_split(rng.permutation(len(batch[0])), settings.minibatches):
-                params, moments = learn(settings, params, moments, tuple(part[rows] for part in batch))
+                params, state = learn(settings, params, state, tuple(part[rows] for part in batch))
         returns.append(float(np.mean(ended_returns)) if ended_returns else float("nan"))
         speed = (update + 1) * settings.num_steps * settings.num_envs / (time.perf_counter() - start_time)
         print(f"update {update}: return {returns[-1]:.3f} in {len(ended_returns)} episodes, {speed:.0f} steps/s")
@@ -86,9 +106,9 @@ def train(scenarios: str | Sequence, settings: Settings, observe: ObservationFn 
     return params, returns
 
 
-def init(key, num_inputs: int, num_actions: int, width: int):
+def init(key, num_inputs: int, num_actions: int, settings: Settings):
     """Parameters of a network with two hidden layers: means and standard deviation of the actions, and the value."""
-    keys = jax.random.split(key, 4)
+    keys, width = jax.random.split(key, 4), settings.width
     shapes = [(num_inputs, width), (width, width), (width, num_actions), (width, 1)]
     scales = [2**0.5, 2**0.5, 0.01, 1.0]
     make = jax.nn.initializers.orthogonal
@@ -96,7 +116,7 @@ def init(key, num_inputs: int, num_actions: int, width: int):
     return {
         "weights": weights,
         "biases": [jnp.zeros(shape[1]) for shape in shapes],
-        "spread": jnp.zeros(num_actions) - 1,
+        "spread": jnp.log(jnp.asarray(settings.spread)),
     }
 
 
@@ -136,9 +156,14 @@ def advantages(settings: Settings, observation, action, log_prob, value, reward,
     return tuple(part.reshape(-1, *part.shape[2:]) for part in parts)
 
 
+def make_optimizer(settings: Settings) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015) with clipped gradients."""
+    return optax.chain(optax.clip_by_global_norm(0.5), optax.adam(settings.learning_rate))
+
+
 @jax.jit(static_argnums=0)
-def learn(settings: Settings, params, moments, batch):
-    """One step of Adam (Kingma and Ba 2015) on a minibatch."""
+def learn(settings: Settings, params, state, batch):
+    """One gradient step on a minibatch."""
 
     def loss(params):
         observation, action, log_prob, gain, target = batch
@@ -149,16 +174,8 @@ def learn(settings: Settings, params, moments, batch):
         policy_loss = -jnp.mean(jnp.minimum(ratio * gain, clipped * gain))
         return policy_loss + 0.5 * jnp.mean((value - target) ** 2) - settings.entropy * jnp.sum(spread)
 
-    grads = jax.grad(loss)(params)
-    norm = jnp.sqrt(sum(jnp.sum(grad**2) for grad in jax.tree.leaves(grads)))
-    grads = jax.tree.map(lambda grad: grad * jnp.minimum(1.0, 0.5 / (norm + 1e-8)), grads)
-    first, second, count = moments
-    count = count + 1
-    first = jax.tree.map(lambda old, grad: 0.9 * old + 0.1 * grad, first, grads)
-    second = jax.tree.map(lambda old, grad: 0.999 * old + 0.001 * grad**2, second, grads)
-    rate = settings.learning_rate * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-    params = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8), params, first, second)
-    return params, (first, second, count)
+    updates, state = make_optimizer(settings).update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ OPTIONAL = {
     "PIL",
     "pyarrow",
     "rich",
+    "stable_baselines3",
     "tensorflow",
     "tensorflow_datasets",
     "tree",

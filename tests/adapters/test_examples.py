@@ -6,9 +6,10 @@ import pytest
 
 import waymax_sim as ws
 from examples import functional_training, ppo_gymnasium
+from examples.functional_training import Driver
 from tests.adapters.roads import ego_position, roads
 from waymax_sim.adapters.functional import FunctionalEnv
-from waymax_sim.env.bank import build_bank
+from waymax_sim.env.flat_view import FlatView
 
 pytestmark = pytest.mark.compile_heavy
 
@@ -38,12 +39,19 @@ def test_advantages_are_those_of_the_definition():
     np.testing.assert_allclose(target.reshape(3, 2), expected + value)
 
 
-def test_training_in_the_graph_runs():
-    env = FunctionalEnv(observe=ego_position)
-    settings = functional_training.Settings(**SHORT, updates=3, width=8)
-    params, rewards = functional_training.train(env, settings, build_bank(roads(2), env.env))
-    assert rewards.shape == (3,) and np.isfinite(rewards).all()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+def test_training_in_the_graph_runs(monkeypatch, capsys):
+    """The whole program at a small size: baselines, the curve, and the trained policy on held-out scenes."""
+    view = FlatView(num_agents=3, num_polylines=3)
+    monkeypatch.setattr(functional_training, "FunctionalEnv", lambda: FunctionalEnv(observe=view))
+    monkeypatch.setattr(functional_training, "Driver", lambda params: Driver(params, view))
+    monkeypatch.setattr(ws, "load", lambda path, pad_to_bucket: roads(4))
+    settings = functional_training.Settings(width=8)
+    functional_training.main("train", "test", baselines=("coast", "log"), quick=True, settings=settings)
+    coast, log, *curve, trained = capsys.readouterr().out.splitlines()
+    # The logged agents keep their speed: coasting drives the logged path in its six steps.
+    assert coast == "test, coast: 1.000 per episode, 0.1667 per step" and log == coast.replace("coast", "log")
+    assert len(curve) == 2 and "nan" not in "".join(curve)
+    assert trained.startswith("test, trained: ") and float(trained.split()[2]) <= 1.0
 
 
 @pytest.mark.slow

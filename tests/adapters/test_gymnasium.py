@@ -199,7 +199,7 @@ def test_each_environment_has_its_own_seed(scenes):
 # Run without an import of the package; gymnasium imports the module that the id names.
 MAKE = """
 import sys, gymnasium
-name = "waymax_sim.adapters.gymnasium:waymax_sim/Drive-v0"
+name = "waymax_sim.gym:waymax_sim/Drive-v0"
 assert "waymax_sim" not in sys.modules
 env = gymnasium.make(name, scenarios="synthetic:3:1", render_mode="rgb_array")
 assert env.render_mode == "rgb_array" and env.observation_space.shape == (1269,)

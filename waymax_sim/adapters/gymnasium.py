@@ -1,7 +1,7 @@
 """Gymnasium environments of one scene, and of many scenes in one compiled call.
 
-Importing this module registers `waymax_sim/Drive-v0`. `gymnasium.make` imports the module itself for the id
-`waymax_sim.adapters.gymnasium:waymax_sim/Drive-v0`.
+Importing this module registers `waymax_sim/Drive-v0`. `gymnasium.make` imports it for the id
+`waymax_sim.gym:waymax_sim/Drive-v0`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -320,6 +320,15 @@ class DriveVectorEnv(gymnasium.vector.VectorEnv):
             self._counts[fresh] = 0
 
 
+def make_vector_env(**options: Any) -> DriveVectorEnv:
+    """`DriveVectorEnv` for `gymnasium.make_vec`, with the default autoreset mode of gymnasium and its wrappers.
+
+    Args:
+      options: Arguments of `DriveVectorEnv`; `autoreset_mode` is NEXT_STEP by default.
+    """
+    return DriveVectorEnv(**{"autoreset_mode": AutoresetMode.NEXT_STEP} | options)
+
+
 def _check_render_mode(render_mode: str | None) -> None:
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode={render_mode!r} is not known; use 'rgb_array' or None")
@@ -381,5 +390,5 @@ def _metric_infos(metrics: dict[str, tuple[np.ndarray, np.ndarray]], selected: n
 gymnasium.register(
     ENV_ID,
     entry_point="waymax_sim.adapters.gymnasium:DriveEnv",
-    vector_entry_point="waymax_sim.adapters.gymnasium:DriveVectorEnv",
+    vector_entry_point="waymax_sim.adapters.gymnasium:make_vector_env",
 )

@@ -52,7 +52,7 @@ class SceneViewer:
     events: Sequence[SceneEvent] = ()
 
 
-class Page(Protocol):
+class ViewerPage(Protocol):
     """A page of the viewer."""
 
     @property
@@ -61,7 +61,7 @@ class Page(Protocol):
         ...
 
 
-MakePage = Callable[[Scenario, Mapping[str, Trace], Mapping[str, Sequence[str]]], Page]
+MakePage = Callable[[Scenario, Mapping[str, Trace], Mapping[str, Sequence[str]]], ViewerPage]
 
 
 def worst_viewers(

@@ -32,10 +32,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENSHOT_STEP = 50
 WINDOW = (1280, 800)
 LOADING_MS = 10_000
-JUMP = """<script>
-const whenReady = () => document.documentElement.dataset.ready ? jump({step}) : setTimeout(whenReady, 20);
-whenReady();
-</script></html>"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,12 +94,12 @@ def take_screenshot(browser: str, html: str, path: Path, num_steps: int) -> Path
     """A screenshot of a page at one step of the rollout."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        step = min(SCREENSHOT_STEP, num_steps)
-        page.write_text(html.replace("</html>", JUMP.replace("{step}", str(step))), encoding="utf-8")
+        page.write_text(html, encoding="utf-8")
+        address = f"{page.as_uri()}#step={min(SCREENSHOT_STEP, num_steps)}"
         flags = ["--headless", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
         flags += [f"--window-size={WINDOW[0]},{WINDOW[1]}", f"--virtual-time-budget={LOADING_MS}"]
         flags += ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
-        command = [browser, *flags, f"--screenshot={path.resolve()}", page.as_uri()]
+        command = [browser, *flags, f"--screenshot={path.resolve()}", address]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
     return path
 

@@ -181,8 +181,9 @@ def draw(
     scenarios = load_scenes(path)
     if not 0 <= index < len(scenarios):
         raise UsageError(f"--index {index} is not one of the scenes 0..{len(scenarios) - 1} of {path}")
-    simulated = simulate_scene(scenarios, index, policy, traffic, agents, seed) if policy else (scenarios[index], {})
-    scenario, traces = simulated
+    recorded = scenarios[index], {}, {}
+    simulated = simulate_scene(scenarios, index, policy, traffic, agents, seed) if policy else recorded
+    scenario, traces, drivers = simulated
     trace = next(iter(traces.values()), None)
     controlled = None if trace is None else select(scenario.agents, agents)
     with usage_error_on(DataError, OSError):
@@ -190,7 +191,7 @@ def draw(
         if suffix in ANIMATION_SUFFIXES:
             animate(scenario, trace or scenario.log, out, controlled=controlled)
         elif suffix in PAGE_SUFFIXES:
-            viewer(scenario, traces).save(out)
+            viewer(scenario, traces, drivers).save(out)
         else:
             draw_scene(scenario, trace, controlled=controlled).savefig(out)
     print_line(f"wrote {out}")
@@ -199,8 +200,8 @@ def draw(
 
 def simulate_scene(
     scenarios: Scenarios, index: int, policy: Iterable[str], traffic: Iterable[str], agents: Selector, seed: int
-) -> tuple[Scenario, dict[str, Trace]]:
-    """One scene as it was simulated, with padding, and its rollouts by a name for display.
+) -> tuple[Scenario, dict[str, Trace], dict[str, tuple[str, str]]]:
+    """One scene as it was simulated, with padding, and by a name for display its rollouts, and their policy and traffic.
 
     Args:
       scenarios: The scenes.
@@ -223,4 +224,5 @@ def simulate_scene(
         )
     scenario, traces = Evaluation(scenarios, config).traces(index, config.runs)
     names = [name if len(drivers) == 1 else f"{name} among {other}" for name, other, _ in config.runs]
-    return scenario, dict(zip(names, traces, strict=True))
+    drivers = {name: run[:2] for name, run in zip(names, config.runs, strict=True)}
+    return scenario, dict(zip(names, traces, strict=True)), drivers

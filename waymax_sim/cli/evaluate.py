@@ -108,7 +108,7 @@ def evaluate(
     if summary is None:
         print_line(f"shard {shard} is done; the last shard writes the tables to {out}")
         return DONE
-    write_report(out, viewers=worst_viewers(evaluation, read_rows(out / ROWS)))
+    _write_html_report(run)
     stdout_console(MIN_TABLE_WIDTH).print(evaluation_table(summary))
     if (by_difficulty := slices_table(summary)) is not None:
         stdout_console(MIN_TABLE_WIDTH).print(by_difficulty)
@@ -150,3 +150,10 @@ def compare(
         if item["num_other_content"]:
             print(f"{item['num_other_content']} scenes have other content: the data differ")
     return DONE
+
+
+def _write_html_report(run: EvaluationRun) -> None:
+    """Writes the HTML report with viewers of the worst scenes."""
+    from waymax_sim.viz import viewer
+
+    write_report(run.out, viewers=worst_viewers(run.evaluation, read_rows(run.out / ROWS), viewer))

@@ -31,11 +31,11 @@ REPORT_DIR = Path(__file__).with_name("report")
 REPORT = "report.html"
 # Headlines with a chart by kind and by difficulty.
 NUM_CHARTS = 2
-CONTROLS = """<div class="controls"><label>Policy <select id="result"></select></label>
+SCENE_CONTROLS = """<div class="controls"><label>Policy <select id="result"></select></label>
 <label>Kind <select id="kind"><option value="">all</option></select></label>
 <label>Filter <input id="filter" type="search" placeholder="scene or file"></label><output id="count"></output></div>
 <div id="scenes" tabindex="0" role="region" aria-label="Scenes"></div>"""
-SCATTER = """<div class="controls"><label>Metric <select id="metric"></select></label>
+SCATTER_PLOT = """<div class="controls"><label>Metric <select id="metric"></select></label>
 <label>x <select id="x"></select></label> <label>y <select id="y"></select></label></div>
 <svg id="scatter" role="img" viewBox="0 0 360 360" width="360"></svg><p id="scatter-note"></p>"""
 
@@ -130,7 +130,7 @@ def _kinds(summary: Json, rows: Sequence[Json]) -> Iterable[str]:
     members, columns = scenes_by_kind(rows), _columns(summary)
     if members:
         by_kind = [
-            result | {"slices": summarize_slices(_rows_of(rows, result), members, columns)}
+            result | {"slices": summarize_slices(_result_rows(rows, result), members, columns)}
             for result in summary["results"]
         ]
         yield from _groups(summary | {"results": by_kind}, "By kind of scene", KINDS_NOTE, "kind")
@@ -179,7 +179,7 @@ def _metric(result: Json, group: str, metric: str) -> Json | None:
 def _distributions(summary: Json, rows: Sequence[Json]) -> Iterable[str]:
     """Histogram and cumulative distribution of each metric over scenes, means over seeds."""
     columns, results = _columns(summary), summary["results"]
-    tables = [scene_means(_rows_of(rows, result), columns)[1] for result in results]
+    tables = [scene_means(_result_rows(rows, result), columns)[1] for result in results]
     yield "<h2>Distributions over scenes</h2>"
     yield legend([_result_text(result) for result in results])
     figures = [
@@ -194,11 +194,11 @@ def _scenes(summary: Json, rows: Sequence[Json], viewers: Sequence[SceneViewer])
     pairs: list[Result] = [(result["policy"], result["traffic"]) for result in summary["results"]]
     data = scenes_data(rows, pairs, _columns(summary), viewers)
     yield "<h2>Two policies scene by scene</h2>"
-    yield SCATTER
+    yield SCATTER_PLOT
     yield "<h2>Scenes</h2>"
     if summary["num_scenes"] > MAX_SCENES_SHOWN:
         yield f"<p>The worst {MAX_SCENES_SHOWN} of {summary['num_scenes']} scenes, here and in the plot above.</p>"
-    yield CONTROLS
+    yield SCENE_CONTROLS
     yield f'<script id="data" type="application/json">{script_text(data)}</script>'
 
 
@@ -221,7 +221,7 @@ def _columns(summary: Json) -> dict[str, MetricInfo]:
     return {name: MetricInfo(**column) for name, column in summary["conditions"]["metrics"].items()}
 
 
-def _rows_of(rows: Sequence[Json], result: Json) -> list[Json]:
+def _result_rows(rows: Sequence[Json], result: Json) -> list[Json]:
     """The rows of the policy and the traffic of a result."""
     return [row for row in rows if (row["policy"], row["traffic"]) == (result["policy"], result["traffic"])]
 

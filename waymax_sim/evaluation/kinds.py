@@ -25,12 +25,12 @@ class SceneKindParams:
     min_crowd: float = 8.0
 
 
-PARAMS = SceneKindParams()
+KIND_PARAMS = SceneKindParams()
 KINDS = ("stationary", "straight", "turning", "high speed", "crossing paths", "close agents", "dense traffic")
 KINDS_NOTE = "kinds: from the logged motion of the evaluated agents; a scene may be of several kinds"
 
 
-def scene_kinds(features: Mapping[str, float | None], params: SceneKindParams = PARAMS) -> list[str]:
+def scene_kinds(features: Mapping[str, float | None], params: SceneKindParams = KIND_PARAMS) -> list[str]:
     """The kinds of a scene, in the order of `KINDS`; a kind whose features are undefined does not apply.
 
     Args:
@@ -55,7 +55,7 @@ def scene_kinds(features: Mapping[str, float | None], params: SceneKindParams = 
     return [kind for kind in KINDS if applies[kind]]
 
 
-def scenes_by_kind(rows: Sequence[Json], params: SceneKindParams = PARAMS) -> dict[str, list[int]]:
+def scenes_by_kind(rows: Sequence[Json], params: SceneKindParams = KIND_PARAMS) -> dict[str, list[int]]:
     """Indices of scenes by kind, without kinds of no scene.
 
     Args:

@@ -3,21 +3,21 @@
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Num
 
 from waymax_sim.datatypes.agents import AGENT_TYPE_NAMES, AgentState
 from waymax_sim.datatypes.roadmap import LANE_TYPES, PADDING_COORDINATE, RoadMap
 from waymax_sim.datatypes.route import Routes
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.datatypes.signals import SIGNAL_STATE_NAMES, Signals
-from waymax_sim.datatypes.state import LOG
 from waymax_sim.env import Trace
-from waymax_sim.metrics import METRICS, MetricValue
+from waymax_sim.env.events import evaluated_rows, event_metrics, is_defined, metric_values
+from waymax_sim.metrics import METRICS
 from waymax_sim.pytree import tree_index
 from waymax_sim.viz.levels import LEVEL_HEIGHT, group_by_level
 from waymax_sim.viz.road import split_features
@@ -184,44 +184,13 @@ def _lights(signals: Signals) -> list[dict[str, Any]]:
 def _metrics(traces: Mapping[str, Trace]) -> list[dict[str, Any]]:
     """Metrics of all rollouts, in the order of `METRICS`."""
     descriptions, with_events = [], event_metrics(traces.values())
-    for name, values in _metric_values(traces.values()).items():
+    for name, values in metric_values(traces.values()).items():
         unit = METRICS[name].unit if name in METRICS else "1"
         largest = float(np.abs(values).max(initial=0.0))
         quantum = 1.0 if name in with_events else largest / NUM_METRIC_LEVELS or 1.0
         unit_text = "" if unit == "1" else unit
         descriptions.append({"name": name, "unit": unit_text, "events": name in with_events, "quantum": quantum})
     return descriptions
-
-
-def event_metrics(traces: Iterable[Trace]) -> set[str]:
-    """Names of metrics with events: those with values 0 or 1 in all rollouts, of which 0 is better."""
-
-    def has_events(name: str, values: np.ndarray) -> bool:
-        unit, better = (METRICS[name].unit, METRICS[name].better) if name in METRICS else ("1", "lower")
-        return (unit, better) == ("1", "lower") and bool(np.isin(values, (0.0, 1.0)).all())
-
-    return {name for name, values in _metric_values(traces).items() if has_events(name, values)}
-
-
-def evaluated_rows(scenario: Scenario, trace: Trace) -> Int[np.ndarray, " n"]:
-    """Rows of the agents whose metrics a page shows: the sdc, and those that the log does not control."""
-    controller = np.asarray(trace.final.controller)
-    return np.flatnonzero(scenario.agents.exists & ((controller != LOG) | scenario.agents.is_sdc))
-
-
-def _metric_values(traces: Iterable[Trace]) -> dict[str, np.ndarray]:
-    """Defined values of each metric over all rollouts, in the order of `METRICS`."""
-    recorded: dict[str, list[np.ndarray]] = {}
-    for trace in traces:
-        for name, item in (trace.metrics or {}).items():
-            recorded.setdefault(name, []).append(np.asarray(item.value)[is_defined(item)].astype(float))
-    names = [*(name for name in METRICS if name in recorded), *sorted(recorded.keys() - METRICS.keys())]
-    return {name: np.concatenate(recorded[name]) for name in names}
-
-
-def is_defined(metric: MetricValue) -> np.ndarray:
-    """Where a metric is valid and finite."""
-    return np.asarray(metric.valid) & np.isfinite(metric.value)
 
 
 def _rollout(

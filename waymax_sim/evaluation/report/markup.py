@@ -12,7 +12,13 @@ def escape(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table of texts."""
+    """A table of texts.
+
+    Args:
+      head: Titles of the columns.
+      rows: Cells of each row.
+      caption: Title of the table.
+    """
 
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -9,6 +9,11 @@ function numberText(value, digits, unit) {
   return `${(Number(value.toFixed(digits)) + 0).toFixed(digits)} ${unit}`;
 }
 
+// Names break after underscores.
+function breakable(name) {
+  return name.replaceAll("_", "_\u200b");
+}
+
 function degrees(angle) {
   return (angle * 180) / Math.PI;
 }
@@ -31,7 +36,7 @@ function agentState(rollout) {
     "yaw rate": numberText(yawRate === null ? null : degrees(yawRate), 1, "°/s"),
     lane: lane ? `${lane.id}` : "–", "speed limit": limitText(lane), route: routeAt(scene, pose) ?? "–",
     "from the log": logged ? numberText(Math.hypot(pose.x - logged.x, pose.y - logged.y), 2, "m") : "–",
-    "driven by": driverName(rollout, view.agent), now: active.join(", ") || "–",
+    "driven by": breakable(driverName(rollout, view.agent)), now: breakable(active.join(", ")) || "–",
   };
 }
 
@@ -39,7 +44,7 @@ function factsTable(columns) {
   const states = columns.map(({ rollout }) => agentState(rollout));
   const names = [...new Set(states.flatMap((state) => Object.keys(state ?? {})))];
   const heads = columns.map(({ name, color }) => {
-    const head = element("th", { scope: "col", textContent: name });
+    const head = element("th", { scope: "col", textContent: breakable(name) });
     head.style.setProperty("--color", `var(--${color})`);
     return head;
   });

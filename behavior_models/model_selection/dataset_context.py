@@ -16,7 +16,7 @@ from behavior_models.model_selection.context_ladder import (
     select_bandit,
     select_context,
 )
-from behavior_models.model_selection.modbe import ModBEParams
+from behavior_models.model_selection.modbe import ModBEParams, Selection
 from behavior_models.offline.dataset import select_streams
 from behavior_models.offline.stored_set import StoredSet
 from behavior_models.offline.transitions import Transitions
@@ -61,23 +61,33 @@ def run_method(
     """
     names, (alpha, noise) = [block.name for block in blocks], constants
     if method == "modbe":
-        result = jax.device_get(select_context(transitions, blocks, ModBEParams(alpha=alpha), context))
-        excess = np.asarray(result.gap - result.tolerance)
-        worst = np.argmax(excess, axis=0)[None]
-        gap, tolerance = (np.take_along_axis(np.asarray(x), worst, axis=0)[0] for x in (result.gap, result.tolerance))
-        columns = {
-            "passed": result.passed.tolist(),
-            "gap": gap.tolist(),
-            "tolerance": tolerance.tolist(),
-            "held_out_error": np.mean(result.held_out_error, axis=0).tolist(),
-        }
-        chosen = int(result.chosen)
-    else:
-        choice = jax.device_get(select_bandit(transitions, blocks, method, BanditParams(noise=noise), context))
-        columns = {"held_out_error": choice.loss.tolist(), "share": choice.share.tolist()}
-        columns["certificate"] = float(choice.certificate)
-        chosen = int(choice.chosen)
+        return summarize_selection(select_context(transitions, blocks, ModBEParams(alpha=alpha), context), names)
+    choice = jax.device_get(select_bandit(transitions, blocks, method, BanditParams(noise=noise), context))
+    columns: dict[str, Any] = {"held_out_error": choice.loss.tolist(), "share": choice.share.tolist()}
+    chosen = int(choice.chosen)
+    columns["certificate"] = float(choice.certificate)
     return {"classes": names, "chosen": names[chosen], "chosen_index": chosen, **columns}
+
+
+def summarize_selection(selection: Selection, names: Sequence[str]) -> dict[str, Any]:
+    """The result of ModBE as plain values: of each pair of classes, the step of the largest excess of the tolerance.
+
+    Args:
+      selection: The result.
+      names: Names of the classes.
+    """
+    result = jax.device_get(selection)
+    worst = np.argmax(result.gap - result.tolerance, axis=0)[None]
+    gap, tolerance = (np.take_along_axis(x, worst, axis=0)[0] for x in (result.gap, result.tolerance))
+    return {
+        "classes": list(names),
+        "chosen": names[int(result.chosen)],
+        "chosen_index": int(result.chosen),
+        "passed": result.passed.tolist(),
+        "gap": gap.tolist(),
+        "tolerance": tolerance.tolist(),
+        "held_out_error": np.mean(result.held_out_error, axis=0).tolist(),
+    }
 
 
 def set_context(stored: StoredSet, context: ContextParams = DEFAULT_CONTEXT) -> dict[str, Any] | None:

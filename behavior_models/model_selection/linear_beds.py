@@ -158,8 +158,9 @@ def sample_steps(mdp: FiniteMDP, key: Key[Array, ""], num_samples: int, noise: f
     state = jax.random.randint(keys[0], shape, 0, states)
     action = jax.random.randint(keys[1], shape, 0, actions)
     step = jnp.arange(horizon)[:, None]
-    # The sums of a table and not of each transition: its rows repeat.
-    cumulative = jnp.cumsum(mdp.transition, axis=-1)[step, state, action]
+    # The sums of a table and not of each transition: its rows repeat. They are not computed by the compiler.
+    table = jnp.cumsum(jax.lax.optimization_barrier(mdp.transition), axis=-1)
+    cumulative = table[step, state, action]
     draw = jax.random.uniform(keys[2], shape)[..., None]
     following = jnp.minimum(jnp.sum(cumulative < draw, axis=-1), states - 1)
     reward = mdp.reward[step, state, action] + noise * jax.random.normal(keys[3], shape)

@@ -1,13 +1,15 @@
 """Model selection from logged driving: the rung of a critic, and one-shot decisions with skewed logs.
 
-    python -m examples.reproductions.model_selection_driving [--quick]
+    python -m examples.reproductions.model_selection_driving [--quick] [--picture FILE]
 
 ModBE on car following with and without effective lights, where the right rung of features is known; and the rules of
 contextual bandits on decisions that are simulated in the graph (`behavior_models.model_selection.decision_bed`).
 """
 
+import dataclasses
 import functools
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ import tyro
 
 from behavior_models.model_selection.bandit_beds import Regrets, compute_regrets
 from behavior_models.model_selection.batch_policy import BanditParams
+from behavior_models.model_selection.dataset_context import summarize_selection
 from behavior_models.model_selection.decision_bed import (
     SITUATIONS,
     decision_bandit,
@@ -24,9 +27,32 @@ from behavior_models.model_selection.decision_scene import DecisionParams, templ
 from behavior_models.model_selection.light_bed import RUNGS, LightBedParams, select_rung
 from examples.reproductions.model_selection import BANDIT_HEADER, SelectionConfig, interval, table_row
 from examples.reproductions.waymax_common import Criterion
+from waymax_sim.viz.selection import draw_selection
 
 # Bound of all predictions of a context with 90 % probability, in standard deviations: 4 classes and 5 actions.
 CONSTANTS = BanditParams(noise=0.3, confidence=float(np.sqrt(2 * np.log(4 * 5 / 0.1))))
+
+
+@dataclasses.dataclass(frozen=True)
+class DrivingConfig(SelectionConfig):
+    """Sizes of the experiments.
+
+    Attributes:
+      picture: Image of the tests of one seed where lights matter; nothing else is run then.
+    """
+
+    picture: Path | None = None
+
+
+def draw_rungs(path: Path, seed: int) -> None:
+    """Draws held-out errors, and gaps against tolerances, of one selection.
+
+    Args:
+      path: Image to write.
+      seed: Seed of the transitions.
+    """
+    select = jax.jit(lambda key: select_rung(key, LightBedParams(), 6000))
+    draw_selection(summarize_selection(select(jax.random.key(seed)), RUNGS), path)
 
 
 def rungs(config: SelectionConfig) -> list[Criterion]:
@@ -89,8 +115,11 @@ def _decide(keys, scenario, contexts, mean, count: int, params: DecisionParams) 
     return jax.lax.map(one, keys)
 
 
-def main(config: SelectionConfig) -> list[Criterion]:
+def main(config: DrivingConfig) -> list[Criterion]:
     """Prints all tables and returns the criteria."""
+    if config.picture is not None:
+        draw_rungs(config.picture, config.seed)
+        return []
     start = time.process_time()
     criteria = [criterion for part in (rungs, decisions) for criterion in part(config)]
     print(f"{time.process_time() - start:.0f} CPU s")
@@ -98,5 +127,5 @@ def main(config: SelectionConfig) -> list[Criterion]:
 
 
 if __name__ == "__main__":
-    for criterion in main(tyro.cli(SelectionConfig)):
+    for criterion in main(tyro.cli(DrivingConfig)):
         print(criterion)

@@ -164,8 +164,8 @@ def rewardless_program() -> Program:
     return LOSS_SPACE.build(nodes)
 
 
-def random_survivor(result: SearchResult, seed: int = 0) -> Program:
-    """A control: a mutated loss that passed the hurdle, drawn at random instead of by its fitness.
+def random_loss(result: SearchResult, seed: int = 0) -> Program:
+    """A control: an evaluated loss that is not chosen by its fitness; a mutated one past the hurdle if there is any.
 
     Args:
       result: The searches.
@@ -235,7 +235,7 @@ def main(study: LossStudy) -> list[Criterion]:
     result = find_losses(study)
     best, facts = choose(study, result)
     losses = {"DQN": dqn_program(), "DQNReg": dqn_reg_program(), "found": best}
-    losses |= {"no rewards": rewardless_program(), "random survivor": random_survivor(result)}
+    losses |= {"no rewards": rewardless_program(), "random loss": random_loss(result)}
     count = 2 if study.quick else study.num_test
     scorer = Scorer(HELD_OUT_BEDS, study.training, TEST_SEED, count)
     scores = stored_scores(study.out / "test.json", scorer, losses)

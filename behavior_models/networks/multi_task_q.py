@@ -58,14 +58,35 @@ class ObservationNetwork:
     Attributes:
       spec: Content of the encoded observations.
       network: Size.
+      hidden: Widths of fully connected layers after it.
     """
 
     spec: ObservationSpec
     network: NetworkConfig = NetworkConfig()
+    hidden: tuple[int, ...] = ()
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder with random parameters."""
-        return build_encoder(self.spec, self.network, rngs=rngs)
+        encoder = build_encoder(self.spec, self.network, rngs=rngs)
+        return LayeredEncoder(encoder, self.hidden, rngs=rngs) if self.hidden else encoder
+
+
+class LayeredEncoder(nnx.Module):
+    """An encoder and fully connected layers.
+
+    Args:
+      encoder: The encoder.
+      widths: Widths of the layers.
+      rngs: Random streams of the initial parameters.
+    """
+
+    def __init__(self, encoder: Any, widths: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.encoder = encoder
+        self.layers = MLP(encoder.num_outputs, widths, rngs=rngs)
+        self.num_outputs = widths[-1]
+
+    def __call__(self, rows: Float[Array, "*lead D"]) -> Float[Array, "*lead E"]:
+        return self.layers(self.encoder(rows).astype(jnp.float32))
 
 
 class MLP(nnx.Module):
@@ -135,6 +156,11 @@ class MultiTaskQModel:
     def row_tasks(self) -> Int[np.ndarray, " R"]:
         """Task of each of the R outputs."""
         return np.repeat(np.arange(self.num_tasks, dtype=np.int32), np.array(self.masks).sum(axis=1))
+
+    def task_rows(self, task: int) -> tuple[int, int]:
+        """Position of the first output of a task, and number of its outputs."""
+        counts = [sum(mask) for mask in self.masks]
+        return sum(counts[:task]), counts[task]
 
     @property
     def num_atoms(self) -> int:
@@ -212,6 +238,19 @@ class MultiTaskQ(nnx.Module):
         outputs = self.heads(features)
         return outputs.reshape(*outputs.shape[:-1], -1, self.model.num_atoms)
 
+    def task_raw(self, features: Float[Array, "*lead F"], task: int) -> Float[Array, "*lead L M"]:
+        """The outputs of one task alone, from `features`: a part of `raw`."""
+        first, count = self.model.task_rows(task)
+        columns = slice(first * self.model.num_atoms, (first + count) * self.model.num_atoms)
+        outputs = features @ self.heads.kernel[...][:, columns]
+        assert self.heads.bias is not None
+        outputs = outputs + self.heads.bias[...][columns].reshape(*(1 for _ in features.shape[:-1]), -1)
+        return outputs.reshape(*outputs.shape[:-1], count, self.model.num_atoms)
+
+    def expected(self, raw: Float[Array, "*lead M"]) -> Float[Array, "*lead"]:
+        """Values from outputs."""
+        return self.model.support.mean(raw) if self.model.is_distributional else raw[..., 0]
+
     def values(self, raw: Float[Array, "*lead R M"], task: Int[Array, "*lead"]) -> Float[Array, "*lead R"]:
         """Values from `raw`; `NO_ACTION` for the outputs of other tasks.
 
@@ -219,7 +258,7 @@ class MultiTaskQ(nnx.Module):
           raw: Outputs.
           task: Index of the task.
         """
-        values = self.model.support.mean(raw) if self.model.is_distributional else raw[..., 0]
+        values = self.expected(raw)
         rows = jnp.asarray(self.model.row_tasks).reshape(*(1 for _ in task.shape), -1)
         return jnp.where(rows == task[..., None], values, NO_ACTION)
 

@@ -23,12 +23,25 @@ class LoggedCloningConfig:
       num_gradient_steps: Gradient steps per training step.
       minibatch: Transitions per gradient step.
       learning_rate: Learning rate of Adam.
+      final_rate: Share of it at the last gradient step, reached linearly.
     """
 
     num_updates: int = 40
     num_gradient_steps: int = 250
     minibatch: int = 128
     learning_rate: float = 3e-4
+    final_rate: float = 1.0
+
+
+def decaying_rate(initial: float, final_share: float, num_steps: int) -> optax.ScalarOrSchedule:
+    """The learning rate of each gradient step, linear in their number.
+
+    Args:
+      initial: Rate of the first step.
+      final_share: Share of it after the last step; 1 for a constant rate.
+      num_steps: Number of gradient steps.
+    """
+    return initial if final_share == 1.0 else optax.linear_schedule(initial, final_share * initial, num_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,4 +93,6 @@ class LoggedCloning:
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.config.learning_rate)
+        config = self.config
+        num_steps = config.num_updates * config.num_gradient_steps
+        return optax.adam(decaying_rate(config.learning_rate, config.final_rate, num_steps))

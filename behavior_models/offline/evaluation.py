@@ -50,7 +50,7 @@ class TaskScores:
 
 
 class TaskEvaluation:
-    """Evaluates policies in the same scenes; policies of equal structure share a program.
+    """Evaluates policies in the same scenes; all share the program of the simulation.
 
     Args:
       tasks: Names of the tasks.
@@ -90,7 +90,7 @@ class TaskEvaluation:
         returns, failed = {}, {}
         for task in self.tasks:
             runs = [
-                self.simulator.run(actor, scenes, jax.random.fold_in(jax.random.key(seed), number))
+                self.simulator.run_stepwise(actor, scenes, jax.random.fold_in(jax.random.key(seed), number))
                 for number, scenes in enumerate(self._groups[task])
             ]
             returns[task] = np.concatenate([np.asarray(run.returns) for run in runs])[: self.num_scenes]
@@ -101,7 +101,7 @@ class TaskEvaluation:
         means: dict[str, float] = {}
         for task, groups in self._groups.items():
             key = jax.random.key(self.seed)
-            runs = [np.asarray(self.simulator.run(actor, scenes, key).returns) for scenes in groups]
+            runs = [np.asarray(self.simulator.run_stepwise(actor, scenes, key).returns) for scenes in groups]
             means[task] = float(np.mean(np.concatenate(runs)[: self.num_scenes]))
         return means
 

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Float, Int, Key
 
 from behavior_models.networks.return_conditioned import Context, ReturnConditionedModel
-from behavior_models.offline.behavior_cloning import CloningState, take_gradient_steps
+from behavior_models.offline.behavior_cloning import CloningState, decaying_rate, take_gradient_steps
 from behavior_models.offline.transitions import Decoder, Transitions
 from waymax_sim.pytree import Array, pytree
 
@@ -91,6 +91,7 @@ class ReturnConditionedConfig:
       num_gradient_steps: Gradient steps per training step.
       minibatch: Contexts per gradient step.
       learning_rate: Learning rate of AdamW.
+      final_rate: Share of it at the last gradient step, reached linearly.
       weight_decay: Decay of the parameters per unit of the learning rate.
       max_gradient_norm: Larger gradients are scaled down (0.25 in Chen et al. 2021).
     """
@@ -99,6 +100,7 @@ class ReturnConditionedConfig:
     num_gradient_steps: int = 250
     minibatch: int = 128
     learning_rate: float = 1e-3
+    final_rate: float = 1.0
     weight_decay: float = 1e-4
     max_gradient_norm: float = 1.0
 
@@ -155,8 +157,49 @@ class ReturnConditionedCloning:
     @property
     def _optimizer(self) -> optax.GradientTransformation:
         config = self.config
+        num_steps = config.num_updates * config.num_gradient_steps
+        rate = decaying_rate(config.learning_rate, config.final_rate, num_steps)
         clip = optax.clip_by_global_norm(config.max_gradient_norm)
-        return optax.chain(clip, optax.adamw(config.learning_rate, weight_decay=config.weight_decay))
+        return optax.chain(clip, optax.adamw(rate, weight_decay=config.weight_decay))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionedActions:
+    """A network of one decision as a function to actions of driving tasks (`behaviors.RowsActor`).
+
+    Its parameters are those of the network and the level of the return of each task.
+
+    Attributes:
+      model: The network, with `context=1`.
+      tasks: Index of the model's task for each index of the caller.
+    """
+
+    model: ReturnConditionedModel
+    tasks: tuple[int, ...]
+
+    def __call__(
+        self,
+        params: tuple[Any, Int[Array, " K"]],
+        rows: Float[Array, "E D"],
+        task: Int[Array, " E"],
+        mask: Array,
+        key: Key[Array, ""],
+    ) -> Int[Array, " E"]:
+        """The most likely actions of E environments.
+
+        Args:
+          params: Parameters of the network, and levels.
+          rows: Encoded observations.
+          task: Indices of the tasks.
+          mask: Permitted actions, [E, L].
+          key: Not used.
+        """
+        weights, levels = params
+        own = jnp.asarray(self.tasks, jnp.int32)[task]
+        no_action, valid = jnp.zeros((len(rows), 1), jnp.int32), jnp.ones((len(rows), 1), bool)
+        context = Context(rows.astype(jnp.float32)[:, None], no_action, levels[own][:, None], valid, own)
+        logits = self.model.logits(weights, context)[:, 0]
+        return jnp.argmax(jnp.where(mask, logits, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def sample_contexts(

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int, Key
 
-from behavior_models.networks.multi_task_q import MultiTaskQModel
+from behavior_models.networks.multi_task_q import MultiTaskQ, MultiTaskQModel
+from behavior_models.networks.task_outputs import TaskOutputs, read_outputs
+from behavior_models.offline.behavior_cloning import decaying_rate
 from behavior_models.offline.diagnostics import effective_rank, end_mass, feature_scalars
 from behavior_models.offline.dr3 import dr3
 from behavior_models.offline.transitions import (
@@ -53,11 +55,15 @@ class ScaledQConfig:
       minibatch: Transitions per gradient step.
       num_steps: Decisions of a multi-step return.
       discount: Discount factor per decision.
-      balanced: Whether tasks are equally probable in a sample; otherwise transitions.
+      reward_scale: Factor of the rewards, and so of the values and of their support. The conservative term compares
+        values on an absolute scale: that of Kumar et al. are returns of about 10.
+      balanced: Whether tasks have equal shares of a sample; otherwise each transition is equally probable. If the share
+        is a whole number, only the outputs of the task of a transition are computed.
       time_limit: Value after an episode that was cut: that of its last observation, or 0.
       target_period: Gradient steps between two changes of the target network.
       target_rate: Share of the difference to the parameters by which the target network moves; 1 for a copy.
       learning_rate: Learning rate of Adam.
+      final_rate: Share of it at the last gradient step, reached linearly.
       adam_epsilon: Added to the root of the second moment in Adam.
       max_gradient_norm: Larger gradients are scaled down.
       cql_weight: Weight of the conservative term, alpha; 0.05 to 0.1 in the paper and its code.
@@ -76,11 +82,13 @@ class ScaledQConfig:
     minibatch: int = 128
     num_steps: int = 1
     discount: float = 0.95
+    reward_scale: float = 1.0
     balanced: bool = True
     time_limit: Literal["bootstrap", "terminal"] = "bootstrap"
     target_period: int = 500
     target_rate: float = 1.0
     learning_rate: float = 3e-4
+    final_rate: float = 1.0
     adam_epsilon: float = 1e-8
     max_gradient_norm: float = math.inf
     cql_weight: float = 0.1
@@ -97,12 +105,12 @@ class LossWeights:
 
     Attributes:
       cql: Of the conservative term.
-      dr3: Of the dot product of consecutive features.
+      dr3: Of the dot product of consecutive features; None for no gradient of it, which saves time.
       decay: Of the decay of the parameters.
     """
 
     cql: Float[Array, ""]
-    dr3: Float[Array, ""]
+    dr3: Float[Array, ""] | None
     decay: Float[Array, ""]
 
 
@@ -161,7 +169,8 @@ class ScaledQLearning:
         config = self.config
         if weights is None:
             values = config.cql_weight, config.dr3_weight, config.weight_decay
-            weights = LossWeights(*(jnp.asarray(value, jnp.float32) for value in values))
+            cql, regularization, decay = (jnp.asarray(value, jnp.float32) for value in values)
+            weights = LossWeights(cql, regularization if config.dr3_weight else None, decay)
         target_params = jax.tree.map(jnp.array, params)
         return ScaledQState(params, target_params, self._optimizer.init(params), weights, key, jnp.zeros((), jnp.int32))
 
@@ -190,7 +199,7 @@ class ScaledQLearning:
     def sample(
         self, data: Transitions, starts: TransitionStarts, key: Key[Array, ""], num_samples: int
     ) -> OfflineSample:
-        """Random transitions.
+        """Random transitions with scaled rewards.
 
         Args:
           data: Logged transitions.
@@ -199,7 +208,7 @@ class ScaledQLearning:
           num_samples: B.
         """
         config = self.config
-        return sample(
+        batch = sample(
             data,
             key,
             num_samples,
@@ -210,6 +219,8 @@ class ScaledQLearning:
             time_limit=config.time_limit,
             decode=self.decode,
         )
+        scaled = {name: config.reward_scale * getattr(batch, name) for name in ("reward", "return_to_go")}
+        return dataclasses.replace(batch, **scaled)
 
     def update(self, state: ScaledQState, batch: OfflineSample) -> tuple[ScaledQState, Scalars]:
         """One gradient step, and a change of the target network if it is due."""
@@ -236,8 +247,8 @@ class ScaledQLearning:
         if config.backup == "monte_carlo":
             return self._label(batch.return_to_go)
         network = self.model.network(state.target_params)
-        raw = network.raw(network.features(batch.next_observation))
-        following = take_row(raw, self._next_row(state, network.values(raw, batch.task), batch))
+        features = network.features(batch.next_observation)
+        following = self._read(network, features, batch.task, self._next_row(state, network, batch)).chosen
         if config.loss == "c51":
             values = batch.reward[:, None] + batch.discount[:, None] * support.atoms[None]
             return support.project(jax.nn.softmax(following), values)
@@ -257,38 +268,45 @@ class ScaledQLearning:
         """
         network = self.model.network(params)
         features, next_features = network.features(batch.observation), network.features(batch.next_observation)
-        raw, row = network.raw(features), network.row(batch.task, batch.action)
-        values, chosen = network.values(raw, batch.task), take_row(raw, row)
-        value = take_row(values[..., None], row)[:, 0]
-        is_valid = self._is_valid(batch)
-        error = masked_mean(self._error(chosen, target), is_valid)
-        gap = jnp.mean(jax.nn.logsumexp(values, axis=-1) - value)
-        product = jnp.mean(self.co_adaptation(features, next_features))
-        loss = error + weights.cql * gap + weights.dr3 * product
-        scalars = {"loss": loss, "value_loss": error, "cql_gap": gap, "value": jnp.mean(value)}
-        scalars |= {"largest_value": jnp.mean(jnp.max(values, axis=-1))}
+        outputs = self._read(network, features, batch.task, network.row(batch.task, batch.action))
+        error = masked_mean(self._error(outputs.chosen, target), self._is_valid(batch))
+        gap = jnp.mean(outputs.soft_maximum - outputs.value)
+        loss = error + weights.cql * gap
+        if weights.dr3 is None:
+            next_features = jax.lax.stop_gradient(next_features)
+        else:
+            loss = loss + weights.dr3 * jnp.mean(self.co_adaptation(features, next_features))
+        scalars = {"loss": loss, "value_loss": error, "cql_gap": gap, "value": jnp.mean(outputs.value)}
+        scalars |= {"largest_value": jnp.mean(outputs.largest)}
         if self.model.is_distributional:
-            scalars |= {"end_mass": jnp.mean(end_mass(jax.nn.softmax(chosen)))}
+            scalars |= {"end_mass": jnp.mean(end_mass(jax.nn.softmax(outputs.chosen)))}
         return loss, scalars | feature_scalars(features, next_features)
 
     def co_adaptation(self, features: Float[Array, "B F"], next_features: Float[Array, "B F"]) -> Float[Array, " B"]:
         """The term of DR3."""
         return dr3(features, next_features, self.config.dr3_absolute)
 
-    def _next_row(self, state: ScaledQState, values: Float[Array, "B R"], batch: OfflineSample) -> Int[Array, " B"]:
-        """Outputs of the actions after the transitions.
+    def _next_row(self, state: ScaledQState, target: MultiTaskQ, batch: OfflineSample) -> Int[Array, " B"] | None:
+        """Outputs of the actions after the transitions; None for those of the largest value of the target network.
 
         Args:
           state: The state.
-          values: Values of the target network.
+          target: The target network.
           batch: Transitions.
         """
         if self.config.backup == "in_sample":
-            return self.model.network(state.target_params).row(batch.task, batch.next_action)
+            return target.row(batch.task, batch.next_action)
         if self.config.double:
             network = self.model.network(state.params)
-            values = network.values(network.raw(network.features(batch.next_observation)), batch.task)
-        return jnp.argmax(values, axis=-1).astype(jnp.int32)
+            return self._read(network, network.features(batch.next_observation), batch.task, None).row
+        return None
+
+    def _read(
+        self, network: MultiTaskQ, features: Float[Array, "B F"], task: Int[Array, " B"], row: Int[Array, " B"] | None
+    ) -> TaskOutputs:
+        """Outputs for one action of each transition; see `read_outputs`."""
+        is_ordered = self.config.balanced and len(features) % self.model.num_tasks == 0
+        return read_outputs(network, features, task, row, is_ordered=is_ordered)
 
     def _label(self, value: Float[Array, " B"]) -> Float[Array, "B M"]:
         """Labels of scalar targets, which are clipped to the support."""
@@ -314,8 +332,10 @@ class ScaledQLearning:
     @property
     def _optimizer(self) -> optax.GradientTransformation:
         config = self.config
+        num_steps = config.num_updates * config.num_gradient_steps
+        rate = decaying_rate(config.learning_rate, config.final_rate, num_steps)
         clip = optax.clip_by_global_norm(config.max_gradient_norm)
-        return optax.chain(clip, optax.adam(config.learning_rate, eps=config.adam_epsilon))
+        return optax.chain(clip, optax.adam(rate, eps=config.adam_epsilon))
 
 
 def with_new_heads(model: MultiTaskQModel, params: Any, key: Key[Array, ""]) -> Any:
@@ -336,11 +356,6 @@ def with_new_heads(model: MultiTaskQModel, params: Any, key: Key[Array, ""]) -> 
             raise ValueError(f"the {part} of the given parameters has the shapes {shapes[1]}, not {shapes[0]}")
         own[part] = params[part]
     return own
-
-
-def take_row(values: Float[Array, "B R M"], row: Int[Array, " B"]) -> Float[Array, "B M"]:
-    """One of the R outputs of each transition."""
-    return jnp.take_along_axis(values, row[:, None, None], axis=1)[:, 0]
 
 
 def masked_mean(values: Float[Array, " B"], mask: Float[Array, " B"]) -> Float[Array, ""]:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,48 +92,152 @@ class TaskSimulator:
         """
         return _run(self, actor, scenes, key)
 
+    def run_stepwise(self, actor: TaskActor, scenes: TaskScenes, key: Key[Array, ""]) -> TaskEpisodes:
+        """The same episodes, with a program per decision: all actors share that of the simulation.
+
+        Args:
+          actor: The policy of all egos.
+          scenes: The scenes.
+          key: Random key.
+        """
+        scenario, progress, keys = _start_program(self, scenes, key)
+        rows = []
+        for decision_key in keys:
+            observation = _observe_program(self, scenario, scenes, progress)
+            action = _act_program(actor, observation, decision_key)
+            progress, row = _decide_program(self, scenario, scenes, progress, observation.rows, action)
+            rows.append(row)
+        last = _observe_program(self, scenario, scenes, progress).rows
+        return _to_episodes(self, progress, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows), last)
+
+    def encode(self, rows: Array) -> Array:
+        """Observations as they are stored."""
+        if not self.records_observation:
+            return rows[:, :0]
+        return rows.astype(jnp.float16) if self.store is None else self.store(rows)
+
+
+@pytree
+class TaskProgress:
+    """State of E episodes at a decision.
+
+    Attributes:
+      episode: State of the simulation.
+      ended: Episodes that have ended.
+      failed: Episodes that ended by a failure.
+      steps: Simulated steps of all episodes up to their ends.
+    """
+
+    episode: EpisodeState
+    ended: Bool[Array, " E"]
+    failed: Bool[Array, " E"]
+    steps: Int[Array, ""]
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(simulator: TaskSimulator, actor: TaskActor, scenes: TaskScenes, key: Key[Array, ""]) -> TaskEpisodes:
-    env = simulator.env
-    scenario = jax.vmap(env.prepare)(scenes.scenario)
+    scenario, progress, keys = _start(simulator, scenes, key)
+
+    def decide(progress: TaskProgress, key: Key[Array, ""]) -> tuple[TaskProgress, tuple[Array, ...]]:
+        observation = _observe(simulator, scenario, scenes, progress)
+        return _decide(simulator, scenario, scenes, progress, observation.rows, actor(observation, key))
+
+    progress, rows = jax.lax.scan(decide, progress, keys)
+    return _to_episodes(simulator, progress, rows, _observe(simulator, scenario, scenes, progress).rows)
+
+
+def _start(
+    simulator: TaskSimulator, scenes: TaskScenes, key: Key[Array, ""]
+) -> tuple[Scenario, TaskProgress, Key[Array, " T"]]:
+    """Prepared scenarios, the state before the first decision, and the keys of all decisions.
+
+    Args:
+      simulator: The simulation.
+      scenes: The scenes.
+      key: Random key.
+    """
+    scenario = jax.vmap(simulator.env.prepare)(scenes.scenario)
     num_envs = scenes.task.shape[0]
     start_key, key = jax.random.split(key)
-    episode = jax.vmap(functools.partial(_begin, env))(scenario, jax.random.split(start_key, num_envs))
+    episode = jax.vmap(functools.partial(_begin, simulator.env))(scenario, jax.random.split(start_key, num_envs))
     no_end = jnp.zeros(num_envs, bool)
+    progress = TaskProgress(episode, no_end, no_end, jnp.zeros((), jnp.int32))
+    return scenario, progress, jax.random.split(key, TASK_DECISIONS)
 
-    def observe(episode: EpisodeState) -> tuple[Array, RouteFrame]:
-        def single(scenario: Scenario, episode: EpisodeState) -> tuple[Array, RouteFrame]:
-            observation = env.observe(scenario, episode.state, controller=CALLER)
-            return simulator.encoder(observation)[0], route_frame(observation)
 
-        return jax.vmap(single)(scenario, episode)
+def _observe(
+    simulator: TaskSimulator, scenario: Scenario, scenes: TaskScenes, progress: TaskProgress
+) -> TaskObservation:
+    """Observations of the egos.
 
-    def store(rows: Array) -> Array:
-        if not simulator.records_observation:
-            return rows[:, :0]
-        return rows.astype(jnp.float16) if simulator.store is None else simulator.store(rows)
+    Args:
+      simulator: The simulation.
+      scenario: From `_start`.
+      scenes: The scenes.
+      progress: State of the episodes.
+    """
 
-    def decide(carry: tuple[EpisodeState, Array, Array, Array], key: Key[Array, ""]) -> tuple[Any, Any]:
-        episode, ended, failed, steps = carry
-        rows, frame = observe(episode)
-        observation = TaskObservation(rows, frame, scenes.task, scenes.mask, scenes.limit)
-        action = actor(observation, key)
-        advance = functools.partial(_advance, env)
-        episode, result = jax.vmap(advance)(scenario, episode, action, scenes.reward, scenes.goal, scenes.limit)
-        reward, now_ended, now_failed, now_steps = result
-        active = ~ended
-        row = store(rows), action, jnp.where(active, reward, 0.0), now_ended & active, active
-        steps = steps + jnp.sum(jnp.where(active, now_steps, 0))
-        return (episode, ended | now_ended, failed | (active & now_failed), steps), row
+    def single(scenario: Scenario, episode: EpisodeState) -> tuple[Array, RouteFrame]:
+        observation = simulator.env.observe(scenario, episode.state, controller=CALLER)
+        return simulator.encoder(observation)[0], route_frame(observation)
 
-    carry = episode, no_end, no_end, jnp.zeros((), jnp.int32)
-    (episode, _, failed, steps), rows = jax.lax.scan(decide, carry, jax.random.split(key, TASK_DECISIONS))
+    rows, frame = jax.vmap(single)(scenario, progress.episode)
+    return TaskObservation(rows, frame, scenes.task, scenes.mask, scenes.limit)
+
+
+def _decide(
+    simulator: TaskSimulator,
+    scenario: Scenario,
+    scenes: TaskScenes,
+    progress: TaskProgress,
+    rows: Float[Array, "E D"],
+    action: Int[Array, " E"],
+) -> tuple[TaskProgress, tuple[Array, ...]]:
+    """The state after a decision, and its record.
+
+    Args:
+      simulator: The simulation.
+      scenario: From `_start`.
+      scenes: The scenes.
+      progress: State of the episodes.
+      rows: Encoded observations.
+      action: The actions.
+    """
+    advance = functools.partial(_advance, simulator.env)
+    values = scenario, progress.episode, action, scenes.reward, scenes.goal, scenes.limit
+    episode, (reward, now_ended, now_failed, now_steps) = jax.vmap(advance)(*values)
+    active = ~progress.ended
+    record = simulator.encode(rows), action, jnp.where(active, reward, 0.0), now_ended & active, active
+    steps = progress.steps + jnp.sum(jnp.where(active, now_steps, 0))
+    return TaskProgress(episode, progress.ended | now_ended, progress.failed | (active & now_failed), steps), record
+
+
+def _to_episodes(
+    simulator: TaskSimulator, progress: TaskProgress, rows: tuple[Array, ...], last: Float[Array, "E D"]
+) -> TaskEpisodes:
+    """Episodes from the records of all decisions.
+
+    Args:
+      simulator: The simulation.
+      progress: State after the last decision.
+      rows: Records of `_decide`, stacked.
+      last: Encoded observations after the last decision.
+    """
     observation, action, reward, now_ended, active = rows
     is_last = (jnp.arange(TASK_DECISIONS) == TASK_DECISIONS - 1)[:, None]
     truncated = active & ~now_ended & jnp.broadcast_to(is_last, active.shape)
-    observation = jnp.concatenate([observation, store(observe(episode)[0])[None]])
-    return TaskEpisodes(observation, action, reward, now_ended, truncated, active, failed, steps)
+    observation = jnp.concatenate([observation, simulator.encode(last)[None]])
+    return TaskEpisodes(observation, action, reward, now_ended, truncated, active, progress.failed, progress.steps)
+
+
+_start_program = jax.jit(_start, static_argnums=0)
+_observe_program = jax.jit(_observe, static_argnums=0)
+_decide_program = jax.jit(_decide, static_argnums=0)
+
+
+@jax.jit
+def _act_program(actor: TaskActor, observation: TaskObservation, key: Key[Array, ""]) -> Int[Array, " E"]:
+    return actor(observation, key)
 
 
 def _assignment(scenario: Scenario) -> Assignment:

@@ -152,6 +152,7 @@ def save_task_policy(
         "task": tasks[model.task],
         "tasks": list(tasks),
         "network": dataclasses.asdict(model.encoder.network),
+        "hidden": list(model.encoder.hidden),
         "head": {
             "masks": [[int(value) for value in mask] for mask in model.masks],
             "support": dataclasses.asdict(model.support),
@@ -184,7 +185,8 @@ def load_task_policy(folder: Path) -> TaskQPolicy:
         raise ValueError(f"{folder} has the tasks {description['tasks']}, not {description['task']!r}")
     head = dict(description["head"])
     masks = tuple(tuple(bool(value) for value in mask) for mask in head.pop("masks"))
-    network = ObservationNetwork(encoder.spec(), NetworkConfig.from_dict(description["network"]))
+    hidden = tuple(description.get("hidden", ()))
+    network = ObservationNetwork(encoder.spec(), NetworkConfig.from_dict(description["network"]), hidden)
     task, support = description["tasks"].index(description["task"]), ValueSupport(**head.pop("support"))
     model = MultiTaskQModel(network, masks, support, task=task, **head)
     params = restore_params(Path(folder), model.shapes)

@@ -142,13 +142,24 @@ def draw_scenes(task: str, seed: int, indices: Sequence[int]) -> TaskScenes:
     """
     if task not in TASKS:
         raise ValueError(f"{task!r} is no driving task; the tasks are {', '.join(TASKS)}")
+    own = TASKS[task]
+    drawn = (own.generate(np.random.default_rng([seed, own.index, index])) for index in indices)
+    return build_scenes(task, [(scene, f"{task}-{seed}-{index}") for scene, index in zip(drawn, indices, strict=True)])
+
+
+def build_scenes(task: str, drawn: Sequence[tuple[scenes.TaskScene, str]]) -> TaskScenes:
+    """Scenes of a task for the simulation.
+
+    Args:
+      task: Name of the task.
+      drawn: Scenes with the ids of their scenarios.
+    """
     own, rows = TASKS[task], []
-    for index in indices:
-        drawn = own.generate(np.random.default_rng([seed, own.index, index]))
-        scenario = scenes.build_scenario(drawn, f"{task}-{seed}-{index}")
+    for scene, name in drawn:
+        scenario = scenes.build_scenario(scene, name)
         reward = RewardParams(*(np.asarray(value, np.float32) for value in dataclasses.astuple(own.reward)))
         mask = np.asarray(ROUTE_ACTIONS.mask(own.is_lateral))
-        numbers = np.asarray(drawn.goal, np.float32), np.asarray(drawn.limit, np.float32)
+        numbers = np.asarray(scene.goal, np.float32), np.asarray(scene.limit, np.float32)
         rows.append((scenario, np.asarray(own.index, np.int32), mask, reward, *numbers))
     return TaskScenes(*stack(rows))
 

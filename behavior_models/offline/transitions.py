@@ -146,7 +146,8 @@ def sample(
       num_steps: Decisions of a multi-step return.
       discount: Discount factor per decision.
       starts: From `find_starts` with the same options; computed in every call by default, which sorts the set.
-      balanced: Whether each task that has transitions is equally probable; otherwise each transition.
+      balanced: Whether all tasks that have transitions have equal shares of the sample, in order of the tasks; else
+        each transition is equally probable.
       time_limit: Whether the value after a truncated episode is that of its last observation, or 0, which is right if
         the remaining time is observed.
       decode: Decoder of stored observations; by default they are converted to float32.
@@ -181,12 +182,14 @@ def _draw(count: Int[Array, " K"], key: Key[Array, ""], num_samples: int, balanc
       count: Number of transitions of each task.
       key: Random key.
       num_samples: B.
-      balanced: Whether tasks are equally probable.
+      balanced: Whether tasks have equal shares.
     """
     if not balanced:
         return jax.random.randint(key, (num_samples,), 0, jnp.maximum(jnp.sum(count), 1))
-    task_key, key = jax.random.split(key)
-    task = jax.random.categorical(task_key, jnp.where(count > 0, 0.0, -jnp.inf), shape=(num_samples,))
+    # Equal shares of the tasks that have transitions, in order.
+    present = jnp.argsort(count == 0, stable=True)
+    slot = jnp.arange(num_samples, dtype=jnp.int32)
+    task = present[slot * jnp.maximum(jnp.sum(count > 0), 1) // num_samples]
     first = jnp.cumsum(count) - count
     return first[task] + jax.random.randint(key, (num_samples,), 0, jnp.maximum(count[task], 1))
 

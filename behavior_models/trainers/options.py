@@ -240,11 +240,11 @@ class ScaledQLOptions(TrainingOptions):
         "curriculum",
     )
     values: Literal["c51", "hl_gauss", "two_hot", "mse"] = "c51"
-    cql: float = 0.1
+    cql: float = 0.05
     dr3: float = 0.0
     normalize: bool = True
     double: bool = False
-    return_steps: int = 1
+    return_steps: int = 3
     start: Path | None = None
     frozen: bool = False
 

@@ -1,5 +1,6 @@
 """Training by Scaled Q-learning from a folder of logged transitions."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,21 @@ from behavior_models.trainers.options import ScaledQLOptions
 from behavior_models.training.loop import LoopConfig
 from behavior_models.training.presets import GOAL_TASK
 
-# Range of the returns of the driving tasks: -1 for a failure, about 1 for good driving.
-TASK_SUPPORT = ValueSupport(-1.5, 1.5, 31)
+# Hyperparameters of the driving tasks, chosen on scenes of seed 101. Returns are -1 for a failure and about 1 for good
+# driving, 10 times that after scaling.
+TASK_CONFIG = ScaledQConfig(
+    num_steps=3,
+    discount=0.97,
+    reward_scale=10.0,
+    target_period=250,
+    learning_rate=1e-3,
+    final_rate=0.1,
+    cql_weight=0.05,
+)
+# Range of these returns.
+TASK_SUPPORT = ValueSupport(-15.0, 15.0, 31)
+# Width of the layer between encoder and features, relative to that of the features.
+HIDDEN_MULTIPLE = 2
 
 
 def train_scaled_ql(options: ScaledQLOptions) -> TaskQPolicy:
@@ -42,16 +56,18 @@ def train_scaled_ql(options: ScaledQLOptions) -> TaskQPolicy:
 
 def scaled_q_learner(options: ScaledQLOptions, stored: StoredSet) -> ScaledQLearning:
     """The algorithm for the tasks and observations of a set of transitions."""
-    network = ObservationNetwork(stored.encoder.spec(), network_config(options))
+    size = network_config(options)
+    network = ObservationNetwork(stored.encoder.spec(), size, (HIDDEN_MULTIPLE * size.trunk,))
     model = MultiTaskQModel(
         network,
         stored.masks,
         TASK_SUPPORT,
         is_distributional=options.values != "mse",
-        num_features=network.network.trunk,
+        num_features=size.trunk,
         normalize=options.normalize,
     )
-    config = ScaledQConfig(
+    config = dataclasses.replace(
+        TASK_CONFIG,
         loss=options.values,
         double=options.double,
         num_updates=options.num_steps or ScaledQConfig.num_updates,

@@ -80,6 +80,16 @@ def test_the_planner_fails_less_and_earns_more_than_constant_speed(episodes):
     assert np.all((returns > -2.0) & (returns < 1.1))
 
 
+def test_decisions_in_programs_of_their_own_are_those_of_one_program(episodes):
+    parts = [draw_scenes(name, 5, [index]) for name in TASKS for index in (0, 0)]
+    actors = stack_actors([rule_actor(), rule_actor(holds_speed=1.0)] * len(TASKS))
+    stepwise = TaskSimulator().run_stepwise(actors, concatenate_scenes(parts), jax.random.key(0))
+    for name in ("action", "ended", "truncated", "active", "failed", "steps"):
+        np.testing.assert_array_equal(getattr(stepwise, name), getattr(episodes, name))
+    np.testing.assert_allclose(stepwise.reward, episodes.reward, atol=1e-5)
+    np.testing.assert_allclose(stepwise.observation, episodes.observation, atol=1e-2)
+
+
 def test_longitudinal_tasks_have_no_lateral_actions(episodes):
     offset = np.asarray(ROUTE_ACTIONS.levels()[1])[episodes.action]
     is_lateral = np.array([TASKS[name].is_lateral for name in NAMES])

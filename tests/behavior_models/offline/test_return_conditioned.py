@@ -11,6 +11,7 @@ from behavior_models.networks.return_conditioned import Context, ReturnCondition
 from behavior_models.networks.return_conditioned_policy import ReturnConditionedPolicy
 from behavior_models.networks.scene_encoder import NetworkConfig
 from behavior_models.offline.return_conditioned import (
+    ConditionedActions,
     ReturnConditionedCloning,
     ReturnConditionedConfig,
     condition_transitions,
@@ -178,6 +179,13 @@ def test_a_bandit_is_solved_with_the_highest_return_only():
     every = encode(jnp.arange(9))
     np.testing.assert_array_equal(choose(MODEL, params, every, NUM_LEVELS - 1), np.arange(9))
     assert not (choose(MODEL, params, every, 0) == np.arange(9)).any()
+    # As an actor of the second of two tasks of its caller, whose first context does not permit the best action.
+    act, tasks, mask = ConditionedActions(MODEL, (0, 0)), np.ones(9, np.int32), np.ones((9, 9), bool)
+    mask[0, 0] = False
+    highest = np.array([NUM_LEVELS - 1], np.int32)
+    chosen = np.asarray(act((params, highest), every, tasks, mask, jax.random.key(0)))
+    np.testing.assert_array_equal(chosen[1:], np.arange(1, 9))
+    assert chosen[0] != 0
 
 
 def test_a_transformer_remembers_the_number_of_the_last_observation():

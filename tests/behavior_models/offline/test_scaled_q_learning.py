@@ -8,18 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from behavior_models.networks.multi_task_q import NO_ACTION, MLPEncoder, MultiTaskQModel
+from behavior_models.networks.multi_task_q import NO_ACTION, MLPEncoder, MultiTaskQModel, ObservationNetwork
+from behavior_models.networks.task_outputs import read_outputs, take_row
 from behavior_models.networks.value_heads import ValueSupport
-from behavior_models.offline.behavior_cloning import LoggedCloning, LoggedCloningConfig
+from behavior_models.offline.behavior_cloning import LoggedCloning, LoggedCloningConfig, decaying_rate
 from behavior_models.offline.scaled_q_learning import (
     LossWeights,
     ScaledQConfig,
     ScaledQLearning,
-    take_row,
     with_new_heads,
 )
-from behavior_models.offline.transitions import OfflineSample, Transitions
-from tests.behavior_models.learned.problems import DISCOUNT, ROAD_LENGTH, SIZE, encode, random_drives, road_values
+from behavior_models.offline.transitions import OfflineSample, Transitions, find_starts
+from tests.behavior_models.learned.problems import (
+    DISCOUNT,
+    NETWORK,
+    ROAD_LENGTH,
+    SIZE,
+    VIEW,
+    encode,
+    random_drives,
+    road_values,
+)
 
 SUPPORT = ValueSupport(-1.0, 1.5, 26)
 # Two tasks; the second one has the first six actions only.
@@ -50,7 +59,7 @@ def road_transitions() -> Transitions:
 
 def random_batch(size: int = 64) -> OfflineSample:
     rng = np.random.default_rng(0)
-    task = rng.integers(0, 2, size).astype(np.int32)
+    task = np.repeat(np.arange(2, dtype=np.int32), size // 2)
     rows = [np.asarray(encode(rng.integers(0, 9, size))) for _ in range(2)]
     return OfflineSample(
         observation=rows[0],
@@ -217,6 +226,49 @@ def test_new_heads_keep_the_encoder_and_a_frozen_one_does_not_change():
     narrow = dataclasses.replace(MODEL, num_features=8)
     with pytest.raises(ValueError, match="penultimate"):
         with_new_heads(narrow, params, jax.random.key(1))
+
+
+@pytest.mark.parametrize("model", [MODEL, SCALAR])
+def test_outputs_of_ordered_tasks_are_those_of_all_outputs(model):
+    batch, params = random_batch(), large_params(model, 4)
+
+    def read(task, action, is_ordered):
+        network = model.network(params)
+        features = network.features(batch.observation)
+        rows = network.row(task, action), None
+        return [read_outputs(network, features, task, row, is_ordered=is_ordered) for row in rows]
+
+    find = jax.jit(read, static_argnums=2)
+    ordered, whole = (find(batch.task, batch.action, is_ordered) for is_ordered in (True, False))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), ordered, whole)
+    # Rows in another order have no value.
+    reverse = find(batch.task[::-1], batch.action, True)
+    assert not np.isfinite(reverse[0].value).any() and not np.isfinite(reverse[1].soft_maximum).any()
+
+
+def test_scaled_rewards_and_learning_rates_by_hand():
+    no = np.zeros((2, 3), bool)
+    observation = np.zeros((2, 3, SIZE), np.float32)
+    reward, ended = np.full((2, 3), 0.25, np.float32), np.broadcast_to([[False], [True]], (2, 3))
+    action, task = np.zeros((2, 3), np.int32), np.zeros(3, np.int32)
+    data = Transitions(observation, action, reward, ended, no, ~no, task, reward * [[2], [1]], num_tasks=2)
+    learner = ScaledQLearning(MODEL, ScaledQConfig(num_steps=2, discount=0.5, reward_scale=4.0))
+    batch = learner.sample(data, find_starts(data, 2), jax.random.key(0), 32)
+    # The sum of two rewards, or the last one.
+    assert set(np.asarray(batch.reward).tolist()) == {1.5, 1.0} and set(np.asarray(batch.return_to_go)) == {2.0, 1.0}
+    rate = decaying_rate(1e-3, 0.1, 100)
+    assert callable(rate)
+    np.testing.assert_allclose(jnp.stack([rate(50), rate(200)]), [5.5e-4, 1e-4], rtol=1e-5)
+    assert decaying_rate(1e-3, 1.0, 100) == 1e-3
+
+
+def test_hidden_layers_follow_the_encoder():
+    network = ObservationNetwork(VIEW.spec(), NETWORK, (24, 20))
+    model = MultiTaskQModel(network, ((True,) * 9,), SUPPORT, num_features=16)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(model.shapes["encoder"]["layers"])]
+    assert shapes == [(24,), (48, 24), (20,), (24, 20)]
+    values = jax.eval_shape(lambda params: model.network(params)(jnp.zeros((3, SIZE)))[0], model.shapes)
+    assert values.shape == (3, 9)
 
 
 def test_take_row():

@@ -76,7 +76,7 @@ def test_commands_and_options_exist(capsys):
 
 def test_policies_exist():
     text = (DOCS / "command_line.md").read_text(encoding="utf-8")
-    documented = dict(re.findall(r"^\| `([a-z_]+)` \|.*\| (yes|no) \|$", text, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `([a-z_-]+)` \|.*\| (yes|no) \|$", text, re.MULTILINE))
     makers = {**behavior_models.POLICIES, **RELEASED}
     assert documented == {name: "yes" if make().privileged else "no" for name, make in makers.items()}
 

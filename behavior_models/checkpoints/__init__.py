@@ -5,7 +5,7 @@ from pathlib import Path
 from waymax_sim.env import Policy
 
 FOLDER = Path(__file__).parent
-# Temperature of the released scene decoder, chosen on `synthetic:101:12`.
+# `scene_decoder.sampling.DEFAULT_TEMPERATURE`, whose package is not loaded for other policies.
 DECODER_TEMPERATURE = 0.7
 
 

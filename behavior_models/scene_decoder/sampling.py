@@ -8,6 +8,8 @@ from waymax_sim.pytree import Array, pytree
 
 # Lower temperatures are greedy.
 MIN_TEMPERATURE = 1e-4
+# Temperature by default: of 0.5, 0.7 and 1 the most realistic one on 12 scenes of `synthetic:101:300`.
+DEFAULT_TEMPERATURE = 0.7
 
 
 @pytree
@@ -25,7 +27,7 @@ class TokenSampling:
     nucleus: Float[Array, ""]
 
     @classmethod
-    def create(cls, temperature: float = 1.0, top_k: int = 48, nucleus: float = 1.0) -> "TokenSampling":
+    def create(cls, temperature: float = DEFAULT_TEMPERATURE, top_k: int = 48, nucleus: float = 1.0) -> "TokenSampling":
         """The parameters from plain values.
 
         Args:

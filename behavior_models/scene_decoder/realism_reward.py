@@ -35,7 +35,7 @@ from waymax_sim.ops.bank import materialize_rows
 from waymax_sim.pytree import Array, tree_index
 
 # Simulated steps of the metric.
-NUM_FUTURE_STEPS = STEPS_PER_RECORD - NUM_OBSERVED_STEPS
+SIMULATED_STEPS = STEPS_PER_RECORD - NUM_OBSERVED_STEPS
 # The environment of the challenge.
 REALISM_ENV = Env(
     config=EnvConfig(controlled="all", spawn="never", metrics=(), rewards=(), num_history_steps=NUM_OBSERVED_STEPS)
@@ -160,7 +160,7 @@ class RealismTraining:
         policy = decoder_policy(self.model, params, vocabulary, sampling)
 
         def run(key: Key[Array, ""]) -> AgentState:
-            agents = rollout(REALISM_ENV, policy, scenario, key, NUM_FUTURE_STEPS, record=("agents",)).agents
+            agents = rollout(REALISM_ENV, policy, scenario, key, SIMULATED_STEPS, record=("agents",)).agents
             assert agents is not None  # as `record` names them
             return agents
 
@@ -207,7 +207,7 @@ class RealismTraining:
         record = record_arrays(scenario, self.config.num_slots, self.model.config.map)
         present = record.valid[NUM_OBSERVED_STEPS - 1]
         history = record.valid[:NUM_OBSERVED_STEPS] & present[None]
-        valid = jnp.concatenate([history, jnp.broadcast_to(present[None], (NUM_FUTURE_STEPS, len(present)))])
+        valid = jnp.concatenate([history, jnp.broadcast_to(present[None], (SIMULATED_STEPS, len(present)))])
 
         def tokens(own: AgentState) -> tuple[AgentTokens, Int[Array, "A T"]]:
             future = jnp.concatenate([own.xyz[:, rows, :2], own.yaw[:, rows, None]], axis=-1)

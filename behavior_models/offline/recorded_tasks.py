@@ -59,8 +59,8 @@ def recorded_scenes(task: str, scenarios: Iterable[Scenario]) -> TaskScenes | No
     finders = {"following": find_following, "red_light": find_red_light}
     if task not in finders:
         raise ValueError(f"{task!r} is not taken from scenarios; those tasks are {', '.join(RECORDED_TASKS)}")
-    found = [(finders[task](scenario), scenario.scenario_id) for scenario in scenarios]
-    drawn = [(scene, f"{task}-{name}") for scene, name in found if scene is not None]
+    scenes = [(finders[task](scenario), scenario.scenario_id) for scenario in scenarios]
+    drawn = [(scene, f"{task}-{name}") for scene, name in scenes if scene is not None]
     return build_scenes(task, drawn) if drawn else None
 
 

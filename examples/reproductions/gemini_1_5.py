@@ -96,7 +96,7 @@ class Arm:
 OVERRIDE = HabitBed(redraw=0.1)
 ARMS = {
     "none, 1500": Arm(num_steps=1500, num_seeds=3),
-    "override": Arm(bed=OVERRIDE, num_steps=300, start="none, 1500"),
+    "override": Arm(bed=OVERRIDE, num_steps=1200),
     "window": Arm(window=64, num_steps=0, start="none, 1500"),
     "shuffled": Arm(bed=HabitBed(is_shuffled=True), num_steps=300),
     "rope": Arm("rope"),

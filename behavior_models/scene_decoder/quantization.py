@@ -5,7 +5,6 @@ and 1, such as scales of norms, remain as they are. One scale for the whole matr
 """
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import jax
@@ -56,17 +55,17 @@ INT4_PER_TENSOR = QuantizationConfig(4, "tensor")
 
 @pytree
 class QuantizedArray:
-    """A matrix of R inputs and C output channels, the last axis of the array, in groups of inputs with a scale each.
+    """M matrices, the last two axes of an array, of R inputs and C output channels, with scales of groups of inputs.
 
     Attributes:
       levels: Levels; with 4 bits, two in a byte: even inputs in the lower half, odd ones in the upper half.
-      scale: Width of a level for each group of inputs and channel.
+      scale: Width of a level for each matrix, group of inputs and channel.
       shape: Shape of the array.
       bits: Bits of a weight.
     """
 
-    levels: Integer[Array, "S C"]
-    scale: Float[Array, "G D"]
+    levels: Integer[Array, "M S C"]
+    scale: Float[Array, "M G D"]
     shape: tuple[int, ...] = static()
     bits: int = static()
 
@@ -100,7 +99,7 @@ def stored_bytes(params: Any) -> int:
 
 
 def quantize_array(array: Float[Array, "*lead C"], config: QuantizationConfig = INT8) -> QuantizedArray:
-    """Levels and scales of an array; all axes but the last are inputs.
+    """Levels and scales of an array; axes before the last two are those of separate matrices, such as heads.
 
     A weight that is not finite makes all weights of its group NaN.
 
@@ -108,11 +107,11 @@ def quantize_array(array: Float[Array, "*lead C"], config: QuantizationConfig = 
       array: The array.
       config: Format.
     """
-    matrix = jnp.asarray(array).astype(jnp.float32).reshape(-1, array.shape[-1])
-    rows = _rows_per_scale(matrix.shape[0], config)
-    padded = jnp.pad(matrix, ((0, -matrix.shape[0] % rows), (0, 0)))
-    groups = padded.reshape(-1, rows, padded.shape[1])
-    axes = (1, 2) if config.granularity == "tensor" else (1,)
+    matrices = jnp.asarray(array).astype(jnp.float32).reshape(-1, *array.shape[-2:])
+    rows = _rows_per_scale(matrices.shape[1], config)
+    padded = jnp.pad(matrices, ((0, 0), (0, -matrices.shape[1] % rows), (0, 0)))
+    groups = padded.reshape(len(padded), -1, rows, padded.shape[2])
+    axes = (1, 2, 3) if config.granularity == "tensor" else (2,)
     largest = jnp.max(jnp.abs(groups), axis=axes, keepdims=True)
     largest = jnp.where(jnp.isfinite(largest), largest, jnp.nan)
     # Levels are those of the scale that is stored.
@@ -121,33 +120,35 @@ def quantize_array(array: Float[Array, "*lead C"], config: QuantizationConfig = 
     level = jnp.clip(jnp.nan_to_num(level), -config.max_level, config.max_level).astype(jnp.int8)
     level = level.reshape(padded.shape)
     levels = level if config.bits == 8 else pack_int4(level)
-    return QuantizedArray(levels, scale[:, 0], tuple(array.shape), config.bits)
+    return QuantizedArray(levels, scale[:, :, 0], tuple(array.shape), config.bits)
 
 
 def dequantize_array(quantized: QuantizedArray) -> Float[Array, "..."]:
     """The array of quantized levels, float32."""
     levels = quantized.levels if quantized.bits == 8 else unpack_int4(quantized.levels)
-    groups = levels.reshape(quantized.scale.shape[0], -1, levels.shape[1]).astype(jnp.float32)
-    matrix = (groups * quantized.scale[:, None].astype(jnp.float32)).reshape(levels.shape)
-    return matrix[: math.prod(quantized.shape[:-1])].reshape(quantized.shape)
+    num_groups, num_rows = quantized.scale.shape[1], quantized.shape[-2]
+    groups = levels.reshape(len(levels), num_groups, -1, levels.shape[2]).astype(jnp.float32)
+    matrices = (groups * quantized.scale[:, :, None].astype(jnp.float32)).reshape(levels.shape)
+    return matrices[:, :num_rows].reshape(quantized.shape)
 
 
-def pack_int4(levels: Int[Array, "R C"]) -> UInt8[Array, "S C"]:
+def pack_int4(levels: Int[Array, "*lead R C"]) -> UInt8[Array, "*lead S C"]:
     """Two rows of levels from -8 to 7 in one row of bytes; R must be even."""
-    low, high = (levels[start::2].astype(jnp.uint8) & 0xF for start in (0, 1))
+    low, high = (levels[..., start::2, :].astype(jnp.uint8) & 0xF for start in (0, 1))
     return low | (high << 4)
 
 
-def unpack_int4(packed: UInt8[Array, "S C"]) -> Int[Array, "R C"]:
+def unpack_int4(packed: UInt8[Array, "*lead S C"]) -> Int[Array, "*lead R C"]:
     """The rows of levels of `pack_int4`."""
-    halves = jnp.stack([packed & 0xF, packed >> 4], axis=1).astype(jnp.int8)
+    halves = jnp.stack([packed & 0xF, packed >> 4], axis=-2).astype(jnp.int8)
     signed = jnp.where(halves > 7, halves - jnp.int8(16), halves)
-    return signed.reshape(-1, packed.shape[1])
+    return signed.reshape(*packed.shape[:-2], -1, packed.shape[-1])
 
 
 def _rows_per_scale(num_rows: int, config: QuantizationConfig) -> int:
     """Even number of rows, so that bytes have two levels each."""
-    return config.group_size if config.granularity == "group" else num_rows + num_rows % 2
+    even = num_rows + num_rows % 2
+    return min(config.group_size, even) if config.granularity == "group" else even
 
 
 def _is_matrix(leaf: Any) -> bool:

@@ -67,15 +67,17 @@ def test_error_falls_from_tensor_to_group_to_eight_bits():
 
 
 def test_trees_keep_vectors_and_have_the_stored_size():
-    params = {"kernel": MATRIX.reshape(7, 10, 6), "scale": np.ones(6, np.float32), "index": np.zeros((2, 2), np.int32)}
+    params = {"kernel": MATRIX.reshape(2, 35, 6), "scale": np.ones(6, np.float32), "index": np.zeros((2, 2), np.int32)}
     quantized = jax.jit(quantize, static_argnums=1)(params, INT4)
     restored = dequantize(quantized)
-    assert restored["kernel"].shape == (7, 10, 6)
+    assert restored["kernel"].shape == (2, 35, 6)
+    for half in (0, 1):
+        np.testing.assert_allclose(restored["kernel"][half], rounded(params["kernel"][half], 7, 32), atol=1e-6)
     np.testing.assert_array_equal(restored["scale"], params["scale"])
     np.testing.assert_array_equal(restored["index"], params["index"])
-    # 96 rows of 6 channels at half a byte, 3 scales of 2 bytes each; 6 floats and 4 integers as they are.
-    assert stored_bytes(quantized) == 48 * 6 + 3 * 6 * 2 + 24 + 16
-    assert stored_bytes(quantize(params, INT8)) == 70 * 6 + 6 * 2 + 24 + 16
+    # Twice 64 rows of 6 channels at half a byte, 2 scales of 2 bytes each; 6 floats and 4 integers as they are.
+    assert stored_bytes(quantized) == 2 * (32 * 6 + 2 * 6 * 2) + 24 + 16
+    assert stored_bytes(quantize(params, INT8)) == 2 * (36 * 6 + 6 * 2) + 24 + 16
     assert stored_bytes(params) == 4 * (420 + 6 + 4)
 
 

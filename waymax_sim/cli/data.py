@@ -201,7 +201,7 @@ def draw(
 def simulate_scene(
     scenarios: Scenarios, index: int, policy: Iterable[str], traffic: Iterable[str], agents: Selector, seed: int
 ) -> tuple[Scenario, dict[str, Trace], dict[str, tuple[str, str]]]:
-    """One scene as it was simulated, with padding; by a name for display, its rollouts, and their policy and traffic.
+    """One scene as it was simulated, with padding, its rollouts by a name for display, and their policy and traffic.
 
     Args:
       scenarios: The scenes.

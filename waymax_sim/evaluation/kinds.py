@@ -8,7 +8,7 @@ from waymax_sim.results_dir import Json
 
 @dataclasses.dataclass(frozen=True)
 class SceneKindParams:
-    """Limits of the kinds. Chosen: they divide the recorded and the synthetic scenes into groups of similar size.
+    """Limits of the kinds, chosen so that urban, suburban and fast scenes differ.
 
     Attributes:
       min_speed: Agents below it are stationary, m/s.

@@ -59,6 +59,7 @@ POLICIES = [
     "bc_sac = behavior_models.checkpoints:bc_sac",
     "ppo_selfplay = behavior_models.checkpoints:ppo_selfplay",
     "ppo_anchored = behavior_models.checkpoints:ppo_anchored",
+    "scaled-ql = behavior_models.checkpoints:scaled_ql",
     "decoder-nano = behavior_models.checkpoints:decoder_nano",
 ]
 

@@ -39,6 +39,17 @@ def bc_sac() -> Policy:
     return _load("bc_sac")
 
 
+def scaled_ql(task: str = "following") -> Policy:
+    """Conservative Q-learning of logged driving tasks, with normalized features.
+
+    Args:
+      task: following, merge, red_light or narrow_passage.
+    """
+    from behavior_models.offline.task_policy import load_task_policy
+
+    return load_task_policy(FOLDER / "scaled-ql", task)
+
+
 def decoder_nano(temperature: float = DECODER_TEMPERATURE, top_k: int = 48, nucleus: float = 1.0) -> Policy:
     """Scene decoder: learned traffic of all agents.
 
@@ -60,6 +71,7 @@ RELEASED = {
     "ppo_anchored": ppo_anchored,
     "sac": sac,
     "bc_sac": bc_sac,
+    "scaled-ql": scaled_ql,
     "decoder-nano": decoder_nano,
 }
 

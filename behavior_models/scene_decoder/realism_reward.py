@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Int, Key
 
 from behavior_models.scene_decoder.checkpoint import decoder_policy
@@ -29,10 +28,17 @@ from waymax_sim.datatypes.agents import AgentState
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Env, EnvConfig, rollout
 from waymax_sim.env.bank import ScenarioBank
-from waymax_sim.metrics.realism import CONFIGS, RealismConfig, RealismRollouts, compare_rollouts, score
+from waymax_sim.metrics.realism import (
+    CONFIGS,
+    RealismConfig,
+    RealismRollouts,
+    compare_rollouts,
+    rollout_contributions,
+    score,
+)
 from waymax_sim.metrics.realism.features import Comparison
 from waymax_sim.ops.bank import materialize_rows
-from waymax_sim.pytree import Array, tree_index
+from waymax_sim.pytree import Array
 
 # Simulated steps of the metric.
 SIMULATED_STEPS = STEPS_PER_RECORD - NUM_OBSERVED_STEPS
@@ -64,20 +70,14 @@ class RealismRewardConfig:
 
 
 def leave_one_out(features: Comparison, config: RealismConfig) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """Contribution of each of K rollouts to the meta-metric, and the meta-metric of all of them.
+    """Contribution of each of K rollouts to the meta-metric, minus their mean, and the meta-metric of all of them.
 
     Args:
       features: Features of the rollouts.
       config: Features and weights of the metric.
     """
-    count = len(features.sim.displacement)
-    others = np.array([[other for other in range(count) if other != own] for own in range(count)])
-
-    def without(rows: Int[Array, " L"]) -> Float[Array, ""]:
-        return score(dataclasses.replace(features, sim=tree_index(features.sim, rows)), config).meta_metric
-
-    rest = jax.lax.map(without, jnp.asarray(others))
-    return jnp.mean(rest) - rest, score(features, config).meta_metric
+    contributions = rollout_contributions(features, config)
+    return contributions - jnp.mean(contributions), score(features, config).meta_metric
 
 
 def standardize(reward: Float[Array, " K"]) -> Float[Array, " K"]:

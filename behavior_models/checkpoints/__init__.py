@@ -1,8 +1,12 @@
 """Released policies, trained on synthetic scenes alone. `policy.json` of each states the command that remakes it."""
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 from waymax_sim.env import Policy
+from waymax_sim.plugins.checkpoint import POLICY_FILE, load_checkpoint
 
 FOLDER = Path(__file__).parent
 # `scene_decoder.sampling.DEFAULT_TEMPERATURE`, whose package is not loaded for other policies.
@@ -44,10 +48,16 @@ def scaled_ql(task: str = "following") -> Policy:
 
     Args:
       task: following, merge, red_light or narrow_passage.
-    """
-    from behavior_models.offline.task_policy import load_task_policy
 
-    return load_task_policy(FOLDER / "scaled-ql", task)
+    Raises:
+      ValueError: There is no such task.
+    """
+    folder = FOLDER / "scaled-ql"
+    tasks = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))["tasks"]
+    if task not in tasks:
+        raise ValueError(f"task={task!r} is not one of {', '.join(tasks)}")
+    policy: Any = load_checkpoint(folder)
+    return dataclasses.replace(policy, model=dataclasses.replace(policy.model, task=tasks.index(task)))
 
 
 def decoder_nano(temperature: float = DECODER_TEMPERATURE, top_k: int = 48, nucleus: float = 1.0) -> Policy:

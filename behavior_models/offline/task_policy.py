@@ -171,12 +171,8 @@ def save_task_policy(
     write_checkpoint(folder, description, policy.params)
 
 
-def load_task_policy(folder: Path, task: str | None = None) -> TaskQPolicy:
+def load_task_policy(folder: Path) -> TaskQPolicy:
     """Reads a policy of `save_task_policy`.
-
-    Args:
-      folder: The folder.
-      task: Name of the task; by default that of the folder.
 
     Raises:
       CheckpointError: The folder is incomplete, of another version, or made for another observation.
@@ -185,14 +181,13 @@ def load_task_policy(folder: Path, task: str | None = None) -> TaskQPolicy:
     description, encoder = read_description(Path(folder))
     if description["actions"] != json.loads(json.dumps(dataclasses.asdict(ROUTE_ACTIONS))):
         raise ValueError(f"{folder} was trained with other actions: {description['actions']}")
-    task = description["task"] if task is None else task
-    if task not in description["tasks"]:
-        raise ValueError(f"{folder} has the tasks {description['tasks']}, not {task!r}")
+    if description["task"] not in description["tasks"]:
+        raise ValueError(f"{folder} has the tasks {description['tasks']}, not {description['task']!r}")
     head = dict(description["head"])
     masks = tuple(tuple(bool(value) for value in mask) for mask in head.pop("masks"))
     hidden = tuple(description.get("hidden", ()))
     network = ObservationNetwork(encoder.spec(), NetworkConfig.from_dict(description["network"]), hidden)
-    index, support = description["tasks"].index(task), ValueSupport(**head.pop("support"))
-    model = MultiTaskQModel(network, masks, support, task=index, **head)
+    task, support = description["tasks"].index(description["task"]), ValueSupport(**head.pop("support"))
+    model = MultiTaskQModel(network, masks, support, task=task, **head)
     params = restore_params(Path(folder), model.shapes)
     return TaskQPolicy(params, model, encoder, description["mode"], description["interval"])

@@ -43,7 +43,7 @@ def bc_sac() -> Policy:
     return _load("bc_sac")
 
 
-def scaled_ql(task: str = "following") -> Policy:
+def scaled_ql(task: str = "red_light") -> Policy:
     """Conservative Q-learning of logged driving tasks, with normalized features.
 
     Args:

@@ -326,7 +326,8 @@ def make_vector_env(**options: Any) -> DriveVectorEnv:
     Args:
       options: Arguments of `DriveVectorEnv`; `autoreset_mode` is NEXT_STEP by default.
     """
-    return DriveVectorEnv(**{"autoreset_mode": AutoresetMode.NEXT_STEP} | options)
+    options.setdefault("autoreset_mode", AutoresetMode.NEXT_STEP)
+    return DriveVectorEnv(**options)
 
 
 def _check_render_mode(render_mode: str | None) -> None:

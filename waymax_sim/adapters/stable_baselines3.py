@@ -8,7 +8,7 @@ import numpy as np
 from waymax_sim.adapters import missing_library
 
 try:
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise missing_library("stable_baselines3", extra="sb3") from error
 

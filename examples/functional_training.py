@@ -20,12 +20,16 @@ import waymax_sim as ws
 from behavior_models.training.advantages import generalized_advantages
 from behavior_models.training.returns import mean_returns
 from waymax_sim.adapters.functional import FunctionalEnv
-from waymax_sim.adapters.loop import EGO_ENV, EGO_VIEW
+from waymax_sim.adapters.loop import EGO_ENV
 from waymax_sim.env.bank import ScenarioBank, build_bank
 from waymax_sim.env.flat_view import FlatView
 from waymax_sim.env.observation import scatter_actions
 from waymax_sim.pytree import pytree, static
 
+VIEW = FlatView(num_agents=8, num_polylines=16)
+# Standard deviations of acceleration and curvature, fractions of 6 m/s^2 and 0.3 1/m; more curvature leaves the road. They
+# are the unit of the outputs of the network, so a gradient step changes a mean by a fraction of the deviation.
+SPREAD = np.array([0.3, 0.06], np.float32)
 BASELINES = {"coast": behavior_models.ConstantSpeed, "idm": behavior_models.IDM, "log": behavior_models.LogReplay}
 
 
@@ -38,11 +42,10 @@ class Settings:
     updates: int = 120
     epochs: int = 4
     minibatches: int = 8
-    learning_rate: float = 1e-3  # at the start; decays linearly to 0
+    learning_rate: float = 5e-4  # at the start; decays linearly to 0
     discount: float = 0.99  # per step
     trace: float = 0.95  # lambda of generalized advantage estimation
     clip: float = 0.2  # of the probability ratio
-    spread: tuple[float, float] = (0.3, 0.03)  # standard deviations: steps of 0.1 s with more curvature leave the road
     width: int = 128  # of the hidden layers
     seed: int = 0
 
@@ -52,12 +55,12 @@ class Driver(ws.Policy):
     """The means of the actions of the network."""
 
     params: Any
-    encoder: FlatView = static(default=EGO_VIEW)
+    encoder: FlatView = static(default=VIEW)
     dynamics = EGO_ENV.dynamics
 
     def act(self, observation, carry, key):
         """Actions of the controlled agents."""
-        return scatter_actions(observation, network(self.params, self.encoder(observation))[0]), carry
+        return scatter_actions(observation, SPREAD[None] * network(self.params, self.encoder(observation))[0]), carry
 
 
 def main(
@@ -78,7 +81,7 @@ def main(
     """
     if quick:
         settings = dataclasses.replace(settings, num_envs=8, num_steps=8, updates=2, minibatches=2)
-    env = FunctionalEnv()
+    env = FunctionalEnv(observe=VIEW)
     bank, test_bank = (build_bank(ws.load(name, pad_to_bucket=False), env.env) for name in (path, held_out))
     rules = {name: BASELINES[name]() for name in baselines}
     for name, result in mean_returns(env.env, rules, test_bank).items():
@@ -104,12 +107,12 @@ def train(env: FunctionalEnv, settings: Settings, bank: ScenarioBank) -> tuple[A
     def step(carry, key):
         params, env_state, observation = carry
         mean, value = network(params, observation)
-        action = mean + jnp.asarray(settings.spread)[None] * jax.random.normal(key, mean.shape)
-        env_state, out = jax.vmap(env.step, in_axes=(None, 0, 0))(bank, env_state, action)
+        action = mean + jax.random.normal(key, mean.shape)
+        env_state, out = jax.vmap(env.step, in_axes=(None, 0, 0))(bank, env_state, SPREAD[None] * action)
         # A truncated episode is bootstrapped with the value of its last observation.
         is_cut = jnp.logical_and(out.truncated, ~out.terminated)
         reward = out.reward + settings.discount * jnp.where(is_cut, network(params, out.final_observation)[1], 0.0)
-        record = (observation, action, log_density(settings, action, mean), value, reward, out.done)
+        record = (observation, action, log_density(action, mean), value, reward, out.done)
         return (params, env_state, out.observation), (record, out.reward)
 
     def gradient_step(carry, batch):
@@ -142,16 +145,15 @@ def loss(params, settings: Settings, batch):
     """The clipped surrogate and the squared error of the values."""
     observation, action, log_prob, gain, target = batch
     mean, value = network(params, observation)
-    ratio = jnp.exp(log_density(settings, action, mean) - log_prob)
+    ratio = jnp.exp(log_density(action, mean) - log_prob)
     gain = (gain - jnp.mean(gain)) / (jnp.std(gain) + 1e-8)
     clipped = jnp.clip(ratio, 1 - settings.clip, 1 + settings.clip)
     return -jnp.mean(jnp.minimum(ratio * gain, clipped * gain)) + 0.5 * jnp.mean((value - target) ** 2)
 
 
-def log_density(settings: Settings, action, mean):
-    """Log density of the actions up to a constant."""
-    spread = jax.lax.expand_dims(jnp.asarray(settings.spread), range(mean.ndim - 1))
-    return -0.5 * jnp.sum(((action - mean) / spread) ** 2, axis=-1)
+def log_density(action, mean):
+    """Log density of actions in units of their deviations, up to a constant."""
+    return -0.5 * jnp.sum((action - mean) ** 2, axis=-1)
 
 
 def init(key, num_inputs: int, width: int):
@@ -167,7 +169,7 @@ def init(key, num_inputs: int, width: int):
 
 
 def network(params, observation):
-    """Means of the actions and values."""
+    """Means of the actions in units of `SPREAD`, and values."""
 
     def apply(layers):
         hidden = observation

@@ -1,6 +1,7 @@
 """The documents build without warnings, and their code runs."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "_bu
 # Pages whose programs take longest to compile; the slow tests run them.
 SLOW = {"docs/adapters.md", "docs/batches.md", "docs/evaluation.md", "docs/lanes.md", "docs/metrics.md"}
 SLOW |= {"docs/realism.md", "docs/training_environments.md", "docs/traffic.md", "docs/decisions/derived-routes.md"}
+TASKS = sorted(DOCS.glob("tasks_*.md"))
 DECISIONS = [path for path in PAGES if path.parent.name == "decisions" and path.stem != "index"]
 
 
@@ -85,6 +87,38 @@ def test_the_table_of_metrics_is_complete():
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| (\S+) \| (\w+) \|", text, re.MULTILINE)
     assert table == [(metric.name, metric.per, metric.unit, metric.over_time) for metric in METRICS.values()]
+
+
+def task_commands(page: Path) -> list[list[str]]:
+    """Words of each command in the bash blocks of a page."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("page", TASKS, ids=relative_name)
+def test_options_of_task_pages_exist(page, capsys):
+    """Also those of the commands that take hours, in indented lines."""
+    lines = re.findall(r"^(?: {4})?(waymax-sim .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    for words in map(shlex.split, lines):
+        command = words[1:3] if words[1] == "train" else words[1:2]
+        assert cli.main([*command, "--help"]) == 0
+        help_text = capsys.readouterr().out
+        assert not [word for word in words if word.startswith("--") and word not in help_text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TASKS, ids=relative_name)
+def test_commands_of_task_pages_run(page, tmp_path, monkeypatch):
+    """The commands in order, in an empty folder that has the planner of the page."""
+    planner = re.search(r"^```python\n(# my_planner.py\n.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    if planner:
+        (tmp_path / "my_planner.py").write_text(planner[1], encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    programs = {"waymax-sim": [sys.executable, "-m", "waymax_sim.cli"], "python": [sys.executable]}
+    for program, *arguments in task_commands(page):
+        if program in programs:
+            arguments = [str(ROOT / word) if word.startswith("examples/") else word for word in arguments]
+            subprocess.run([*programs[program], *arguments], cwd=tmp_path, check=True)
 
 
 def test_links_of_the_readme_exist():

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from waymax_sim.adapters.loop import select_sdc
@@ -44,9 +45,8 @@ def mean_returns(env: Env, policies: Mapping[str, Any], bank: ScenarioBank) -> d
         raise ValueError(f"returns are those of the sdc, but the environment has {env.config.controlled=}")
     results = {}
     for name, policy in policies.items():
-        total, length = _episodes(env, policy, bank)
-        per_step = jnp.sum(total) / jnp.maximum(jnp.sum(length), 1)
-        results[name] = MeanReturn(float(jnp.mean(total)), float(per_step))
+        total, length = map(np.asarray, _episodes(env, policy, bank))
+        results[name] = MeanReturn(float(total.mean()), float(total.sum() / max(length.sum(), 1)))
     return results
 
 

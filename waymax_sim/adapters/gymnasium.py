@@ -326,8 +326,8 @@ def make_vector_env(**options: Any) -> DriveVectorEnv:
     Args:
       options: Arguments of `DriveVectorEnv`; `autoreset_mode` is NEXT_STEP by default.
     """
-    arguments: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP} | options
-    return DriveVectorEnv(**arguments)
+    options.setdefault("autoreset_mode", AutoresetMode.NEXT_STEP)
+    return DriveVectorEnv(**options)
 
 
 def _check_render_mode(render_mode: str | None) -> None:

@@ -67,7 +67,7 @@ class DiscreteSpace:
 
     def contains(self, value: Int[Array, ""]) -> Bool[Array, ""]:
         """Whether the integer is in the range."""
-        return (value >= 0) & (value < self.n)
+        return jnp.logical_and(value >= 0, value < self.n)
 
 
 @pytree

@@ -27,8 +27,8 @@ from waymax_sim.env.observation import scatter_actions
 from waymax_sim.pytree import pytree, static
 
 VIEW = FlatView(num_agents=8, num_polylines=16)
-# Standard deviations of acceleration and curvature, fractions of 6 m/s^2 and 0.3 1/m; more curvature leaves the road. They
-# are the unit of the outputs of the network, so a gradient step changes a mean by a fraction of the deviation.
+# Standard deviations of acceleration and curvature, fractions of 6 m/s^2 and 0.3 1/m; more curvature leaves the road.
+# They are the unit of the outputs of the network, so a gradient step changes a mean by a fraction of the deviation.
 SPREAD = np.array([0.3, 0.06], np.float32)
 BASELINES = {"coast": behavior_models.ConstantSpeed, "idm": behavior_models.IDM, "log": behavior_models.LogReplay}
 

@@ -10,7 +10,7 @@ import pytest
 
 from behavior_models.baselines.kinematic import ConstantSpeed
 from behavior_models.model_selection.batch_policy import FittedClasses
-from behavior_models.model_selection.command import selection_table
+from behavior_models.model_selection.command import select, selection_table
 from behavior_models.model_selection.context_ladder import ContextParams, complete_rows, neighbor_blocks
 from behavior_models.model_selection.dataset_context import describe_context, run_method, set_context
 from behavior_models.model_selection.decision_bed import (
@@ -153,7 +153,7 @@ def test_columns_of_members_are_blocks():
     np.testing.assert_array_equal(columns, [[[1, 2, 0, 0], [0, 0, 1, 2]]])
 
 
-def test_sets_of_tasks_have_a_context():
+def test_sets_of_tasks_have_a_context(tmp_path, capsys):
     """ModBE over the tasks of the most frequent actions; None for sets that cannot be split."""
     view = FlatView("controlled", num_agents=4, num_polylines=1, route=False)
     logged, size = transitions(True, streams=20), view.spec().size
@@ -168,3 +168,12 @@ def test_sets_of_tasks_have_a_context():
     alone = dataclasses.replace(stored, transitions=select_streams(stored.transitions, np.arange(20) < 1))
     assert set_context(alone, CONTEXT) is None
     assert "not applicable" in describe_context(None)
+    stored.save(tmp_path / "data")
+    assert select(tmp_path / "data", tmp_path / "out", classes=(1, 3)) == 0
+    printed = capsys.readouterr()
+    assert "chosen: " in printed.out and "3/3" in printed.err
+    content = json.loads((tmp_path / "out" / "selection.json").read_text())
+    assert content["chosen"] in content["classes"] and content["method"] == "modbe"
+    assert (tmp_path / "out" / "selection.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match="must ascend"):
+        select(tmp_path / "data", tmp_path / "out", classes=(1, 9))

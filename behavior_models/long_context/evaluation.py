@@ -19,7 +19,7 @@ EXPONENTS = np.linspace(-2.0, -0.05, 1951)
 # First record of the fits.
 FIRST_RECORD = 4
 # Points of a curve in a fit.
-NUM_BINS = 40
+NUM_CURVE_BINS = 40
 # Largest block of attention.
 CHUNK = 512
 
@@ -54,7 +54,7 @@ def fit_power_law(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> Pow
     return best
 
 
-def log_bins(curve: Float[np.ndarray, " N"], num_bins: int = NUM_BINS) -> tuple[np.ndarray, np.ndarray]:
+def log_bins(curve: Float[np.ndarray, " N"], num_bins: int = NUM_CURVE_BINS) -> tuple[np.ndarray, np.ndarray]:
     """Means of a curve over records in bins of equal logarithmic width from `FIRST_RECORD` on, and those of x = n.
 
     Args:

@@ -17,7 +17,7 @@ from behavior_models.networks.transformer_config import NANO, TransformerConfig
 from waymax_sim.pytree import Array
 
 # Tokens of the first and of the second kind of a record alternate: its situation, and the maneuver in it.
-TOKENS_PER_RECORD = 2
+TOKENS_PER_HABIT = 2
 
 
 class RecallNetwork(nnx.Module):
@@ -38,7 +38,7 @@ class RecallNetwork(nnx.Module):
         """Logits of each maneuver, given its situation and all records before."""
         tokens = self.embed(histories)
         index = causal_index(jnp.ones(tokens.shape[:-1], bool))
-        situations = jnp.arange(0, tokens.shape[-2], TOKENS_PER_RECORD)
+        situations = jnp.arange(0, tokens.shape[-2], TOKENS_PER_HABIT)
         return self.transformer.logits(self.transformer.encode(tokens, index, outputs=situations).features)
 
     def embed(self, histories: Histories) -> Float[Array, "*lead T D"]:

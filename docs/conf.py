@@ -15,6 +15,8 @@ html_title = f"waymax-sim {release}"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+# Not installed for the documents: it needs PyTorch.
+autodoc_mock_imports = ["stable_baselines3"]
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 myst_heading_anchors = 3

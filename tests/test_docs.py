@@ -20,7 +20,14 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
 # Pages whose programs take longest to compile; the slow tests run them.
 SLOW = {"docs/adapters.md", "docs/batches.md", "docs/evaluation.md", "docs/lanes.md", "docs/metrics.md"}
-SLOW |= {"docs/realism.md", "docs/training_environments.md", "docs/traffic.md", "docs/decisions/derived-routes.md"}
+SLOW |= {
+    "docs/quickstart.md",
+    "docs/tasks_train.md",
+    "docs/realism.md",
+    "docs/training_environments.md",
+    "docs/traffic.md",
+    "docs/decisions/derived-routes.md",
+}
 TASKS = sorted(DOCS.glob("tasks_*.md"))
 DECISIONS = [path for path in PAGES if path.parent.name == "decisions" and path.stem != "index"]
 

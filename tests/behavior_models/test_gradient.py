@@ -25,6 +25,7 @@ def cost_and_gradient(observation, plan):
     return jax.value_and_grad(lambda plan: soft_cost(observation, context, plan))(plan)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_descend():
     for case in (road(), road((20.0, 0.5, 0.0, 0.0)), road(light=RED), road(speed=0.0), road((1.0, 0.0, 0.0, 0.0))):
         observation = observe(case)

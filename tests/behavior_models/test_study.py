@@ -85,12 +85,14 @@ def test_outcomes_by_hand(tmp_path, scenes):
         assert not any(rows[arm, "all", "log", vehicle]["collision"] for vehicle in range(3))
 
 
+@pytest.mark.slow
 def test_traffic_of_a_policy_replaces_the_log(tmp_path, scenes):
     rows = run(tmp_path, scenes, arms(brake=-6.0), traffic=("self",), all_driven=False)
     # The vehicle behind brakes as well.
     assert not rows["brake", "alone", "self", 1]["collision"]
 
 
+@pytest.mark.slow
 def test_vehicles_that_stop_are_obstacles(tmp_path, scenes):
     """The first vehicle brakes and is hit by the second; the third meets them only if they remain."""
     pile_up = [StudyArm("pile_up", {"pile_up": ConstantAcceleration(np.float32([-6.0, 0.0, 0.0]))})]

@@ -59,6 +59,7 @@ def test_safety():
     assert not np.any(calm.reward) and not calm.terminated
 
 
+@pytest.mark.slow
 def test_nuplan():
     # Alone in the lane at the limit of 13.4 m/s: 1/35 of the logged path. The history covers the window of each metric.
     compliant = outcome(PRESETS["nuplan"], [track(x=-40, speed=13.3), track(x=-80, speed=1)])

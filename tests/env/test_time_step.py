@@ -56,6 +56,7 @@ def test_constant_velocity_follows_a_log_of_constant_velocity(time_step):
     np.testing.assert_allclose(divergence.value, 0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_steady_gap_of_idm_does_not_depend_on_the_time_step():
     gaps = []
     for time_step in TIME_STEPS:

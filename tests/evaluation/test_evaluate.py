@@ -152,6 +152,7 @@ def test_a_scene_without_a_step_to_simulate_is_refused():
     assert (failure.error.file, failure.error.record, failure.error.field) == ("single", 0, "current_step")
 
 
+@pytest.mark.slow
 def test_scenes_without_a_future_are_simulated_and_compared_with_nothing(tmp_path):
     """All other agents vanish where they follow the log, so that not to hit them is no merit."""
     valid = np.arange(12)[:, None] < [6, 6, 6]

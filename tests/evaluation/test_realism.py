@@ -87,6 +87,7 @@ def test_a_submission_has_the_rollouts_of_the_current_agents(submitted, tmp_path
         np.testing.assert_array_equal(again.heading, found.heading)
 
 
+@pytest.mark.slow
 def test_arrays_are_scored_and_corrections_are_labeled(submitted, tmp_path, capsys):
     unpack_submission(submitted / "x.tar.gz", tmp_path)
     scenario = load("synthetic:0:1")[0]

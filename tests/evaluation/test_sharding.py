@@ -85,6 +85,7 @@ def test_scenes_come_out_as_if_simulated_alone(num, mesh):
         assert_same_world(tree_index(results, index), one_by_one()[index])
 
 
+@pytest.mark.slow
 def test_one_and_two_devices_give_the_same_events():
     def simulate_metrics(scenario, key):
         trace = rollout(ENV, Random(), scenario, key, num_steps=8)
@@ -124,6 +125,7 @@ def test_chunks_stay_within_the_memory_budget():
     np.testing.assert_allclose(chunked, jnp.tile(alone, (3, 1)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rollouts_in_equal_chunks_have_the_same_bits_on_one_and_two_devices():
     # Enough for one scene at a time, and a little for counting chunks.
     budget = memory(simulate, *batch(), mesh=ONE).temp_size_in_bytes + 1000
@@ -183,6 +185,7 @@ def coast(scenario, key):
     return rollout(LIGHT, Random(), scenario, key, num_steps=4, record=("metrics",)).metrics
 
 
+@pytest.mark.slow
 def test_rollouts_of_one_scene_share_it():
     one = jax.device_put(scene(num_steps=12))
     keys = jax.random.split(jax.random.key(3), 64)

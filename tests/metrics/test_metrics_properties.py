@@ -136,6 +136,7 @@ def test_metrics_do_not_depend_on_padding(seed):
     same(found, at_now(exact), atol=1e-5)
 
 
+@pytest.mark.slow
 @BUCKETED
 def test_a_batch_equals_its_scenes(pad_to_bucket):
     scenarios = [

@@ -39,6 +39,7 @@ def test_hat_functions_interpolate():
     np.testing.assert_allclose(values, [[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]])
 
 
+@pytest.mark.slow
 def test_a_ladder_with_lights_reaches_them_only_where_they_matter():
     choices = [
         int(jax.jit(lambda key, bed=bed: select_rung(key, bed, 2000).chosen)(jax.random.key(5)))

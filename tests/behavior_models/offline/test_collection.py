@@ -62,6 +62,7 @@ def test_complete_episodes_by_hand():
     np.testing.assert_array_equal(begins.T, [[1, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]])
 
 
+@pytest.mark.slow
 def test_episodes_are_complete_and_recurrent_states_restart(bank):
     transitions, returns, num_steps = log(bank, CountingPolicy(jnp.asarray(True)))
     ends = np.logical_or(transitions.ended, transitions.truncated)
@@ -93,6 +94,7 @@ def test_random_actions(bank):
     assert len(np.unique(actions)) > 20
 
 
+@pytest.mark.slow
 def test_policies_of_other_models_by_their_nearest_actions(bank):
     constant, expert = log(bank, CountingPolicy(jnp.asarray(False))), log(bank, LogExpert())
     # The logged motion earns more than a constant speed, and its actions are of several levels.

@@ -80,6 +80,7 @@ def test_the_planner_fails_less_and_earns_more_than_constant_speed(episodes):
     assert np.all((returns > -2.0) & (returns < 1.1))
 
 
+@pytest.mark.slow
 def test_decisions_in_programs_of_their_own_are_those_of_one_program(episodes):
     parts = [draw_scenes(name, 5, [index]) for name in TASKS for index in (0, 0)]
     actors = stack_actors([rule_actor(), rule_actor(holds_speed=1.0)] * len(TASKS))
@@ -145,6 +146,7 @@ def test_streamed_sets_visit_every_stream_once_per_pass(episodes, tmp_path):
     assert sorted(seen) == sorted([*packed.task, *packed.task])
 
 
+@pytest.mark.slow
 def test_the_command_logs_a_graded_set_and_resumes(tmp_path, monkeypatch, capsys):
     # The size of the simulation above, so that its program is used again.
     monkeypatch.setattr(task_log, "BATCH_SIZE", len(NAMES))

@@ -188,6 +188,7 @@ def test_a_bandit_is_solved_with_the_highest_return_only():
     assert chosen[0] != 0
 
 
+@pytest.mark.slow
 def test_a_transformer_remembers_the_number_of_the_last_observation():
     """Episodes of two decisions: a number is shown, then rewarded as action. A third of the drivers know that."""
     rng, shape = np.random.default_rng(0), (80, 100)

@@ -92,6 +92,7 @@ def test_an_interrupted_search_continues_with_equal_results(result, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed.archive, result[1].archive)
 
 
+@pytest.mark.slow
 def test_devices_share_the_children_with_equal_results(tmp_path):
     assert jax.local_device_count() >= 2
     config = dataclasses.replace(CONFIG, budget=30, population=8, filter="none")
@@ -113,6 +114,7 @@ def _encoded(comparison, count):
     return programs, descriptions
 
 
+@pytest.mark.slow
 def test_comparison_is_antisymmetric_and_learns():
     """It learns which program has the larger output at one state, which shuffled labels do not teach."""
     losses = {}

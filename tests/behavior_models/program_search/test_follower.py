@@ -152,6 +152,7 @@ def test_the_released_law_stops_behind_a_stationary_leader(drive, gap):
     assert not boxes_overlap(agents, scenario.agents.size, 0, 1).any()
 
 
+@pytest.mark.slow
 def test_laws_differ_behind_a_leader_and_not_on_a_free_road(drive):
     other = FoundFollower(to_json(FOLLOWER_SPACE, headway_program()))
     behind = street([road()], [Agent(0.0, 0.0, speed=10.0), Agent(25.0, 0.0, speed=6.0)])

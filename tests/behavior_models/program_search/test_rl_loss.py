@@ -122,6 +122,7 @@ def test_values_are_the_mean_rewards_of_a_bandit():
     np.testing.assert_allclose(apply_perceptron(train(dqn_reg_program())[0], states), table - 0.1, atol=0.05)
 
 
+@pytest.mark.slow
 def test_unusable_losses_have_no_fitness():
     """A loss without a gradient trains nothing; the hurdle adds the second environment to the first."""
     domain = rl_loss_domain(params=SMALL)

@@ -111,7 +111,7 @@ def _draw_scenes(out: Path, evaluation: Evaluation) -> list[Path]:
 
 
 def _event_flags(trace: Trace, controlled: Bool[np.ndarray, " N"]) -> dict[str, Bool[np.ndarray, "T N"]]:
-    """Controlled agents that overlap another one or are off the road, per step."""
+    """Controlled agents that overlap another one or have left the road, per step; not those that start off the road."""
     assert trace.metrics is not None  # recorded by default
-    metrics = {"overlap": trace.metrics["overlap"], "offroad": trace.metrics["road_departure"]}
-    return {name: (metric.value > 0) & controlled for name, metric in metrics.items()}
+    overlap, offroad = (np.asarray(trace.metrics[name].value) > 0 for name in ("overlap", "road_departure"))
+    return {"overlap": overlap & controlled, "offroad": offroad & ~offroad[:1] & controlled}

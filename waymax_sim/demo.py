@@ -114,4 +114,7 @@ def _event_flags(trace: Trace, controlled: Bool[np.ndarray, " N"]) -> dict[str, 
     """Controlled agents that overlap another one or have left the road, per step; not those that start off the road."""
     assert trace.metrics is not None  # recorded by default
     overlap, offroad = (np.asarray(trace.metrics[name].value) > 0 for name in ("overlap", "road_departure"))
-    return {"overlap": overlap & controlled, "offroad": offroad & ~offroad[:1] & controlled}
+    # Agents may appear later.
+    first = np.asarray(trace.metrics["road_departure"].valid).argmax(axis=0)
+    starts_offroad = np.take_along_axis(offroad, first[np.newaxis], axis=0)
+    return {"overlap": overlap & controlled, "offroad": offroad & ~starts_offroad & controlled}

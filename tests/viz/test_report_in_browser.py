@@ -61,6 +61,7 @@ def test_a_report_is_sorted_filtered_and_linked(browser):
       const look = () => {frame}.contentDocument?.documentElement.dataset.ready ? done() : setTimeout(look, 20);
       look();
     }})""")
+    browser.settle()
     assert browser.run(f"{frame}.contentDocument.getElementById('time').value") == "9"
     assert browser.run("location.hash") == "#viewer-0"
     # Another link, when the viewer is loaded.

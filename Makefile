@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Whole files go to a worker, in the order of tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo quick test slow fuzz lint docs pictures clean
+.PHONY: demo quick test slow fuzz lint docs pictures notebooks clean
 
 demo: $(VENV)/installed
 	$(BIN)/waymax-sim demo --out demo
@@ -42,6 +42,10 @@ docs: $(VENV)/installed-dev
 # The pictures of the README; the screenshot needs Chromium.
 pictures: $(VENV)/installed
 	$(BIN)/python examples/make_pictures.py docs/images
+
+# Executes the notebooks and stores their outputs.
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python -m tests.notebook_outputs
 
 clean:
 	rm -rf $(VENV) .cache build demo fuzz_failures docs/_build *.egg-info

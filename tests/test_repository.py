@@ -107,6 +107,31 @@ def test_imports_load_nothing_but_jax(code, allowed):
     assert imported_packages(code) - imported_packages("import jax.experimental, jaxtyping") == allowed
 
 
+def test_the_log_level_of_xla_is_set_before_jax_is_imported():
+    script = """
+import os, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jax":
+            print(os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
+
+sys.meta_path.insert(0, Finder())
+import waymax_sim
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    for given, expected in (({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")):
+        run = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=environment | given,
+        )
+        assert run.stdout.split() == [expected]
+
+
 def test_help_of_the_command_is_light():
     loaded = imported_packages("from waymax_sim.cli import main; main(['--help'])")
     assert {"jax", "tyro"} <= loaded

@@ -1,5 +1,6 @@
 """Closed-loop, multi-agent driving simulator in JAX: rollouts in recorded and synthetic scenarios, with metrics."""
 
+from waymax_sim import log_level  # noqa: F401  (before jax)
 from waymax_sim.datasets.errors import DataError
 from waymax_sim.datasets.loader import load
 from waymax_sim.datatypes.agents import AgentState, select

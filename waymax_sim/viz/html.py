@@ -48,6 +48,9 @@ class Page:
         path.write_text(self.html, encoding="utf-8")
         return path
 
+    def __repr__(self) -> str:
+        return f"<viewer, {len(self.html) / 1e3:.0f} kB: the value of a notebook cell, or `save(path)` for browsers>"
+
     def _repr_html_(self) -> str:
         return (
             f'<iframe title="Scene viewer" srcdoc="{html.escape(self.html)}" '

@@ -56,7 +56,7 @@ def train(
     init: Callable[[Key[Array, ""]], Any],
     draw: Callable[[Key[Array, ""]], Any],
     loss: Loss,
-    key: Key[Array, ""],
+    key: Key[Array, "*seeds"],
     config: BedTrainingConfig,
     report: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
     params: Any = None,

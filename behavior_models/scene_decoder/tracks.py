@@ -1,5 +1,6 @@
 """Training rows: the tracks of recorded scenes as tokens with the features of their surroundings."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 
@@ -93,13 +94,15 @@ def scene_tracks(
     features, token, valid = jax.lax.map(at, jnp.arange(len(encoded.token)))
     features, token, valid = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (features, token, valid))
     classes = jnp.broadcast_to(record.classes[:, None], token.shape)
-    features = jax.tree.map(lambda leaf: leaf if leaf.dtype == bool else leaf.astype(jnp.float16), features)
     return AgentTokens(features, token, valid, classes), encoded.token.T
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _compiled_tracks(vocabulary: Vocabulary, record: SceneRecord, params: SceneTokenParams):
-    return scene_tracks(vocabulary, record, params)
+    """`scene_tracks` with features in half precision, for storage."""
+    inputs, target = scene_tracks(vocabulary, record, params)
+    features = jax.tree.map(lambda leaf: leaf if leaf.dtype == bool else leaf.astype(jnp.float16), inputs.features)
+    return dataclasses.replace(inputs, features=features), target
 
 
 def select_rows(record: SceneRecord, target: Int[np.ndarray, "A T"], rng: np.random.Generator) -> Int[np.ndarray, " R"]:

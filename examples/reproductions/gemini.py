@@ -46,7 +46,7 @@ from examples.reproductions.gemini_common import (
     train,
 )
 from examples.reproductions.gemini_decoding import distillation, routing
-from examples.reproductions.waymax_common import Criterion, table_line
+from examples.reproductions.waymax_common import Criterion, effect_share, table_line
 
 MATRIX_METRICS = tuple(METRIC_OF_MODALITY.values())
 
@@ -91,10 +91,10 @@ def necessity(study: Study, joint: list[Any], control: list[Any], bed: Bed) -> l
         criteria += [Criterion(f"N1 {name}: increase of {metric}, lower bound", own[1], low=1e-9)]
         other = {removed: effects[removed][metric] for removed in MODALITIES if removed != name}
         worst = max(other, key=lambda removed: other[removed][0])
-        share = other[worst][0] / own[0] if own[0] > 0 else np.nan
+        share = effect_share(other[worst][0], own[0])
         criteria += [Criterion(f"N1 {metric}: largest other effect ({worst}) over that of {name}", share, high=0.25)]
         largest = max(values[2] for values in other.values())
-        bound = largest / own[1] if own[1] > 0 else np.nan
+        bound = effect_share(largest, own[1])
         criteria += [Criterion(f"N1 {metric}: the same with the bounds of both intervals", bound, high=0.5)]
     chance = rate(normal["route"], "off_route")
     criteria += [
@@ -109,7 +109,7 @@ def necessity(study: Study, joint: list[Any], control: list[Any], bed: Bed) -> l
         "change without lights",
         interval_text(effect),
     )
-    share = effect[2] / effects["lights"]["red_light"][0]
+    share = effect_share(effect[2], effects["lights"]["red_light"][0])
     return [
         *criteria,
         Criterion("N1 control: upper bound of its effect of lights over the normal one", share, high=0.25),

@@ -32,7 +32,7 @@ from examples.reproductions.gemini_common import (
     part,
     train,
 )
-from examples.reproductions.waymax_common import Criterion, mean_interval
+from examples.reproductions.waymax_common import Criterion, effect_share, mean_interval
 
 # 97.5 % quantiles of the t distribution by degrees of freedom.
 T_QUANTILE = (np.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -64,7 +64,7 @@ def distillation(study: Study, joint: list[Any], train_data: SceneTokens, bed: B
     teacher_nll = mean_nll(model, joint[0], bed)
     gain = nll["scratch"] - nll["distilled"]
     half = t_half_width(gain)
-    share = gain.mean() / (nll["scratch"].mean() - teacher_nll)
+    share = effect_share(gain.mean(), nll["scratch"].mean() - teacher_nll)
     print(
         f"\nteacher ({model.num_parameters} parameters): {teacher_nll:.4f} nats; students ({student.num_parameters}):"
     )

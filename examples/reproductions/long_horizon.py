@@ -23,7 +23,7 @@ from jaxtyping import Int, Key
 from behavior_models.baselines.log_replay import LogReplay
 from behavior_models.scene_decoder.policy import DecoderPolicy
 from behavior_models.traffic.idm import IDM
-from examples.reproductions.waymax_common import Criterion, table_line
+from examples.reproductions.waymax_common import Criterion, effect_share, table_line
 from waymax_sim.datasets.scene import to_scenario
 from waymax_sim.datasets.synthetic.long_scenes import LongSceneParams, corridor, long_scene
 from waymax_sim.datatypes.padding import common_lengths, pad
@@ -206,7 +206,7 @@ def find_criteria(rows: dict[str, list[dict[str, Any]]]) -> list[Criterion]:
         difference = column(rows[drivers], name) - column(rows[control], name)
         criteria += [Criterion(f"L5 {name}: drivers minus control, lower bound", interval(difference)[1], low=1e-9)]
         for policy in (drivers, *(name for name in policies if not name.endswith(CONTROL_SUFFIX))):
-            share = float(np.mean(column(rows[policy], name)) / np.mean(reference))
+            share = effect_share(float(np.mean(column(rows[policy], name))), float(np.mean(reference)))
             criteria += [Criterion(f"L5 {name}: {policy} over the {truth}", share, low=0.8)]
             if (blind := f"{policy}{CONTROL_SUFFIX}") in rows:
                 change = interval(column(rows[policy], name) - column(rows[blind], name))[1]

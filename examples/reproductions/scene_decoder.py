@@ -31,7 +31,7 @@ from behavior_models.scene_decoder.sampling import TokenSampling
 from behavior_models.scene_decoder.tracks import build_tracks
 from behavior_models.scene_decoder.training import track_nll
 from behavior_models.trainers.decoder import stored_records
-from examples.reproductions.scene_decoder_baselines import TokenTable, baseline_nll
+from examples.reproductions.scene_decoder_baselines import TokenTable, baseline_nll, mixture_nll, nll_by_speed
 from examples.reproductions.waymax_common import Criterion, mean_interval, table_line
 from waymax_sim.env import Policy
 from waymax_sim.evaluation.realism import evaluate_realism
@@ -170,6 +170,9 @@ def likelihoods(policy: DecoderPolicy, records: list[SceneRecord], train: list[S
     own = track_nll(model, policy.params, tracks, without=("route",))
     result: dict[str, Any] = {name: float(values.mean()) for name, values in baselines.items()}
     result["decoder"] = float(np.nanmean(own[is_traveling]))
+    recorded = own[(np.asarray(tracks.target) >= 0) & is_traveling[:, None]]
+    result["with constant velocity"] = float(mixture_nll(recorded, baselines["constant velocity"]).mean())
+    result["by speed"] = nll_by_speed(policy.vocabulary, table, baselines | {"decoder": recorded})
     result["untrained"] = float(np.nanmean(_untrained_nll(policy, tracks)[is_traveling]))
     has_token = is_traveling & np.isfinite(own).any(axis=1)
     for name in REMOVED:

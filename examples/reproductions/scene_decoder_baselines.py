@@ -4,11 +4,12 @@ Their constants are chosen on the evaluated tokens, in their favor.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from behavior_models.scene_decoder.motion_tokens import TOKEN_BOXES, Vocabulary
+from behavior_models.scene_decoder.motion_tokens import SEGMENT_TIME, TOKEN_BOXES, Vocabulary
 from behavior_models.scene_decoder.poses import corner_distance
 from behavior_models.scene_decoder.tracks import Tracks
 
@@ -17,6 +18,8 @@ PSEUDO_COUNTS = (2.0, 5.0, 10.0, 20.0, 50.0)
 DISTANCE_SCALES = (0.02, 0.05, 0.1, 0.2, 0.4)
 # Share of the unigram in the other distributions.
 UNIGRAM_SHARE = 0.02
+# Bounds of the ranges of speed of `nll_by_speed`, m/s.
+SPEED_BOUNDS = (0.0, 1.0, 5.0, 10.0, 15.0, np.inf)
 TINY = 1e-12
 
 
@@ -119,3 +122,39 @@ def velocity_kernel(vocabulary: Vocabulary, scale: float) -> Float[np.ndarray, "
         weight = np.exp(-np.asarray(corner_distance(first, second, boxes)) / scale)
         kernel[np.ix_(rows, rows)] = weight / weight.sum(axis=1, keepdims=True)
     return kernel
+
+
+def nll_by_speed(
+    vocabulary: Vocabulary, table: TokenTable, nll: dict[str, Float[np.ndarray, " M"]]
+) -> dict[str, dict[str, float]]:
+    """Number of tokens and mean negative log-likelihoods in ranges of the speed of the previous token.
+
+    Ranges without a token are omitted, and so are tokens without a previous one.
+
+    Args:
+      vocabulary: The motion tokens.
+      table: Evaluated tokens.
+      nll: Their negative log-likelihoods by each model, nats.
+    """
+    lengths = np.linalg.norm(np.asarray(vocabulary.poses)[:, -1, :2], axis=-1)
+    speed = np.append(lengths / SEGMENT_TIME, np.nan)[table.token]
+    rows = {}
+    for low, high in itertools.pairwise(SPEED_BOUNDS):
+        mask = (speed >= low) & (speed < high)
+        if mask.any():
+            means = {name: float(values[mask].mean()) for name, values in nll.items()}
+            rows[f"{low:g} to {high:g} m/s"] = {"count": int(mask.sum()), **means}
+    return rows
+
+
+def mixture_nll(
+    nll: Float[np.ndarray, " M"], other: Float[np.ndarray, " M"], share: float = UNIGRAM_SHARE
+) -> Float[np.ndarray, " M"]:
+    """Negative log-likelihoods of a mixture, nats.
+
+    Args:
+      nll: Those of a model.
+      other: Those of another one.
+      share: Weight of the other one.
+    """
+    return -np.logaddexp(np.log1p(-share) - nll, np.log(share) - other)

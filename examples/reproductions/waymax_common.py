@@ -25,6 +25,10 @@ class Criterion:
     low: float = -np.inf
     high: float = np.inf
 
+    def __post_init__(self) -> None:
+        # Numbers of single precision cannot be written as JSON.
+        object.__setattr__(self, "value", float(self.value))
+
     @property
     def passed(self) -> bool:
         """Whether the value is finite and within the bounds."""
@@ -73,6 +77,11 @@ def ratio_interval(
     # Quantiles that interpolate between infinities are not numbers.
     low, high = np.quantile([ratio(rows) for rows in resample_scenes(scene)], (0.025, 0.975), method="nearest")
     return ratio(np.arange(len(scene))), float(low), float(high)
+
+
+def effect_share(value: float, effect: float) -> float:
+    """A value as a share of an effect; NaN, which satisfies no criterion, without a positive effect."""
+    return value / effect if effect > 0 else float("nan")
 
 
 def table_line(name: str, cells: Mapping[str, float | str]) -> str:

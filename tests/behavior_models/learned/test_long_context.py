@@ -190,7 +190,7 @@ def test_quick_runs(tmp_path):
     report = json.loads((tmp_path / "long" / "report.json").read_text())
     assert len(report["criteria"]) == 9
     # Parts are used again.
-    (tmp_path / "long" / "sharp_512.json").write_text(json.dumps({"result": [1.0]}))
+    (tmp_path / "long" / "sharp_512.json").write_text(json.dumps({"result": [1.0] * 5}))
     gemini_1_5.main(gemini_1_5.Study(tmp_path / "long", quick=True))
     report = json.loads((tmp_path / "long" / "report.json").read_text())
     assert [each["value"] for each in report["criteria"] if "L5" in each["name"]] == [1.0]

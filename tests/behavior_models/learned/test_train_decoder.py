@@ -10,7 +10,13 @@ from behavior_models.scene_decoder.checkpoint import load_decoder
 from behavior_models.scene_decoder.motion_tokens import TOKEN_BOXES
 from behavior_models.scene_decoder.scoring import frozen_features, surprise
 from examples.reproductions import scene_decoder as reproduction
-from examples.reproductions.scene_decoder_baselines import TokenTable, baseline_nll, velocity_kernel
+from examples.reproductions.scene_decoder_baselines import (
+    TokenTable,
+    baseline_nll,
+    mixture_nll,
+    nll_by_speed,
+    velocity_kernel,
+)
 from tests.behavior_models.learned.decoder_scenes import model, params, record, vocabulary
 from tests.behavior_models.learned.test_motion_tokens import corners
 from waymax_sim.cli import main
@@ -85,6 +91,23 @@ def test_baselines_are_frequencies_of_tokens_and_pairs():
     np.testing.assert_allclose(nll["same token"][2], nll["unigram"][2])
     np.testing.assert_allclose(np.exp(-nll["bigram"])[0], (3 + 2 * probability[0]) / (4 + 2))
     assert (nll["constant velocity"][:2] < 0.1).all()
+
+
+def test_likelihoods_by_speed_are_means_over_the_speed_of_the_previous_token():
+    # Tokens 0, 4 and 28 travel 0, 1 and 9 m in half a second; token 36 is none.
+    table = TokenTable(np.array([0, 4, 28, 28, 36]), np.zeros(5, int), np.zeros(5, int))
+    rows = nll_by_speed(vocabulary(), table, {"own": np.array([1.0, 2.0, 3.0, 5.0, 100.0])})
+    assert rows == {
+        "0 to 1 m/s": {"count": 1, "own": 1.0},
+        "1 to 5 m/s": {"count": 1, "own": 2.0},
+        "15 to inf m/s": {"count": 2, "own": 4.0},
+    }
+
+
+def test_mixtures_average_probabilities():
+    expected = -np.log([0.75 * 0.5 + 0.25 * 0.1, 0.25])
+    nll = np.array([-np.log(0.5), np.inf]), np.array([-np.log(0.1), 0.0])
+    np.testing.assert_allclose(mixture_nll(*nll, share=0.25), expected)
 
 
 def test_criteria_fail_without_numbers():

@@ -1,6 +1,7 @@
 """Reproductions of the mechanisms of Gemini and of long horizons: statistics by hand, and quick runs."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from behavior_models.scene_decoder.modality_bed import draw_situations
 from behavior_models.scene_decoder.modality_tokens import SceneTokens
 from examples.reproductions import gemini, gemini_common, gemini_decoding, long_horizon
+from examples.reproductions.waymax_common import Criterion, effect_share
 
 
 def evaluation(values, valid):
@@ -28,6 +30,17 @@ def test_effects_are_paired_by_drive():
 def test_ratios_of_likelihoods():
     ratio = gemini_common.nll_ratio([{"nll": np.array([1.0, 2.0])}], [{"nll": np.array([2.0, 2.0])}])
     assert ratio[0] == pytest.approx(-0.25)
+
+
+def test_shares_need_an_effect():
+    assert effect_share(0.1, 0.4) == pytest.approx(0.25)
+    for effect in (0.0, -0.4, np.nan):
+        assert not Criterion("share", effect_share(-0.1, effect), high=0.25).passed
+
+
+def test_criteria_are_written_as_json():
+    single: Any = np.float32(0.25)
+    assert json.loads(json.dumps(Criterion("share", single).value)) == 0.25
 
 
 def empty_tokens(count, raster):
@@ -64,6 +77,7 @@ def test_criteria_of_long_horizons():
 
 
 @pytest.mark.slow
+@pytest.mark.max_programs(1200)
 def test_quick_runs(tmp_path):
     gemini.main(gemini_common.Study(tmp_path / "gemini", quick=True))
     report = json.loads((tmp_path / "gemini" / "report.json").read_text())

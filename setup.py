@@ -69,6 +69,7 @@ COMMANDS = [
     "study = behavior_models.study.command:study",
     "search = behavior_models.program_search.command:search",
     "log = behavior_models.offline.command:log",
+    "attack = behavior_models.attack.command:attack",
     "select = behavior_models.model_selection.command:select",
 ]
 # Rows of the benchmark by name; see `waymax_sim.bench.plugins`.
@@ -84,6 +85,10 @@ BENCH_ROWS = [
         "rollout80_decoder",
         "rollout80_decoder_16",
     )
+]
+BENCH_ROWS += [
+    f"traffic_{name} = behavior_models.bench_traffic:traffic_{name}"
+    for name in ("log", "constant_velocity", "idm", "mobil", "bc", "ppo_anchored", "decoder_nano")
 ]
 
 setup(

@@ -5,6 +5,7 @@ from behavior_models.baselines.log_expert import LogExpert
 from behavior_models.baselines.log_replay import LogReplay
 from behavior_models.baselines.noisy import NoisyConstantVelocity
 from behavior_models.baselines.random import Random
+from behavior_models.planners.follow_plan import FollowPlan, LogTrajectory
 from behavior_models.planners.gradient import GradientPlanner
 from behavior_models.planners.mppi import MPPI
 from behavior_models.planners.pdm import PDM
@@ -23,11 +24,13 @@ __all__ = [
     "POLICIES",
     "ConstantSpeed",
     "ConstantVelocity",
+    "FollowPlan",
     "FoundFollower",
     "GradientPlanner",
     "LogExpert",
     "LogPathIDM",
     "LogReplay",
+    "LogTrajectory",
     "NoisyConstantVelocity",
     "Random",
     "SocialForce",

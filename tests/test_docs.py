@@ -71,7 +71,7 @@ def test_commands_and_options_exist(capsys):
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     rows = re.findall(r"^\| `waymax-sim ([a-z]+)([^`]*)`", text, re.MULTILINE)
     known = {"demo", "info", "evaluate", "compare", "realism", "convert", "generate", "draw", "bench"}
-    known |= {"train", "study", "search", "log", "select"}
+    known |= {"train", "study", "search", "log", "select", "attack"}
     assert {command for command, _ in rows} == known
     for command, arguments in rows:
         # The options of a training are those of its algorithm.

@@ -127,6 +127,7 @@ def bench(
     markdown: bool = False,
     quick: bool = False,
     only: tuple[str, ...] = (),
+    traffic: bool = False,
 ) -> int:
     """Measures the simulation speed of this machine against a brute-force baseline in the same run.
 
@@ -136,6 +137,7 @@ def bench(
       markdown: Print a Markdown table.
       quick: About a minute: fewer rows, sizes and samples.
       only: Names of rows; by default all.
+      traffic: The rows `traffic_*`: models of traffic side by side in the same scenes.
     """
     from waymax_sim.bench import run, table
     from waymax_sim.bench.plugins import plugin_workloads
@@ -146,6 +148,8 @@ def bench(
     policies = policy_factories()
     plugins = plugin_workloads()
     names = run.row_names(policies, plugins)
+    if traffic:
+        only += tuple(name for name in names if name.startswith("traffic_"))
     if unknown := sorted(set(only) - set(names)):
         raise UsageError(f"unknown rows {', '.join(unknown)}; known are {', '.join(names)}")
     use_all_cores()

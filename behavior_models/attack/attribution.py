@@ -1,0 +1,61 @@
+"""Causes of a failure: agents without which it would not have happened, and until when."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from behavior_models.attack.search import Attack, simulate
+from behavior_models.attack.variant import change_log
+from waymax_sim.datatypes.agents import mask_agents
+from waymax_sim.datatypes.scenario import Scenario
+from waymax_sim.env import Policy
+from waymax_sim.pytree import Array
+from waymax_sim.results_dir import Json
+
+# Steps after the current one from which an agent is removed.
+FORK_STEPS = np.arange(0, 80, 10, dtype=np.int32)
+
+
+def find_causes(
+    attack: Attack, policy: Policy, scenario: Scenario, rows: Int[np.ndarray, " M"], change: Float[np.ndarray, " D"]
+) -> list[Json]:
+    """Repeats a variant without each agent, and without each cause from later steps on.
+
+    Args:
+      attack: Compiled functions.
+      policy: Policy of the ego.
+      scenario: One scenario on the device.
+      rows: Adversaries.
+      change: A change with a failure.
+
+    Returns:
+      Ids of the agents without each of which the ego is not at fault for a collision, and the latest of the simulated
+      steps (after the current one) from which on their absence suffices.
+    """
+    key = jax.random.key(0)
+    variant = change_log(scenario, jnp.asarray(rows), jnp.asarray(change), attack.variant)
+    times = jnp.arange(scenario.num_steps, dtype=jnp.int32) - scenario.current_step
+
+    def fails_without(removed: Bool[Array, " N"], step: Int[Array, ""]) -> Bool[Array, ""]:
+        absent = (times >= step)[:, None] & removed[None]
+        log = mask_agents(variant.log, variant.log.valid & ~absent)
+        return simulate(policy, dataclasses.replace(variant, log=log), key, attack.num_steps).failed
+
+    removed = np.eye(scenario.num_agents, dtype=bool) & ~np.asarray(scenario.agents.is_sdc)[None]
+    fails = jax.jit(jax.vmap(fails_without))
+    failed = np.asarray(fails(removed, np.zeros(len(removed), np.int32)))
+    # The row of the ego removes no agent; padding causes nothing.
+    causes = np.flatnonzero(~failed & np.asarray(scenario.agents.exists) & removed.any(axis=1))
+    return [_cause(fails, scenario, removed[row], int(row)) for row in causes]
+
+
+def _cause(fails: Callable, scenario: Scenario, removed: Bool[np.ndarray, " N"], row: int) -> Json:
+    """The id of an agent and the latest step from which on its absence suffices."""
+    batch = np.tile(removed, (len(removed), 1))
+    steps = np.resize(FORK_STEPS, len(removed))
+    failed = np.asarray(fails(batch, steps))
+    return {"agent": int(np.asarray(scenario.agents.id)[row]), "until_step": int(steps[~failed].max())}

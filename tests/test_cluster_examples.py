@@ -59,7 +59,7 @@ def test_kubernetes_starts_all_shards(environment):
 
 
 @pytest.mark.slow
-def test_two_shards_write_what_one_process_writes(tmp_path):
+def test_two_shards_write_the_rows_of_one_process(tmp_path):
     code = "import sys; from waymax_sim.cli import main; sys.exit(main(sys.argv[1:]))"
     options = ["evaluate", "synthetic:0:3", "--policy", "constant_speed", "--steps", "5", "--metrics", "log_divergence"]
     for out, parts in (("one", ["0/1"]), ("two", ["0/2", "1/2"])):

@@ -73,10 +73,10 @@ def attack(
 def summarize(rows: list[dict]) -> dict:
     """Shares of scenes by result; failures of the original scene are no result of the search."""
     attacked = [row for row in rows if not row["fails_already"]]
-    found = [row for row in attacked if row["found"]]
+    failures = [row for row in attacked if row["found"]]
     return {
         "scenes": len(rows),
         "fails_already": len(rows) - len(attacked),
-        "found": len(found),
-        "share_found": len(found) / len(attacked) if attacked else None,
+        "found": len(failures),
+        "share_found": len(failures) / len(attacked) if attacked else None,
     }

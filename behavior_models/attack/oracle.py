@@ -11,7 +11,7 @@ from waymax_sim.pytree import Array, pytree
 
 # Steps after the current one at which maneuvers begin, and their accelerations, m/s^2.
 BEGIN_STEPS = (0, 5, 10, 15, 20, 30, 40, 50)
-ACCELERATIONS = (-8.0, -4.0, -2.0, 1.5)
+MANEUVER_ACCELERATIONS = (-8.0, -4.0, -2.0, 1.5)
 
 
 @pytree
@@ -44,5 +44,5 @@ class Maneuver(Policy):
 
 def all_maneuvers() -> Maneuver:
     """Maneuvers of all beginnings and accelerations, with a leading axis."""
-    begin, acceleration = np.meshgrid(BEGIN_STEPS, ACCELERATIONS, indexing="ij")
+    begin, acceleration = np.meshgrid(BEGIN_STEPS, MANEUVER_ACCELERATIONS, indexing="ij")
     return Maneuver(begin=begin.ravel().astype(np.int32), acceleration=acceleration.ravel().astype(np.float32))

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from behavior_models.attack.attribution import find_causes
 from behavior_models.attack.oracle import Maneuver, all_maneuvers
-from behavior_models.attack.search import ENV, Attack, Search
+from behavior_models.attack.search import ATTACK_ENV, Attack, Search
 from behavior_models.attack.variant import VariantParams, change_log, nearest_adversaries
 from waymax_sim.datatypes.scenario import Scenario
 from waymax_sim.env import Policy, Trace, rollout
@@ -22,10 +22,10 @@ class AttackRun:
         self.policy, self.seed = policy, seed
         self.search: Search = search
         self.attack = Attack(num_steps)
-        self._rollout = jax.jit(lambda policy, scenario, key: rollout(ENV, policy, scenario, key, num_steps))
+        self._rollout = jax.jit(lambda policy, scenario, key: rollout(ATTACK_ENV, policy, scenario, key, num_steps))
 
     def scene(self, index: int, scenario: Scenario) -> tuple[Json, dict[str, Trace] | None]:
-        """The row of a scene, and rollouts in the original and in the variant if a feasible failure was found.
+        """The row of a scene, and rollouts in the original and in the variant if a feasible failure was result.
 
         Args:
           index: Index of the scene.
@@ -38,11 +38,11 @@ class AttackRun:
         row["fails_already"] = bool(original.failed[0])
         if row["fails_already"] or (rows < 0).all():
             return row, None
-        found = self.attack.search(self.search, self.policy, device, rows, self.seed)
-        row["used"] = found.used
-        if found.change is None:
+        result = self.attack.search(self.search, self.policy, device, rows, self.seed)
+        row["used"] = result.used
+        if result.change is None:
             return row, None
-        change = self.attack.shrink(self.policy, device, rows, found.change)
+        change = self.attack.shrink(self.policy, device, rows, result.change)
         causes = find_causes(self.attack, self.policy, device, rows, change)
         row |= {"found": True, "causes": causes, "changes": describe(scenario, rows, change, self.attack.variant)}
         return row, self._traces(device, rows, change)
@@ -67,7 +67,14 @@ class AttackRun:
 def describe(
     scenario: Scenario, rows: Int[np.ndarray, " M"], change: Float[np.ndarray, " D"], params: VariantParams
 ) -> list[Json]:
-    """The changed agents with the begin (s), the duration (s) and the speed ratio of their changes."""
+    """The changed agents with the begin (s), the duration (s) and the speed ratio of their changes.
+
+    Args:
+      scenario: One scenario.
+      rows: Adversaries.
+      change: The change.
+      params: Bounds.
+    """
     result = []
     for row, (begin, duration, ratio) in zip(rows, np.asarray(change, float).reshape(-1, 3), strict=True):
         if row < 0 or ratio == 0:

@@ -18,10 +18,14 @@ from waymax_sim.pytree import Array
 
 Search = Literal["random", "cross-entropy", "gradient"]
 SEARCHES = typing.get_args(Search)
-METRICS = ("overlap", "at_fault_collision", "clearance", "time_to_collision")
-ENV = Env(config=EnvConfig(metrics=METRICS, rewards=(), evaluated="sdc", goals="end_of_log", num_history_steps=11))
-# Scales of the margin: clearance, m, and time to collision, s, above which an agent is no danger.
-CLEARANCE, TIME_TO_COLLISION = 10.0, 5.0
+ATTACK_METRICS = ("overlap", "at_fault_collision", "clearance", "time_to_collision")
+ATTACK_ENV = Env(
+    config=EnvConfig(metrics=ATTACK_METRICS, rewards=(), evaluated="sdc", goals="end_of_log", num_history_steps=11)
+)
+# Clearance above which an agent is no danger, m.
+SAFE_CLEARANCE = 10.0
+# Time to collision above which an agent is no danger, s.
+SAFE_TIME = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +70,18 @@ def simulate(policy: Policy, scenario: Scenario, key: Key[Array, ""], num_steps:
       key: Random key.
       num_steps: Number of steps.
     """
-    metrics = rollout(ENV, policy, scenario, key, num_steps, record=("metrics",)).metrics
+    metrics = rollout(ATTACK_ENV, policy, scenario, key, num_steps, record=("metrics",)).metrics
     assert metrics is not None
     sdc = jnp.argmax(scenario.agents.is_sdc)
 
-    def of_ego(name, empty):
+    def ego_values(name, empty):
         value, valid = metrics[name].value[:, sdc], metrics[name].valid[:, sdc]
         return jnp.where(valid, value, empty)
 
-    failed, contact = (jnp.any(of_ego(name, 0.0) > 0) for name in ("at_fault_collision", "overlap"))
-    near = jnp.clip(jnp.min(of_ego("clearance", CLEARANCE)) / CLEARANCE, 0.0, 1.0)
-    soon = jnp.clip(jnp.min(of_ego("time_to_collision", TIME_TO_COLLISION)) / TIME_TO_COLLISION, 0.0, 1.0)
-    return Outcome(failed, contact, near + soon)
+    failed, contact = (jnp.any(ego_values(name, 0.0) > 0) for name in ("at_fault_collision", "overlap"))
+    proximity = jnp.clip(jnp.min(ego_values("clearance", SAFE_CLEARANCE)) / SAFE_CLEARANCE, 0.0, 1.0)
+    urgency = jnp.clip(jnp.min(ego_values("time_to_collision", SAFE_TIME)) / SAFE_TIME, 0.0, 1.0)
+    return Outcome(failed, contact, proximity + urgency)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Attack:
 
     def search(
         self, kind: Search, policy: Policy, scenario: Scenario, rows: Int[np.ndarray, " M"], seed: int
-    ) -> "Found":
+    ) -> "AttackResult":
         """The first feasible failure among `generations * population` simulated changes.
 
         Args:
@@ -145,9 +149,9 @@ class Attack:
             else:
                 outcome = jax.device_get(self.outcomes(policy, scenario, rows, changes, key))
             used += len(changes)
-            found = self._feasible(scenario, rows, changes, outcome, key)
-            if found is not None:
-                return Found(found, used)
+            failure = self._feasible(scenario, rows, changes, outcome, key)
+            if failure is not None:
+                return AttackResult(failure, used)
             if kind == "random":
                 changes = rng.uniform(-1, 1, shape)
             elif kind == "cross-entropy":
@@ -156,7 +160,7 @@ class Attack:
                 changes = rng.normal(mean, spread, shape)
             else:
                 changes = self._descend(rng, changes, slope, outcome)
-        return Found(None, used)
+        return AttackResult(None, used)
 
     def _descend(self, rng: np.random.Generator, changes, slope, outcome: Outcome) -> np.ndarray:
         """A step against the gradient; changes without a usable one, or with another contact, are drawn again."""
@@ -214,7 +218,7 @@ class Attack:
         return best
 
 
-class Found(NamedTuple):
+class AttackResult(NamedTuple):
     """Result of a search: the change, or None, and the number of simulated changes."""
 
     change: Float[np.ndarray, " D"] | None

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Key
 from waymax_sim import geometry
 from waymax_sim.datatypes.state import Action
 from waymax_sim.dynamics import Trajectory
-from waymax_sim.dynamics.trajectory import poses_of
+from waymax_sim.dynamics.trajectory import planar_poses
 from waymax_sim.env import Observation, Policy
 from waymax_sim.pytree import Array, pytree, static, static_record, tree_index
 
@@ -71,7 +71,7 @@ class FollowPlan(Policy):
             action, planner = self.planner.act(observation, carry.planner, key)
             # Without an action an agent has no plan.
             value = jnp.where(action.valid[:, None], action.value, jnp.nan)
-            plan = self._trajectory.plan(poses_of(observation.agents), value)
+            plan = self._trajectory.plan(planar_poses(observation.agents), value)
             return PlanState(plan=plan, age=jnp.zeros((), jnp.int32), planner=planner)
 
         due = carry.age % self.replan_steps == 0

@@ -27,8 +27,10 @@ VEHICLES = {"center": Bicycle(), "rear axle": RearAxleBicycle()}
 # Plans of a log: number of poses and steps between plans.
 PLANS = {"every 0.5 s": (8, 5), "once": (16, 80)}
 TIMES = (1.0, 3.0, 8.0)
-# Vehicles below this speed have no direction of motion, m/s; bends are above this turn rate, rad/s.
-MIN_SPEED, MIN_TURN_RATE = 2.0, 0.1
+# Speed below which vehicles have no direction of motion, m/s.
+MIN_SPEED = 2.0
+# Turn rate of bends, rad/s.
+MIN_TURN_RATE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)

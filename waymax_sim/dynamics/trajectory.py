@@ -49,7 +49,7 @@ class Trajectory:
           value: Poses, the first one first, [N, 3 * num_poses].
           dt: Duration, s.
         """
-        controls = self.controls(agents, self.plan(poses_of(agents), value), jnp.zeros_like(agents.yaw), dt)
+        controls = self.controls(agents, self.plan(planar_poses(agents), value), jnp.zeros_like(agents.yaw), dt)
         return self.vehicle.apply(agents, controls, dt)
 
     def plan(self, start: Float[Array, "N 3"], value: Float[Array, "N A"]) -> Float[Array, "N P 3"]:
@@ -110,7 +110,7 @@ class Trajectory:
         return Action(value=jnp.where(valid[:, None], value, 0.0), valid=valid)
 
 
-def poses_of(agents: AgentState) -> Float[Array, "N 3"]:
+def planar_poses(agents: AgentState) -> Float[Array, "N 3"]:
     """Poses (x, y, yaw) of agents, m and rad."""
     return jnp.concatenate([agents.xyz[:, :2], agents.yaw[:, None]], axis=-1)
 

@@ -89,13 +89,13 @@ def test_outcomes_and_feasibility(scenario):
 @pytest.mark.parametrize("kind", ["random", "cross-entropy"])
 def test_a_search_finds_a_small_feasible_failure(scenario, kind: Search):
     policy, rows = ConstantSpeed(), np.array([1, 0])
-    found = ATTACK.search(kind, policy, scenario, rows, seed=0)
-    assert found.change is not None and found.used <= 24
-    small = ATTACK.shrink(policy, scenario, rows, found.change)
-    assert np.abs(small[[2, 5]]).sum() < np.abs(found.change[[2, 5]]).sum()
+    result = ATTACK.search(kind, policy, scenario, rows, seed=0)
+    assert result.change is not None and result.used <= 24
+    small = ATTACK.shrink(policy, scenario, rows, result.change)
+    assert np.abs(small[[2, 5]]).sum() < np.abs(result.change[[2, 5]]).sum()
     (one,) = describe(scenario, rows, small, PARAMS)
     assert one["agent"] == 101 and one["speed_ratio"] < 1
-    # What a policy cannot be hit by is not found.
+    # What a policy cannot be hit by is not result.
     alone = ATTACK.search(kind, policy, scenario, np.array([-1, -1]), seed=0)
     assert alone.change is None and alone.used == 24
 
